@@ -1,0 +1,51 @@
+"""What can go wrong, without a word about HTTP: `api.errors` maps each class to a status.
+
+The text of an error is what the client reads, so it is written for the client.
+"""
+
+
+class AppError(Exception):
+    """Root of every failure that Caravan explains to a client."""
+
+
+class InvalidRequest(AppError):
+    """The request can never succeed as it was sent."""
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over the configured limit."""
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not arrive in time."""
+
+
+class Forbidden(AppError):
+    """The request is understood and not allowed."""
+
+
+class ModelNotFound(AppError):
+    """No model of that name is served.
+
+    `name` is the name as the route wants it shown: routes differ in the text around it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"model '{name}' not found")
+
+
+class Overloaded(AppError):
+    """The queue is full; trying again later may succeed."""
+
+
+class LoadFailed(AppError):
+    """A model's engine could not be started."""
+
+
+class EngineFailed(AppError):
+    """The engine failed while it worked on the request."""
+
+
+class EngineDied(EngineFailed):
+    """The engine's process is gone; the model must be loaded again."""

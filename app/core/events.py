@@ -1,0 +1,101 @@
+"""What comes out of a generation. Slotted and not frozen: these are made once per token."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(slots=True)
+class TokenLogprob:
+    """A token, its natural-log probability and its true bytes (which may be half a character)."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes
+    top: list["TokenLogprob"] = field(default_factory=list["TokenLogprob"])
+
+
+@dataclass(slots=True)
+class Timings:
+    """Durations in nanoseconds, from the engine's own clock."""
+
+    prompt_eval_ns: int = 0
+    eval_ns: int = 0
+
+
+@dataclass(slots=True)
+class Delta:
+    """One engine output: the new text and the tokens it came from (more than one when outputs merge).
+
+    `finish` is set on the last delta only, together with `prompt_tokens` (cached ones included),
+    `output_tokens` and `timings`.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish: Literal["stop", "length"] | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    timings: Timings | None = None
+
+
+@dataclass(slots=True)
+class Content:
+    """Text of the answer."""
+
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(slots=True)
+class Thinking:
+    """Text of the reasoning."""
+
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A whole call; `index` counts over the reply from 0."""
+
+    index: int
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Done:
+    """The end of a reply. `context` is prompt and output token ids, None where it is not wanted."""
+
+    reason: FinishReason
+    total_ns: int
+    load_ns: int
+    prompt_tokens: int
+    output_tokens: int
+    timings: Timings
+    context: list[int] | None = None
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The only event of a request that asked just for the model."""
+
+
+@dataclass(slots=True)
+class Unloaded:
+    """The only event of a request that asked to drop the model."""
+
+
+@dataclass(slots=True)
+class Rendered:
+    """The only event of a `_debug_render_only` request."""
+
+    text: str
+    image_count: int
+
+
+Event: TypeAlias = Content | Thinking | ToolCall | Done | Loaded | Unloaded | Rendered

@@ -1,0 +1,110 @@
+"""What is known of a model: how it was configured and what its files say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Capability: TypeAlias = Literal["completion", "embedding", "tools", "thinking", "insert", "vision"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """`host/namespace/model:tag` (ollama-api 3.1); `str()` gives the shortest form, always with the tag."""
+
+    model: str
+    tag: str = "latest"
+    namespace: str = "library"
+    host: str = "registry.ollama.ai"
+
+    def __str__(self) -> str:
+        short = f"{self.model}:{self.tag}"
+        if self.host.lower() != "registry.ollama.ai":
+            return f"{self.host}/{self.namespace}/{short}"
+        return short if self.namespace.lower() == "library" else f"{self.namespace}/{short}"
+
+    @property
+    def canonical(self) -> str:
+        """The full form that a few of Ollama's error texts show."""
+        return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as the operator configured it (one `--model` or one entry of `models`).
+
+    `source` is a folder, a `.gguf` file, a hub repository or the name of another configured model,
+    whose engine is then shared. `template` is a Go template as in a Modelfile; `chat_template` a Jinja
+    one. `parsers` None means chosen from the model's own files. `engine` are vLLM engine arguments.
+    """
+
+    name: ModelName
+    source: str
+    system: str = ""
+    template: str = ""
+    chat_template: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    messages: tuple[tuple[str, str], ...] = ()
+    license: tuple[str, ...] = ()
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A weight's name, element type as Ollama spells it (`F32`, `BF16`) and shape."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's own files say.
+
+    `digest` is 64 hex characters over the real content, `size_bytes` the size on disk, `modified_at`
+    aware. `info` is the flat map of `/api/show` (`general.architecture`, `llama.context_length`, ...)
+    with long lists kept. `tool_parser` and `reasoning_parser` are vLLM parser names. `fim` holds the
+    prefix, suffix and middle markers where the vocabulary has them.
+    """
+
+    path: Path
+    digest: str
+    size_bytes: int
+    modified_at: datetime
+    format: str
+    family: str
+    families: tuple[str, ...]
+    parameter_count: int
+    parameter_size: str
+    quantization: str
+    context_length: int
+    embedding_length: int
+    capabilities: tuple[Capability, ...]
+    chat_template: str = ""
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    thinking_variable: str | None = None
+    fim: tuple[str, str, str] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tensors: tuple[TensorInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A served model. Models with the same `engine_key` share one engine."""
+
+    spec: ModelSpec
+    facts: ModelFacts
+    engine_key: str
+    parent: str = ""
+
+    @property
+    def name(self) -> ModelName:
+        return self.spec.name
+
+    def can(self, capability: Capability) -> bool:
+        return capability in self.facts.capabilities
