@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from prometheus_client import CollectorRegistry
+
 from app.core.events import Delta, Event
 from app.core.request import ChatPrompt, JsonFormat, Sampling, Think
 
@@ -89,11 +91,14 @@ class Engine(Protocol):
         """How to read this reply; None when every delta is plain content."""
         ...
 
-    def check(self, run: Run) -> None:
-        """Raise `InvalidRequest` for a run that could not be honoured, before any token."""
-        ...
+    def generate(
+        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas as they are made. A run that cannot be honoured raises `InvalidRequest` before the first.
 
-    def generate(self, prompt: Prompt, run: Run) -> AsyncGenerator[Delta]: ...
+        `decoder` is what `decoder()` returned for this reply: the engine may owe it more than plain text.
+        """
+        ...
 
     async def embed(
         self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool
@@ -101,6 +106,11 @@ class Engine(Protocol):
 
     def metrics(self) -> Mapping[str, float]:
         """Gauges by name: at least `running` and `waiting` requests."""
+        ...
+
+    @property
+    def registry(self) -> CollectorRegistry | None:
+        """The engine's own Prometheus metrics, where it has any."""
         ...
 
     async def wait_dead(self) -> None:

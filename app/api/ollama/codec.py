@@ -1,0 +1,122 @@
+"""From the body of a native request to what it asks for. Pure: no model is looked up here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.api.ollama import schema
+from app.api.ollama.gojson import decode
+from app.api.ollama.gotypes import parse
+from app.core.errors import InvalidRequest
+from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json
+
+_MOST_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """One call to chat; `stream` says how the answer goes out."""
+
+    generation: Generation
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """One call to generate; `stream` says how the answer goes out."""
+
+    generation: Generation
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShowCall:
+    """One call to show. `system` and `options` override the model's own in the answer."""
+
+    model: str
+    verbose: bool = False
+    system: str = ""
+    options: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+def to_chat(body: bytes, received_ns: int) -> ChatCall:
+    """Raises `InvalidRequest`, as all of these do."""
+    asked = parse(schema.CHAT, decode(body))
+    prompt = ChatPrompt(messages=tuple(asked.messages), tools=tuple(asked.tools))
+    generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
+    return ChatCall(generation, asked.stream)
+
+
+def to_generate(body: bytes, received_ns: int) -> GenerateCall:
+    asked = parse(schema.GENERATE, decode(body))
+    prompt = CompletionPrompt(
+        prompt=asked.prompt,
+        suffix=asked.suffix,
+        system=asked.system,
+        template=asked.template,
+        context=None if asked.context is None else tuple(asked.context),
+        raw=asked.raw,
+        images=tuple(asked.images),
+    )
+    generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
+    return GenerateCall(generation, asked.stream)
+
+
+def to_embed(body: bytes, received_ns: int) -> Embedding:
+    asked = parse(schema.EMBED, decode(body))
+    return Embedding(
+        model=asked.model,
+        inputs=_inputs(asked.input),
+        received_ns=received_ns,
+        options=asked.options,
+        truncate=asked.truncate,
+        dimensions=asked.dimensions,
+        keep_alive_s=asked.keep_alive,
+    )
+
+
+def to_embeddings(body: bytes, received_ns: int) -> Embedding:
+    """The older route: one text, never cut."""
+    asked = parse(schema.EMBEDDING, decode(body))
+    return Embedding(
+        model=asked.model,
+        inputs=(asked.prompt,) if asked.prompt else (),
+        received_ns=received_ns,
+        options=asked.options,
+        truncate=False,
+        keep_alive_s=asked.keep_alive,
+    )
+
+
+def to_show(body: bytes) -> ShowCall:
+    asked = parse(schema.SHOW, decode(body))
+    model = asked.model or asked.name
+    if not model:
+        raise InvalidRequest("model is required")
+    return ShowCall(model, asked.verbose, asked.system, asked.options)
+
+
+def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:
+    if not 0 <= asked.top_logprobs <= _MOST_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {_MOST_LOGPROBS}")
+    return {
+        "model": asked.model,
+        "options": asked.options,
+        "format": asked.format,
+        "think": asked.think,
+        "logprobs": asked.logprobs,
+        "top_logprobs": asked.top_logprobs,
+        "keep_alive_s": asked.keep_alive,
+        "truncate": asked.truncate,
+        "shift": asked.shift,
+        "debug_render_only": asked.debug_render_only,
+    }
+
+
+def _inputs(value: Json) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest("invalid input type")
+    return tuple(texts)

@@ -1,0 +1,225 @@
+"""Events in, Ollama's answers out: NDJSON lines or one document, for chat and for generate.
+
+A line is the document of a reply that holds a single event. Plain text, which is nearly every line, is
+spliced from ready bytes instead.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from app.api.ollama.wire import dumps, utc_stamp
+from app.core.events import (
+    Content,
+    Done,
+    Event,
+    Loaded,
+    Rendered,
+    Thinking,
+    TokenLogprob,
+    ToolCall,
+    Unloaded,
+)
+
+LEAST_LOGPROB = -9999.0
+"""What stands for minus infinity, which JSON cannot say."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What a document tells."""
+
+    content: list[str] = field(default_factory=list[str])
+    thinking: list[str] = field(default_factory=list[str])
+    calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    end: Done | Loaded | Unloaded | Rendered | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Content():
+                self.content.append(event.text)
+                self.logprobs += event.logprobs or ()
+            case Thinking():
+                self.thinking.append(event.text)
+                self.logprobs += event.logprobs or ()
+            case ToolCall():
+                self.calls.append(event)
+            case _:
+                self.end = event
+
+    def reason(self) -> str:
+        match self.end:
+            case Done():
+                return self.end.reason
+            case Loaded():
+                return "load"
+            case Unloaded():
+                return "unload"
+            case _:
+                return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a route words a reply.
+
+    `content` and `thinking` are what a line of plain text has between its time and the text, and after.
+    """
+
+    content: tuple[bytes, bytes]
+    thinking: tuple[bytes, bytes]
+    calls_on_last_line: bool
+    document: Callable[[_Reply, int], dict[str, Any]]
+
+
+class _Encoder:
+    """One answer. `model` is echoed as the client sent it; `top_logprobs` alternatives are told a token."""
+
+    _form: ClassVar[_Form]
+
+    def __init__(self, model: str, *, top_logprobs: int = 0, now: Callable[[], int] = time.time_ns) -> None:
+        self._model = model
+        self._top = top_logprobs
+        self._now = now
+        self._reply = _Reply()
+        self._head = b'{"model":' + dumps(model) + b',"created_at":"'
+
+    def feed(self, event: Event) -> bytes:
+        """The line that tells this event; empty where a later line or `whole` does."""
+        if (type(event) is Content or type(event) is Thinking) and not event.logprobs:
+            if not event.text:
+                return b""
+            before, after = self._form.content if type(event) is Content else self._form.thinking
+            stamp = utc_stamp(self._now()).encode()
+            return b"".join((self._head, stamp, before, dumps(event.text), after))
+        if isinstance(event, (Loaded, Unloaded, Rendered)) or self._is_held(event):
+            self.collect(event)
+            return b""
+        held = self._reply.calls if isinstance(event, Done) else []
+        reply = _Reply(calls=held)
+        reply.add(event)
+        return self._document(reply) + b"\n"
+
+    def collect(self, event: Event) -> None:
+        """Keep this event for `whole`."""
+        self._reply.add(event)
+
+    def whole(self) -> bytes:
+        """Everything collected, as one document."""
+        return self._document(self._reply)
+
+    def error(self, text: str) -> bytes:
+        """The last line of a stream that failed."""
+        return dumps({"error": text}) + b"\n"
+
+    def _is_held(self, event: Event) -> bool:
+        return self._form.calls_on_last_line and isinstance(event, ToolCall)
+
+    def _document(self, reply: _Reply) -> bytes:
+        named = {"model": self._model, "created_at": utc_stamp(self._now())}
+        return dumps(named | self._form.document(reply, self._top))
+
+
+def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
+    message = {
+        "role": "" if isinstance(reply.end, Rendered) else "assistant",
+        "content": "".join(reply.content),
+        **_nonzero({"thinking": "".join(reply.thinking), "tool_calls": _tool_calls(reply)}),
+    }
+    reason = reply.reason()
+    optional = {
+        "done_reason": reason,
+        "_debug_info": _debug_info(reply),
+        "logprobs": _logprobs(reply, top_logprobs),
+        **_metrics(reply),
+    }
+    return {"message": message, "done": bool(reason), **_nonzero(optional)}
+
+
+def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
+    reason = reply.reason()
+    optional = {
+        "done_reason": reason,
+        "context": reply.end.context if isinstance(reply.end, Done) else None,
+        **_metrics(reply),
+        "tool_calls": _tool_calls(reply),
+        "_debug_info": _debug_info(reply),
+        "logprobs": _logprobs(reply, top_logprobs),
+    }
+    return {
+        "response": "".join(reply.content),
+        **_nonzero({"thinking": "".join(reply.thinking)}),
+        "done": bool(reason),
+        **_nonzero(optional),
+    }
+
+
+class ChatEncoder(_Encoder):
+    """One answer of `/api/chat` (ollama-api 7.5)."""
+
+    _form = _Form(
+        content=(b'","message":{"role":"assistant","content":', b'},"done":false}\n'),
+        thinking=(b'","message":{"role":"assistant","content":"","thinking":', b'},"done":false}\n'),
+        calls_on_last_line=False,
+        document=_chat_document,
+    )
+
+
+class GenerateEncoder(_Encoder):
+    """One answer of `/api/generate` (ollama-api 6.5)."""
+
+    _form = _Form(
+        content=(b'","response":', b',"done":false}\n'),
+        thinking=(b'","response":"","thinking":', b',"done":false}\n'),
+        calls_on_last_line=True,
+        document=_generate_document,
+    )
+
+
+def _nonzero(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value}
+
+
+def _metrics(reply: _Reply) -> dict[str, int]:
+    end = reply.end
+    if not isinstance(end, Done):
+        return {}
+    return {
+        "total_duration": end.total_ns,
+        "load_duration": end.load_ns,
+        "prompt_eval_count": end.prompt_tokens,
+        "prompt_eval_duration": end.timings.prompt_eval_ns,
+        "eval_count": end.output_tokens,
+        "eval_duration": end.timings.eval_ns,
+    }
+
+
+def _debug_info(reply: _Reply) -> dict[str, Any] | None:
+    end = reply.end
+    if not isinstance(end, Rendered):
+        return None
+    return {"rendered_template": end.text, **_nonzero({"image_count": end.image_count})}
+
+
+def _tool_calls(reply: _Reply) -> list[dict[str, Any]]:
+    return [
+        {
+            **_nonzero({"id": call.id}),
+            "function": {"index": call.index, "name": call.name, "arguments": call.arguments},
+        }
+        for call in reply.calls
+    ]
+
+
+def _logprobs(reply: _Reply, top: int) -> list[dict[str, Any]]:
+    return [
+        {**_token(item), **_nonzero({"top_logprobs": [_token(other) for other in item.top[:top]]})}
+        for item in reply.logprobs
+    ]
+
+
+def _token(item: TokenLogprob) -> dict[str, Any]:
+    score = max(item.logprob, LEAST_LOGPROB)
+    return {"token": item.token, "logprob": score, **_nonzero({"bytes": list(item.token_bytes)})}

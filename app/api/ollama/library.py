@@ -1,0 +1,58 @@
+"""What describes the server and its models: tags, ps, show, version and the liveness text."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header
+from starlette.responses import Response
+
+from app.api.ollama import codec, views
+from app.api.ollama.views import Running
+from app.api.ollama.wire import dumps
+from app.api.services import Body, Served
+from app.api.stream import json_response
+
+router = APIRouter()
+
+
+@router.api_route("/", methods=["HEAD", "GET"])
+async def alive() -> Response:
+    return Response("Ollama is running", media_type="text/plain; charset=utf-8")
+
+
+@router.api_route("/api/version", methods=["HEAD", "GET"])
+async def version(served: Served) -> Response:
+    """The release of Ollama whose API this server speaks: clients compare it with what they need."""
+    return json_response(dumps({"version": served.api_version}))
+
+
+@router.get("/api/status")
+async def status() -> Response:
+    return json_response(dumps({"cloud": {"disabled": True, "source": "config"}}))
+
+
+@router.api_route("/api/tags", methods=["HEAD", "GET"])
+async def tags(served: Served) -> Response:
+    return json_response(dumps(views.tags(served.library.all())))
+
+
+@router.get("/api/ps")
+async def ps(served: Served) -> Response:
+    running = [
+        Running(row.model, row.memory_bytes, row.vram_bytes, row.context_length, row.expires_at)
+        for row in served.manager.loaded()
+    ]
+    return json_response(dumps(views.ps(running)))
+
+
+@router.post("/api/show")
+async def show(body: Body, served: Served, user_agent: Annotated[str, Header()] = "") -> Response:
+    asked = codec.to_show(body)
+    found = views.show(
+        served.library.find(asked.model, details=True),
+        asked.model,
+        verbose=asked.verbose,
+        system=asked.system,
+        options=asked.options,
+        user_agent=user_agent,
+    )
+    return json_response(dumps(found))

@@ -1,0 +1,104 @@
+"""What makes a model work: chat, generate, embed. A route names the steps; each step lives elsewhere."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.api.errors import body_of, status_of
+from app.api.ollama import codec
+from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
+from app.api.ollama.wire import dumps, vectors
+from app.api.services import Body, Served
+from app.api.stream import DocumentResponse, EventResponse
+from app.core.errors import InvalidRequest, ModelNotFound
+from app.core.quote import quoted
+from app.core.request import Embedding
+from app.runtime.pipeline import Embedded, Pipeline
+
+router = APIRouter(prefix="/api")
+
+_LARGE_BODY = 256 << 10
+_T = TypeVar("_T")
+
+
+@router.post("/chat")
+async def chat(body: Body, served: Served) -> Response:
+    call = await _read(codec.to_chat, body)
+    asked = call.generation
+    if not asked.model:
+        raise InvalidRequest("model is required")
+    encoder = ChatEncoder(asked.model, top_logprobs=asked.top_logprobs)
+    return EventResponse(served.pipeline.run(asked), encoder, stream=call.stream, on_error=_failure)
+
+
+@router.post("/generate")
+async def generate(body: Body, served: Served) -> Response:
+    call = await _read(codec.to_generate, body)
+    asked = call.generation
+    encoder = GenerateEncoder(asked.model, top_logprobs=asked.top_logprobs)
+    return EventResponse(served.pipeline.run(asked), encoder, stream=call.stream, on_error=_failure)
+
+
+@router.post("/embed")
+async def embed(body: Body, served: Served) -> Response:
+    asked = await _read(codec.to_embed, body)
+
+    async def work() -> bytes:
+        return _embed_document(asked, await _embedded(served.pipeline, asked))
+
+    return DocumentResponse(work, on_error=_failure)
+
+
+@router.post("/embeddings")
+async def embeddings(body: Body, served: Served) -> Response:
+    """The older route: one vector, as the model made it (ollama-api 9.2)."""
+    asked = await _read(codec.to_embeddings, body)
+    if not asked.model:
+        raise InvalidRequest("model is required")
+
+    async def work() -> bytes:
+        found = await _embedded(served.pipeline, asked, legacy=True)
+        return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
+
+    return DocumentResponse(work, on_error=_failure)
+
+
+async def _read(decode: Callable[[bytes, int], _T], body: bytes) -> _T:
+    """Decode a body; a large one (images) beside the event loop."""
+    received_ns = time.monotonic_ns()
+    if len(body) < _LARGE_BODY:
+        return decode(body, received_ns)
+    return await asyncio.to_thread(decode, body, received_ns)
+
+
+async def _embedded(pipeline: Pipeline, asked: Embedding, *, legacy: bool = False) -> Embedded:
+    try:
+        return await pipeline.embed(asked, case_sensitive=legacy, normalize=not legacy)
+    except ModelNotFound as error:
+        raise EmbeddingModelNotFound(error.name) from error
+
+
+class EmbeddingModelNotFound(ModelNotFound):
+    """The embedding routes say it in words of their own (ollama-api 3.5)."""
+
+    def __str__(self) -> str:
+        if not self.name:
+            return super().__str__()
+        return f"model {quoted(self.name)} not found, try pulling it first"
+
+
+def _embed_document(asked: Embedding, found: Embedded) -> bytes:
+    document = {"model": asked.model, "embeddings": vectors(found.vectors) if found.vectors else []}
+    if found.vectors:
+        document |= {"total_duration": found.total_ns, "load_duration": found.load_ns}
+        if found.prompt_tokens:
+            document["prompt_eval_count"] = found.prompt_tokens
+    return dumps(document)
+
+
+def _failure(error: Exception) -> tuple[int, bytes]:
+    return status_of(error), body_of(error)

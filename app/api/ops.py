@@ -1,0 +1,51 @@
+"""For the operator: is the process alive, can it answer, and what do its engines count."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from app.api.services import Served
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez() -> Response:
+    return Response("ok", media_type="text/plain")
+
+
+@router.get("/readyz")
+async def readyz(served: Served) -> Response:
+    """Red from an engine's death until a model has been loaded again."""
+    if served.manager.healthy:
+        return Response("ok", media_type="text/plain")
+    return Response("an engine died", HTTPStatus.SERVICE_UNAVAILABLE, media_type="text/plain")
+
+
+@router.get("/metrics")
+async def metrics(served: Served) -> Response:
+    """vLLM's own metrics of every loaded engine; `model_name` tells them apart."""
+    merged = CollectorRegistry()
+    merged.register(_Merged(list(served.manager.registries())))
+    return Response(generate_latest(merged), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Merged(Collector):
+    """Several registries as one: families of the same name are joined, as the text format demands."""
+
+    def __init__(self, registries: list[CollectorRegistry]) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for registry in self._registries:
+            for family in registry.collect():
+                known = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type, family.unit)
+                )
+                known.samples += family.samples
+        return families.values()

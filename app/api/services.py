@@ -1,0 +1,47 @@
+"""What a route may ask for: the parts of the running server, put there once by `main`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from app.api.body import read_body
+from app.catalogue.library import Library
+from app.runtime.manager import Manager
+from app.runtime.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The running server, as its routes see it."""
+
+    library: Library
+    manager: Manager
+    pipeline: Pipeline
+    max_body_bytes: int
+    body_timeout_s: float
+    api_version: str
+
+
+def services(request: Request) -> Services:
+    return request.app.state.services
+
+
+async def body(request: Request) -> bytes:
+    """The request's body, whole.
+
+    Raises:
+        BodyTooLarge, BodyTimeout: by the configured limits.
+    """
+    served = services(request)
+    return await read_body(
+        request.receive,
+        limit_bytes=served.max_body_bytes,
+        timeout_s=served.body_timeout_s,
+        headers=request.scope["headers"],
+    )
+
+
+Served = Annotated[Services, Depends(services)]
+Body = Annotated[bytes, Depends(body)]

@@ -1,0 +1,214 @@
+"""Sends a reply as it is made, or whole at its end, and stops making it when the client has gone.
+
+The status is chosen when the first line exists: until then a failure has its own status, after that it is the
+last line. Events are closed, which aborts the engine's work, before the last message is sent.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from http import HTTPStatus
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.errors import AppError, EngineFailed
+from app.core.events import Event
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json; charset=utf-8"
+BARE_JSON = "application/json"
+NDJSON = "application/x-ndjson"
+UNEXPECTED = "internal server error"
+RAW_SEND = "caravan.send"
+
+Events: TypeAlias = AsyncGenerator[Event | list[Event]]
+"""An item is an event, or all events of one engine output: these leave in one frame."""
+
+
+class Encoder(Protocol):
+    """Puts one reply into the words of an API. An encoder that fed no line holds a document in `whole`."""
+
+    def feed(self, event: Event) -> bytes:
+        """What to send for this event, if anything."""
+        ...
+
+    def collect(self, event: Event) -> None:
+        """Keep this event for `whole`."""
+        ...
+
+    def whole(self) -> bytes:
+        """Everything collected, as one document."""
+        ...
+
+    def error(self, text: str) -> bytes:
+        """The last frame of a stream that failed."""
+        ...
+
+
+class RawSend:
+    """The outermost ASGI layer: lets `EventResponse` hand body frames straight to the server.
+
+    The layers between see the start and the end of a response but not these frames, so none of them may
+    rewrite bodies.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "extensions": {**(scope.get("extensions") or {}), RAW_SEND: send}}
+        await self._app(scope, receive, send)
+
+
+class EventResponse(Response):
+    """Answers with what `events` say; `on_error` gives a failure its status and body.
+
+    It is a `Response` only so that FastAPI takes it from a route as it is.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        encoder: Encoder,
+        *,
+        stream: bool,
+        on_error: Callable[[Exception], tuple[int, bytes]],
+    ) -> None:
+        super().__init__()
+        self._events = events
+        self._encoder = encoder
+        self._stream = stream
+        self._on_error = on_error
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        frame_send: Send = (scope.get("extensions") or {}).get(RAW_SEND, send)
+        last: list[Message] = []
+        async with aclosing(self._events), _WhileConnected(receive):
+            last = await self._answer(send, frame_send)
+        # A server may report the end of a response as a disconnect, so nobody listens any more here.
+        with suppress(OSError):
+            for message in last:
+                await send(message)
+        if self.background is not None:
+            await self.background()
+
+    async def _answer(self, send: Send, frame_send: Send) -> list[Message]:
+        """Send all but what is returned: the messages that end the response."""
+        try:
+            if self._stream:
+                return await self._send_frames(send, frame_send)
+            async for item in self._events:
+                for event in item if isinstance(item, list) else (item,):
+                    self._encoder.collect(event)
+            return _document(HTTPStatus.OK, JSON, self._encoder.whole())
+        except AppError as error:
+            return self._failure(error)
+        except Exception as error:
+            logger.exception("A reply failed unexpectedly")
+            return self._failure(error)
+
+    async def _send_frames(self, send: Send, frame_send: Send) -> list[Message]:
+        feed = self._encoder.feed
+        async for item in self._events:
+            frame = b"".join(map(feed, item)) if isinstance(item, list) else feed(item)
+            if not frame:
+                continue
+            try:
+                if not self._begun:
+                    await send(_start(HTTPStatus.OK, NDJSON))
+                    self._begun = True
+                await frame_send({"type": "http.response.body", "body": frame, "more_body": True})
+            except OSError:
+                return []
+        if self._begun:
+            return [_end(b"")]
+        return _document(HTTPStatus.OK, JSON, self._encoder.whole())
+
+    def _failure(self, error: Exception) -> list[Message]:
+        known = isinstance(error, AppError)
+        if self._begun:
+            return [_end(self._encoder.error(str(error) if known else UNEXPECTED))]
+        status, body = self._on_error(error)
+        # What is found wrong before generation answers as any route does (ollama-api 1.9).
+        generating = isinstance(error, EngineFailed) or not known
+        return _document(status, BARE_JSON if self._stream and generating else JSON, body)
+
+
+class DocumentResponse(Response):
+    """Answers with the one document that `work` makes; a client that leaves stops the work."""
+
+    def __init__(
+        self, work: Callable[[], Awaitable[bytes]], *, on_error: Callable[[Exception], tuple[int, bytes]]
+    ) -> None:
+        super().__init__()
+        self._work = work
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = []
+        async with _WhileConnected(receive):
+            try:
+                messages = _document(HTTPStatus.OK, JSON, await self._work())
+            except AppError as error:
+                status, body = self._on_error(error)
+                messages = _document(status, JSON, body)
+        with suppress(OSError):
+            for message in messages:
+                await send(message)
+
+
+class _WhileConnected:
+    """Cancels its body, and ends quietly, when the client goes away (built as `asyncio.timeout` is)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._listener = asyncio.create_task(self._listen())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._listener.cancel()
+        if not self._gone:
+            return False
+        # More cancellations than ours: somebody else wants the task to end, so it must.
+        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+
+def json_response(body: bytes, status: int = HTTPStatus.OK) -> Response:
+    """An ordinary answer (ollama-api 1.6)."""
+    return Response(body, status, media_type=JSON)
+
+
+def _start(status: int, content_type: str, length: int | None = None) -> Message:
+    headers = [(b"content-type", content_type.encode())]
+    if length is not None:
+        headers.append((b"content-length", b"%d" % length))
+    return {"type": "http.response.start", "status": int(status), "headers": headers}
+
+
+def _end(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": False}
+
+
+def _document(status: int, content_type: str, body: bytes) -> list[Message]:
+    return [_start(status, content_type, len(body)), _end(body)]

@@ -1,0 +1,185 @@
+"""The models that are served: made ready at the start, then only looked up."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import orjson
+
+from app.catalogue import gguf, hub
+from app.catalogue.digest import FileHashes
+from app.catalogue.facts import read_facts, with_go_template
+from app.catalogue.names import parse_name, split_source
+from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
+from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+
+Progress: TypeAlias = Callable[[str, str, float], None]
+"""Hears the model's name, the phase of the work and how much of that is done, from 0 to 1."""
+
+ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
+"""What belongs to an engine, and so cannot be set on a model that shares another's."""
+
+CLOUD = "ollama cloud is disabled: remote model is unavailable"
+CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
+
+
+def prepare(
+    specs: Iterable[ModelSpec],
+    cache_dir: Path,
+    progress: Progress = lambda _name, _phase, _fraction: None,
+) -> "Library":
+    """Fetch, convert and read all that the specs name; `LoadFailed` says which model cannot be had."""
+    preparation = _Preparation(_by_key(specs), cache_dir, progress)
+    models = preparation.run()
+    return Library(models)
+
+
+class Library:
+    """The served models, by name."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = {_key(model.name): model for model in models}
+
+    def all(self) -> list[Model]:
+        """Every model, in the order of the configuration."""
+        return list(self._models.values())
+
+    def find(self, name: str, *, case_sensitive: bool = False, details: bool = False) -> Model:
+        """The model that a client means by `name` (ollama-api 3.3 to 3.5 and 16.2).
+
+        `details` is for the routes that describe a model, where `ModelNotFound` carries the shortest
+        form with the tag; elsewhere it is the name as it was sent.
+        """
+        if not name.strip():
+            raise ModelNotFound(name)
+        text, source = split_source(name)
+        parsed = parse_name(text)
+        if source == "cloud":
+            raise Forbidden(CLOUD_DETAILS if details else CLOUD)
+        model = self._models.get(_key(parsed))
+        if model is None or (case_sensitive and model.name != parsed):
+            raise ModelNotFound(str(self._installed_casing(parsed)) if details else name)
+        return model
+
+    def _installed_casing(self, name: ModelName) -> ModelName:
+        """`name` with each part written as some served model writes it."""
+        parts = {field: getattr(name, field) for field in ("host", "namespace", "model", "tag")}
+        for model in self._models.values():
+            for field, part in parts.items():
+                if part.lower() == (known := getattr(model.name, field)).lower():
+                    parts[field] = known
+        return ModelName(**parts)
+
+
+class _Preparation:
+    """One run over the specs; a model that others build on is made ready once."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec], cache_dir: Path, progress: Progress) -> None:
+        self._specs = specs
+        self._cache_dir = cache_dir
+        self._progress = progress
+        self._hashes = FileHashes(cache_dir / "hashes.json")
+        self._done: dict[str, Model] = {}
+
+    def run(self) -> list[Model]:
+        models = [self._model(spec, ()) for spec in self._specs.values()]
+        self._hashes.save()
+        return models
+
+    def _model(self, spec: ModelSpec, trail: tuple[ModelName, ...]) -> Model:
+        if spec.name in trail:
+            circle = " -> ".join(str(name) for name in (*trail, spec.name))
+            raise LoadFailed(f"models are built on each other in a circle: {circle}")
+        key = _key(spec.name)
+        if key not in self._done:
+            parent = self._parent(spec)
+            self._done[key] = (
+                _derived(spec, self._model(parent, (*trail, spec.name))) if parent else self._own(spec)
+            )
+        return self._done[key]
+
+    def _parent(self, spec: ModelSpec) -> ModelSpec | None:
+        """The configured model whose name the source is, if any."""
+        if _is_path(spec.source):
+            return None
+        try:
+            key = _key(parse_name(spec.source))
+        except InvalidRequest:
+            return None
+        if key == _key(spec.name) and (hub.is_repo(spec.source) or Path(spec.source).is_dir()):
+            return None
+        return self._specs.get(key)
+
+    def _own(self, spec: ModelSpec) -> Model:
+        name = str(spec.name)
+
+        def report(phase: str, fraction: float) -> None:
+            self._progress(name, phase, fraction)
+
+        try:
+            folder = self._folder(spec.source, report)
+            facts = read_facts(folder, spec, self._hashes, report)
+        except LoadFailed as error:
+            raise LoadFailed(f"model '{name}': {error}") from error
+        return Model(spec, facts, engine_key(spec, facts))
+
+    def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
+        path = Path(source).expanduser()
+        if path.suffix.lower() == ".gguf":
+            return gguf.convert(path, self._cache_dir, progress)
+        if path.is_dir():
+            return path.resolve()
+        if _is_path(source):
+            raise LoadFailed(f"there is no folder {source}")
+        if not hub.is_repo(source):
+            raise LoadFailed(
+                f"'{source}' is neither a folder, a .gguf file, a hub repository (org/name) "
+                "nor the name of another model"
+            )
+        progress("fetching", 0.0)
+        return hub.fetch(source)
+
+
+def engine_key(spec: ModelSpec, facts: ModelFacts) -> str:
+    """The same for two models that one engine can serve, from one start to the next."""
+    parts = (str(facts.path), spec.engine, facts.tool_parser, facts.reasoning_parser, spec.chat_template)
+    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _derived(spec: ModelSpec, parent: Model) -> Model:
+    """A model on another's engine: what it leaves out it takes from there, as with `FROM` in a Modelfile."""
+    if taken := [field for field in ENGINE_FIELDS if getattr(spec, field)]:
+        raise LoadFailed(
+            f"model '{spec.name}' runs on the engine of '{parent.name}': "
+            f"{', '.join(taken)} can be set only there"
+        )
+    base = parent.spec
+    whole = replace(
+        spec,
+        system=spec.system or base.system,
+        template=spec.template or base.template,
+        parameters={**base.parameters, **spec.parameters},
+        messages=spec.messages or base.messages,
+        license=base.license + spec.license,
+    )
+    facts = with_go_template(parent.facts, spec.template)
+    return Model(whole, facts, parent.engine_key, parent=str(parent.name))
+
+
+def _by_key(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
+    known: dict[str, ModelSpec] = {}
+    for spec in specs:
+        if (other := known.setdefault(_key(spec.name), spec)) is not spec:
+            raise LoadFailed(f"two models are named '{other.name}'")
+    return known
+
+
+def _key(name: ModelName) -> str:
+    """Names that differ only in case are the same."""
+    return name.canonical.lower()
+
+
+def _is_path(source: str) -> bool:
+    return source.startswith(("/", "./", "../", "~")) or source.lower().endswith(".gguf")

@@ -1,0 +1,44 @@
+"""What a chat template asks for, read without running it."""
+
+import re
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+THINKING = ("enable_thinking", "thinking", "reasoning_effort")
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which templates mark the assistant's text for training."""
+
+    tags = {"generation"}  # noqa: RUF012  the base class declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def variables(template: str) -> frozenset[str]:
+    """The variables that a Jinja template takes from outside.
+
+    A template that jinja2 cannot parse is searched for the few names that matter.
+    """
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", _Generation])
+    try:
+        return frozenset(meta.find_undeclared_variables(environment.parse(template)))
+    except jinja2.TemplateSyntaxError:
+        return frozenset(name for name in ("tools", *THINKING) if re.search(rf"\b{name}\b", template))
+
+
+def thinking_variable(template: str) -> str | None:
+    """The variable that switches thinking, where the template has one."""
+    found = variables(template)
+    return next((name for name in THINKING if name in found), None)
+
+
+def go_field(template: str, field: str) -> bool:
+    """Whether a Go template reads a field, as in `{{ if .Tools }}` or `{{ $.Suffix }}`."""
+    actions = re.findall(r"\{\{.*?\}\}", template, re.DOTALL)
+    return any(re.search(rf"(?<![\w\")])\$?\.{field}\b", action) for action in actions)

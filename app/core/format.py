@@ -1,0 +1,23 @@
+"""The `format` field: what the answer must be (ollama-api 4.3)."""
+
+import json
+
+from app.core.errors import InvalidRequest
+from app.core.quote import quoted
+from app.core.request import Json, JsonFormat
+
+
+def read_format(raw: Json) -> JsonFormat | None:
+    """The constraint that `raw` asks for; None for an answer that is free.
+
+    Raises:
+        InvalidRequest: for anything but null, "", "json" and a schema object.
+    """
+    if raw is None or raw == "":
+        return None
+    if raw == "json":
+        return JsonFormat()
+    if isinstance(raw, dict):
+        return JsonFormat(raw)
+    sent = json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
+    raise InvalidRequest(f'invalid format: {quoted(sent)}; expected "json" or a valid JSON Schema object')

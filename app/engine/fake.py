@@ -1,0 +1,376 @@
+"""A scripted engine: for tests, for load tests of the HTTP path and for clusters without accelerators.
+
+It answers what its script says, one word a token, and writes down what it was asked. It does not follow
+`format`, `think` or the sampling numbers by itself: a script that is a function sees them and may. `stop`
+and `max_tokens` it does follow.
+"""
+
+import asyncio
+import json
+import math
+import random
+import re
+import time
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from app.core.errors import AppError, EngineDied, InvalidRequest
+from app.core.events import Delta, Event, Timings, TokenLogprob
+from app.core.request import ChatPrompt, Message, Think
+from app.engine.base import Decoder, Prompt, Run, Vectors
+
+_WORD = re.compile(r"<\|\w+\|>|\s?[^\s<]+|\s|<")
+_DIED = "the model runner has unexpectedly stopped"
+_TOO_LONG = "the input length exceeds the context length"
+_NO_ROOM = "input after truncation exceeds maximum context length"
+_REMEMBERED = 1024
+
+Gate: TypeAlias = asyncio.Event | Callable[[int], Awaitable[None]]
+"""Holds deltas back: an event waited for before each, or a function of the delta's index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one prompt: a delta per text.
+
+    `events[i]` is what the decoder makes of delta i; the rest comes when it is flushed; None means that
+    there is no decoder. `error` is raised in place of delta `error_after`; an `EngineDied` kills the engine.
+    """
+
+    deltas: Sequence[str]
+    events: Sequence[Sequence[Event]] | None = None
+    error: AppError | None = None
+    error_after: int = 0
+    gate: Gate | None = None
+
+
+Script: TypeAlias = Mapping[str, Reply] | Callable[[Prompt, Run], Reply]
+"""Replies by the prompt's whole text or the last message's content; or a function, which must be pure:
+it is asked once for the decoder and once for the deltas."""
+
+HELLO = Reply(("Hello", " from", " the", " scripted", " engine."))
+
+
+class Asked(NamedTuple):
+    """A generation that was asked for."""
+
+    prompt: Prompt
+    run: Run
+
+
+class Rendering(NamedTuple):
+    """A chat that was rendered."""
+
+    chat: ChatPrompt
+    think: Think
+    continue_last: bool
+    chat_template: str
+
+
+class Words:
+    """A tokenizer without training: a token is a word with the white space before it.
+
+    An id is a hash of its word, so it is the same in every process; but only words that were encoded here
+    can be decoded, so engines that stand for one model share one of these.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._words: dict[int, str] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word) or self._learn(word) for word in _WORD.findall(text)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        try:
+            return "".join([self._words[token_id] for token_id in token_ids])
+        except KeyError as error:
+            raise InvalidRequest(f"token id {error} is not in the vocabulary") from None
+
+    def _learn(self, word: str) -> int:
+        token_id = zlib.crc32(word.encode("utf-8", "surrogatepass")) | 1
+        while self._words.setdefault(token_id, word) != word:
+            token_id += 1
+        self._ids[word] = token_id
+        return token_id
+
+
+class ScriptedDecoder:
+    """Gives the events of a `Reply`, delta by delta."""
+
+    def __init__(self, events: Sequence[Sequence[Event]], delta_count: int) -> None:
+        self._events: Iterator[Sequence[Event]] = iter(events[:delta_count])
+        self._rest = [event for group in events[delta_count:] for event in group]
+
+    def feed(self, delta: Delta) -> list[Event]:
+        return list(next(self._events, ()))
+
+    def flush(self) -> list[Event]:
+        return self._rest
+
+
+class FakeEngine:
+    """See the module. `slots` requests run at once, the others wait in line (0: no limit).
+
+    It gives up the loop before each delta and waits longer only for a `gate` or `delay_s`. `asked` and
+    `renderings` hold the most recent requests.
+    """
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        default: Reply = HELLO,
+        window: int = 4096,
+        slots: int = 0,
+        delay_s: float = 0.0,
+        gate: Gate | None = None,
+        words: Words | None = None,
+        embedding_length: int = 32,
+        memory_bytes: int = 1 << 20,
+        vram_bytes: int = 0,
+    ) -> None:
+        self.gate = gate
+        self.asked: deque[Asked] = deque(maxlen=_REMEMBERED)
+        self.renderings: deque[Rendering] = deque(maxlen=_REMEMBERED)
+        self.closed = False
+        self._script: Script = script if script is not None else {}
+        self._default = default
+        self._window = window
+        self._slots = asyncio.Semaphore(slots) if slots else None
+        self._delay_s = delay_s
+        self._words = words or Words()
+        self._embedding_length = embedding_length
+        self._memory_bytes = memory_bytes
+        self._vram_bytes = vram_bytes
+        self._running = 0
+        self._waiting = 0
+        self._dead = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @property
+    def window(self) -> int:
+        return self._window
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        return self._vram_bytes
+
+    @property
+    def registry(self) -> None:
+        return None
+
+    async def render(
+        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+    ) -> Prompt:
+        """ChatML: `<|im_start|>ROLE`, the content below it, `<|im_end|>`; then the assistant's opening.
+
+        `think` and `chat_template` do not show in the text; `renderings` has them.
+        """
+        self.renderings.append(Rendering(chat, think, continue_last, chat_template))
+        tools = [json.dumps(tool) for tool in chat.tools]
+        turns = [_turn("system", "\n".join(("Tools:", *tools)))] if tools else []
+        turns += [_turn(message.role, _content(message)) for message in chat.messages]
+        is_open = continue_last and bool(chat.messages) and chat.messages[-1].role == "assistant"
+        text = "".join(turns)
+        text = text.removesuffix("<|im_end|>\n") if is_open else text + "<|im_start|>assistant\n"
+        return self._prompt(text, [image for message in chat.messages for image in message.images])
+
+    async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
+        """This vocabulary has no token that a prompt starts with, so `special` changes nothing."""
+        return self._prompt(text, images)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return self._words.decode(token_ids)
+
+    def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
+        reply = self._reply(prompt, run)
+        return None if reply.events is None else ScriptedDecoder(reply.events, len(reply.deltas))
+
+    async def generate(
+        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        self._check_alive()
+        if len(prompt.token_ids) >= self._window:
+            raise InvalidRequest(_TOO_LONG)
+        self.asked.append(Asked(prompt, run))
+        reply = self._reply(prompt, run)
+        texts = _cut(reply.deltas, run.sampling.stop)
+        async with self._slot():
+            asked_ns = first_ns = time.perf_counter_ns()
+            room, output_tokens, last = run.max_tokens, 0, len(texts) - 1
+            for index, text in enumerate(texts):
+                await self._pause(reply.gate or self.gate, index)
+                self._fail(reply, index)
+                if not index:
+                    first_ns = time.perf_counter_ns()
+                delta = self._delta(text, room, run.logprobs)
+                room -= len(delta.token_ids)
+                output_tokens += len(delta.token_ids)
+                if room and index < last:
+                    yield delta
+                    continue
+                delta.finish = "stop" if room else "length"
+                delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), output_tokens
+                now_ns = time.perf_counter_ns()
+                delta.timings = Timings(max(1, first_ns - asked_ns), max(1, now_ns - first_ns))
+                yield delta
+                return
+
+    async def embed(self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool) -> Vectors:
+        """Vectors drawn at random with the text as the seed: equal texts get equal ones."""
+        self._check_alive()
+        values: list[list[float]] = []
+        prompt_tokens = 0
+        for text in inputs:
+            token_ids = self._words.encode(text)
+            if len(token_ids) > limit:
+                if not truncate:
+                    raise InvalidRequest(_TOO_LONG)
+                if limit <= 0:
+                    raise InvalidRequest(_NO_ROOM)
+                token_ids = token_ids[:limit]
+            values.append(_vector(self._words.decode(token_ids), self._embedding_length, normalize=normalize))
+            prompt_tokens += len(token_ids)
+        return Vectors(values, prompt_tokens)
+
+    def metrics(self) -> Mapping[str, float]:
+        return {"running": self._running, "waiting": self._waiting}
+
+    def die(self) -> None:
+        """Be gone as a crashed process is: requests under way end with `EngineDied`."""
+        self._dead.set()
+        self._ended.set()
+
+    async def wait_dead(self) -> None:
+        await self._dead.wait()
+
+    async def close(self) -> None:
+        self.closed = True
+        self._ended.set()
+
+    def _prompt(self, text: str, images: Sequence[bytes]) -> Prompt:
+        return Prompt(text, self._words.encode(text), len(images), tuple(images))
+
+    def _reply(self, prompt: Prompt, run: Run) -> Reply:
+        if callable(self._script):
+            return self._script(prompt, run)
+        last = run.chat.messages[-1].content if run.chat.messages else ""
+        return self._script.get(prompt.text) or self._script.get(last) or self._default
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncGenerator[None, None]:
+        """Hold a place among those that run."""
+        if self._slots is not None:
+            self._waiting += 1
+            try:
+                await self._slots.acquire()
+            finally:
+                self._waiting -= 1
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if self._slots is not None:
+                self._slots.release()
+
+    async def _pause(self, gate: Gate | None, index: int) -> None:
+        """Wait until the next delta may come, or the engine ends."""
+        if gate is not None:
+            await self._or_end(gate.wait() if isinstance(gate, asyncio.Event) else gate(index))
+        elif self._delay_s:
+            try:
+                async with asyncio.timeout(self._delay_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                pass
+        else:
+            await asyncio.sleep(0)
+        self._check_alive()
+
+    async def _or_end(self, pause: Awaitable[Any]) -> None:
+        held, ended = asyncio.ensure_future(pause), asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((held, ended), return_when=asyncio.FIRST_COMPLETED)
+            if held.done():
+                held.result()
+        finally:
+            held.cancel()
+            ended.cancel()
+            await asyncio.gather(held, ended, return_exceptions=True)
+
+    def _check_alive(self) -> None:
+        if self._ended.is_set():
+            raise EngineDied(_DIED)
+
+    def _fail(self, reply: Reply, index: int) -> None:
+        if reply.error is not None and index >= reply.error_after:
+            if isinstance(reply.error, EngineDied):
+                self.die()
+            raise reply.error
+
+    def _delta(self, text: str, room: int, logprobs: int | None) -> Delta:
+        token_ids = self._words.encode(text)
+        if len(token_ids) > room:
+            token_ids = token_ids[:room]
+            text = self._words.decode(token_ids)
+        if logprobs is None:
+            return Delta(text, token_ids)
+        return Delta(text, token_ids, [_logprob(word, logprobs) for word in _WORD.findall(text)])
+
+
+def _turn(role: str, content: str) -> str:
+    return f"<|im_start|>{role}\n{content}<|im_end|>\n"
+
+
+def _content(message: Message) -> str:
+    """All that a message holds, in the order in which it would be read."""
+    parts = ["<|image|>" * len(message.images)]
+    if message.thinking:
+        parts.append(f"<think>{message.thinking}</think>\n")
+    if message.tool_name:
+        parts.append(f"[{message.tool_name}] ")
+    parts.append(message.content)
+    for call in message.tool_calls:
+        parts.append(
+            f"<tool_call>{json.dumps({'name': call.name, 'arguments': dict(call.arguments)})}</tool_call>"
+        )
+    return "".join(parts)
+
+
+def _cut(texts: Sequence[str], stops: Sequence[str]) -> Sequence[str]:
+    """The texts up to the first stop string, one at least."""
+    whole = "".join(texts) if stops else ""
+    end = min((at for stop in stops if stop and (at := whole.find(stop)) >= 0), default=-1)
+    if end < 0:
+        return texts or ("",)
+    kept: list[str] = []
+    for text in texts:
+        kept.append(text[:end])
+        end -= len(text)
+        if end <= 0:
+            break
+    return kept
+
+
+def _logprob(word: str, count: int) -> TokenLogprob:
+    """A made-up but plausible logprob: the word itself first, then ever less likely alternatives."""
+    names = [word, *(f" other{rank}" for rank in range(1, count))][:count]
+    top = [TokenLogprob(name, -0.25 - rank, name.encode()) for rank, name in enumerate(names)]
+    return TokenLogprob(word, -0.25, word.encode(), top)
+
+
+def _vector(text: str, length: int, *, normalize: bool) -> list[float]:
+    source = random.Random(text)
+    raw = [source.gauss(0.0, 1.0) for _ in range(length)]
+    norm = math.hypot(*raw) if normalize else 1.0
+    return [value / norm for value in raw]

@@ -1,0 +1,75 @@
+"""A model's engine arguments: vLLM's own names, our defaults, the operator's last word."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.config import StructuredOutputsConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+
+from app.core.errors import LoadFailed
+from app.core.model import Model
+
+_LOGITS = "app.engine.vllm.logits:OllamaLogits"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDefaults:
+    """What every engine starts from.
+
+    `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the number of tokens per streamed output, `max_num_seqs` the number of
+    requests an engine works on at once; 0 leaves that to vLLM.
+    """
+
+    kv_cache_bytes: int = 1 << 30
+    stream_interval: int = 1
+    max_num_seqs: int = 0
+
+
+def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
+    """Arguments for `model`. CPU defaults are the ones measured to be right and to start fast.
+
+    Raises:
+        LoadFailed: for an argument that vLLM does not have.
+    """
+    facts = model.facts
+    embedding = "embedding" in facts.capabilities
+    reasoning = facts.reasoning_parser if "thinking" in facts.capabilities else None
+    chosen: dict[str, Any] = {
+        "model": str(facts.path),
+        "served_model_name": [str(model.name)],
+        "enable_prefix_caching": not embedding,
+        "enable_chunked_prefill": not embedding,
+        "stream_interval": defaults.stream_interval,
+    }
+    if defaults.max_num_seqs:
+        chosen["max_num_seqs"] = defaults.max_num_seqs
+    if current_platform.is_cpu():
+        chosen |= {
+            "dtype": "float32" if embedding else "bfloat16",
+            "enforce_eager": True,
+            "use_tqdm_on_load": False,
+            "kv_cache_memory_bytes": (64 << 20) if embedding else defaults.kv_cache_bytes,
+        }
+        if not embedding:
+            chosen["logits_processors"] = [_LOGITS]
+    chosen |= model.spec.engine
+    if not embedding:
+        chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
+    try:
+        return AsyncEngineArgs(**chosen)
+    except TypeError as error:
+        raise LoadFailed(f"engine arguments of {model.name}: {error}") from error
+
+
+def windowed(args: AsyncEngineArgs) -> bool:
+    """Whether `OllamaLogits` runs in this engine."""
+    return _LOGITS in (args.logits_processors or ())
+
+
+def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:
+    """xgrammar, named: with `auto` the first request would decide how later ones are constrained."""
+    return StructuredOutputsConfig(
+        **{"backend": "xgrammar", "reasoning_parser": reasoning or "", **(given or {})}
+    )

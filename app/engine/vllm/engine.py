@@ -1,0 +1,358 @@
+"""vLLM's `AsyncLLM` as an `Engine`: requests in, deltas out, failures in Caravan's own words."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import psutil
+from prometheus_client import CollectorRegistry
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs import TokensPrompt
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
+from vllm.pooling_params import PoolingParams
+from vllm.renderers import ChatParams, TokenizeParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
+from app.core.events import Delta, Timings
+from app.core.model import Model
+from app.core.request import ChatPrompt, Think
+from app.decode.reply import ReplyDecoder
+from app.engine.base import Decoder, Prompt, Run, Vectors
+from app.engine.vllm.config import EngineDefaults, engine_args, windowed
+from app.engine.vllm.logprobs import TokenBytes
+from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
+from app.engine.vllm.metrics import gauge, stat_logger
+from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
+from app.engine.vllm.sampling import sampling_params
+
+_log = logging.getLogger(__name__)
+_LONG_TEXT = 4096
+_STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check the server logs for details"
+)
+
+
+class VllmDecoder(ReplyDecoder):
+    """A reply's decoder that remembers what its parsers need of the engine."""
+
+    def __init__(self, parser: VllmReplyParser, *, trims_content: bool) -> None:
+        super().__init__(parser, trims_content=trims_content, make_id=call_id)
+        self.parser = parser
+
+
+class VllmEngine:
+    """One loaded model. Build it with `load`."""
+
+    def __init__(
+        self, model: Model, llm: AsyncLLM, registry: CollectorRegistry, *, windowed_options: bool
+    ) -> None:
+        self._model = model
+        self._llm = llm
+        self._registry = registry
+        self._windowed = windowed_options
+        self._ids = itertools.count()
+        self._closing = False
+        self._tokenizer: Any = llm.renderer.get_tokenizer()
+        self._token_bytes = TokenBytes(self._tokenizer)
+        self._parsers = Parsers(
+            self._tokenizer,
+            llm.model_config,
+            model.facts.tool_parser if model.can("tools") else None,
+            model.facts.reasoning_parser if model.can("thinking") else None,
+        )
+
+    @classmethod
+    async def load(cls, model: Model, defaults: EngineDefaults) -> "VllmEngine":
+        """Start the engine's processes and answer once, so that the first client does not wait for warm-up.
+
+        Raises:
+            LoadFailed: with vLLM's own reason.
+        """
+        registry = CollectorRegistry()
+        args = engine_args(model, defaults)
+        try:
+            config = await asyncio.to_thread(args.create_engine_config)
+            llm = await asyncio.to_thread(
+                AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
+            )
+        except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
+            raise LoadFailed(f"failed to load model {model.name}: {_first_line(error)}") from error
+        engine = cls(model, llm, registry, windowed_options=windowed(args))
+        try:
+            await engine._warm_up()
+        except (AppError, asyncio.CancelledError):
+            await engine.close()
+            raise
+        return engine
+
+    @property
+    def window(self) -> int:
+        return int(self._llm.model_config.max_model_len)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self._registry
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(_resident(process) for process in self._processes()) + self.vram_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        if current_platform.is_cpu():
+            return 0
+        config = self._llm.vllm_config
+        share = config.cache_config.gpu_memory_utilization
+        return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
+
+    async def render(
+        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+    ) -> Prompt:
+        image_count = sum(len(message.images) for message in chat.messages)
+        if image_count and not self._model.can("vision"):
+            raise InvalidRequest(f"{self._model.name} does not support image input")
+        params = ChatParams(
+            chat_template=chat_template or self._model.facts.chat_template or None,
+            chat_template_kwargs={
+                "tools": [dict(tool) for tool in chat.tools] or None,
+                "tokenize": False,
+                "add_generation_prompt": not continue_last,
+                "continue_final_message": continue_last,
+                **thinking_kwargs(self._model.facts.thinking_variable, think),
+            },
+        )
+        no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+        try:
+            _, (rendered,) = await self._llm.renderer.render_chat_async(
+                [to_conversation(chat.messages)],  # type: ignore[list-item]
+                params,
+                no_limit,
+            )
+        except (VLLMValidationError, ValueError, TypeError, TimeoutError) as error:
+            raise InvalidRequest(f"the chat template refused the messages: {_first_line(error)}") from error
+        found: Any = rendered
+        token_ids = found["prompt_token_ids"]
+        text = found.get("prompt") or await self.detokenize(token_ids)
+        return Prompt(text, token_ids, image_count, found)
+
+    async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
+        if images:
+            return await self._with_images(text, images)
+        if len(text) > _LONG_TEXT:
+            token_ids = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=special)
+        else:
+            token_ids = self._tokenizer.encode(text, add_special_tokens=special)
+        return Prompt(text, token_ids)
+
+    async def _with_images(self, text: str, images: Sequence[bytes]) -> Prompt:
+        if not self._model.can("vision"):
+            raise InvalidRequest(f"{self._model.name} does not support image input")
+        data: Any = {
+            "prompt": text,
+            "multi_modal_data": {"image": [open_image(image) for image in images]},
+        }
+        try:
+            (rendered,) = await self._llm.renderer.render_cmpl_async(
+                [data], TokenizeParams(max_total_tokens=None)
+            )
+        except (VLLMValidationError, ValueError) as error:
+            raise InvalidRequest(_first_line(error)) from error
+        found: Any = rendered
+        return Prompt(text, found["prompt_token_ids"], len(images), found)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        size = len(self._tokenizer)
+        if any(not 0 <= token_id < size for token_id in token_ids):
+            raise InvalidRequest("context holds a token that is not in the model's vocabulary")
+        return await asyncio.to_thread(self._tokenizer.decode, list(token_ids))
+
+    def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
+        thinking = run.think is not False and self._parsers.reasoning is not None
+        if not (run.chat.tools or thinking):
+            return None
+        parser = VllmReplyParser(
+            self._parsers,
+            tools=run.chat.tools,
+            thinking=thinking,
+            prompt_text=prompt.text,
+            prompt_token_ids=prompt.token_ids,
+            template_kwargs=thinking_kwargs(self._model.facts.thinking_variable, run.think),
+            constrained=run.format is not None,
+        )
+        return VllmDecoder(parser.adjusted(), trims_content=thinking)
+
+    async def generate(
+        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
+        arguments: dict[str, Any] = {}
+        if parser is not None and run.format is not None:
+            arguments = {
+                "reasoning_ended": parser.reasoning_ended(),
+                "reasoning_parser_kwargs": {
+                    "chat_template_kwargs": thinking_kwargs(self._model.facts.thinking_variable, run.think)
+                },
+            }
+        try:
+            params = sampling_params(
+                run,
+                windowed=self._windowed,
+                skip_special_tokens=parser is None or parser.skip_special_tokens,
+            )
+            payload = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
+            outputs = self._llm.generate(payload, params, f"caravan-{next(self._ids)}", **arguments)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield self._delta(output)
+        except (VLLMValidationError, ValueError) as error:
+            raise InvalidRequest(_first_line(error)) from error
+        except EngineDeadError as error:
+            raise EngineDied(_STOPPED) from error
+        except EngineGenerateError as error:
+            cause = error.__cause__ or error
+            raise EngineFailed(
+                f"an error was encountered while running the model: {_first_line(cause)}"
+            ) from error
+
+    def _delta(self, output: RequestOutput) -> Delta:
+        piece = output.outputs[0]
+        token_ids: Any = piece.token_ids
+        logprobs = self._token_bytes.logprobs(piece) if piece.logprobs else None
+        if not output.finished:
+            return Delta(piece.text, token_ids, logprobs)
+        return self._last(output, piece, token_ids, logprobs)
+
+    def _last(self, output: RequestOutput, piece: CompletionOutput, token_ids: Any, logprobs: Any) -> Delta:
+        if piece.finish_reason == "abort":
+            raise EngineDied(_STOPPED)
+        if piece.finish_reason == "error":
+            raise EngineFailed("an error was encountered while running the model")
+        stats = output.metrics
+        timings = Timings()
+        produced = len(token_ids)
+        if stats is not None:
+            produced = stats.num_generation_tokens
+            timings.prompt_eval_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
+            timings.eval_ns = _ns(stats.last_token_ts - stats.first_token_ts)
+        return Delta(
+            piece.text,
+            token_ids,
+            logprobs,
+            finish="length" if piece.finish_reason == "length" else "stop",
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            output_tokens=produced,
+            timings=timings,
+        )
+
+    async def embed(self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool) -> Vectors:
+        prompts = [await self._embed_prompt(text, truncate=truncate, limit=limit) for text in inputs]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._encode(ids, normalize=normalize)) for ids in prompts]
+        except* AppError as errors:
+            raise errors.exceptions[0] from errors
+        return Vectors([task.result() for task in tasks], sum(map(len, prompts)))
+
+    async def _embed_prompt(self, text: str, *, truncate: bool, limit: int) -> list[int]:
+        prompt = await self.tokenize(text)
+        if len(prompt.token_ids) <= limit:
+            return list(prompt.token_ids)
+        if not truncate:
+            raise InvalidRequest("the input length exceeds the context length")
+        if limit <= self._tokenizer.num_special_tokens_to_add(False):
+            raise InvalidRequest("input after truncation exceeds maximum context length")
+        return await asyncio.to_thread(self._tokenizer.encode, text, truncation=True, max_length=limit)
+
+    async def _encode(self, token_ids: list[int], *, normalize: bool) -> list[float]:
+        params = PoolingParams(task="embed", use_activation=normalize)
+        outputs = self._llm.encode(
+            TokensPrompt(prompt_token_ids=token_ids), params, f"caravan-{next(self._ids)}"
+        )
+        vector: list[float] = []
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    vector = output.outputs.data.float().tolist()
+        except (VLLMValidationError, ValueError) as error:
+            raise InvalidRequest(_first_line(error)) from error
+        except EngineDeadError as error:
+            raise EngineDied(_STOPPED) from error
+        except EngineGenerateError as error:
+            raise EngineFailed(_first_line(error.__cause__ or error)) from error
+        return vector
+
+    def metrics(self) -> Mapping[str, float]:
+        return {
+            "running": gauge(self._registry, "vllm:num_requests_running"),
+            "waiting": gauge(self._registry, "vllm:num_requests_waiting"),
+        }
+
+    async def wait_dead(self) -> None:
+        """The kernel closes a process's sentinel the moment it ends, so nothing polls."""
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        sentinels = [core.sentinel for core in self._cores()]
+        for sentinel in sentinels:
+            loop.add_reader(sentinel, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            for sentinel in sentinels:
+                loop.remove_reader(sentinel)
+
+    async def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            await asyncio.to_thread(self._llm.shutdown)
+
+    async def _warm_up(self) -> None:
+        if not self._model.can("completion"):
+            await self._encode([0, 1], normalize=True)
+            return
+        params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
+        try:
+            async for _ in self._llm.generate(TokensPrompt(prompt_token_ids=[0]), params, "caravan-warm-up"):
+                pass
+        except (VLLMValidationError, EngineDeadError, EngineGenerateError) as error:
+            raise LoadFailed(
+                f"failed to load model {self._model.name}: {_first_line(error.__cause__ or error)}"
+            ) from error
+
+    def _cores(self) -> list[BaseProcess]:
+        manager: Any = self._llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
+        return manager.processes if manager else []
+
+    def _processes(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for core in self._cores():
+            try:
+                process = psutil.Process(core.pid)
+                found += [process, *process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _ns(seconds: float) -> int:
+    return max(int(seconds * 1e9), 1)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,45 @@
+"""Engine processes that start in seconds: a fork server that has vLLM imported before it is needed.
+
+A fresh interpreter spends 6 to 9 s importing vLLM, and a spawned engine pays that twice. The fork server
+pays once, while this process imports vLLM itself, and every later load forks from it.
+"""
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+
+_PRELOAD = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "app.engine.vllm.logits"]
+
+
+def start(*, debug: bool) -> ForkServerContext:
+    """Start the fork server; call it before anything imports torch. Returns its context.
+
+    What is set here reaches this process's own import of vLLM and every engine process; later changes of the
+    environment would not. OpenMP gets one thread per core but one: without that setting a worker runs
+    unpinned and falls to a tenth of its speed on a busy machine. What the operator has set stays.
+    """
+    cores = len(os.sched_getaffinity(0))
+    for name, value in {
+        "OMP_NUM_THREADS": str(max(1, cores - 1)),
+        "VLLM_LOGGING_LEVEL": "INFO" if debug else "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "default" if debug else "ignore",
+    }.items():
+        os.environ.setdefault(name, value)  # noqa: TID251  # inherited by processes, not read by us
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
+    return context
+
+
+def adopt(context: ForkServerContext) -> None:
+    """Make vLLM start its engine cores from the fork server.
+
+    vLLM 0.32 has no setting for it on CPU (it falls back to spawn), so its hook is replaced; the version is
+    pinned, and the engine tests fail if the hook moves.
+    """
+    import vllm.v1.engine.utils as engine_utils
+
+    engine_utils.get_mp_context = lambda: context  # type: ignore[assignment]

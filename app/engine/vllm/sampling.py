@@ -1,0 +1,61 @@
+"""Ollama's sampling options in vLLM's terms. What vLLM cannot take is bent here and nowhere else."""
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from app.core.errors import InvalidRequest
+from app.core.request import JsonFormat, Sampling
+from app.engine.base import Run
+from app.engine.vllm.json_schema import prepare_schema
+
+_SMALLEST_TOP_P = 1e-6
+_SEED_MASK = (1 << 63) - 1
+
+
+def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> SamplingParams:
+    """The engine's parameters for `run`.
+
+    `windowed` says that `OllamaLogits` runs in the engine, which honours `repeat_last_n` and `typical_p`;
+    without it the repeat penalty covers the whole text.
+
+    Raises:
+        InvalidRequest: for a value that no engine could honour and a JSON schema that cannot be enforced.
+    """
+    options = run.sampling
+    if options.repeat_penalty <= 0:
+        raise InvalidRequest('option "repeat_penalty" must be greater than zero')
+    return SamplingParams(
+        temperature=min(max(options.temperature, 0.0), 2.0),
+        top_p=min(max(options.top_p, _SMALLEST_TOP_P), 1.0),
+        top_k=max(options.top_k, 0),
+        min_p=min(max(options.min_p, 0.0), 1.0),
+        repetition_penalty=1.0 if windowed else options.repeat_penalty,
+        presence_penalty=min(max(options.presence_penalty, -2.0), 2.0),
+        frequency_penalty=min(max(options.frequency_penalty, -2.0), 2.0),
+        seed=None if options.seed < 0 else options.seed & _SEED_MASK,
+        stop=[text for text in options.stop if text],
+        max_tokens=run.max_tokens,
+        logprobs=run.logprobs,
+        skip_special_tokens=skip_special_tokens,
+        structured_outputs=structured_outputs(run.format),
+        extra_args=_windowed_args(options) if windowed else None,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def structured_outputs(wanted: JsonFormat | None) -> StructuredOutputsParams | None:
+    """The constraint for `format`: any JSON object, or a schema that xgrammar honours in full."""
+    if wanted is None:
+        return None
+    if wanted.schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=prepare_schema(wanted.schema))
+
+
+def _windowed_args(options: Sampling) -> dict[str, float] | None:
+    if options.repeat_penalty == 1.0 and not 0.0 < options.typical_p < 1.0:
+        return None
+    return {
+        "repeat_penalty": options.repeat_penalty,
+        "repeat_last_n": options.repeat_last_n,
+        "typical_p": options.typical_p,
+    }

@@ -1,0 +1,111 @@
+"""The composition root: the one place where concrete classes meet."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import ops, transport
+from app.api.ollama import library as library_routes
+from app.api.ollama import routes
+from app.api.services import Services
+from app.api.stream import RawSend
+from app.catalogue.library import Library
+from app.core.errors import AppError
+from app.core.model import Model
+from app.engine.base import Engine
+from app.runtime.manager import Manager
+from app.runtime.pipeline import Pipeline
+from app.settings import Settings
+
+_log = logging.getLogger("caravan")
+_DEFAULT_CONTEXT = 4096
+API_VERSION = "0.33.0"
+"""The release of Ollama whose API is spoken; clients ask for it to see what they may use."""
+
+StartEngine = Callable[[Model], Awaitable[Engine]]
+
+
+def build_app(settings: Settings, library: Library, start_engine: StartEngine) -> ASGIApp:
+    """The whole server as one ASGI application; `start_engine` is how a model gets its engine."""
+    manager = Manager(
+        _logged(start_engine),
+        keep_alive_s=settings.keep_alive,
+        max_loaded=settings.max_loaded_models,
+        load_timeout_s=settings.load_timeout,
+        max_queue=settings.max_queue,
+        default_context=settings.context_length or _DEFAULT_CONTEXT,
+    )
+    pipeline = Pipeline(
+        library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls"
+    )
+    app = FastAPI(
+        title="Caravan",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_lifespan(settings, library, manager),
+    )
+    app.state.services = Services(
+        library, manager, pipeline, settings.max_body_bytes, settings.body_timeout, API_VERSION
+    )
+    app.include_router(routes.router)
+    app.include_router(library_routes.router)
+    app.include_router(ops.router)
+    transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
+    return RawSend(app)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _lifespan(
+    settings: Settings, library: Library, manager: Manager
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        models = library.all() if settings.preload else []
+        preloading = [asyncio.create_task(_preload(manager, model)) for model in models[:1]]
+        yield
+        for task in preloading:
+            task.cancel()
+        await asyncio.gather(*preloading, return_exceptions=True)
+        await manager.close()
+
+    return lifespan
+
+
+async def _preload(manager: Manager, model: Model) -> None:
+    try:
+        async with manager.lease(model, keep_alive_s=None, num_ctx=None):
+            pass
+    except AppError as error:
+        _log.error("%s", error)
+
+
+def _logged(start_engine: StartEngine) -> StartEngine:
+    """Says what is being loaded and how long it took."""
+
+    async def start(model: Model) -> Engine:
+        facts = model.facts
+        _log.info(
+            "loading %s (%s, %s parameters, %s, up to %d tokens of context)",
+            model.name, facts.family, facts.parameter_size, facts.quantization, facts.context_length,
+        )
+        begun = time.monotonic()
+        engine = await start_engine(model)
+        _log.info(
+            "%s is ready after %.1f s and takes %d MB",
+            model.name, time.monotonic() - begun, engine.memory_bytes >> 20,
+        )
+        return engine
+
+    return start

@@ -1,0 +1,159 @@
+"""Ollama's Go templates (ollama-api 21): text out of messages, tools and the reasoning switch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from gotpl import SandboxPolicy, TemplateError, TemplateExecutionError
+from gotpl.compile.compiler import compile_template
+from gotpl.compile.instructions import Program
+from gotpl.runtime.sync_vm import render_program
+
+from app.core.errors import InvalidRequest
+from app.core.request import Json, Message, Think
+from app.prompt.assembly import mark_images
+from app.prompt.gofunctions import Meter, functions
+from app.prompt.gosyntax import identifiers, parse, printing, until_response
+from app.prompt.govalues import message_value, tool_values
+
+_SANDBOX = SandboxPolicy.strict()
+
+
+class _Compiled(NamedTuple):
+    whole: Program
+    opened: Program
+    read: frozenset[str]
+
+
+class GoTemplate:
+    """One template, parsed. Rendering has no side effects and its cost is bounded."""
+
+    def __init__(self, source: str) -> None:
+        """Parse `source`.
+
+        Raises:
+            InvalidRequest: with Go's text (`template: :1: unclosed action`) for one that is no template.
+        """
+        self._compiled = _compile(source)
+
+    def uses(self, name: str) -> bool:
+        """Whether the template reads a field or variable of that name, in any case of letters."""
+        return name.lower() in self._compiled.read
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Json]] = (),
+        think: Think = None,
+        suffix: str = "",
+        prompt: str = "",
+        system: str = "",
+    ) -> str:
+        """The prompt. `system` comes before `messages` and `prompt`, as a user's, after them.
+
+        With a `suffix` the template sees that and `prompt` alone. A last message of the assistant's is
+        where the reply goes on, as far as the template leaves it open.
+
+        Raises:
+            InvalidRequest: for a template that fails or does too much.
+        """
+        switches = {
+            "Think": bool(think),
+            "ThinkLevel": think if isinstance(think, str) else "medium" if think else "",
+            "IsThinkSet": think is not None,
+        }
+        if prompt and suffix:
+            return self._run([(self._compiled.whole, {"Prompt": prompt, "Suffix": suffix, **switches})])
+        asked = mark_images(
+            [
+                *([Message("system", system)] if system else ()),
+                *messages,
+                *([Message("user", prompt)] if prompt else ()),
+            ]
+        )
+        if not self.uses("Messages"):
+            return self._run(self._rounds(asked, switches))
+        values = {
+            "System": "\n\n".join(message.content for message in asked if message.role == "system"),
+            "Messages": [message_value(message) for message in _merged(asked)],
+            "Tools": tool_values(tools),
+            **switches,
+        }
+        return self._run([(self._compiled.whole, values)])
+
+    def _rounds(
+        self, messages: Sequence[Message], switches: Mapping[str, Any]
+    ) -> list[tuple[Program, dict[str, Any]]]:
+        """What an older template, without `.Messages`, is run with: each round of a chat in turn.
+
+        It knows three roles; what any other says (a tool, mostly) is read as the user's.
+        """
+        known = [each if each.role in _ROUND else replace(each, role="user") for each in messages]
+        rounds: list[dict[str, str]] = [{}]
+        for message in _merged(known):
+            field, ends = _ROUND[message.role]
+            if any(rounds[-1].get(name) for name in ends):
+                rounds.append({})
+            rounds[-1][field] = message.content
+        *past, last = [{**each, **switches} for each in rounds]
+        return [*((self._compiled.whole, values) for values in past), (self._compiled.opened, last)]
+
+    def _run(self, runs: Sequence[tuple[Program, Mapping[str, Any]]]) -> str:
+        meter = Meter()
+        table = functions(meter)
+        try:
+            return "".join(
+                render_program(
+                    program,
+                    dict(values),
+                    functions=table,
+                    missing_key="zero",
+                    sandbox=_SANDBOX,
+                    _budget_state=meter,
+                )
+                for program, values in runs
+            )
+        except TemplateExecutionError as error:
+            where = f"{error.line or 1}:{error.column or 1}"
+            raise InvalidRequest(f'template: :{where}: executing "": {error.message}') from error
+        except (TemplateError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"template: :1: {error}") from error
+
+
+_ROUND: dict[str, tuple[str, tuple[str, ...]]] = {
+    "system": ("System", ("Prompt", "Response")),
+    "user": ("Prompt", ("Response",)),
+    "assistant": ("Response", ()),
+}
+"""The field a role fills, and those that, once filled, make it the start of a new round."""
+
+
+@lru_cache(maxsize=64)
+def _compile(source: str) -> _Compiled:
+    tree = parse(source)
+    shown = printing(tree)
+    return _Compiled(
+        compile_template(shown, source=source),
+        compile_template(until_response(shown), source=source),
+        identifiers(tree),
+    )
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message; what tools answered stays apart."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if last is None or message.role == "tool" or last.role != message.role:
+            joined.append(message)
+            continue
+        joined[-1] = replace(
+            last,
+            content=f"{last.content}\n\n{message.content}",
+            thinking="\n\n".join(text for text in (last.thinking, message.thinking) if text),
+            images=last.images + message.images,
+            tool_calls=last.tool_calls + message.tool_calls,
+        )
+    return joined

@@ -1,0 +1,126 @@
+"""From what was asked to a prompt the engine takes: messages, template, context, and what must be cut to fit."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.core.errors import InvalidRequest
+from app.core.model import Model
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
+from app.engine.base import Engine, Prompt
+from app.prompt.assembly import (
+    chat_messages,
+    completion_messages,
+    forgets_thinking,
+    without_past_thinking,
+)
+from app.prompt.gotemplate import GoTemplate
+from app.prompt.truncation import cut_middle, fit
+
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust "
+    "the context length in settings, or use a model with a longer context length"
+)
+
+
+class Composer:
+    """Builds the prompt of one request on one engine; `window` is its context length in tokens."""
+
+    def __init__(
+        self, model: Model, engine: Engine, asked: Generation, sampling: Sampling, window: int
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._asked = asked
+        self._sampling = sampling
+        self._window = window
+
+    async def prompt(self) -> Prompt:
+        """The prompt, no longer than the window allows.
+
+        Raises:
+            InvalidRequest: for a template that does not parse, messages that the template refuses, images a
+                text model cannot see, and a prompt that is too long and may not be cut.
+        """
+        if isinstance(self._asked.prompt, ChatPrompt):
+            return self._cut(await self._conversation(self._chat_history(self._asked.prompt.messages)))
+        return self._cut(await self._completion(self._asked.prompt))
+
+    async def _completion(self, asked: CompletionPrompt) -> Prompt:
+        if asked.raw:
+            return await self._engine.tokenize(asked.prompt, images=asked.images)
+        if asked.suffix:
+            return await self._fill_in(asked)
+        messages = completion_messages(self._model.spec.system, self._preset(), asked)
+        prompt = await self._conversation(messages, template=asked.template)
+        if asked.context:
+            earlier = await self._engine.detokenize(asked.context)
+            return await self._engine.tokenize(earlier + prompt.text, images=asked.images, special=False)
+        return prompt
+
+    async def _fill_in(self, asked: CompletionPrompt) -> Prompt:
+        source = asked.template or self._model.spec.template
+        if source:
+            text = GoTemplate(source).render((), prompt=asked.prompt, suffix=asked.suffix)
+        else:
+            before, after, middle = self._model.facts.fim or ("", "", "")
+            text = f"{before}{asked.prompt}{after}{asked.suffix}{middle}"
+        return await self._engine.tokenize(text)
+
+    def _chat_history(self, messages: Sequence[Message]) -> Sequence[Message]:
+        whole = chat_messages(self._model.spec.system, self._preset(), messages)
+        if forgets_thinking(self._model.name, self._model.facts.family):
+            return without_past_thinking(whole)
+        return whole
+
+    def _preset(self) -> list[Message]:
+        return [Message(role, content) for role, content in self._model.spec.messages]
+
+    async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
+        source = template or self._model.spec.template
+        go_template = GoTemplate(source) if source else None
+        if self._asked.truncate:
+            rendered: dict[tuple[int, ...], Prompt] = {}
+
+            async def count(kept: Sequence[Message]) -> int:
+                prompt = rendered[tuple(map(id, kept))] = await self._render(tuple(kept), go_template)
+                return len(prompt.token_ids)
+
+            messages = await fit(messages, self._window, count)
+            if known := rendered.get(tuple(map(id, messages))):
+                return known
+        return await self._render(tuple(messages), go_template)
+
+    async def _render(self, messages: tuple[Message, ...], template: GoTemplate | None) -> Prompt:
+        tools = self._asked.prompt.tools if isinstance(self._asked.prompt, ChatPrompt) else ()
+        if template is not None:
+            text = template.render(messages, tools=tools, think=self._asked.think)
+            images = tuple(image for message in messages for image in message.images)
+            return await self._engine.tokenize(text, images=images)
+        chat = ChatPrompt(messages, tools)
+        last = messages[-1] if messages else None
+        if last is None or last.role != "assistant" or last.tool_calls or not last.content:
+            return await self._chat(chat, continue_last=False)
+        try:
+            return await self._chat(chat, continue_last=True)
+        except InvalidRequest:
+            # A template that rewrites the last message cannot be left open: put the text behind it instead.
+            opened = await self._chat(replace(chat, messages=messages[:-1]), continue_last=False)
+            return await self._engine.tokenize(opened.text + last.content, special=False)
+
+    async def _chat(self, chat: ChatPrompt, *, continue_last: bool) -> Prompt:
+        return await self._engine.render(
+            chat,
+            think=self._asked.think,
+            continue_last=continue_last,
+            chat_template=self._model.spec.chat_template,
+        )
+
+    def _cut(self, prompt: Prompt) -> Prompt:
+        """A single prompt that is still too long loses its middle, if it may (ollama-api 4.5)."""
+        limit = min(self._window, self._engine.window - 1)
+        if len(prompt.token_ids) <= limit:
+            return prompt
+        if not (self._asked.truncate and self._asked.shift) or prompt.image_count:
+            raise InvalidRequest(TOO_LONG)
+        kept = cut_middle(prompt.token_ids, self._window, self._sampling.num_keep)
+        return Prompt(prompt.text, kept)

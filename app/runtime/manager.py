@@ -1,0 +1,406 @@
+"""Owns the loaded engines: loads once for many waiters, leases, keeps alive, evicts, unloads.
+
+All state is changed between awaits on one event loop, so nothing needs a lock. Three rules keep it sound:
+
+1. A request is a user of its entry from arrival to end, waiting or served. Nothing is handed over, so a
+   client that vanishes at any moment leaks nothing.
+2. Loads and unloads are the moves of one worker, one after another: vLLM measures the free memory of the
+   device while it loads and fails if another process gives memory back meanwhile.
+3. An entry leaves `_entries` the moment it is to go. A request that comes later makes a new entry, and the
+   worker closes what is doomed before it loads what is queued.
+
+An entry is queued, then loading, then ready, then gone; it is gone at once if nobody waits for it any more
+before it loads, or if the load fails.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, auto
+from functools import partial
+from typing import Any, TypeAlias
+
+from prometheus_client import CollectorRegistry
+
+from app.core.errors import LoadFailed, Overloaded
+from app.core.model import Model
+from app.engine.base import Engine
+from app.runtime import policy
+
+_BUSY = "server busy, please try again.  maximum pending requests exceeded"
+_CLOSING = "the server is shutting down"
+_TIMED_OUT = "timed out waiting for the model to load"
+
+# A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
+_SHORTEST_TIMER_S = 0.001
+_LONGEST_TIMER_S = 86400.0
+
+_log = logging.getLogger(__name__)
+
+_Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An engine in use. `load_ns` is how long this request waited for it, at least 1."""
+
+    engine: Engine
+    load_ns: int
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A row of `/api/ps`: `model` is the one that caused the load, `context_length` the last asked for."""
+
+    model: Model
+    memory_bytes: int
+    vram_bytes: int
+    context_length: int
+    expires_at: datetime
+
+
+class _State(Enum):
+    QUEUED = auto()
+    LOADING = auto()
+    READY = auto()
+    GONE = auto()
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One engine, from the first request for it until it goes. `settled`: `engine` or `error` is known."""
+
+    model: Model
+    keep_alive_s: float
+    num_ctx: int | None = None
+    users: int = 0
+    state: _State = _State.QUEUED
+    engine: Engine | None = None
+    error: LoadFailed | Overloaded = field(default_factory=LoadFailed)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    idle_since: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    watcher: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        return self.model.engine_key
+
+    def snapshot(self) -> policy.Loaded:
+        return policy.Loaded(self.key, self.users, self.keep_alive_s, self.idle_since)
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Manager:
+    """Loads engines on demand and unloads them when they are not wanted (ollama-api 17).
+
+    `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
+    cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
+    most `max_queue` requests wait for a load, and always one. Requests for a loaded engine never wait here,
+    even when another model waits for it to become idle.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[Model], Awaitable[Engine]],
+        *,
+        keep_alive_s: float,
+        max_loaded: int,
+        load_timeout_s: float,
+        max_queue: int,
+        default_context: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start = start
+        self._keep_alive_s = keep_alive_s
+        self._max_loaded = max_loaded
+        self._load_timeout_s = load_timeout_s if math.isfinite(load_timeout_s) else None
+        self._max_queue = max(1, max_queue)
+        self._default_context = default_context
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._queue: deque[_Entry] = deque()
+        self._doomed: list[_Entry] = []
+        self._dead: dict[str, Model] = {}
+        self._worker: asyncio.Task[None] | None = None
+        self._starting: asyncio.Future[Engine] | None = None
+        self._waiting = 0
+        self._users = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a load."""
+        return self._waiting
+
+    @property
+    def in_use(self) -> int:
+        """Requests that hold an engine or wait for one."""
+        return self._users
+
+    @property
+    def healthy(self) -> bool:
+        """False from an engine's death until its model is loaded again."""
+        return not self._dead
+
+    def failed(self) -> list[Model]:
+        """The models whose engine died and was not loaded since."""
+        return list(self._dead.values())
+
+    def ready(self, model: Model) -> bool:
+        """Whether a request for the model would be served without a load."""
+        entry = self._entries.get(model.engine_key)
+        return entry is not None and entry.state is _State.READY
+
+    def loaded(self) -> list[LoadedModel]:
+        """What is loaded, the one that stays longest first."""
+        now, wall = self._clock(), datetime.now(UTC)
+        rows = [
+            LoadedModel(
+                entry.model,
+                entry.engine.memory_bytes,
+                entry.engine.vram_bytes,
+                self._context_length(entry.engine, entry.num_ctx),
+                policy.expires_at(entry.snapshot(), now, wall),
+            )
+            for entry in self._entries.values()
+            if entry.engine is not None
+        ]
+        return sorted(rows, key=lambda row: row.expires_at, reverse=True)
+
+    def registries(self) -> list[CollectorRegistry]:
+        """The engines' own metrics."""
+        engines = (entry.engine for entry in self._entries.values() if entry.engine is not None)
+        return [engine.registry for engine in engines if engine.registry is not None]
+
+    @asynccontextmanager
+    async def lease(
+        self, model: Model, *, keep_alive_s: float | None, num_ctx: int | None
+    ) -> AsyncGenerator[Lease, None]:
+        """Use the model's engine, loading it first where necessary. A lease that ends at once only loads.
+
+        `keep_alive_s` becomes the engine's setting unless it is None.
+
+        Raises:
+            LoadFailed: with the engine's text.
+            Overloaded: too many requests wait already, or the server is shutting down.
+        """
+        began = self._clock()
+        entry = self._join(model, keep_alive_s, num_ctx)
+        try:
+            engine = await self._engine_of(entry)
+            load_ns = max(1, int((self._clock() - began) * 1e9))
+            yield Lease(engine, load_ns, self._context_length(engine, num_ctx))
+        finally:
+            self._leave(entry)
+
+    def unload(self, model: Model) -> None:
+        """Unload the model's engine as soon as nothing uses it; waits for nothing."""
+        entry = self._entries.get(model.engine_key)
+        if entry is None:
+            return
+        entry.keep_alive_s = 0
+        if entry.state is _State.READY:
+            self._check_idle(entry)
+
+    async def wait_idle(self) -> None:
+        """Return once no request holds an engine or waits for one."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Unload everything at once and refuse what comes; requests under way fail in their engines."""
+        self._closed = True
+        while self._queue:
+            self._give_up(self._queue.popleft(), Overloaded(_CLOSING))
+        if self._starting is not None:
+            self._starting.cancel()
+        while True:
+            for entry in [each for each in self._entries.values() if each.state is _State.READY]:
+                self._retire(entry)
+            self._pump()
+            if self._worker is None:
+                return
+            await asyncio.wait({self._worker})
+
+    # One request: join, wait, leave.
+
+    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> _Entry:
+        if self._closed:
+            raise Overloaded(_CLOSING)
+        entry = self._entries.get(model.engine_key)
+        if (entry is None or entry.engine is None) and self._waiting >= self._max_queue:
+            raise Overloaded(_BUSY)
+        if entry is None:
+            entry = _Entry(model, self._keep_alive_s)
+            self._entries[entry.key] = entry
+            self._queue.append(entry)
+            self._pump()
+        entry.users += 1
+        entry.num_ctx = num_ctx
+        if keep_alive_s is not None:
+            entry.keep_alive_s = keep_alive_s
+        self._users += 1
+        self._idle.clear()
+        return entry
+
+    async def _engine_of(self, entry: _Entry) -> Engine:
+        if not entry.settled.is_set():
+            self._waiting += 1
+            try:
+                await entry.settled.wait()
+            finally:
+                self._waiting -= 1
+        if entry.engine is None:
+            # One exception per waiter: an instance raised in many tasks would gather all their tracebacks.
+            raise type(entry.error)(*entry.error.args) from entry.error.__cause__
+        return entry.engine
+
+    def _leave(self, entry: _Entry) -> None:
+        self._users -= 1
+        if not self._users:
+            self._idle.set()
+        entry.users -= 1
+        if entry.users:
+            return
+        if entry.state is _State.QUEUED:
+            self._queue.remove(entry)
+            self._give_up(entry, LoadFailed("nobody waits for it"))
+        elif entry.state is _State.READY:
+            self._rest(entry)
+        self._pump()
+
+    def _context_length(self, engine: Engine, num_ctx: int | None) -> int:
+        return min(num_ctx or self._default_context, engine.window)
+
+    # One entry: idle time, and the two ways to go.
+
+    def _rest(self, entry: _Entry) -> None:
+        entry.idle_since = self._clock()
+        self._check_idle(entry)
+
+    def _check_idle(self, entry: _Entry) -> None:
+        """Unload an entry whose idle time is over; else look again when it should be."""
+        entry.stop_timer()
+        loaded, now = entry.snapshot(), self._clock()
+        left_s = policy.deadline(loaded) - now
+        if policy.expired(loaded, now):
+            self._retire(entry)
+            self._pump()
+        elif math.isfinite(left_s):
+            delay_s = min(max(left_s, _SHORTEST_TIMER_S), _LONGEST_TIMER_S)
+            entry.timer = asyncio.get_running_loop().call_later(delay_s, self._check_idle, entry)
+
+    def _retire(self, entry: _Entry) -> None:
+        """Take a ready entry away; the worker closes its engine."""
+        entry.stop_timer()
+        if entry.watcher is not None:
+            entry.watcher.cancel()
+        entry.state = _State.GONE
+        del self._entries[entry.key]
+        self._doomed.append(entry)
+
+    def _give_up(self, entry: _Entry, error: LoadFailed | Overloaded) -> None:
+        """Take an entry away that never had an engine."""
+        entry.state = _State.GONE
+        entry.error = error
+        entry.settled.set()
+        del self._entries[entry.key]
+
+    async def _watch(self, entry: _Entry, engine: Engine) -> None:
+        await engine.wait_dead()
+        _log.error("the engine of %s died", entry.model.name)
+        entry.watcher = None  # It is this task.
+        self._dead[entry.key] = entry.model
+        self._retire(entry)
+        self._pump()
+
+    # The worker: one move at a time.
+
+    def _pump(self) -> None:
+        """Set the worker going if there is a move to make. Called after every change that may allow one."""
+        if self._worker is None and (move := self._next_move()) is not None:
+            self._worker = asyncio.create_task(self._work(move))
+
+    async def _work(self, move: _Move | None) -> None:
+        try:
+            while move is not None:
+                await move()
+                move = self._next_move()
+        finally:
+            self._worker = None
+
+    def _next_move(self) -> _Move | None:
+        """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
+        if self._queue and not self._doomed:
+            ready = (entry for entry in self._entries.values() if entry.state is _State.READY)
+            chosen = policy.victims((entry.snapshot() for entry in ready), self._max_loaded)
+            if chosen is None:
+                return None
+            if not chosen:
+                entry = self._queue.popleft()
+                entry.state = _State.LOADING
+                return partial(self._load, entry)
+            for key in chosen:
+                self._retire(self._entries[key])
+        if not self._doomed:
+            return None
+        doomed, self._doomed = self._doomed, []
+        return partial(self._close_engines, doomed)
+
+    async def _load(self, entry: _Entry) -> None:
+        began = self._clock()
+        limit = asyncio.timeout(self._load_timeout_s)
+        try:
+            async with limit:
+                self._starting = asyncio.ensure_future(self._start(entry.model))
+                engine = await self._starting
+        except asyncio.CancelledError as error:
+            self._not_loaded(entry, Overloaded(_CLOSING) if self._closed else LoadFailed("cancelled"), error)
+            if (worker := asyncio.current_task()) is not None and worker.cancelling():
+                raise
+        except Exception as error:
+            # An edge: whatever stopped the engine from starting, those who wait for it must hear of it.
+            reason = _TIMED_OUT if limit.expired() else str(error) or type(error).__name__
+            self._not_loaded(entry, LoadFailed(reason), error)
+        else:
+            _log.info("loaded %s in %.1f s", entry.model.name, self._clock() - began)
+            self._now_loaded(entry, engine)
+        finally:
+            self._starting = None
+
+    def _not_loaded(self, entry: _Entry, error: LoadFailed | Overloaded, cause: BaseException) -> None:
+        _log.error("could not load %s: %s", entry.model.name, error)
+        error.__cause__ = cause
+        self._give_up(entry, error)
+
+    def _now_loaded(self, entry: _Entry, engine: Engine) -> None:
+        entry.engine = engine
+        entry.state = _State.READY
+        entry.watcher = asyncio.create_task(self._watch(entry, engine))
+        entry.settled.set()
+        self._dead.pop(entry.key, None)
+        if not entry.users:
+            self._rest(entry)
+
+    async def _close_engines(self, doomed: list[_Entry]) -> None:
+        watchers = [entry.watcher for entry in doomed if entry.watcher is not None]
+        engines = [entry.engine for entry in doomed if entry.engine is not None]
+        closings = (engine.close() for engine in engines)
+        outcomes = await asyncio.gather(*closings, *watchers, return_exceptions=True)
+        for error in outcomes:
+            if isinstance(error, Exception):
+                _log.error("an engine did not close cleanly", exc_info=error)
+        _log.info("unloaded %s", ", ".join(str(entry.model.name) for entry in doomed))

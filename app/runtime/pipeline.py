@@ -1,0 +1,167 @@
+"""Runs what was asked: find the model, check, lease an engine, compose, generate, decode, count."""
+
+import math
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.catalogue.library import Library
+from app.core.errors import InvalidRequest
+from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded
+from app.core.format import read_format
+from app.core.model import Model
+from app.core.options import resolve
+from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
+from app.engine.base import Decoder, Prompt, Run
+from app.runtime.checks import check, is_empty, is_unload
+from app.runtime.compose import Composer
+from app.runtime.manager import Lease, Manager
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of one embed request, in input order, with its counts and durations in nanoseconds."""
+
+    vectors: list[list[float]]
+    prompt_tokens: int
+    total_ns: int
+    load_ns: int
+
+
+class Pipeline:
+    """One for the whole server; `run` and `embed` are called once per request.
+
+    `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`.
+    """
+
+    def __init__(self, library: Library, manager: Manager, *, tool_calls_reason: bool) -> None:
+        self._library = library
+        self._manager = manager
+        self._tool_calls_reason = tool_calls_reason
+
+    async def run(self, asked: Generation) -> AsyncGenerator[Event, None]:
+        """The events of one reply. Closing the generator aborts the request in the engine.
+
+        Raises:
+            AppError: before the first event for whatever stops the request, later if the engine fails.
+        """
+        model = self._library.find(asked.model)
+        if is_unload(asked):
+            self._manager.unload(model)
+            yield Unloaded()
+            return
+        check(model, asked)
+        sampling = resolve(model.spec.parameters, asked.options)
+        async with self._manager.lease(
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
+        ) as lease:
+            load_ns = time.monotonic_ns() - asked.received_ns
+            if is_empty(asked):
+                yield Loaded()
+                return
+            prompt = await Composer(model, lease.engine, asked, sampling, lease.context_length).prompt()
+            if asked.debug_render_only:
+                yield Rendered(prompt.text, prompt.image_count)
+                return
+            run = _run(asked, sampling, _room(sampling, prompt, lease))
+            decoder = lease.engine.decoder(run, prompt)
+            context = _context(asked.prompt, prompt)
+            called = False
+            last = Delta("", [])
+            async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
+                async for delta in deltas:
+                    if context is not None:
+                        context += delta.token_ids
+                    if delta.finish is not None:
+                        last = delta
+                    if decoder is not None:
+                        for event in decoder.feed(delta):
+                            yield event
+                    elif delta.text or delta.logprobs:
+                        yield Content(delta.text, delta.logprobs)
+            if decoder is not None:
+                for event in _flush(decoder):
+                    called = called or isinstance(event, ToolCall)
+                    yield event
+            yield self._done(asked, last, load_ns, context, called=called)
+
+    def _done(
+        self, asked: Generation, last: Delta, load_ns: int, context: list[int] | None, *, called: bool
+    ) -> Done:
+        return Done(
+            "tool_calls" if called and self._tool_calls_reason else last.finish or "stop",
+            total_ns=time.monotonic_ns() - asked.received_ns,
+            load_ns=load_ns,
+            prompt_tokens=last.prompt_tokens,
+            output_tokens=last.output_tokens,
+            timings=last.timings or Timings(),
+            context=context,
+        )
+
+    async def embed(
+        self, asked: Embedding, *, case_sensitive: bool = False, normalize: bool = True
+    ) -> Embedded:
+        """The vectors of `asked.inputs`, each of unit length unless `normalize` is off.
+
+        Raises:
+            AppError: for whatever stops the request.
+        """
+        model = self._library.find(asked.model, case_sensitive=case_sensitive)
+        sampling = resolve(model.spec.parameters, asked.options)
+        async with self._manager.lease(
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
+        ) as lease:
+            load_ns = time.monotonic_ns() - asked.received_ns
+            if not asked.inputs:
+                return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
+            _check_embeds(model, asked)
+            limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
+            found = await lease.engine.embed(
+                asked.inputs, truncate=asked.truncate, limit=limit, normalize=normalize
+            )
+            vectors = [_shorten(vector, asked.dimensions) for vector in found.values]
+            return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+
+def _flush(decoder: Decoder) -> list[Event]:
+    return decoder.flush()
+
+
+def _check_embeds(model: Model, asked: Embedding) -> None:
+    if not model.can("embedding"):
+        raise InvalidRequest(f'"{asked.model}" does not support embeddings')
+
+
+def _room(sampling: Sampling, prompt: Prompt, lease: Lease) -> int:
+    """Tokens the reply may take: what was asked for, within what is left of the window."""
+    used = len(prompt.token_ids)
+    left = max(lease.context_length - used, 1)
+    return min(left, sampling.num_predict) if sampling.num_predict > 0 else left
+
+
+def _run(asked: Generation, sampling: Sampling, max_tokens: int) -> Run:
+    return Run(
+        sampling,
+        max_tokens,
+        format=read_format(asked.format),
+        logprobs=asked.top_logprobs if asked.logprobs else None,
+        think=asked.think,
+        chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
+    )
+
+
+def _context(asked: ChatPrompt | CompletionPrompt, prompt: Prompt) -> list[int] | None:
+    """Where a completion's token ids are gathered; chats and raw prompts do not return them."""
+    if isinstance(asked, CompletionPrompt) and not asked.raw:
+        return list(prompt.token_ids)
+    return None
+
+
+def _shorten(vector: list[float], dimensions: int) -> list[float]:
+    """The first `dimensions` values at unit length again; the vector itself where that is no shortening."""
+    if not 0 < dimensions < len(vector):
+        return vector
+    kept = vector[:dimensions]
+    norm = math.sqrt(sum(value * value for value in kept))
+    return [value / norm for value in kept] if norm else kept

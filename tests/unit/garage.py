@@ -1,0 +1,151 @@
+"""What the manager's tests need: models, engines that say what happens to them, and a manager over these."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from virtual_time import now
+
+from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.engine.fake import FakeEngine
+from app.runtime.manager import Lease, LoadedModel, Manager
+
+
+def model(name: str, engine_key: str = "") -> Model:
+    facts = ModelFacts(
+        path=Path("/models") / name,
+        digest="0" * 64,
+        size_bytes=1,
+        modified_at=datetime(2025, 1, 1, tzinfo=UTC),
+        format="safetensors",
+        family="llama",
+        families=("llama",),
+        parameter_count=1,
+        parameter_size="1",
+        quantization="F32",
+        context_length=8192,
+        embedding_length=8,
+        capabilities=("completion",),
+    )
+    return Model(ModelSpec(ModelName(name), name), facts, engine_key or name)
+
+
+A, B, C = model("a"), model("b"), model("c")
+A2 = model("a2", engine_key="a")
+
+
+class TrackedEngine(FakeEngine):
+    """A fake that says what it goes through and whose closing can be held back."""
+
+    def __init__(self, garage: "Garage", key: str) -> None:
+        super().__init__(window=8192, memory_bytes=1000, vram_bytes=10)
+        self.key = key
+        self._garage = garage
+
+    async def close(self) -> None:
+        self._garage.log.append(f"close {self.key}")
+        with self._garage.moving():
+            await self._garage.may_close.wait()
+            await super().close()
+            if self._garage.close_errors:
+                raise self._garage.close_errors.pop(0)
+        self._garage.log.append(f"closed {self.key}")
+
+
+class Garage:
+    """Starts engines, as slowly as wanted, and sees that no two moves ever overlap."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.engines: list[TrackedEngine] = []
+        self.errors: list[Exception] = []
+        self.close_errors: list[Exception] = []
+        self.may_start, self.may_close = asyncio.Event(), asyncio.Event()
+        self.may_start.set()
+        self.may_close.set()
+        self.starts_ignore_cancel = False
+        self._loads = 0
+        self._closes = 0
+
+    @contextmanager
+    def moving(self, *, load: bool = False) -> Generator[None, None, None]:
+        assert not self._loads, "a move overlaps a load"
+        assert not (load and self._closes), "a load overlaps an unload"
+        self._loads += load
+        self._closes += not load
+        try:
+            yield
+        finally:
+            self._loads -= load
+            self._closes -= not load
+
+    async def start(self, wanted: Model) -> TrackedEngine:
+        self.log.append(f"start {wanted.name.model}")
+        with self.moving(load=True):
+            try:
+                await self.may_start.wait()
+            except asyncio.CancelledError:
+                self.log.append(f"cancelled {wanted.name.model}")
+                if not self.starts_ignore_cancel:
+                    raise
+            if self.errors:
+                raise self.errors.pop(0)
+            engine = TrackedEngine(self, wanted.engine_key)
+            self.engines.append(engine)
+            return engine
+
+    @property
+    def alive(self) -> list[str]:
+        return [engine.key for engine in self.engines if not engine.closed]
+
+
+@asynccontextmanager
+async def managed(
+    *,
+    keep_alive_s: float = 300,
+    max_loaded: int = 0,
+    load_timeout_s: float = math.inf,
+    max_queue: int = 512,
+    default_context: int = 4096,
+) -> AsyncGenerator[tuple[Manager, Garage], None]:
+    """A manager and its engines; nothing may be left of them at the end."""
+    garage = Garage()
+    manager = Manager(
+        garage.start,
+        keep_alive_s=keep_alive_s,
+        max_loaded=max_loaded,
+        load_timeout_s=load_timeout_s,
+        max_queue=max_queue,
+        default_context=default_context,
+        clock=now,
+    )
+    yield manager, garage
+    await manager.close()
+    assert garage.alive == []
+    assert (manager.in_use, manager.waiting, manager.loaded()) == (0, 0, [])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def lease(
+    manager: Manager, wanted: Model, *, keep_alive_s: float | None = None, num_ctx: int | None = None
+) -> AbstractAsyncContextManager[Lease]:
+    return manager.lease(wanted, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
+
+
+async def touch(
+    manager: Manager, wanted: Model, *, keep_alive_s: float | None = None, num_ctx: int | None = None
+) -> Lease:
+    """A request that ends at once."""
+    async with lease(manager, wanted, keep_alive_s=keep_alive_s, num_ctx=num_ctx) as held:
+        return held
+
+
+def names(rows: Iterable[LoadedModel]) -> list[str]:
+    return [row.model.name.model for row in rows]
+
+
+def seconds_left(row: LoadedModel) -> float:
+    return (row.expires_at - datetime.now(UTC)).total_seconds()

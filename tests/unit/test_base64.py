@@ -1,0 +1,65 @@
+"""Pictures out of base64, and the byte at which Go gives up."""
+
+import base64
+import re
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.api.ollama import schema
+from app.api.ollama.gotypes import Kind, decode_base64, parse
+from app.core.errors import InvalidRequest
+
+
+def refused(text: str) -> Any:
+    return pytest.raises(InvalidRequest, match=f"^{re.escape(text)}$")
+
+
+@pytest.mark.point(44, 45)
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("!!", 0),
+        ("data:image/png;base64,aGk=", 4),
+        ("aGk", 0),
+        ("aGkxa", 4),
+        ("aGk*", 3),
+        ("aGk=x", 4),
+        ("aG=x", 2),
+        ("aG=", 3),
+        ("=", 0),
+        ("a===", 1),
+        ("aGk==", 4),
+        ("aGé=", 2),
+        ("aGkx\n!", 5),
+        ("aGkx_-", 4),
+    ],
+)
+def test_bad_base64_names_the_byte(text: str, at: int) -> None:
+    for kind, body in ((GENERATE, {"images": [text]}), (CHAT, {"messages": [{"images": ["", text]}]})):
+        with refused(f"illegal base64 data at input byte {at}"):
+            parse(kind, body)
+
+
+@given(st.binary(), st.lists(st.tuples(st.integers(0, 200), st.sampled_from("\r\n"))))
+def test_base64_is_read_with_line_ends_anywhere(data: bytes, breaks: list[tuple[int, str]]) -> None:
+    text = base64.b64encode(data).decode()
+    for at, end in breaks:
+        text = text[:at] + end + text[at:]
+    assert decode_base64(text) == data
+
+
+@given(st.text("aZ+/=\r\n!é", max_size=12))
+def test_any_text_is_base64_or_refused_with_a_byte_within_it(text: str) -> None:
+    try:
+        data = decode_base64(text)
+    except InvalidRequest as error:
+        at = int(str(error).removeprefix("illegal base64 data at input byte "))
+        assert at <= len(text.encode())
+    else:
+        plain = text.replace("\r", "").replace("\n", "")
+        assert len(plain) % 4 == 0
+        assert data == base64.b64decode(plain, validate=True)
