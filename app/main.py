@@ -41,9 +41,7 @@ def build_app(settings: Settings, library: Library, start_engine: StartEngine) -
         max_queue=settings.max_queue,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
     )
-    pipeline = Pipeline(
-        library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls"
-    )
+    pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
     app = FastAPI(
         title="Caravan",
         version=__version__,
@@ -98,13 +96,19 @@ def _logged(start_engine: StartEngine) -> StartEngine:
         facts = model.facts
         _log.info(
             "loading %s (%s, %s parameters, %s, up to %d tokens of context)",
-            model.name, facts.family, facts.parameter_size, facts.quantization, facts.context_length,
+            model.name,
+            facts.family,
+            facts.parameter_size,
+            facts.quantization,
+            facts.context_length,
         )
         begun = time.monotonic()
         engine = await start_engine(model)
         _log.info(
             "%s is ready after %.1f s and takes %d MB",
-            model.name, time.monotonic() - begun, engine.memory_bytes >> 20,
+            model.name,
+            time.monotonic() - begun,
+            engine.memory_bytes >> 20,
         )
         return engine
 

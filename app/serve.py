@@ -106,8 +106,7 @@ def _start_log(settings: Settings) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    if settings.debug:
-        logging.getLogger("app").setLevel(logging.DEBUG)
+    logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
 
 
 class _Bars:

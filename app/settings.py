@@ -237,9 +237,7 @@ def read_settings(*, port: int | None = None, **given: Any) -> Settings:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         reason = first["msg"].removeprefix("Value error, ")
-        raise BadSetting(
-            f"{_key_of(first['loc'])}{'.' if where else ''}{where}: {reason}"
-        ) from error
+        raise BadSetting(f"{_key_of(first['loc'])}{'.' if where else ''}{where}: {reason}") from error
     except SettingsError as error:
         cause = error.__cause__
         raise BadSetting(f"{error}: {cause}" if cause else str(error)) from error

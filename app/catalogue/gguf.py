@@ -142,6 +142,8 @@ def _follow(child: "subprocess.Popen[bytes]", progress: Progress) -> str:
     reason = ""
     with child.stdout:
         for line in child.stdout:
+            if not line.startswith(b'{"'):
+                continue  # some library wrote past sys.stdout
             report = orjson.loads(line)
             if "error" in report:
                 reason = report["error"]

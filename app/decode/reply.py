@@ -36,8 +36,8 @@ class ReplyParser(Protocol):
         """New thinking and new content that are certain after this piece."""
         ...
 
-    def parse(self, text: str, token_ids: list[int]) -> ParsedReply:
-        """The whole reply. What cannot be read as a call stays content."""
+    def parse(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
+        """The whole reply. What cannot be read as a call, or was `cut` off within one, stays content."""
         ...
 
 
@@ -86,12 +86,14 @@ class ReplyDecoder:
         self._pieces: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
+        self._cut = False
 
     def feed(self, delta: Delta) -> list[Event]:
         self._pieces.append(delta.text)
         self._token_ids += delta.token_ids
         if delta.logprobs:
             self._logprobs += delta.logprobs
+        self._cut = delta.finish == "length"
         thinking, content = self._parser.feed(delta.text, delta.token_ids, last=delta.finish is not None)
         return self._events(
             self._thinking.push(thinking) if thinking else "",
@@ -99,7 +101,7 @@ class ReplyDecoder:
         )
 
     def flush(self) -> list[Event]:
-        reply = self._parser.parse("".join(self._pieces), self._token_ids)
+        reply = self._parser.parse("".join(self._pieces), self._token_ids, cut=self._cut)
         events = self._events(
             self._thinking.rest_of(reply.thinking, keep_trailing=False),
             self._content.rest_of(reply.content, keep_trailing=not reply.calls),

@@ -14,13 +14,15 @@ from app.core.request import ChatPrompt, JsonFormat, Sampling, Think
 class Prompt:
     """A prompt ready for the engine: its text, its token ids and what only that engine understands.
 
-    `image_count` counts pictures; `payload` is the engine's own input object.
+    `image_count` counts pictures; `payload` is the engine's own input object. `continues` says that the
+    prompt ends within the assistant's own text, which the reply goes on with.
     """
 
     text: str
     token_ids: Sequence[int]
     image_count: int = 0
     payload: Any = None
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """What a model can be asked for: pure checks in the order clients observe (ollama-api 6.2 and 7.2)."""
 
-import json
-
 from app.core.errors import InvalidRequest
 from app.core.model import Model
+from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Generation
 
 
@@ -27,10 +26,10 @@ def check(model: Model, asked: Generation) -> None:
     if isinstance(asked.prompt, CompletionPrompt):
         _check_raw(asked.prompt)
     if asked.think and not model.can("thinking"):
-        raise InvalidRequest(f"{_quoted(asked.model)} does not support thinking")
+        raise InvalidRequest(f"{quoted(asked.model)} does not support thinking")
     if not model.can("completion"):
         verb = "chat" if isinstance(asked.prompt, ChatPrompt) else "generate"
-        raise InvalidRequest(f"{_quoted(asked.model)} does not support {verb}")
+        raise InvalidRequest(f"{quoted(asked.model)} does not support {verb}")
     if isinstance(asked.prompt, ChatPrompt):
         if asked.prompt.tools and not model.can("tools"):
             raise InvalidRequest(f"{model.name.canonical} does not support tools")
@@ -41,7 +40,3 @@ def check(model: Model, asked: Generation) -> None:
 def _check_raw(prompt: CompletionPrompt) -> None:
     if prompt.raw and (prompt.template or prompt.system or prompt.context):
         raise InvalidRequest("raw mode does not support template, system, or context")
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""From what was asked to a prompt the engine takes: messages, template, context, and what must be cut to fit."""
+"""From what was asked to a prompt the engine takes: messages, template, context, what is cut to fit."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,8 +17,8 @@ from app.prompt.gotemplate import GoTemplate
 from app.prompt.truncation import cut_middle, fit
 
 TOO_LONG = (
-    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust "
-    "the context length in settings, or use a model with a longer context length"
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+    "adjust the context length in settings, or use a model with a longer context length"
 )
 
 
@@ -105,7 +105,8 @@ class Composer:
         except InvalidRequest:
             # A template that rewrites the last message cannot be left open: put the text behind it instead.
             opened = await self._chat(replace(chat, messages=messages[:-1]), continue_last=False)
-            return await self._engine.tokenize(opened.text + last.content, special=False)
+            prompt = await self._engine.tokenize(opened.text + last.content, special=False)
+            return replace(prompt, continues=True)
 
     async def _chat(self, chat: ChatPrompt, *, continue_last: bool) -> Prompt:
         return await self._engine.render(
@@ -123,4 +124,4 @@ class Composer:
         if not (self._asked.truncate and self._asked.shift) or prompt.image_count:
             raise InvalidRequest(TOO_LONG)
         kept = cut_middle(prompt.token_ids, self._window, self._sampling.num_keep)
-        return Prompt(prompt.text, kept)
+        return Prompt(prompt.text, kept, continues=prompt.continues)

@@ -40,7 +40,6 @@ _TIMED_OUT = "timed out waiting for the model to load"
 # A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
 _SHORTEST_TIMER_S = 0.001
 _LONGEST_TIMER_S = 86400.0
-
 _log = logging.getLogger(__name__)
 
 _Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -190,9 +189,7 @@ class Manager:
     async def lease(
         self, model: Model, *, keep_alive_s: float | None, num_ctx: int | None
     ) -> AsyncGenerator[Lease, None]:
-        """Use the model's engine, loading it first where necessary. A lease that ends at once only loads.
-
-        `keep_alive_s` becomes the engine's setting unless it is None.
+        """Use the model's engine, loaded first where necessary. `keep_alive_s` None keeps its setting.
 
         Raises:
             LoadFailed: with the engine's text.
@@ -209,8 +206,7 @@ class Manager:
 
     def unload(self, model: Model) -> None:
         """Unload the model's engine as soon as nothing uses it; waits for nothing."""
-        entry = self._entries.get(model.engine_key)
-        if entry is None:
+        if (entry := self._entries.get(model.engine_key)) is None:
             return
         entry.keep_alive_s = 0
         if entry.state is _State.READY:
@@ -244,8 +240,7 @@ class Manager:
         if (entry is None or entry.engine is None) and self._waiting >= self._max_queue:
             raise Overloaded(_BUSY)
         if entry is None:
-            entry = _Entry(model, self._keep_alive_s)
-            self._entries[entry.key] = entry
+            entry = self._entries[model.engine_key] = _Entry(model, self._keep_alive_s)
             self._queue.append(entry)
             self._pump()
         entry.users += 1
@@ -399,8 +394,7 @@ class Manager:
         watchers = [entry.watcher for entry in doomed if entry.watcher is not None]
         engines = [entry.engine for entry in doomed if entry.engine is not None]
         closings = (engine.close() for engine in engines)
-        outcomes = await asyncio.gather(*closings, *watchers, return_exceptions=True)
-        for error in outcomes:
+        for error in await asyncio.gather(*closings, *watchers, return_exceptions=True):
             if isinstance(error, Exception):
                 _log.error("an engine did not close cleanly", exc_info=error)
         _log.info("unloaded %s", ", ".join(str(entry.model.name) for entry in doomed))

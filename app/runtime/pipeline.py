@@ -12,6 +12,7 @@ from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timin
 from app.core.format import read_format
 from app.core.model import Model
 from app.core.options import resolve
+from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
 from app.engine.base import Decoder, Prompt, Run
 from app.runtime.checks import check, is_empty, is_unload
@@ -40,8 +41,10 @@ class Pipeline:
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
 
-    async def run(self, asked: Generation) -> AsyncGenerator[Event, None]:
-        """The events of one reply. Closing the generator aborts the request in the engine.
+    async def run(self, asked: Generation) -> AsyncGenerator[Event | list[Event], None]:
+        """The events of one reply; a list holds what came of one engine output.
+
+        Closing the generator aborts the request in the engine.
 
         Raises:
             AppError: before the first event for whatever stops the request, later if the engine fails.
@@ -57,47 +60,20 @@ class Pipeline:
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
         ) as lease:
             load_ns = time.monotonic_ns() - asked.received_ns
-            if is_empty(asked):
-                yield Loaded()
-                return
-            prompt = await Composer(model, lease.engine, asked, sampling, lease.context_length).prompt()
-            if asked.debug_render_only:
-                yield Rendered(prompt.text, prompt.image_count)
+            prompt = await _opening(model, asked, sampling, lease)
+            if not isinstance(prompt, Prompt):
+                yield prompt
                 return
             run = _run(asked, sampling, _room(sampling, prompt, lease))
             decoder = lease.engine.decoder(run, prompt)
-            context = _context(asked.prompt, prompt)
-            called = False
-            last = Delta("", [])
+            reply = _Reply(decoder, _context(asked.prompt, prompt))
             async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
                 async for delta in deltas:
-                    if context is not None:
-                        context += delta.token_ids
-                    if delta.finish is not None:
-                        last = delta
-                    if decoder is not None:
-                        for event in decoder.feed(delta):
-                            yield event
-                    elif delta.text or delta.logprobs:
-                        yield Content(delta.text, delta.logprobs)
-            if decoder is not None:
-                for event in _flush(decoder):
-                    called = called or isinstance(event, ToolCall)
-                    yield event
-            yield self._done(asked, last, load_ns, context, called=called)
-
-    def _done(
-        self, asked: Generation, last: Delta, load_ns: int, context: list[int] | None, *, called: bool
-    ) -> Done:
-        return Done(
-            "tool_calls" if called and self._tool_calls_reason else last.finish or "stop",
-            total_ns=time.monotonic_ns() - asked.received_ns,
-            load_ns=load_ns,
-            prompt_tokens=last.prompt_tokens,
-            output_tokens=last.output_tokens,
-            timings=last.timings or Timings(),
-            context=context,
-        )
+                    if event := reply.read(delta):
+                        yield event
+            if rest := reply.rest():
+                yield rest
+            yield reply.done(asked.received_ns, load_ns, tool_calls_reason=self._tool_calls_reason)
 
     async def embed(
         self, asked: Embedding, *, case_sensitive: bool = False, normalize: bool = True
@@ -124,13 +100,61 @@ class Pipeline:
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
 
 
-def _flush(decoder: Decoder) -> list[Event]:
-    return decoder.flush()
+class _Reply:
+    """What is kept of one reply while it is made; `read` runs once per engine output."""
+
+    __slots__ = ("_called", "_context", "_decoder", "_last")
+
+    def __init__(self, decoder: Decoder | None, context: list[int] | None) -> None:
+        self._decoder = decoder
+        self._context = context
+        self._last = Delta("", [])
+        self._called = False
+
+    def read(self, delta: Delta) -> Event | list[Event] | None:
+        """The event of a delta; nothing where it only completes a character or is held back."""
+        if self._context is not None:
+            self._context += delta.token_ids
+        if delta.finish is not None:
+            self._last = delta
+        if self._decoder is not None:
+            return self._decoder.feed(delta)
+        if delta.text or delta.logprobs:
+            return Content(delta.text, delta.logprobs)
+        return None
+
+    def rest(self) -> list[Event]:
+        """What the decoder held back, and its tool calls."""
+        events = self._decoder.flush() if self._decoder is not None else []
+        self._called = any(isinstance(event, ToolCall) for event in events)
+        return events
+
+    def done(self, received_ns: int, load_ns: int, *, tool_calls_reason: bool) -> Done:
+        last = self._last
+        return Done(
+            "tool_calls" if self._called and tool_calls_reason else last.finish or "stop",
+            total_ns=time.monotonic_ns() - received_ns,
+            load_ns=load_ns,
+            prompt_tokens=last.prompt_tokens,
+            output_tokens=last.output_tokens,
+            timings=last.timings or Timings(),
+            context=self._context,
+        )
+
+
+async def _opening(
+    model: Model, asked: Generation, sampling: Sampling, lease: Lease
+) -> Prompt | Loaded | Rendered:
+    """The prompt to answer, or the event that is already the whole answer."""
+    if is_empty(asked):
+        return Loaded()
+    prompt = await Composer(model, lease.engine, asked, sampling, lease.context_length).prompt()
+    return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
 
 
 def _check_embeds(model: Model, asked: Embedding) -> None:
     if not model.can("embedding"):
-        raise InvalidRequest(f'"{asked.model}" does not support embeddings')
+        raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
 def _room(sampling: Sampling, prompt: Prompt, lease: Lease) -> int:

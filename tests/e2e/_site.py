@@ -77,7 +77,7 @@ def running_site(http: str) -> Generator[Site]:
         RawSend(app), host="127.0.0.1", port=0, http=http, log_config=None, lifespan="off"
     )
     server = Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         assert server.listening.wait(WAIT_S)

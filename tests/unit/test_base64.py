@@ -2,7 +2,6 @@
 
 import base64
 import re
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama import schema
-from app.api.ollama.gotypes import Kind, decode_base64, parse
+from app.api.ollama.gotypes import decode_base64, parse
 from app.core.errors import InvalidRequest
 
 
@@ -39,11 +38,13 @@ def refused(text: str) -> Any:
     ],
 )
 def test_bad_base64_names_the_byte(text: str, at: int) -> None:
-    for kind, body in ((GENERATE, {"images": [text]}), (CHAT, {"messages": [{"images": ["", text]}]})):
-        with refused(f"illegal base64 data at input byte {at}"):
-            parse(kind, body)
+    with refused(f"illegal base64 data at input byte {at}"):
+        parse(schema.GENERATE, {"images": [text]})
+    with refused(f"illegal base64 data at input byte {at}"):
+        parse(schema.CHAT, {"messages": [{"images": ["", text]}]})
 
 
+@settings(deadline=None)
 @given(st.binary(), st.lists(st.tuples(st.integers(0, 200), st.sampled_from("\r\n"))))
 def test_base64_is_read_with_line_ends_anywhere(data: bytes, breaks: list[tuple[int, str]]) -> None:
     text = base64.b64encode(data).decode()
@@ -52,14 +53,13 @@ def test_base64_is_read_with_line_ends_anywhere(data: bytes, breaks: list[tuple[
     assert decode_base64(text) == data
 
 
+@settings(deadline=None)
 @given(st.text("aZ+/=\r\n!é", max_size=12))
 def test_any_text_is_base64_or_refused_with_a_byte_within_it(text: str) -> None:
-    try:
-        data = decode_base64(text)
-    except InvalidRequest as error:
-        at = int(str(error).removeprefix("illegal base64 data at input byte "))
-        assert at <= len(text.encode())
-    else:
-        plain = text.replace("\r", "").replace("\n", "")
-        assert len(plain) % 4 == 0
-        assert data == base64.b64decode(plain, validate=True)
+    plain = text.replace("\r", "").replace("\n", "")
+    if re.fullmatch("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", plain):
+        assert decode_base64(text) == base64.b64decode(plain)
+        return
+    with pytest.raises(InvalidRequest) as refusal:
+        decode_base64(text)
+    assert 0 <= int(str(refusal.value).rpartition(" ")[2]) <= len(text.encode())

@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama.codec import (
@@ -21,6 +21,7 @@ from app.api.ollama.codec import (
     to_generate,
     to_show,
 )
+from app.api.ollama.gojson import MAX_DEPTH
 from app.core.errors import InvalidRequest
 from app.core.request import (
     FOREVER,
@@ -224,7 +225,18 @@ def test_show_takes_the_old_name_of_model() -> None:
             to_show(body)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(ROUTES)), st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_a_request_or_refused(route: str, body: bytes) -> None:
     with suppress(InvalidRequest):
         ROUTES[route](body, NOW)
+
+
+def test_the_deepest_tool_is_read_without_running_out_of_stack() -> None:
+    levels = (MAX_DEPTH - 10) // 2
+    nested = b'{"properties":{"p":' * levels + b'{"type":"string"}' + b"}}" * levels
+    body = b'{"tools":[{"function":{"parameters":{"properties":{"q":' + nested + b"}}}}]}"
+    (tool,) = cast(ChatPrompt, to_chat(body, NOW).generation.prompt).tools
+    assert json.dumps(tool).count('"properties"') == levels + 1
+    with refused("invalid character '{' exceeded max depth"):
+        to_chat(body.replace(b'{"type"', b'{"properties":' * MAX_DEPTH + b'{"type"'), NOW)

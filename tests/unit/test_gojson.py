@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama.gojson import MAX_DEPTH, check_syntax, decode
@@ -160,19 +160,21 @@ JSON = st.recursive(
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.booleans(), st.sampled_from([None, 1]))
 def test_what_json_writes_is_read_back(value: Any, escape: bool, indent: int | None) -> None:
     body = json.dumps(value, ensure_ascii=escape, indent=indent).encode()
     check_syntax(body)
     assert decode(body) == value
-    assert list(str(decode(body))) == list(str(value))
 
 
-@given(st.dictionaries(st.text(), JSON) | st.lists(JSON), st.binary())
+@settings(deadline=None)
+@given(JSON.filter(lambda value: isinstance(value, dict | list)), st.binary())
 def test_any_bytes_may_follow_a_container(value: Any, tail: bytes) -> None:
     body = json.dumps(value).encode()
     assert decode(body + tail) == json.loads(body)
@@ -181,22 +183,9 @@ def test_any_bytes_may_follow_a_container(value: Any, tail: bytes) -> None:
 PIECES = st.lists(
     st.sampled_from(
         [
-            *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u12", b"\\ud800", b"a", b"true", b"nul"),
-            *(
-                b"-",
-                b"1",
-                b"0",
-                b".",
-                b"e5",
-                b"E+",
-                b" ",
-                b"\n",
-                b"\xff",
-                b"\xef\xbb\xbf",
-                b'"k":',
-                b'"v",',
-                b"NaN",
-            ),
+            *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u12", b"\\ud800", b"a", b'"k":', b'"v",'),
+            *(b"true", b"nul", b"NaN", b"-", b"1", b"0", b".", b"e5", b"E+"),
+            *(b" ", b"\n", b"\xff", b"\xef\xbb\xbf"),
         ]
     )
 ).map(b"".join)
@@ -210,6 +199,7 @@ def is_refused(read: Callable[[bytes], Any], body: bytes) -> bool:
     return False
 
 
+@settings(deadline=None)
 @given(st.binary() | PIECES)
 def test_any_bytes_are_a_value_or_a_refusal_that_the_scanner_agrees_with(body: bytes) -> None:
     assert is_refused(decode, body) == is_refused(check_syntax, body)

@@ -122,7 +122,8 @@ def test_neighbours_of_one_role_are_merged_but_tools_are_not() -> None:
     told = [Message("tool", "1", tool_name="a"), Message("tool", "2", tool_name="b")]
     later = Message("system", "Be kind.")
     assert render(source, SYSTEM, HELLO, AGAIN, *told, later) == (
-        "Be brief.\n\nBe kind.|[system:Be brief.:][user:Hello\n\nAgain:][tool:1:a][tool:2:b][system:Be kind.:]"
+        "Be brief.\n\nBe kind.|[system:Be brief.:][user:Hello\n\nAgain:]"
+        "[tool:1:a][tool:2:b][system:Be kind.:]"
     )
 
 
@@ -138,8 +139,10 @@ def test_merging_keeps_pictures_calls_and_thoughts() -> None:
 
 @pytest.mark.point(83)
 def test_a_suffix_leaves_the_template_nothing_but_prompt_and_suffix() -> None:
-    source = "{{ if .Suffix }}<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ else }}{{ .System }}{{ .Prompt }}{{ end }}"
-    assert render(source, SYSTEM, prompt="def f(", suffix="return 1") == "<PRE>def f(<SUF>return 1<MID>"
+    source = (
+        "{{ if .Suffix }}<P>{{ .Prompt }}<S>{{ .Suffix }}<M>{{ else }}{{ .System }}{{ .Prompt }}{{ end }}"
+    )
+    assert render(source, SYSTEM, prompt="def f(", suffix="return 1") == "<P>def f(<S>return 1<M>"
     assert render(source, system="S:", prompt="def f(") == "S:def f("
 
 
@@ -171,15 +174,16 @@ def test_the_reasoning_switch(think: Think, seen: str) -> None:
 def test_tools_and_arguments_print_as_ollama_s_json() -> None:
     source = (
         "{{ range .Messages }}{{ range .ToolCalls }}{{ .Function.Arguments }}{{ end }}{{ end }}"
-        '\n{{ .Tools }}\n{{ range .Tools }}{{ json .Function.Name }} {{ printf "%s" .Function.Parameters.Properties }}'
-        "{{ end }}"
+        "\n{{ .Tools }}\n{{ range .Tools }}{{ json .Function.Name }} "
+        '{{ printf "%s" .Function.Parameters.Properties }}{{ end }}'
     )
     call = PastToolCall("weather", {"when": 2.0, "city": "Å", "at": {"b": [None, True], "a": 0.5}})
     calls, tools, properties = render(
         source, Message("assistant", tool_calls=(call,)), tools=[WEATHER]
     ).split("\n")
     city_first = (
-        '{"city":{"type":"string"},"unit":{"type":["string","null"],"description":"of heat","enum":["C","F"]},'
+        '{"city":{"type":"string"},'
+        '"unit":{"type":["string","null"],"description":"of heat","enum":["C","F"]},'
         '"when":{"anyOf":[{"type":"integer"},{"type":"array"}]}}'
     )
     assert calls == '{"at":{"a":0.5,"b":[null,true]},"city":"Å","when":2}'
@@ -192,8 +196,10 @@ def test_tools_and_arguments_print_as_ollama_s_json() -> None:
 
 def test_a_template_can_walk_a_tool_s_properties() -> None:
     source = (
-        "{{ range .Messages }}{{ end }}{{ range .Tools }}{{ range $name, $of := .Function.Parameters.Properties }}"
-        "{{ $name }}: {{ toTypeScriptType $of }} ({{ $of.Type }}) {{ $of.Description }}{{ $of.Enum }};{{ end }}{{ end }}"
+        "{{ range .Messages }}{{ end }}"
+        "{{ range .Tools }}{{ range $name, $of := .Function.Parameters.Properties }}"
+        "{{ $name }}: {{ toTypeScriptType $of }} ({{ $of.Type }}) {{ $of.Description }}{{ $of.Enum }};"
+        "{{ end }}{{ end }}"
     )
     assert render(source, HELLO, tools=[WEATHER]) == (
         "city: string (string) ;unit: string | null ([string null]) of heat[C F];when: number | any[] ([]) ;"
@@ -223,7 +229,7 @@ def test_pictures_are_marked_where_they_belong() -> None:
         ("{{ .Prompt }}{{ .Suffix }}", "suffix", "Tools"),
         ("{{ with .Tools }}{{ . }}{{ end }}", "Tools", "Suffix"),
         (
-            "{{ range $m := .Messages }}{{ if (and $m.Thinking true) }}x{{ else }}{{ $.Suffix }}{{ end }}{{ end }}",
+            "{{ range $m := .Messages }}{{ if (and $m.Thinking) }}{{ else }}{{ .Suffix }}{{ end }}{{ end }}",
             "Thinking",
             "Tools",
         ),

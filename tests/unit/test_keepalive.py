@@ -70,6 +70,7 @@ def test_a_keep_alive_in_seconds(value: Any, seconds: float) -> None:
     assert read_keep_alive(value) == seconds
 
 
+@settings(deadline=None)
 @given(st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_any_keep_alive_is_a_time_or_refused(value: Any) -> None:
     with suppress(InvalidRequest):

@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.catalogue.names import parse_name, split_source
@@ -61,12 +61,14 @@ NAMES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(NAMES)
 def test_a_name_survives_its_full_and_its_short_form(name: ModelName) -> None:
     assert parse_name(name.canonical) == name
     assert str(parse_name(str(name))) == str(name)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_name_or_refused(text: str) -> None:
     with suppress(InvalidRequest):

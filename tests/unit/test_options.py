@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidRequest
@@ -101,6 +101,7 @@ def test_a_number_that_the_type_cannot_hold_is_refused(type_: str, key: str, num
 
 
 @pytest.mark.row("A5", "B3")
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama import schema
@@ -367,6 +367,7 @@ BODIES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(KINDS)), BODIES)
 def test_any_value_is_a_request_or_refused(name: str, value: Any) -> None:
     with suppress(InvalidRequest):

@@ -8,7 +8,7 @@ from app.api.ollama import schema
 from app.api.ollama.gojson import decode
 from app.api.ollama.gotypes import parse
 from app.core.errors import InvalidRequest
-from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json
+from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
 
 _MOST_LOGPROBS = 20
 
@@ -42,7 +42,10 @@ class ShowCall:
 def to_chat(body: bytes, received_ns: int) -> ChatCall:
     """Raises `InvalidRequest`, as all of these do."""
     asked = parse(schema.CHAT, decode(body))
-    prompt = ChatPrompt(messages=tuple(asked.messages), tools=tuple(asked.tools))
+    messages = tuple(asked.messages)
+    if asked.system and messages and messages[0].role != "system":
+        messages = (Message("system", asked.system), *messages)
+    prompt = ChatPrompt(messages, tuple(asked.tools))
     generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
     return ChatCall(generation, asked.stream)
 

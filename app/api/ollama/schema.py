@@ -58,6 +58,9 @@ class GenerateBody(_Answering):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatBody(_Answering):
+    """`system` is not Ollama's: a prompt for a chat that starts with no system message (row B2)."""
+
+    system: str = ""
     messages: list[Message] = field(default_factory=list[Message])
     tools: list[dict[str, Json]] = field(default_factory=list[dict[str, Json]])
 
@@ -178,7 +181,12 @@ GENERATE: Kind[GenerateBody] = struct(
 CHAT: Kind[ChatBody] = struct(
     "ChatRequest",
     ChatBody,
-    {**_ANSWERING, "messages": list_of(_MESSAGE), "tools": list_of(TOOL, go_type="api.Tools")},
+    {
+        **_ANSWERING,
+        "system": STRING,
+        "messages": list_of(_MESSAGE),
+        "tools": list_of(TOOL, go_type="api.Tools"),
+    },
 )
 
 EMBED: Kind[EmbedBody] = struct(

@@ -70,6 +70,5 @@ def windowed(args: AsyncEngineArgs) -> bool:
 
 def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:
     """xgrammar, named: with `auto` the first request would decide how later ones are constrained."""
-    return StructuredOutputsConfig(
-        **{"backend": "xgrammar", "reasoning_parser": reasoning or "", **(given or {})}
-    )
+    settings: dict[str, Any] = {"backend": "xgrammar", "reasoning_parser": reasoning or "", **(given or {})}
+    return StructuredOutputsConfig(**settings)

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -81,9 +81,7 @@ class VllmEngine:
         args = engine_args(model, defaults)
         try:
             config = await asyncio.to_thread(args.create_engine_config)
-            llm = await asyncio.to_thread(
-                AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
-            )
+            llm = await _in_thread(AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)])
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             raise LoadFailed(f"failed to load model {model.name}: {_first_line(error)}") from error
         engine = cls(model, llm, registry, windowed_options=windowed(args))
@@ -121,7 +119,7 @@ class VllmEngine:
         if image_count and not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
         params = ChatParams(
-            chat_template=chat_template or self._model.facts.chat_template or None,
+            chat_template=chat_template or None,
             chat_template_kwargs={
                 "tools": [dict(tool) for tool in chat.tools] or None,
                 "tokenize": False,
@@ -142,7 +140,7 @@ class VllmEngine:
         found: Any = rendered
         token_ids = found["prompt_token_ids"]
         text = found.get("prompt") or await self.detokenize(token_ids)
-        return Prompt(text, token_ids, image_count, found)
+        return Prompt(text, token_ids, image_count, found, continues=continue_last)
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
         if images:
@@ -176,7 +174,7 @@ class VllmEngine:
         return await asyncio.to_thread(self._tokenizer.decode, list(token_ids))
 
     def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
-        thinking = run.think is not False and self._parsers.reasoning is not None
+        thinking = run.think is not False and not prompt.continues and self._parsers.reasoning is not None
         if not (run.chat.tools or thinking):
             return None
         parser = VllmReplyParser(
@@ -195,9 +193,10 @@ class VllmEngine:
     ) -> AsyncGenerator[Delta, None]:
         parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
         arguments: dict[str, Any] = {}
-        if parser is not None and run.format is not None:
+        if run.format is not None and self._parsers.reasoning is not None:
+            # Where no reasoning is expected the constraint must not wait for its end.
             arguments = {
-                "reasoning_ended": parser.reasoning_ended(),
+                "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
                 "reasoning_parser_kwargs": {
                     "chat_template_kwargs": thinking_kwargs(self._model.facts.thinking_variable, run.think)
                 },
@@ -340,6 +339,21 @@ class VllmEngine:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+
+async def _in_thread(start: Callable[..., AsyncLLM], *args: Any, **kwargs: Any) -> AsyncLLM:
+    """Start an engine beside the event loop; one that nobody waits for any more is shut down when it is up."""
+    starting = asyncio.ensure_future(asyncio.to_thread(start, *args, **kwargs))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_discard)
+        raise
+
+
+def _discard(started: asyncio.Future[AsyncLLM]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, started.result().shutdown)
 
 
 def _resident(process: psutil.Process) -> int:

@@ -4,7 +4,8 @@ xgrammar's formats are not used: its e-mail address and JSON pointer can break o
 its date knows a 31 February, and none of them can be combined with a length.
 """
 
-from app.engine.vllm.json_schema_pattern import Node, Repeat, Seq, bounded, lengths, parse
+from app.engine.vllm.json_schema_language import Node, Repeat, Seq, bounded, lengths
+from app.engine.vllm.json_schema_pattern import parse
 
 _YEAR = r"(\d{3}[1-9]|\d{2}[1-9]\d|\d[1-9]\d{2}|[1-9]\d{3})"
 _LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
@@ -24,7 +25,11 @@ _LS32 = rf"({_H16}:{_H16}|{_IPV4})"
 _IPV6 = "|".join(
     [rf"({_H16}:){{6}}{_LS32}", rf"::({_H16}:){{5}}{_LS32}"]
     + [rf"(({_H16}:){{0,{6 - n}}}{_H16})?::({_H16}:){{{n}}}{_LS32}" for n in range(4, 0, -1)]
-    + [rf"(({_H16}:){{0,4}}{_H16})?::{_LS32}", rf"(({_H16}:){{0,5}}{_H16})?::{_H16}", rf"(({_H16}:){{0,6}}{_H16})?::"]
+    + [
+        rf"(({_H16}:){{0,4}}{_H16})?::{_LS32}",
+        rf"(({_H16}:){{0,5}}{_H16})?::{_H16}",
+        rf"(({_H16}:){{0,6}}{_H16})?::",
+    ]
 )
 _ENCODED = r"%[0-9A-Fa-f]{2}"
 _SUB = r"A-Za-z0-9._~!$&'()*+,;=-"
@@ -32,9 +37,12 @@ _PCHAR = rf"([{_SUB}:@]|{_ENCODED})"
 _TAIL = rf"(\?([{_SUB}:@/?]|{_ENCODED})*)?(#([{_SUB}:@/?]|{_ENCODED})*)?"
 _AUTHORITY = rf"(([{_SUB}:]|{_ENCODED})*@)?([{_SUB}]|{_ENCODED})*(:\d*)?"
 _URI = rf"[A-Za-z][A-Za-z0-9+.-]*:(//{_AUTHORITY}(/{_PCHAR}*)*|/?({_PCHAR}+(/{_PCHAR}*)*)?){_TAIL}"
-_RELATIVE = rf"(//{_AUTHORITY}(/{_PCHAR}*)*|/({_PCHAR}+(/{_PCHAR}*)*)?|([{_SUB}@]|{_ENCODED})+(/{_PCHAR}*)*)?{_TAIL}"
+_RELATIVE = (
+    rf"(//{_AUTHORITY}(/{_PCHAR}*)*|/({_PCHAR}+(/{_PCHAR}*)*)?|([{_SUB}@]|{_ENCODED})+(/{_PCHAR}*)*)?{_TAIL}"
+)
 _POINTER = r"(/([!#-.0-\[\]-}]|~[01])*)*"
 _VARIABLE = rf"([A-Za-z0-9_]|{_ENCODED})+(\.([A-Za-z0-9_]|{_ENCODED})+)*(:[1-9]\d{{0,3}}|\*)?"
+_EXPRESSION = rf"\{{[+#./;?&=,!@|]?{_VARIABLE}(,{_VARIABLE})*\}}"
 
 _FORMATS = {
     "date": _DATE,
@@ -48,7 +56,7 @@ _FORMATS = {
     "uuid": r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
     "uri": _URI,
     "uri-reference": rf"({_URI}|{_RELATIVE})",
-    "uri-template": rf"([A-Za-z0-9._~!#$&()*+,;=:@/?\[\]-]|{_ENCODED}|\{{[+#./;?&=,!@|]?{_VARIABLE}(,{_VARIABLE})*\}})*",
+    "uri-template": rf"([A-Za-z0-9._~!#$&()*+,;=:@/?\[\]-]|{_ENCODED}|{_EXPRESSION})*",
     "json-pointer": _POINTER,
     "relative-json-pointer": rf"(0|[1-9]\d*)(#|{_POINTER})",
 }

@@ -5,16 +5,8 @@ characters out by itself; its bounded repetitions beyond 128 fail in the engine.
 everything else and keeps nothing out, so what it is given must spell the escapes of JSON itself.
 """
 
-from app.engine.vllm.json_schema_pattern import (
-    Alt,
-    Chars,
-    Node,
-    PatternError,
-    Ranges,
-    Repeat,
-    Seq,
-    minus,
-)
+from app.engine.vllm.json_schema_language import Alt, Chars, Node, Ranges, Repeat, Seq, minus
+from app.engine.vllm.json_schema_pattern import PatternError
 
 _UNPRINTABLE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
@@ -105,7 +97,9 @@ def _raw(node: Chars) -> str:
         ranges = (*(((low + 1, high),) if high > low else ()), *ranges[1:], (low, low))
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return _code(ranges[0][0])
-    return f"[{''.join(_code(low) if low == high else f'{_code(low)}-{_code(high)}' for low, high in ranges)}]"
+    return (
+        f"[{''.join(_code(low) if low == high else f'{_code(low)}-{_code(high)}' for low, high in ranges)}]"
+    )
 
 
 def _escaped(node: Chars) -> str:

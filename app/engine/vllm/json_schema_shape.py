@@ -3,11 +3,18 @@
 A child schema is not looked into here. It is a `Both`: the places of the raw schemas that must all hold.
 """
 
-from dataclasses import dataclass, field, replace
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from enum import Enum
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
+from app.core.errors import InvalidRequest
 from app.core.request import Json
+from app.engine.vllm.json_schema_language import matches
+from app.engine.vllm.json_schema_pattern import parse
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where a schema is, as keys from the root."""
@@ -19,6 +26,9 @@ Bound: TypeAlias = tuple[Fraction, bool] | None
 """A limit and whether it is itself excluded; None is no limit."""
 
 JsonType: TypeAlias = Literal["null", "boolean", "number", "string", "array", "object"]
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_$][\w$-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +85,184 @@ class Object:
     low: int = 0
     high: int | None = None
 
-    def child(self, name: str, matching: Both) -> Both:
-        """What the value under `name` must satisfy, given what the patterns that match it say."""
-        if name in self.properties:
-            return join(self.properties[name], matching)
-        return matching if self.matches_any(matching) else self.rest or ()
-
-    def matches_any(self, matching: Both) -> bool:
-        return bool(matching)
-
 
 Shape: TypeAlias = Value | Plain | Number | Text | Array | Object
+
+
+class Stress(Enum):
+    """How far a schema speaks of a shape: not at all while it speaks of others, not in particular, or so."""
+
+    WEAK = 0
+    OPEN = 1
+    STATED = 2
+
+    def __and__(self, other: "Stress") -> "Stress":
+        if Stress.STATED in (self, other):
+            return Stress.STATED
+        return Stress.WEAK if Stress.WEAK in (self, other) else Stress.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A shape of a union. A weak one is left out where the union has others."""
+
+    shape: Shape
+    stress: Stress = Stress.STATED
+
+
+def refusal(place: Place, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid JSON schema in format: {_shown(place)}: {reason}")
+
+
+def unsupported(
+    place: Place, keyword: str, why: str = "is not supported by the constraint engine"
+) -> InvalidRequest:
+    return refusal(place, f'"{keyword}" {why}')
+
+
+def _shown(place: Place) -> str:
+    return "$" + "".join(
+        f".{key}" if isinstance(key, str) and _IDENTIFIER.fullmatch(key) else f"[{json.dumps(key)}]"
+        for key in place
+    )
+
+
+def join(*parts: Both) -> Both:
+    return tuple(dict.fromkeys(place for part in parts for place in part))
+
+
+def value_of(value: Json) -> Value:
+    return Value(json.dumps(_canonical(value), sort_keys=True), value)
+
+
+def _canonical(value: Json) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_canonical(item) for item in value]
+        case dict():
+            return {key: _canonical(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def type_of(shape: Shape) -> JsonType:
+    match shape:
+        case Plain(type):
+            return type
+        case Number():
+            return "number"
+        case Text():
+            return "string"
+        case Array():
+            return "array"
+        case Object():
+            return "object"
+        case Value():
+            return _value_type(shape.value)
+
+
+def _value_type(value: Json) -> JsonType:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+def said(shape: Object, name: str) -> Both | None:
+    """What the value under `name` must satisfy; None where the schema does not say."""
+    parts = [shape.properties[name]] if name in shape.properties else []
+    parts += [child for source, child in shape.patterns.items() if matches(parse(source), name)]
+    return join(*parts) if parts else shape.rest
+
+
+def meet(one: Shape, other: Shape) -> Shape | None:
+    """The shape of what is in both, None where nothing is. Values are not this function's concern."""
+    match one, other:
+        case Plain(), Plain():
+            return one if one == other else None
+        case Number(), Number():
+            return _meet_numbers(one, other)
+        case Text(), Text():
+            low, high = max(one.low, other.low), _lower(one.high, other.high)
+            both = Text(low, high, one.patterns | other.patterns, one.formats | other.formats)
+            return both if high is None or low <= high else None
+        case Array(), Array():
+            return _meet_arrays(one, other)
+        case Object(), Object():
+            return _meet_objects(one, other)
+        case _:
+            return None
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _meet_numbers(one: Number, other: Number) -> Number | None:
+    lows = [bound for bound in (one.low, other.low) if bound]
+    highs = [bound for bound in (one.high, other.high) if bound]
+    low = max(lows, default=None)
+    high = min(highs, key=lambda bound: (bound[0], not bound[1]), default=None)
+    step = one.step or other.step
+    if one.step and other.step:
+        numerator = math.lcm(one.step.numerator, other.step.numerator)
+        step = Fraction(numerator, math.gcd(one.step.denominator, other.step.denominator))
+    both = Number(one.integer or other.integer, low, high, step)
+    return None if is_empty(both) else both
+
+
+def is_empty(number: Number) -> bool:
+    if number.low is None or number.high is None:
+        return False
+    (low, low_open), (high, high_open) = number.low, number.high
+    return low > high or (low == high and (low_open or high_open))
+
+
+def _meet_arrays(one: Array, other: Array) -> Array | None:
+    low, high = max(one.low, other.low), _lower(one.high, other.high)
+    if high is not None and low > high:
+        return None
+    longest = max(len(one.prefix), len(other.prefix))
+    prefix = tuple(join(_item(one, at) or (), _item(other, at) or ()) for at in range(longest))
+    return Array(prefix, _join_said(one.rest, other.rest), low, high, one.unique or other.unique)
+
+
+def _item(array: Array, at: int) -> Both | None:
+    return array.prefix[at] if at < len(array.prefix) else array.rest
+
+
+def _join_said(one: Both | None, other: Both | None) -> Both | None:
+    return None if one is None and other is None else join(one or (), other or ())
+
+
+def _meet_objects(one: Object, other: Object) -> Object | None:
+    low, high = max(one.low, other.low), _lower(one.high, other.high)
+    if high is not None and low > high:
+        return None
+    names = dict.fromkeys([*one.properties, *other.properties])
+    sources = dict.fromkeys([*one.patterns, *other.patterns])
+    return Object(
+        {name: join(said(one, name) or (), said(other, name) or ()) for name in names},
+        tuple(dict.fromkeys([*one.required, *other.required])),
+        {
+            source: join(
+                one.patterns.get(source, one.rest or ()), other.patterns.get(source, other.rest or ())
+            )
+            for source in sources
+        },
+        _join_said(one.rest, other.rest),
+        join(one.names, other.names),
+        low,
+        high,
+    )

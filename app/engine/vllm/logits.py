@@ -3,11 +3,15 @@
 Runs in the engine's worker. A request that uses neither costs nothing.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from vllm.sampling_params import SamplingParams
-from vllm.v1.sample.logits_processor import AdapterLogitsProcessor, RequestLogitsProcessor
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+Process: TypeAlias = Callable[[list[int], list[int], torch.Tensor], torch.Tensor]
+"""Takes prompt token ids, output token ids and one row of logits, which it changes and returns."""
 
 
 class OllamaLogits(AdapterLogitsProcessor):
@@ -16,7 +20,7 @@ class OllamaLogits(AdapterLogitsProcessor):
     def is_argmax_invariant(self) -> bool:
         return False
 
-    def new_req_logits_processor(self, params: SamplingParams) -> RequestLogitsProcessor | None:
+    def new_req_logits_processor(self, params: SamplingParams) -> Process | None:
         wanted: dict[str, Any] = params.extra_args or {}
         penalty = float(wanted.get("repeat_penalty", 1.0))
         typical = float(wanted.get("typical_p", 1.0))

@@ -57,8 +57,9 @@ class VllmReplyParser:
     """One reply through vLLM's parsers.
 
     The streaming and the whole-text pass need an instance each, since legacy parsers keep state. Where
-    neither prompt nor reply opens the reasoning tag, the reply is all answer (ollama-api 8.3), though vLLM's parsers
-    would call it all reasoning; `constrained` replies keep vLLM's reading, which the constraint follows.
+    neither prompt nor reply opens the reasoning tag, the reply is all answer (ollama-api 8.3), though vLLM's
+    parsers would call it all reasoning; `constrained` replies keep vLLM's reading, which the constraint
+    follows.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class VllmReplyParser:
     ) -> None:
         self._parsers = parsers
         self._tools = bool(tools)
-        self._thinking = thinking
+        self.thinking = thinking
         self._prompt_token_ids = list(prompt_token_ids)
         self._template_kwargs = dict(template_kwargs)
         self.request = ChatCompletionRequest.model_validate(
@@ -121,7 +122,7 @@ class VllmReplyParser:
             text, token_ids = self._waiting, self._waiting_ids
         return self._feed(text, token_ids, last=last)
 
-    def parse(self, text: str, token_ids: list[int]) -> ParsedReply:
+    def parse(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
         parser = self._instance()
         if parser is None:
             return ParsedReply(content=text)
@@ -130,18 +131,27 @@ class VllmReplyParser:
         )
         found = [_to_call(call) for call in calls or ()]
         whole = [call for call in found if call is not None]
-        if len(whole) < len(found):
-            _log.warning("a tool call with arguments that are no JSON object was left in the text")
-            return ParsedReply(thinking or "", text)
+        if len(whole) < len(found) or (whole and cut and not _closed(parser, text)):
+            _log.warning(
+                "a tool call that is cut off or has no JSON object for arguments was left in the text"
+            )
+            return self._without_calls(text, token_ids)
         return ParsedReply(thinking or "", content or "", whole)
 
-    def _instance(self) -> Parser | None:
-        made = self._parsers.get(tools=self._tools, thinking=self._thinking)
+    def _without_calls(self, text: str, token_ids: list[int]) -> ParsedReply:
+        parser = self._instance(tools=False)
+        if parser is None:
+            return ParsedReply(content=text)
+        thinking, content, _ = parser.parse(text, self.request, model_output_token_ids=token_ids)
+        return ParsedReply(thinking or "", content or "")
+
+    def _instance(self, *, tools: bool | None = None) -> Parser | None:
+        made = self._parsers.get(tools=self._tools if tools is None else tools, thinking=self.thinking)
         if made is None:
             return None
         return made(
             self._parsers.tokenizer,
-            self.request.tools,
+            list(self.request.tools or ()),
             chat_template_kwargs=self._template_kwargs,
             model_config=self._parsers.model_config,
         )
@@ -149,7 +159,7 @@ class VllmReplyParser:
     def _settle(self, *, opened: bool) -> None:
         self._undecided = False
         if not opened:
-            self._thinking = False
+            self.thinking = False
             self._stream = self._instance()
 
     def _feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
@@ -173,3 +183,13 @@ def _to_call(call: Any) -> ParsedCall | None:
     except ValueError:
         return None
     return ParsedCall(call.name, arguments, call.id or "") if isinstance(arguments, dict) else None
+
+
+def _closed(parser: Parser, text: str) -> bool:
+    """Whether a reply that was cut off ends with a whole call.
+
+    vLLM's grammar-driven parsers make a call of what there is, arguments lost; the others want it whole.
+    """
+    engine = getattr(parser.tool_parser, "_parser_engine", None)
+    end = engine.parser_engine_config.terminals.get("TOOL_END") if engine is not None else None
+    return not isinstance(end, str) or text.rstrip().endswith(end)

@@ -1,0 +1,60 @@
+"""Owns the check that a schema is one at all: every keyword has a value of its kind."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from app.core.request import Json
+from app.engine.vllm.json_schema_shape import Place, refusal
+
+_RULES = Draft202012Validator(Draft202012Validator.META_SCHEMA)
+_CONTAINERS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LONGEST = 160
+
+
+def check_form(schema: Json, place: Place) -> None:
+    """Against the rules of draft 2020-12 and the spellings of older drafts that are read as well."""
+    errors = list(_faults(schema, place))
+    if errors:
+        worst, at = errors[0]
+        raise refusal((*at, *worst.absolute_path), _said(worst))
+
+
+def _faults(schema: Json, place: Place) -> Iterable[tuple[ValidationError, Place]]:
+    modern: list[ValidationError] = []
+    for error in _RULES.iter_errors(schema):
+        path = tuple(error.absolute_path)
+        if not _is_older_spelling(error, path):
+            modern.append(error)
+        elif isinstance(error.instance, list):
+            yield from _older_items(schema, path, place)
+    if modern:
+        yield best_match(modern), place
+
+
+def _is_older_spelling(error: ValidationError, path: Place) -> bool:
+    if not path or (len(path) > 1 and path[-2] in _CONTAINERS):
+        return False
+    keyword = path[len(path) - 1]
+    if keyword in ("exclusiveMinimum", "exclusiveMaximum"):
+        return isinstance(error.instance, bool)
+    return keyword == "items" and isinstance(error.instance, list)
+
+
+def _older_items(schema: Json, path: Place, place: Place) -> Iterable[tuple[ValidationError, Place]]:
+    """The schemas of a tuple as it was written before 2020-12, which the newest rules do not look into."""
+    around: Any = schema
+    for key in path[:-1]:
+        around = around[key]
+    for at, item in enumerate(around["items"]):
+        yield from _faults(item, (*place, *path, at))
+    if "additionalItems" in around:
+        yield from _faults(around["additionalItems"], (*place, *path[:-1], "additionalItems"))
+
+
+def _said(error: ValidationError) -> str:
+    if error.absolute_path and error.absolute_path[-1] == "type":
+        return f"{error.instance!r} is no type of JSON"[:_LONGEST]
+    return error.message[:_LONGEST]

@@ -1,0 +1,162 @@
+"""Owns how objects are written for xgrammar: declared properties, other keys, and how many there may be.
+
+Other keys are described by a pattern beside the declared properties: as `additionalProperties` xgrammar
+would let a declared name through once more in another spelling, with any value. vLLM refuses that pair
+of keywords where it sees a `type`, for reasons that do not touch patterns that exclude the declared names;
+so the `type` is left out, which `properties` implies.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from app.core.request import Json
+from app.engine.vllm.json_schema_language import ANYTHING, Node, all_but, matches
+from app.engine.vllm.json_schema_pattern import parse
+from app.engine.vllm.json_schema_reader import NEVER, Reader
+from app.engine.vllm.json_schema_scalar import Spelled, language, spell_keys
+from app.engine.vllm.json_schema_shape import Both, Object, Place, Text, Value, said, unsupported
+
+_MAX_COUNTED = 32
+"""xgrammar's grammar grows with the square of the properties that are counted."""
+
+_MAX_EXCLUDED = 400
+"""Characters of declared names that other keys are kept apart from."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """Keys beyond the declared ones: their language, None for any key, and their values."""
+
+    keys: Node | None
+    value: Json
+
+
+class ObjectWriter:
+    def __init__(
+        self, reader: Reader, write: Callable[[Both, int], Spelled], dead: Callable[[Place, str], bool]
+    ) -> None:
+        self._reader = reader
+        self._write = write
+        self._dead = dead
+
+    def written(self, shape: Object, place: Place, depth: int) -> Spelled:
+        shape = self._with_finite_names(shape)
+        declared: dict[str, Json] = {}
+        for name in dict.fromkeys([*shape.properties, *shape.required]):
+            child = self._child(shape, name, depth)
+            if child is not False:
+                declared[name] = child
+            elif name in shape.required:
+                return self._dead(place, f'the required property "{name}" can have no value')
+        if shape.high is not None and shape.high < len(shape.required):
+            return self._dead(place, '"maxProperties" is less than the number of required properties')
+        if shape.high == len(shape.required):
+            declared = {name: child for name, child in declared.items() if name in shape.required}
+            others = None
+        else:
+            others = self._others(shape, place, depth)
+        counts = self._counts(shape, declared, others, place)
+        return False if counts is None else {**_spelled(shape, declared, others, place), **counts}
+
+    def _child(self, shape: Object, name: str, depth: int) -> Spelled:
+        if not self._reader.admits_both(shape.names, name):
+            return False
+        return self._write(said(shape, name) or (), depth + 1)
+
+    def _with_finite_names(self, shape: Object) -> Object:
+        """`propertyNames` with an `enum` declares these names."""
+        if not shape.names or (shape.rest is None and (shape.properties or shape.patterns)):
+            return shape
+        names = self._reader.shapes(shape.names)
+        if not all(isinstance(name, Value) for name in names):
+            return shape
+        texts = [name.value for name in names if isinstance(name, Value) and isinstance(name.value, str)]
+        properties = {name: said(shape, name) or () for name in [*shape.properties, *texts]}
+        return replace(shape, properties=properties, rest=(NEVER,), patterns={}, names=())
+
+    def _others(self, shape: Object, place: Place, depth: int) -> _Others | None:
+        if shape.patterns:
+            return self._patterned(shape, place, depth)
+        taken = dict.fromkeys([*shape.properties, *shape.required])
+        if shape.rest is None and taken:
+            return None
+        value = self._write(shape.rest or (), depth + 1)
+        if value is False:
+            return None
+        keys = self._named_keys(shape, place) if shape.names else ANYTHING
+        if not taken:
+            return _Others(None if keys == ANYTHING else keys, value)
+        if keys != ANYTHING:
+            raise unsupported(place, "propertyNames", 'is not supported beside "properties"')
+        if sum(len(name) for name in taken) > _MAX_EXCLUDED or max(map(len, taken)) > 64:
+            reason = (
+                f"is not supported beside property names of more than {_MAX_EXCLUDED} characters together"
+            )
+            raise unsupported(place, "additionalProperties", reason)
+        return _Others(all_but(taken), value)
+
+    def _patterned(self, shape: Object, place: Place, depth: int) -> _Others | None:
+        if len(shape.patterns) > 1 or shape.names:
+            reason = 'is supported only with one pattern and without "propertyNames"'
+            raise unsupported(place, "patternProperties", reason)
+        if shape.rest is not None and self._write(shape.rest, depth + 1) is not False:
+            raise unsupported(place, "patternProperties", 'is not supported beside "additionalProperties"')
+        ((source, child),) = shape.patterns.items()
+        keys = parse(source)
+        for name in [*shape.properties, *shape.required]:
+            if matches(keys, name):
+                raise unsupported(
+                    place, "patternProperties", f'is not supported where it matches "{name}" as well'
+                )
+        value = self._write(child, depth + 1)
+        return None if value is False else _Others(keys, value)
+
+    def _named_keys(self, shape: Object, place: Place) -> Node:
+        names = [name for name in self._reader.shapes(shape.names) if isinstance(name, Text | Value)]
+        match names:
+            case [Text() as text]:
+                return language(text, (*place, "propertyNames"))
+            case _:
+                raise unsupported(place, "propertyNames", "is supported only as one kind of string")
+
+    def _counts(
+        self, shape: Object, declared: Mapping[str, Json], others: _Others | None, place: Place
+    ) -> dict[str, int] | None:
+        """The counts that are not met in any case; None where they cannot be met."""
+        low = shape.low if shape.low > len(shape.required) else 0
+        high = shape.high
+        if others is None:
+            if low > len(declared):
+                self._dead(place, f'there are too few properties for "minProperties" {low}')
+                return None
+            high = None if high is None or high >= len(declared) else high
+        elif low > len(shape.required) + 1:
+            # The grammar cannot keep keys it does not know from being the same key twice.
+            raise unsupported(place, "minProperties", "is supported only where all properties are declared")
+        if (low or high is not None) and len(declared) > _MAX_COUNTED:
+            reason = f"is supported only for objects of at most {_MAX_COUNTED} properties"
+            raise unsupported(place, "minProperties" if low else "maxProperties", reason)
+        return {
+            **({"minProperties": low} if low else {}),
+            **({} if high is None else {"maxProperties": high}),
+        }
+
+
+def _spelled(
+    shape: Object, declared: Mapping[str, Json], others: _Others | None, place: Place
+) -> dict[str, Json]:
+    spelled: dict[str, Json] = {"type": "object"}
+    if declared:
+        spelled["properties"] = dict(declared)
+    if shape.required:
+        spelled["required"] = list(shape.required)
+    if others is None:
+        return spelled | {"additionalProperties": False}
+    if others.keys is None:
+        return spelled | {"additionalProperties": others.value if others.value else True}
+    source = spell_keys(others.keys, place)
+    if source is None:
+        return spelled | {"additionalProperties": False}
+    if declared:
+        del spelled["type"]
+    return spelled | {"patternProperties": {source: others.value}, "additionalProperties": False}

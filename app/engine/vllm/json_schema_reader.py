@@ -1,0 +1,345 @@
+"""Owns the reading of raw schemas: references, the keywords that combine schemas, and unions of shapes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+from urllib.parse import unquote
+
+from app.core.request import Json
+from app.engine.vllm.json_schema_form import check_form
+from app.engine.vllm.json_schema_keywords import KEYWORDS, Schema, exact, typed
+from app.engine.vllm.json_schema_language import matches
+from app.engine.vllm.json_schema_pattern import parse
+from app.engine.vllm.json_schema_shape import (
+    Array,
+    Both,
+    Branch,
+    Number,
+    Object,
+    Place,
+    Plain,
+    Shape,
+    Stress,
+    Text,
+    Value,
+    join,
+    meet,
+    refusal,
+    said,
+    type_of,
+    unsupported,
+    value_of,
+)
+
+NEVER: Place = ("#never",)
+"""A place that holds the schema `false`."""
+
+_REFUSED = frozenset({"$dynamicRef", "$recursiveRef"})
+_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if", "then", "else"})
+_ASSERTING = _COMBINING.union({"type", "nullable"}, _REFUSED, *KEYWORDS.values())
+_MAX_BRANCHES = 128
+_MAX_PROOF = 4
+
+
+class Reader:
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._known: dict[tuple[Place, bool], list[Branch]] = {}
+        self._reading: set[tuple[Place, bool]] = set()
+
+    def at(self, place: Place) -> Schema | bool:
+        if place == NEVER:
+            return False
+        found: Json = self._root
+        for key in place:
+            found = found[key]
+        return found
+
+    def follow(self, both: Both) -> tuple[Both, bool]:
+        """The schemas that say something, references resolved, and whether there were references."""
+        found: list[Place] = []
+        referred = False
+        queue, seen = list(reversed(both)), set[Place]()
+        while queue:
+            place = queue.pop()
+            schema = self.at(place)
+            asserting = asserted(schema)
+            if asserting == {"$ref"} and not isinstance(schema, bool):
+                if place in seen:
+                    raise unsupported(place, "$ref", "goes round in a circle")
+                seen.add(place)
+                referred = True
+                queue.append(self.target(schema, place))
+            elif asserting == {"allOf"} and not isinstance(schema, bool):
+                queue.extend(reversed([(*place, "allOf", at) for at in range(len(schema["allOf"]))]))
+            elif schema is False or asserting:
+                found.append(place)
+        return join(tuple(found)), referred
+
+    def target(self, schema: Schema, place: Place) -> Place:
+        reference: str = schema["$ref"]
+        for length in range(1, len(place)):
+            around: Json = self.at(place[:length])
+            if isinstance(around, dict) and isinstance(around.get("$id"), str):
+                raise unsupported(place, "$ref", 'under a "$id" of its own is not supported')
+        if reference.startswith(self._root.get("$id", "#")):
+            reference = reference.removeprefix(self._root.get("$id", "").rstrip("#"))
+        if reference not in ("#", "") and not reference.startswith("#/"):
+            raise unsupported(
+                place, "$ref", f"to {reference!r} is not supported: only references within the schema are"
+            )
+        found: list[str | int] = []
+        current: Any = self._root
+        for part in reference[2:].split("/") if reference[2:] else ():
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            step = int(key) if isinstance(current, list) and key.isdecimal() else key
+            try:
+                current = current[step]
+            except (KeyError, IndexError, TypeError) as error:
+                raise unsupported(place, "$ref", f"to {reference!r} finds nothing there") from error
+            found.append(step)
+        if not isinstance(current, dict | bool):
+            raise unsupported(place, "$ref", f"to {reference!r} finds no schema there")
+        if len(found) != 2 or found[0] not in ("$defs", "definitions"):
+            check_form(current, tuple(found))
+        return tuple(found)
+
+    def shapes(self, both: Both, loose: bool = False) -> list[Shape]:
+        """The union of what satisfies all of `both`. `loose` may hold more than that, never less."""
+        branches = typed({}, ())
+        for place in both:
+            branches = self._meet(branches, self._branches(place, loose), place)
+        return [branch.shape for branch in (branches if loose else _stressed(branches))]
+
+    def _branches(self, place: Place, loose: bool) -> list[Branch]:
+        key = place, loose
+        if key not in self._known:
+            if key in self._reading:
+                raise refusal(place, "the schema includes itself without anything in between")
+            self._reading.add(key)
+            self._known[key] = self._read(place, loose)
+            self._reading.discard(key)
+        return self._known[key]
+
+    def _read(self, place: Place, loose: bool) -> list[Branch]:
+        schema = self.at(place)
+        if isinstance(schema, bool):
+            return typed({}, place) if schema else []
+        for keyword in _REFUSED:
+            if keyword in schema:
+                raise unsupported(place, keyword)
+        if "if" in schema and ("then" in schema or "else" in schema):
+            raise unsupported(place, "if")
+        branches = typed(schema, place)
+        for union in self._unions(schema, place, loose):
+            branches = self._meet(branches, union, place)
+        if "oneOf" in schema:
+            branches = self._one_of(branches, schema, place, loose)
+        if "not" in schema:
+            branches = self._not(branches, place)
+        if not loose:
+            branches = [replace(branch, shape=_evaluated(branch.shape, schema, place)) for branch in branches]
+        if schema.get("nullable") is True and "type" in schema:
+            branches = [*branches, Branch(Plain("null"))]
+        return branches
+
+    def _unions(self, schema: Schema, place: Place, loose: bool) -> Iterable[list[Branch]]:
+        if "$ref" in schema:
+            yield self._branches(self.target(schema, place), loose)
+        if "enum" in schema:
+            yield _values(schema["enum"], (*place, "enum"))
+        if "const" in schema:
+            yield _values([schema["const"]], (*place, "const"))
+        for at in range(len(schema.get("allOf", ()))):
+            yield self._branches((*place, "allOf", at), loose)
+        if "anyOf" in schema:
+            yield [
+                branch
+                for at in range(len(schema["anyOf"]))
+                for branch in self._branches((*place, "anyOf", at), loose)
+            ]
+
+    def _meet(self, ones: Sequence[Branch], others: Sequence[Branch], place: Place) -> list[Branch]:
+        met: list[Branch] = []
+        values: set[Value] = set()
+        for one in ones:
+            for other in others:
+                shape = self._meet_shapes(one.shape, other.shape)
+                if shape is None or (isinstance(shape, Value) and shape in values):
+                    continue
+                if isinstance(shape, Value):
+                    values.add(shape)
+                met.append(Branch(shape, one.stress & other.stress))
+        if len(met) - len(values) > _MAX_BRANCHES:
+            raise refusal(place, f"the alternatives multiply to more than {_MAX_BRANCHES}")
+        return met
+
+    def _meet_shapes(self, one: Shape, other: Shape) -> Shape | None:
+        if isinstance(one, Value):
+            return one if self.admits(other, one.value) else None
+        if isinstance(other, Value):
+            return other if self.admits(one, other.value) else None
+        return meet(one, other)
+
+    def _one_of(self, base: list[Branch], schema: Schema, place: Place, loose: bool) -> list[Branch]:
+        members = [(*place, "oneOf", at) for at in range(len(schema["oneOf"]))]
+        union: list[Branch] = []
+        for member in members:
+            mine = self._meet(base, self._branches(member, loose), place)
+            if not loose:
+                rivals = [
+                    rival for other in members if other != member for rival in self._branches(other, True)
+                ]
+                mine = [
+                    replace(branch, shape=self._apart(branch.shape, rivals, place))
+                    for branch in _stressed(mine)
+                ]
+            union += mine
+        return union
+
+    def _apart(self, shape: Shape, rivals: Iterable[Branch], place: Place) -> Shape:
+        for rival in rivals:
+            narrowed = self._separated(shape, rival.shape)
+            if narrowed is None:
+                reason = 'is supported only where no value can match two of its schemas; use "anyOf"'
+                raise unsupported(place, "oneOf", reason)
+            shape = narrowed
+        return shape
+
+    def _separated(self, shape: Shape, rival: Shape, proof: int = 0) -> Shape | None:
+        """The shape less what it shares with `rival`; None where it may share something that stays.
+
+        An object is kept from its rival by a property whose values differ, which it then must have, or
+        by a property the rival must have and it then has not.
+        """
+        if type_of(shape) != type_of(rival):
+            return shape
+        if isinstance(shape, Object) and isinstance(rival, Object):
+            return self._separated_objects(shape, rival, proof)
+        if isinstance(shape, Value):
+            return None if self.admits(rival, shape.value, loose=True) else shape
+        if isinstance(rival, Value):
+            return None if self.admits(shape, rival.value, loose=True) else shape
+        return shape if _no_overlap(shape, rival) else None
+
+    def _separated_objects(self, shape: Object, rival: Object, proof: int) -> Object | None:
+        for name in [*shape.required, *shape.properties] if proof < _MAX_PROOF else ():
+            mine, theirs = said(shape, name), said(rival, name)
+            if mine is not None and theirs is not None and self._differ(mine, theirs, proof + 1):
+                return replace(shape, required=tuple(dict.fromkeys([*shape.required, name])))
+        for name in rival.required:
+            if name not in shape.required:
+                return replace(shape, properties={**shape.properties, name: (NEVER,)})
+        return None
+
+    def _differ(self, ones: Both, others: Both, proof: int) -> bool:
+        rivals = self.shapes(others, loose=True)
+        return all(
+            self._separated(one, other, proof) == one
+            for one in self.shapes(ones, loose=True)
+            for other in rivals
+        )
+
+    def _not(self, branches: list[Branch], place: Place) -> list[Branch]:
+        """Exact where there are only single values to choose from, or where `not` allows nothing at all."""
+        inner = (*place, "not")
+        if not self.follow((inner,))[0]:
+            return []
+        if self.at(inner) is False:
+            return branches
+        if not all(isinstance(branch.shape, Value) for branch in branches):
+            raise unsupported(place, "not")
+        return [
+            branch
+            for branch in branches
+            if isinstance(branch.shape, Value)
+            and not self.admits_both((inner,), branch.shape.value, loose=True)
+        ]
+
+    def admits_both(self, both: Both, value: Json, loose: bool = False) -> bool:
+        return all(
+            any(self.admits(branch.shape, value, loose) for branch in self._branches(place, loose))
+            for place in both
+        )
+
+    def admits(self, shape: Shape, value: Json, loose: bool = False) -> bool:
+        match shape, value:
+            case Value(key), _:
+                return key == value_of(value).key
+            case Plain(name), _:
+                return isinstance(value, bool) if name == "boolean" else value is None
+            case Number(), int() | float() if not isinstance(value, bool):
+                return _admits_number(shape, exact(value))
+            case Text(), str():
+                fits = shape.low <= len(value) and (shape.high is None or len(value) <= shape.high)
+                return fits and all(matches(parse(source), value) for source in shape.patterns)
+            case Array(), list():
+                return self._admits_array(shape, value, loose)
+            case Object(), dict():
+                return self._admits_object(shape, value, loose)
+            case _:
+                return False
+
+    def _admits_array(self, shape: Array, value: Sequence[Json], loose: bool) -> bool:
+        if len(value) < shape.low or (shape.high is not None and len(value) > shape.high):
+            return False
+        if shape.unique and len({value_of(item).key for item in value}) < len(value):
+            return False
+        children = [*shape.prefix, *[shape.rest or ()] * (len(value) - len(shape.prefix))]
+        return all(self.admits_both(child, item, loose) for child, item in zip(children, value, strict=False))
+
+    def _admits_object(self, shape: Object, value: Schema, loose: bool) -> bool:
+        if len(value) < shape.low or (shape.high is not None and len(value) > shape.high):
+            return False
+        if not value.keys() >= set(shape.required):
+            return False
+        return all(
+            self.admits_both(shape.names, name, loose)
+            and self.admits_both(said(shape, name) or (), item, loose)
+            for name, item in value.items()
+        )
+
+
+def asserted(schema: Schema | bool) -> frozenset[str]:
+    """The keywords of the schema that can refuse a value."""
+    return frozenset() if isinstance(schema, bool) else _ASSERTING.intersection(schema)
+
+
+def _stressed(branches: list[Branch]) -> list[Branch]:
+    return [branch for branch in branches if branch.stress is not Stress.WEAK] or branches
+
+
+def _values(values: Sequence[Json], place: Place) -> list[Branch]:
+    if not values:
+        raise refusal(place, "there is no value to choose")
+    return [Branch(value_of(value)) for value in values]
+
+
+def _evaluated(shape: Shape, schema: Schema, place: Place) -> Shape:
+    """What `unevaluated...` adds: it speaks of what the schema and all it combines left unsaid."""
+    match shape:
+        case Object(rest=None) if "unevaluatedProperties" in schema:
+            return replace(shape, rest=((*place, "unevaluatedProperties"),))
+        case Array(rest=None) if "unevaluatedItems" in schema:
+            return replace(shape, rest=((*place, "unevaluatedItems"),))
+        case _:
+            return shape
+
+
+def _admits_number(shape: Number, value: Fraction) -> bool:
+    if (shape.integer and value.denominator != 1) or (shape.step and (value / shape.step).denominator != 1):
+        return False
+    above = shape.low is None or value > shape.low[0] or (value == shape.low[0] and not shape.low[1])
+    below = shape.high is None or value < shape.high[0] or (value == shape.high[0] and not shape.high[1])
+    return above and below
+
+
+def _no_overlap(one: Shape, other: Shape) -> bool:
+    match one, other:
+        case Number(), Number():
+            return meet(one, other) is None
+        case (Text(), Text()) | (Array(), Array()):
+            return meet(one, other) is None
+        case _:
+            return False

