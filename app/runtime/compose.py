@@ -1,5 +1,6 @@
 """From what was asked to a prompt the engine takes: messages, template, context, what is cut to fit."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -93,7 +94,10 @@ class Composer:
     async def _render(self, messages: tuple[Message, ...], template: GoTemplate | None) -> Prompt:
         tools = self._asked.prompt.tools if isinstance(self._asked.prompt, ChatPrompt) else ()
         if template is not None:
-            text = template.render(messages, tools=tools, think=self._asked.think)
+            think = self._asked.think
+            if think is None and self._model.can("thinking"):
+                think = True
+            text = await asyncio.to_thread(template.render, messages, tools=tools, think=think)
             images = tuple(image for message in messages for image in message.images)
             return await self._engine.tokenize(text, images=images)
         chat = ChatPrompt(messages, tools)

@@ -371,7 +371,6 @@ class Manager:
             reason = _TIMED_OUT if limit.expired() else str(error) or type(error).__name__
             self._not_loaded(entry, LoadFailed(reason), error)
         else:
-            _log.info("loaded %s in %.1f s", entry.model.name, self._clock() - began)
             self._now_loaded(entry, engine)
         finally:
             self._starting = None

@@ -74,7 +74,13 @@ def running_site(http: str) -> Generator[Site]:
 
     app.add_api_route("/{name}", run, methods=["POST"], response_model=None)
     config = uvicorn.Config(
-        RawSend(app), host="127.0.0.1", port=0, http=http, log_config=None, lifespan="off"
+        RawSend(app),
+        host="127.0.0.1",
+        port=0,
+        http=http,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
     server = Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

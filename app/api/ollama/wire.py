@@ -47,7 +47,7 @@ def _mend(value: Any) -> Any:
 
 
 def vectors(values: Sequence[Sequence[float]] | Sequence[float]) -> orjson.Fragment:
-    """One or many embeddings as part of a document, each number in the shortest form that is exact in float32."""
+    """Embeddings, one or many, for a document; each number in the shortest form exact in float32."""
     return orjson.Fragment(orjson.dumps(np.asarray(values, np.float32), option=orjson.OPT_SERIALIZE_NUMPY))
 
 

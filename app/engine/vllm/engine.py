@@ -319,7 +319,7 @@ class VllmEngine:
             return
         params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         try:
-            async for _ in self._llm.generate(TokensPrompt(prompt_token_ids=[0]), params, "caravan-warm-up"):
+            async for _ in self._llm.generate(TokensPrompt(prompt_token_ids=[0] * 8), params, "caravan-warm-up"):
                 pass
         except (VLLMValidationError, EngineDeadError, EngineGenerateError) as error:
             raise LoadFailed(

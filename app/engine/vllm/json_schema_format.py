@@ -32,7 +32,7 @@ _IPV6 = "|".join(
     ]
 )
 _ENCODED = r"%[0-9A-Fa-f]{2}"
-_SUB = r"A-Za-z0-9._~!$&'()*+,;=-"
+_SUB = r"A-Za-z0-9._~!$&'()*+,;=\-"
 _PCHAR = rf"([{_SUB}:@]|{_ENCODED})"
 _TAIL = rf"(\?([{_SUB}:@/?]|{_ENCODED})*)?(#([{_SUB}:@/?]|{_ENCODED})*)?"
 _AUTHORITY = rf"(([{_SUB}:]|{_ENCODED})*@)?([{_SUB}]|{_ENCODED})*(:\d*)?"

@@ -37,9 +37,9 @@ def _has_value(schema: Spelled, finite: set[str]) -> bool:
         return schema["$ref"].removeprefix(_PREFIX) in finite
     if "anyOf" in schema:
         return any(_has_value(option, finite) for option in schema["anyOf"])
-    if "prefixItems" in schema or "minItems" in schema:
-        needed = [*schema.get("prefixItems", ())]
-        needed += [schema["items"]] if schema.get("minItems", 0) > len(needed) else []
+    if "items" in schema:
+        fewest, prefix = schema.get("minItems", 0), schema.get("prefixItems", [])
+        needed = prefix[:fewest] + ([schema["items"]] if fewest > len(prefix) else [])
         return all(_has_value(item, finite) for item in needed)
     properties = schema.get("properties", {})
     if not all(_has_value(properties[name], finite) for name in schema.get("required", ())):
@@ -64,17 +64,22 @@ class _Pruner:
         if "$ref" in schema:
             self.referred.add(schema["$ref"].removeprefix(_PREFIX))
         pruned = dict(schema)
-        for keyword in ("anyOf", "prefixItems"):
-            if keyword in schema:
-                kept = [self.schema(option) for option in schema[keyword]]
-                pruned[keyword] = [option for option in kept if option is not False]
+        if "anyOf" in schema:
+            options = [self.schema(option) for option in schema["anyOf"]]
+            pruned["anyOf"] = [option for option in options if option is not False]
+        if "items" in schema:
+            pruned |= self._items(schema)
         for keyword in ("properties", "patternProperties"):
             if keyword in schema:
                 children = {name: self.schema(child) for name, child in schema[keyword].items()}
                 pruned[keyword] = {name: child for name, child in children.items() if child is not False}
-        for keyword in ("items", "additionalProperties"):
-            if keyword in schema:
-                pruned[keyword] = self.schema(schema[keyword])
-        return {
-            keyword: value for keyword, value in pruned.items() if keyword != "patternProperties" or value
-        }
+        if "additionalProperties" in schema:
+            pruned["additionalProperties"] = self.schema(schema["additionalProperties"])
+        unless_empty = ("prefixItems", "patternProperties")
+        return {keyword: value for keyword, value in pruned.items() if value or keyword not in unless_empty}
+
+    def _items(self, schema: Mapping[str, Json]) -> dict[str, Json]:
+        prefix = [self.schema(item) for item in schema.get("prefixItems", ())]
+        possible = prefix.index(False) if False in prefix else len(prefix)
+        rest = self.schema(schema["items"]) if possible == len(prefix) else False
+        return {"prefixItems": prefix[:possible], "items": rest}

@@ -65,13 +65,13 @@ class Reader:
             place = queue.pop()
             schema = self.at(place)
             asserting = asserted(schema)
-            if asserting == {"$ref"} and not isinstance(schema, bool):
+            if asserting == frozenset({"$ref"}) and not isinstance(schema, bool):
                 if place in seen:
                     raise unsupported(place, "$ref", "goes round in a circle")
                 seen.add(place)
                 referred = True
                 queue.append(self.target(schema, place))
-            elif asserting == {"allOf"} and not isinstance(schema, bool):
+            elif asserting == frozenset({"allOf"}) and not isinstance(schema, bool):
                 queue.extend(reversed([(*place, "allOf", at) for at in range(len(schema["allOf"]))]))
             elif schema is False or asserting:
                 found.append(place)
@@ -93,12 +93,11 @@ class Reader:
         current: Any = self._root
         for part in reference[2:].split("/") if reference[2:] else ():
             key = unquote(part).replace("~1", "/").replace("~0", "~")
-            step = int(key) if isinstance(current, list) and key.isdecimal() else key
             try:
-                current = current[step]
-            except (KeyError, IndexError, TypeError) as error:
+                found.append(int(key) if isinstance(current, list) else key)
+                current = _step(current, found)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise unsupported(place, "$ref", f"to {reference!r} finds nothing there") from error
-            found.append(step)
         if not isinstance(current, dict | bool):
             raise unsupported(place, "$ref", f"to {reference!r} finds no schema there")
         if len(found) != 2 or found[0] not in ("$defs", "definitions"):
@@ -299,6 +298,10 @@ class Reader:
             and self.admits_both(said(shape, name) or (), item, loose)
             for name, item in value.items()
         )
+
+
+def _step(around: Any, path: list[str | int]) -> Any:
+    return around[path[len(path) - 1]]
 
 
 def asserted(schema: Schema | bool) -> frozenset[str]:

@@ -31,7 +31,7 @@ def spell(node: Node, *, escapes: bool = True) -> str | None:
         return None
     plain = body.isascii() and "\\\\" not in body
     fits = _leaves(node) <= _AUTOMATON_LEAVES and plain
-    return f"^({body})${'' if fits else _AVOID_AUTOMATON}" if body else "^$"
+    return f"^({body}){'' if fits else _AVOID_AUTOMATON}$" if body else "^$"
 
 
 class _Speller:
@@ -84,7 +84,8 @@ def _repeated(item: str | None, low: int, high: int | None) -> str | None:
     if item is None:
         return None if low else ""
     known = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}
-    count = known.get((low, high), f"{{{low},{'' if high is None else high}}}")
+    most = "" if high is None else high
+    count = known.get((low, high), f"{{{low}}}" if low == high else f"{{{low},{most}}}")
     return f"({item}){count}" if item[0] != "[" or "]" in item[:-1] else f"{item}{count}"
 
 

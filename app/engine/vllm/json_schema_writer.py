@@ -1,8 +1,8 @@
 """Owns the schema that xgrammar is given: unions of shapes written with the few keywords it honours.
 
 Narrower than JSON Schema on purpose, as Ollama's own grammars are: an object with declared properties
-gets no others unless `additionalProperties` asks for them, properties come in the order of the schema,
-and a tuple comes whole.
+gets no others, and a tuple no further items, unless the schema asks for them; properties come in the
+order of the schema.
 """
 
 import re
@@ -91,7 +91,7 @@ class Writer:
     def _options(self, place: Place) -> list[Place] | None:
         """The schemas of an `anyOf` that stands alone: their references stay references."""
         schema = self._reader.at(place)
-        if isinstance(schema, bool) or asserted(schema) != {"anyOf"}:
+        if isinstance(schema, bool) or asserted(schema) != frozenset({"anyOf"}):
             return None
         return [(*place, "anyOf", index) for index in range(len(schema["anyOf"]))]
 
@@ -141,9 +141,9 @@ class Writer:
             **({"prefixItems": prefix} if prefix else {}),
             "items": rest,
         }
-        if rest is not False:
-            written |= {"minItems": shape.low} if shape.low > len(prefix) else {}
-            written |= {} if high is None else {"maxItems": min(high, _MAX_ITEMS)}
+        written |= {"minItems": shape.low} if shape.low else {}
+        if rest is not False and high is not None:
+            written["maxItems"] = min(high, _MAX_ITEMS)
         return written
 
     def _rest(self, shape: Array, depth: int) -> Spelled:
