@@ -1,10 +1,11 @@
 """The composition root: the one place where concrete classes meet."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -34,7 +35,7 @@ StartEngine = Callable[[Model], Awaitable[Engine]]
 def build_app(settings: Settings, library: Library, start_engine: StartEngine) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine."""
     manager = Manager(
-        _logged(start_engine),
+        _logged(start_engine, base_url(settings.host.host, settings.host.port)),
         keep_alive_s=settings.keep_alive,
         max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
@@ -65,6 +66,12 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
+def base_url(host: str, port: int) -> str:
+    """Where a client on this machine finds a server bound to `host`."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _lifespan(
     settings: Settings, library: Library, manager: Manager
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -82,15 +89,15 @@ def _lifespan(
 
 
 async def _preload(manager: Manager, model: Model) -> None:
-    try:
+    # The manager logs why a load failed, and the next request for the model tries again.
+    with suppress(AppError):
         async with manager.lease(model, keep_alive_s=None, num_ctx=None):
             pass
-    except AppError as error:
-        _log.error("%s", error)
 
 
-def _logged(start_engine: StartEngine) -> StartEngine:
-    """Says what is being loaded and how long it took."""
+def _logged(start_engine: StartEngine, url: str) -> StartEngine:
+    """Says what is being loaded, how long it took and, for the first model, how to try it."""
+    examples = iter((_example,))
 
     async def start(model: Model) -> Engine:
         facts = model.facts
@@ -110,6 +117,17 @@ def _logged(start_engine: StartEngine) -> StartEngine:
             time.monotonic() - begun,
             engine.memory_bytes >> 20,
         )
+        for example in examples:
+            _log.info("try it: %s", example(url, model))
         return engine
 
     return start
+
+
+def _example(url: str, model: Model) -> str:
+    """A command line that asks `model` something."""
+    if model.can("completion"):
+        path, body = "chat", {"messages": [{"role": "user", "content": "Hello"}]}
+    else:
+        path, body = "embed", {"input": "Hello"}
+    return f"curl -N {url}/api/{path} -d '{json.dumps({'model': str(model.name), **body})}'"

@@ -1,11 +1,15 @@
 """Starts the server as a process: engine processes warming up, models made ready, then uvicorn."""
 
 import asyncio
+import gc
 import importlib
 import logging
+import signal
+import socket
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from multiprocessing.context import ForkServerContext
+from types import FrameType
 
 import uvicorn
 from rich.console import Console
@@ -17,11 +21,13 @@ from app.catalogue.names import parse_name
 from app.core.model import Model, ModelSpec
 from app.engine.base import Engine
 from app.engine.vllm import forkserver
-from app.main import StartEngine, build_app
-from app.settings import ModelConfig, Settings
+from app.main import StartEngine, base_url, build_app
+from app.settings import Address, BadSetting, ModelConfig, Settings
 
 BUNDLED = "smollm2:135m"
 _GRACE_S = 30
+_GC_THRESHOLD = (20_000, 20, 20)
+"""A token makes some twenty short-lived objects and no cycles; by default that is a collection every 35."""
 _log = logging.getLogger("caravan")
 
 
@@ -29,17 +35,20 @@ def run(settings: Settings) -> None:
     """Serve until told to stop.
 
     Raises:
+        BadSetting: for an address that cannot be listened on.
         AppError: for a model that cannot be prepared.
     """
     _start_log(settings)
+    listener = _bind(settings.host)
+    address = Address(host=settings.host.host, port=listener.getsockname()[1])
+    settings = settings.model_copy(update={"host": address})
+    gc.set_threshold(*_GC_THRESHOLD)
     context = forkserver.start(debug=settings.debug) if _on_cpu() else None
     with _Bars() as bars:
         library = prepare(_specs(settings), settings.cache_dir, bars.show)
     app = build_app(settings, library, _starter(settings, context))
     config = uvicorn.Config(
         app,
-        host=settings.host.host or "0.0.0.0",
-        port=settings.host.port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -49,7 +58,40 @@ def run(settings: Settings) -> None:
         log_level="warning",
         timeout_graceful_shutdown=_GRACE_S,
     )
-    uvicorn.Server(config).run()
+    _Server(config, base_url(address.host, address.port)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and ends well when told to: uvicorn itself would die of the signal once done."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _log.info("listening on %s", self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        else:
+            _log.info("stopping: no new requests, those under way may take up to %d s", _GRACE_S)
+        self.should_exit = True
+
+
+def _bind(address: Address) -> socket.socket:
+    """Take the port before the slow part of the start, so that one in use is told at once."""
+    host = address.host or "0.0.0.0"
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, address.port))
+    except OSError as error:
+        listener.close()
+        raise BadSetting(f"cannot listen on {host}:{address.port}: {error.strerror}") from error
+    return listener
 
 
 def _on_cpu() -> bool:

@@ -1,36 +1,48 @@
 """Every knob, read once at start; the only reader of the environment.
 
-Each field can be set by `CARAVAN_<NAME>`, and where Ollama has a variable of the same meaning, by that one too.
+Each field can be set by `CARAVAN_<NAME>` and, where Ollama has a variable of the same meaning, by that one.
 The README's table is made from this class.
 """
 
+import json
 import math
 import os
-from datetime import timedelta
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import goduration
 import yaml
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
-    YamlConfigSettingsSource,
 )
 
+from app.api.origins import Origins
+from app.catalogue.names import parse_name
+from app.core.errors import InvalidRequest
+from app.core.options import resolve
+
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used; the text is one line that says where it was set."""
 
 
 class Address(BaseModel):
@@ -58,30 +70,26 @@ def read_address(value: object) -> object:
         host, port = host_port, ""
     else:
         host, _, port = host_port.partition(":")
-    if port and not port.isdigit():
+    if port and not _WHOLE_NUMBER.fullmatch(port):
         raise ValueError(f"{port!r} is not a port")
-    if not found and not host_port:
+    if not host_port:
         host = "127.0.0.1"
     return {"host": host, "port": int(port) if port else default_port}
 
 
 def read_seconds(value: object) -> object:
     """A Go duration (`5m`, `1h30m`) or whole seconds, as a number of seconds; negative is for ever."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if not isinstance(value, str):
-        return math.inf if isinstance(value, int | float) and value < 0 else value
-    try:
-        seconds = float(int(value))
-    except ValueError:
-        seconds = _go_seconds(value)
-    return math.inf if seconds < 0 else seconds
+    if isinstance(value, bool) or value != value:
+        raise ValueError(f"{value} is not a duration")
+    if isinstance(value, str):
+        value = float(value) if _WHOLE_NUMBER.fullmatch(value) else _go_seconds(value)
+    return math.inf if isinstance(value, int | float) and value < 0 else value
 
 
 def _go_seconds(value: str) -> float:
     try:
         return goduration.Duration.parse(value).nanoseconds / 1e9
-    except goduration.DurationParseError as error:
+    except ValueError as error:
         raise ValueError(f"{value!r} is not a duration such as 5m or a number of seconds") from error
 
 
@@ -90,7 +98,45 @@ def read_list(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def read_json(value: object) -> object:
+    """A JSON text, or what a configuration file holds in its place."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def read_switch(value: object) -> object:
+    """A boolean, or a level of which 0 is off."""
+    return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
+
+
+def check_origins(value: list[str]) -> list[str]:
+    Origins(value)
+    return value
+
+
+def check_name(value: str) -> str:
+    try:
+        parse_name(value)
+    except InvalidRequest as error:
+        raise ValueError(f"{error} {value!r}") from error
+    return value
+
+
+def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        resolve(value)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
+Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
+"""Seconds of which 0 means no limit, like less than 0."""
 
 
 class ModelConfig(BaseModel):
@@ -98,14 +144,23 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="Name that clients use, `model[:tag]`.")
-    source: str = Field(description="Folder, .gguf file, hub repository or the name of another model here.")
-    system: str = ""
+    name: Annotated[str, AfterValidator(check_name)] = Field(
+        description="Name that clients use, `model[:tag]`."
+    )
+    source: str = Field(
+        min_length=1, description="Folder, .gguf file, hub repository or the name of another model here."
+    )
+    system: str = Field(default="", description="System prompt, as SYSTEM in a Modelfile.")
     template: str = Field(default="", description="Go template, as TEMPLATE in a Modelfile.")
     chat_template: str = Field(default="", description="Jinja chat template instead of the model's own.")
-    parameters: dict[str, Any] = Field(default_factory=dict[str, Any])
-    messages: list[tuple[str, str]] = Field(default_factory=list[tuple[str, str]])
-    license: list[str] = Field(default_factory=list[str])
+    parameters: Annotated[dict[str, Any], AfterValidator(check_parameters)] = Field(
+        default_factory=dict[str, Any], description="Options by name, as PARAMETER in a Modelfile."
+    )
+    messages: list[tuple[str, str]] = Field(
+        default_factory=list[tuple[str, str]],
+        description="Pairs of role and content that every chat begins with, as MESSAGE in a Modelfile.",
+    )
+    license: list[str] = Field(default_factory=list[str], description="License texts that show prints.")
     tool_parser: str | None = Field(default=None, description="vLLM tool parser; `none` turns tools off.")
     reasoning_parser: str | None = Field(default=None, description="vLLM reasoning parser; `none`: off.")
     engine: dict[str, Any] = Field(default_factory=dict[str, Any], description="vLLM engine arguments.")
@@ -125,22 +180,24 @@ class Settings(BaseSettings):
     host: Annotated[Address, BeforeValidator(read_address), NoDecode] = Field(
         default=Address(), validation_alias=_ollama("HOST"), description="Address to listen on, `host:port`."
     )
-    models: list[ModelConfig] = Field(
+    models: Annotated[list[ModelConfig], BeforeValidator(read_json), NoDecode] = Field(
         default_factory=list[ModelConfig],
         description="Models to serve, as a JSON list; none means the bundled smollm2:135m.",
     )
     preload: bool = Field(
         default=True, description="Load the first model at start instead of on its first request."
     )
-    cache_dir: Path = Field(
-        default=Path.home() / ".cache" / "caravan", description="Converted models and file digests."
+    cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path("~/.cache/caravan"),
+        validate_default=True,
+        description="Converted models and file digests.",
     )
     keep_alive: Seconds = Field(
         default=300.0,
         validation_alias=_ollama("KEEP_ALIVE"),
         description="Idle time before a model is unloaded: a duration or seconds; negative is for ever.",
     )
-    load_timeout: Seconds = Field(
+    load_timeout: Limit = Field(
         default=300.0,
         validation_alias=_ollama("LOAD_TIMEOUT"),
         description="Longest time a model may take to load; 0 or less is no limit.",
@@ -169,18 +226,25 @@ class Settings(BaseSettings):
         validation_alias=_ollama("MAX_QUEUE"),
         description="Requests that may wait for a model to load before new ones get 503.",
     )
-    origins: Annotated[list[str], BeforeValidator(read_list), NoDecode] = Field(
-        default_factory=list[str],
-        validation_alias=_ollama("ORIGINS"),
-        description="Browser origins allowed besides localhost, comma-separated.",
+    origins: Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode] = (
+        Field(
+            default_factory=list[str],
+            validation_alias=_ollama("ORIGINS"),
+            description="Browser origins allowed besides localhost, comma-separated.",
+        )
     )
-    debug: bool = Field(
+    debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."
     )
     max_body_bytes: int = Field(
         default=64 << 20, ge=1, description="Largest request body; a larger one gets 413."
     )
-    body_timeout: Seconds = Field(default=60.0, description="Longest time a request body may take to arrive.")
+    body_timeout: Seconds = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time a request body may take to arrive: a duration or seconds.",
+    )
     tool_calls_done_reason: Literal["tool_calls", "stop"] = Field(
         default="tool_calls", description="done_reason after a tool call; Ollama itself says `stop`."
     )
@@ -191,17 +255,6 @@ class Settings(BaseSettings):
         default=1, ge=1, description="Tokens per streamed line; more means less work per token."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _unquote(cls, values: Any) -> Any:
-        """Ollama strips spaces and quotes around its variables."""
-        if isinstance(values, dict):
-            return {
-                key: value.strip().strip("\"'") if isinstance(value, str) else value
-                for key, value in values.items()
-            }
-        return values
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -211,44 +264,64 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        config = os.environ.get(CONFIG_VARIABLE)
-        if not config:
-            return (init_settings, env_settings)
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=config))
+        environment = EnvSettingsSource(settings_cls)
+        environment.env_vars = _trimmed(environment.env_vars)
+        return (init_settings, environment, InitSettingsSource(settings_cls, _read_file()))
 
 
-class BadSetting(Exception):
-    """A setting that cannot be used; the text is one line that names its key."""
+def _trimmed(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Ollama strips spaces and quotes around its variables; what is empty then counts as not set."""
+    texts = {name: (value or "").strip().strip("\"'").strip() for name, value in variables.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _read_file() -> dict[str, Any]:
+    """What the configuration file says, if there is one."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return {}
+    try:
+        found = yaml.safe_load(Path(path).expanduser().read_text("utf-8"))
+    except OSError as error:
+        raise BadSetting(f"configuration file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise BadSetting(f"configuration file {path}: {_one_line(str(error))}") from error
+    if not isinstance(found, dict | None) or not all(isinstance(key, str) for key in found or ()):
+        raise BadSetting(f"configuration file {path}: it must hold names and values of settings")
+    return found or {}
 
 
 def read_settings(*, port: int | None = None, **given: Any) -> Settings:
     """The settings, `given` ones (from the command line) first; `port` replaces that of the address.
 
     Raises:
-        BadSetting: naming the variable or option and what is wrong with it.
+        BadSetting: naming the variable, option or key of the file and what is wrong with it.
     """
     try:
         settings = Settings(**given)
-        if port is not None:
-            given["host"] = {"host": settings.host.host, "port": port}
-            settings = Settings(**given)
-        return settings
+        if port is None:
+            return settings
+        given = {"port": port}
+        return settings.model_copy(update={"host": Address(host=settings.host.host, port=port)})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise BadSetting(f"{_key_of(first['loc'])}{'.' if where else ''}{where}: {reason}") from error
-    except SettingsError as error:
-        cause = error.__cause__
-        raise BadSetting(f"{error}: {cause}" if cause else str(error)) from error
-    except (OSError, yaml.YAMLError) as error:
-        raise BadSetting(f"{CONFIG_VARIABLE}: {error}") from error
+        name, *inner = (str(part) for part in first["loc"])
+        where = ".".join([_where_set(name, given), *inner])
+        raise BadSetting(f"{where}: {_one_line(first['msg'].removeprefix('Value error, '))}") from error
 
 
-def _key_of(loc: tuple[int | str, ...]) -> str:
-    """The variable the operator really set, where a field has two."""
-    name = str(loc[0] if loc else "").removeprefix("CARAVAN_").removeprefix("OLLAMA_").upper()
-    for prefix in ("CARAVAN_", "OLLAMA_"):
-        if prefix + name in os.environ:
-            return prefix + name
-    return f"CARAVAN_{name}"
+def _where_set(name: str, given: Mapping[str, Any]) -> str:
+    """What the operator has to mend: an option of the command line, a variable or a key of the file."""
+    name = name.removeprefix("CARAVAN_").removeprefix("OLLAMA_").lower()
+    if name in given:
+        return "--" + name.removesuffix("s")
+    field = Settings.model_fields.get(name)
+    alias = field.validation_alias if field else None
+    known = alias.choices if isinstance(alias, AliasChoices) else [f"CARAVAN_{name.upper()}"]
+    variables = {variable.upper() for variable in _trimmed(os.environ)}
+    used = (variable for variable in map(str, known) if field and variable in variables)
+    return next(used, f"configuration file {os.environ.get(CONFIG_VARIABLE)}: {name}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

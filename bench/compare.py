@@ -1,9 +1,9 @@
 """Caravan's `/api/chat` beside vLLM's own server: one model, one engine configuration, one client.
 
-Run it with `python -m bench.compare --model FOLDER`. The servers take turns, so that what else the machine
-does hits both. Replies are greedy and end where the model ends them, at `--tokens` at the latest: Ollama's
-API has no `ignore_eos`, and left to itself one engine writes as much for one server as for the other. The
-tokens counted are those that each server reports.
+Run it with `python -m bench.compare`. The servers take turns, so that what else the machine does hits both.
+Replies are greedy and end where the model ends them, at a limit at the latest: Ollama's API has no
+`ignore_eos`, and left to itself one engine writes as much for one server as for the other. The tokens counted
+are those that each server reports.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import psutil
 
+from app.catalogue.gguf import bundled_gguf, convert
 from bench.servers import NAME, Body, cpu_seconds, free_port, installed, machine, serving, wait_ready
+from tests.models.build import build
 
 REPLY_S = 900.0
 MARK = "<!-- bench:compare -->"
@@ -117,6 +119,22 @@ def prompts(count: int, start: int) -> list[str]:
     ]
 
 
+def one_story(count: int, _: int) -> list[str]:
+    """The tiny model knows one long reply; so all clients ask for that."""
+    return ["Write a long story."] * count
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments."""
+
+    model: Path
+    prompts: Callable[[int, int], list[str]]
+    tokens: int
+    repeat: int
+    engine: Body
+
+
 async def ask(side: Side, port: int, body: Body) -> tuple[float, bytes]:
     """Seconds to the first text, and the raw answer: it is read once the clock has stopped."""
     payload = json.dumps(body).encode()
@@ -191,7 +209,8 @@ def engine_arguments(model: Path, given: Body) -> Body:
     return chosen | given
 
 
-async def compare(sides: Sequence[Side], model: Path, engine: Body, plan: argparse.Namespace) -> Results:
+async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespace) -> Results:
+    model, engine = load.model, load.engine
     results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
     for number in range(plan.rounds):
         for side in sides:
@@ -200,12 +219,12 @@ async def compare(sides: Sequence[Side], model: Path, engine: Body, plan: argpar
             with serving(side.command, model, engine, port) as process:
                 await wait_ready(side.ready, process, port)
                 most = max(plan.clients)
-                await wave(side, process, port, most, prompts(most, 10**6), min(plan.tokens, 16))
+                await wave(side, process, port, most, load.prompts(most, 10**6), min(load.tokens, 16))
                 for clients in plan.clients:
-                    asked = prompts(max(clients * plan.repeat, 4), (number * 100 + clients) * 1000)
+                    asked = load.prompts(max(clients * load.repeat, 4), (number * 100 + clients) * 1000)
                     add(
                         results[side.name, clients],
-                        await wave(side, process, port, clients, asked, plan.tokens),
+                        await wave(side, process, port, clients, asked, load.tokens),
                     )
     return results
 
@@ -253,21 +272,31 @@ def write_section(path: Path, text: str) -> None:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("--model", type=Path, help="model folder, as on the hub")
-    parser.add_argument("--tiny", type=Path, help="folder of a tiny model, where servers are what costs")
+    parser.add_argument("--only", choices=["bundled", "tiny"], help="leave the other model out")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
-    parser.add_argument("--tokens", type=int, default=96, help="longest reply")
-    parser.add_argument("--repeat", type=int, default=4, help="requests of each client in a round")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many requests of each client")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each server")
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
     parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")
     parser.add_argument("--json", type=Path, default=Path("bench/compare.json"), help="where figures go")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
-    plan = parser.parse_args()
-    if plan.model is None and plan.tiny is None:
-        parser.error("give --model or --tiny")
-    return plan
+    return parser.parse_args()
+
+
+def workloads(plan: argparse.Namespace) -> list[Workload]:
+    """The bundled model as `make run` serves it, and a tiny one where servers are what costs."""
+    found: list[Workload] = []
+    if plan.only != "tiny":
+        folder = convert(bundled_gguf(), plan.cache, lambda _phase, _fraction: None)
+        engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
+        found.append(Workload(folder, prompts, 96, round(4 * plan.scale), engine))
+    if plan.only != "bundled":
+        folder = build("llama", plan.cache / "test-models")
+        engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
+        found.append(Workload(folder, one_story, 512, round(16 * plan.scale), engine))
+    return found
 
 
 def main() -> None:
@@ -279,17 +308,17 @@ def main() -> None:
     described = machine()
     sections = ["\n".join(f"- {name}: {value}" for name, value in described.items())]
     saved: list[Body] = []
-    for model in filter(None, (plan.model, plan.tiny)):
-        engine = engine_arguments(model, plan.engine)
-        results = asyncio.run(compare(sides, model, engine, plan))
+    for load in workloads(plan):
+        results = asyncio.run(compare(sides, load, plan))
         warnings = [f"**Not equal**: {text}" for text in unequal(results, plan.clients, sides)]
-        shown = f"`{model.name}`, replies of up to {plan.tokens} tokens, engine `{json.dumps(engine)}`:"
+        settings = json.dumps(load.engine)
+        shown = f"`{load.model.name}`, replies of up to {load.tokens} tokens, engine `{settings}`:"
         sections += [shown, table(results, plan.clients, sides), *warnings]
         figures = [
             {"server": name, "clients": clients, **found.figures(), "tokens/s by round": found.round_rates}
             for (name, clients), found in results.items()
         ]
-        saved.append({"model": model.name, "engine": engine, "unequal": warnings, "results": figures})
+        saved.append({"model": load.model.name, "engine": load.engine, "unequal": warnings, "results": figures})
     text = "\n\n".join(sections)
     print(text)
     plan.json.write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")

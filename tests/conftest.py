@@ -9,6 +9,8 @@ import pytest
 
 from tests.server import LiveServer, models, serving
 
+pytest_plugins = ["tests.points"]
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:

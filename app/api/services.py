@@ -24,7 +24,7 @@ class Services:
     api_version: str
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     return request.app.state.services
 
 
@@ -34,7 +34,7 @@ async def body(request: Request) -> bytes:
     Raises:
         BodyTooLarge, BodyTimeout: by the configured limits.
     """
-    served = services(request)
+    served = await services(request)
     return await read_body(
         request.receive,
         limit_bytes=served.max_body_bytes,

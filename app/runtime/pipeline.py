@@ -66,14 +66,15 @@ class Pipeline:
                 return
             run = _run(asked, sampling, _room(sampling, prompt, lease))
             decoder = lease.engine.decoder(run, prompt)
-            reply = _Reply(decoder, _context(asked.prompt, prompt))
+            reply = _Reply(decoder, keeps_text=_gives_context(asked.prompt))
             async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
                 async for delta in deltas:
                     if event := reply.read(delta):
                         yield event
             if rest := reply.rest():
                 yield rest
-            yield reply.done(asked.received_ns, load_ns, tool_calls_reason=self._tool_calls_reason)
+            context = await _context(prompt, reply.text, lease) if reply.text is not None else None
+            yield reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
 
     async def embed(
         self, asked: Embedding, *, case_sensitive: bool = False, normalize: bool = True
@@ -103,18 +104,18 @@ class Pipeline:
 class _Reply:
     """What is kept of one reply while it is made; `read` runs once per engine output."""
 
-    __slots__ = ("_called", "_context", "_decoder", "_last")
+    __slots__ = ("_called", "_decoder", "_last", "_pieces")
 
-    def __init__(self, decoder: Decoder | None, context: list[int] | None) -> None:
+    def __init__(self, decoder: Decoder | None, *, keeps_text: bool) -> None:
         self._decoder = decoder
-        self._context = context
+        self._pieces: list[str] | None = [] if keeps_text else None
         self._last = Delta("", [])
         self._called = False
 
     def read(self, delta: Delta) -> Event | list[Event] | None:
         """The event of a delta; nothing where it only completes a character or is held back."""
-        if self._context is not None:
-            self._context += delta.token_ids
+        if self._pieces is not None:
+            self._pieces.append(delta.text)
         if delta.finish is not None:
             self._last = delta
         if self._decoder is not None:
@@ -129,7 +130,14 @@ class _Reply:
         self._called = any(isinstance(event, ToolCall) for event in events)
         return events
 
-    def done(self, received_ns: int, load_ns: int, *, tool_calls_reason: bool) -> Done:
+    @property
+    def text(self) -> str | None:
+        """All the model wrote, reasoning tags included, where that is kept."""
+        return None if self._pieces is None else "".join(self._pieces)
+
+    def done(
+        self, received_ns: int, load_ns: int, context: list[int] | None, *, tool_calls_reason: bool
+    ) -> Done:
         last = self._last
         return Done(
             "tool_calls" if self._called and tool_calls_reason else last.finish or "stop",
@@ -138,7 +146,7 @@ class _Reply:
             prompt_tokens=last.prompt_tokens,
             output_tokens=last.output_tokens,
             timings=last.timings or Timings(),
-            context=self._context,
+            context=context,
         )
 
 
@@ -175,11 +183,15 @@ def _run(asked: Generation, sampling: Sampling, max_tokens: int) -> Run:
     )
 
 
-def _context(asked: ChatPrompt | CompletionPrompt, prompt: Prompt) -> list[int] | None:
-    """Where a completion's token ids are gathered; chats and raw prompts do not return them."""
-    if isinstance(asked, CompletionPrompt) and not asked.raw:
-        return list(prompt.token_ids)
-    return None
+def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:
+    """Chats and raw prompts do not return their token ids."""
+    return isinstance(asked, CompletionPrompt) and not asked.raw
+
+
+async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:
+    """The token ids of prompt and answer. The end token and a stop string are no part of the answer."""
+    answer = await lease.engine.tokenize(text, special=False)
+    return [*prompt.token_ids, *answer.token_ids]
 
 
 def _shorten(vector: list[float], dimensions: int) -> list[float]:

@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import psutil
 from prometheus_client import CollectorRegistry
+from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.renderers import ChatParams, TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -30,11 +31,13 @@ from app.engine.vllm.config import EngineDefaults, engine_args, windowed
 from app.engine.vllm.logprobs import TokenBytes
 from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
 from app.engine.vllm.metrics import gauge, stat_logger
+from app.engine.vllm.processes import EngineProcesses, start_in_thread
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
 
 _log = logging.getLogger(__name__)
 _LONG_TEXT = 4096
+_CLOSE_S = 7.0
 _STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check the server logs for details"
@@ -61,6 +64,7 @@ class VllmEngine:
         self._windowed = windowed_options
         self._ids = itertools.count()
         self._closing = False
+        self._processes = EngineProcesses(_cores(llm))
         self._tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(self._tokenizer)
         self._parsers = Parsers(
@@ -77,19 +81,24 @@ class VllmEngine:
         Raises:
             LoadFailed: with vLLM's own reason.
         """
+        # vLLM reads some variables from the environment for every token until it is told that they are final.
+        enable_envs_cache()
         registry = CollectorRegistry()
         args = engine_args(model, defaults)
         try:
             config = await asyncio.to_thread(args.create_engine_config)
-            llm = await _in_thread(AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)])
+            llm = await start_in_thread(
+                AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
+            )
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             raise LoadFailed(f"failed to load model {model.name}: {_first_line(error)}") from error
-        engine = cls(model, llm, registry, windowed_options=windowed(args))
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(asyncio.to_thread, llm.shutdown)
+            engine = cls(model, llm, registry, windowed_options=windowed(args))
+            undo.push_async_callback(engine.close)
             await engine._warm_up()
-        except (AppError, asyncio.CancelledError):
-            await engine.close()
-            raise
+            undo.pop_all()
+        freeze_gc_heap()
         return engine
 
     @property
@@ -102,7 +111,7 @@ class VllmEngine:
 
     @property
     def memory_bytes(self) -> int:
-        return sum(_resident(process) for process in self._processes()) + self.vram_bytes
+        return self._processes.resident_bytes + self.vram_bytes
 
     @property
     def vram_bytes(self) -> int:
@@ -296,22 +305,23 @@ class VllmEngine:
         }
 
     async def wait_dead(self) -> None:
-        """The kernel closes a process's sentinel the moment it ends, so nothing polls."""
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        sentinels = [core.sentinel for core in self._cores()]
-        for sentinel in sentinels:
-            loop.add_reader(sentinel, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            for sentinel in sentinels:
-                loop.remove_reader(sentinel)
+        await self._processes.wait_gone()
+        if self._closing:
+            await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            await asyncio.to_thread(self._llm.shutdown)
+        """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait for ever."""
+        if self._closing:
+            return
+        self._closing = True
+        stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.shield(stopping)
+        except TimeoutError:
+            _log.warning("the engine of %s does not stop and is killed", self._model.name)
+        finally:
+            await asyncio.to_thread(self._processes.kill)
 
     async def _warm_up(self) -> None:
         if not self._model.can("completion"):
@@ -319,48 +329,18 @@ class VllmEngine:
             return
         params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         try:
-            async for _ in self._llm.generate(TokensPrompt(prompt_token_ids=[0] * 8), params, "caravan-warm-up"):
+            prompt = TokensPrompt(prompt_token_ids=[0] * 8)
+            async for _ in self._llm.generate(prompt, params, "caravan-warm-up"):
                 pass
         except (VLLMValidationError, EngineDeadError, EngineGenerateError) as error:
             raise LoadFailed(
                 f"failed to load model {self._model.name}: {_first_line(error.__cause__ or error)}"
             ) from error
 
-    def _cores(self) -> list[BaseProcess]:
-        manager: Any = self._llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
-        return manager.processes if manager else []
 
-    def _processes(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for core in self._cores():
-            try:
-                process = psutil.Process(core.pid)
-                found += [process, *process.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-
-async def _in_thread(start: Callable[..., AsyncLLM], *args: Any, **kwargs: Any) -> AsyncLLM:
-    """Start an engine beside the event loop; one that nobody waits for any more is shut down when it is up."""
-    starting = asyncio.ensure_future(asyncio.to_thread(start, *args, **kwargs))
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        starting.add_done_callback(_discard)
-        raise
-
-
-def _discard(started: asyncio.Future[AsyncLLM]) -> None:
-    if not started.cancelled() and started.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, started.result().shutdown)
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
+def _cores(llm: AsyncLLM) -> list[BaseProcess]:
+    manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
+    return manager.processes if manager else []
 
 
 def _ns(seconds: float) -> int:

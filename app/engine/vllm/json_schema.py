@@ -32,7 +32,7 @@ def prepare_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
     _check_size(schema)
     check_form(schema, ())
     writer = Writer(Reader(schema))
-    body, definitions = prune(writer.schema(((),)), writer.definitions)
+    body, definitions = prune(*writer.root())
     if isinstance(body, bool):
         raise writer.dead_end or refusal((), "no value can satisfy the schema")
     if not body:

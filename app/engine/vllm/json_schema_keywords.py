@@ -64,7 +64,7 @@ def typed(schema: Schema, place: Place) -> list[Branch]:
 
 def _shape(name: str, schema: Schema, place: Place) -> Shape:
     for keyword in _REFUSED.get(name, ()):
-        if schema.get(keyword, {}) != {}:
+        if keyword in schema and (schema[keyword] != {} or keyword == "contains"):
             raise unsupported(place, keyword)
     if name == "null" or name == "boolean":
         return Plain(name)

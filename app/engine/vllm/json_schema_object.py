@@ -71,7 +71,7 @@ class ObjectWriter:
         if not all(isinstance(name, Value) for name in names):
             return shape
         texts = [name.value for name in names if isinstance(name, Value) and isinstance(name.value, str)]
-        properties = {name: said(shape, name) or () for name in [*shape.properties, *texts]}
+        properties = {name: said(shape, name) or () for name in [*shape.properties, *texts] if name in texts}
         return replace(shape, properties=properties, rest=(NEVER,), patterns={}, names=())
 
     def _others(self, shape: Object, place: Place, depth: int) -> _Others | None:

@@ -1,15 +1,17 @@
 """Owns the removal of what no finite value can satisfy, so that a grammar never leads into a dead end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from app.core.request import Json
 from app.engine.vllm.json_schema_scalar import Spelled
+from app.engine.vllm.json_schema_shape import refusal
 
 _PREFIX = "#/$defs/"
 
 
 def prune(body: Spelled, definitions: Mapping[str, Spelled]) -> tuple[Spelled, dict[str, Json]]:
     """The schema and the definitions it needs; False where nothing satisfies it."""
+    _refuse_circles(definitions)
     finite = _finite(definitions)
     pruned = _Pruner(finite)
     kept = pruned.schema(body)
@@ -18,6 +20,25 @@ def prune(body: Spelled, definitions: Mapping[str, Spelled]) -> tuple[Spelled, d
         for name in sorted(missing):
             needed[name] = pruned.schema(definitions[name])
     return kept, needed
+
+
+def _refuse_circles(definitions: Mapping[str, Spelled]) -> None:
+    """A definition may come back to itself inside an array or object, not as one of its own alternatives."""
+    left = {name: set(_alternatives(schema)) for name, schema in definitions.items()}
+    while done := [name for name, names in left.items() if not names & left.keys()]:
+        for name in done:
+            del left[name]
+    if left:
+        raise refusal((), "the schema includes itself without anything in between")
+
+
+def _alternatives(schema: Spelled) -> Iterable[str]:
+    if isinstance(schema, bool):
+        return
+    if "$ref" in schema:
+        yield schema["$ref"].removeprefix(_PREFIX)
+    for option in schema.get("anyOf", ()):
+        yield from _alternatives(option)
 
 
 def _finite(definitions: Mapping[str, Spelled]) -> set[str]:

@@ -39,6 +39,7 @@ _REFUSED = frozenset({"$dynamicRef", "$recursiveRef"})
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if", "then", "else"})
 _ASSERTING = _COMBINING.union({"type", "nullable"}, _REFUSED, *KEYWORDS.values())
 _MAX_BRANCHES = 128
+_MAX_READING = 40
 _MAX_PROOF = 4
 
 
@@ -46,6 +47,7 @@ class Reader:
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._known: dict[tuple[Place, bool], list[Branch]] = {}
+        self._shapes: dict[tuple[Both, bool], list[Shape]] = {}
         self._reading: set[tuple[Place, bool]] = set()
 
     def at(self, place: Place) -> Schema | bool:
@@ -106,16 +108,21 @@ class Reader:
 
     def shapes(self, both: Both, loose: bool = False) -> list[Shape]:
         """The union of what satisfies all of `both`. `loose` may hold more than that, never less."""
-        branches = typed({}, ())
-        for place in both:
-            branches = self._meet(branches, self._branches(place, loose), place)
-        return [branch.shape for branch in (branches if loose else _stressed(branches))]
+        key = both, loose
+        if key not in self._shapes:
+            branches = typed({}, ())
+            for place in both:
+                branches = self._meet(branches, self._branches(place, loose), place)
+            self._shapes[key] = [branch.shape for branch in (branches if loose else _stressed(branches))]
+        return self._shapes[key]
 
     def _branches(self, place: Place, loose: bool) -> list[Branch]:
         key = place, loose
         if key not in self._known:
             if key in self._reading:
                 raise refusal(place, "the schema includes itself without anything in between")
+            if len(self._reading) == _MAX_READING:
+                raise refusal(place, f"schemas combine more than {_MAX_READING} levels deep")
             self._reading.add(key)
             self._known[key] = self._read(place, loose)
             self._reading.discard(key)
@@ -125,20 +132,20 @@ class Reader:
         schema = self.at(place)
         if isinstance(schema, bool):
             return typed({}, place) if schema else []
-        for keyword in _REFUSED:
-            if keyword in schema:
-                raise unsupported(place, keyword)
-        if "if" in schema and ("then" in schema or "else" in schema):
-            raise unsupported(place, "if")
+        _refuse_unreadable(schema, place)
         branches = typed(schema, place)
         for union in self._unions(schema, place, loose):
             branches = self._meet(branches, union, place)
         if "oneOf" in schema:
             branches = self._one_of(branches, schema, place, loose)
-        if "not" in schema:
-            branches = self._not(branches, place)
         if not loose:
             branches = [replace(branch, shape=_evaluated(branch.shape, schema, place)) for branch in branches]
+        if "enum" in schema:
+            branches = self._meet(branches, _values(schema["enum"], (*place, "enum")), place)
+        if "const" in schema:
+            branches = self._meet(branches, _values([schema["const"]], place), place)
+        if "not" in schema and not loose:
+            branches = self._not(branches, place)
         if schema.get("nullable") is True and "type" in schema:
             branches = [*branches, Branch(Plain("null"))]
         return branches
@@ -146,10 +153,6 @@ class Reader:
     def _unions(self, schema: Schema, place: Place, loose: bool) -> Iterable[list[Branch]]:
         if "$ref" in schema:
             yield self._branches(self.target(schema, place), loose)
-        if "enum" in schema:
-            yield _values(schema["enum"], (*place, "enum"))
-        if "const" in schema:
-            yield _values([schema["const"]], (*place, "const"))
         for at in range(len(schema.get("allOf", ()))):
             yield self._branches((*place, "allOf", at), loose)
         if "anyOf" in schema:
@@ -170,8 +173,8 @@ class Reader:
                 if isinstance(shape, Value):
                     values.add(shape)
                 met.append(Branch(shape, one.stress & other.stress))
-        if len(met) - len(values) > _MAX_BRANCHES:
-            raise refusal(place, f"the alternatives multiply to more than {_MAX_BRANCHES}")
+                if len(met) - len(values) > _MAX_BRANCHES:
+                    raise refusal(place, f"the alternatives multiply to more than {_MAX_BRANCHES}")
         return met
 
     def _meet_shapes(self, one: Shape, other: Shape) -> Shape | None:
@@ -300,6 +303,14 @@ class Reader:
         )
 
 
+def _refuse_unreadable(schema: Schema, place: Place) -> None:
+    for keyword in _REFUSED:
+        if keyword in schema:
+            raise unsupported(place, keyword)
+    if "if" in schema and ("then" in schema or "else" in schema):
+        raise unsupported(place, "if")
+
+
 def _step(around: Any, path: list[str | int]) -> Any:
     return around[path[len(path) - 1]]
 
@@ -322,6 +333,10 @@ def _values(values: Sequence[Json], place: Place) -> list[Branch]:
 def _evaluated(shape: Shape, schema: Schema, place: Place) -> Shape:
     """What `unevaluated...` adds: it speaks of what the schema and all it combines left unsaid."""
     match shape:
+        case Value(value=[_, *_]) if "unevaluatedItems" in schema:
+            raise unsupported(place, "unevaluatedItems", "is not supported beside arrays of an enum")
+        case Value(value={}) if "unevaluatedProperties" in schema and shape.value:
+            raise unsupported(place, "unevaluatedProperties", "is not supported beside objects of an enum")
         case Object(rest=None) if "unevaluatedProperties" in schema:
             return replace(shape, rest=((*place, "unevaluatedProperties"),))
         case Array(rest=None) if "unevaluatedItems" in schema:

@@ -121,18 +121,18 @@ def spell_text(text: Text, place: Place) -> Spelled:
         return {"type": "string"}
     if text.high == 0 and text.low == 0 and not text.patterns:
         return {"const": ""}
-    source = _spell(language(text, place), place, escapes=True)
+    source = _spell(language(text, place), place, escapes=True, trusted=not text.patterns)
     return False if source is None else {"type": "string", "pattern": source}
 
 
 def spell_keys(node: Node, place: Place) -> str | None:
     """The pattern of property names, without those that need an escape; None where none is left."""
-    return _spell(node, place, escapes=False)
+    return _spell(node, place, escapes=False, trusted=False)
 
 
-def _spell(node: Node, place: Place, escapes: bool) -> str | None:
+def _spell(node: Node, place: Place, *, escapes: bool, trusted: bool) -> str | None:
     try:
-        return spell(node, escapes=escapes)
+        return spell(node, escapes=escapes, trusted=trusted)
     except PatternError as error:
         raise refusal(place, f"the strings cannot be described: {error}") from error
 

@@ -45,6 +45,10 @@ _INLINE_DEPTH = 6
 _MAX_SCHEMAS = 4000
 _MAX_ITEMS = 1_000_000
 _MAX_SETS = 512
+_MAX_COUNTED = 32 * 128
+"""Repetitions in all patterns together: xgrammar spends seconds on a few dozen different long ones."""
+
+_COUNT = re.compile(r"(?<!u)\{\d*,?(\d+)\}")
 
 
 class Writer:
@@ -52,9 +56,23 @@ class Writer:
         self._reader = reader
         self._names: dict[Both, str] = {}
         self._written = 0
-        self.definitions: dict[str, Spelled] = {}
+        self._sources: set[str] = set()
         self._objects = ObjectWriter(reader, self.schema, self._dead)
         self.dead_end: InvalidRequest | None = None
+
+    def root(self) -> tuple[Spelled, dict[str, Spelled]]:
+        """The whole schema and the definitions that it and they refer to."""
+        body = self.schema(((),))
+        definitions: dict[str, Spelled] = {}
+        while len(definitions) < len(self._names):
+            for places, name in list(self._names.items())[len(definitions) :]:
+                definitions[name] = self._union(places, 0)
+        if (
+            sum(min(int(count), 128) for source in self._sources for count in _COUNT.findall(source))
+            > _MAX_COUNTED
+        ):
+            raise refusal((), "too many strings have length bounds of their own")
+        return body, definitions
 
     def schema(self, both: Both, depth: int = 0) -> Spelled:
         """What satisfies all of `both`; False where it is plain that nothing does."""
@@ -64,8 +82,7 @@ class Writer:
         if not referred and depth < _INLINE_DEPTH:
             return self._union(places, depth)
         if places not in self._names:
-            self._names[places] = name = self._name(places[0])
-            self.definitions[name] = self._union(places, 0)
+            self._names[places] = self._name(places[0])
         return {"$ref": f"#/$defs/{self._names[places]}"}
 
     def _name(self, place: Place) -> str:
@@ -110,13 +127,19 @@ class Writer:
             case Number():
                 return spell_number(shape, place)
             case Text():
-                return spell_text(shape, place)
+                return self._text(shape, place)
             case Array():
                 return self._array(shape, place, depth)
             case Object():
                 return self._objects.written(shape, place, depth)
             case Value():
                 return spell_value(shape, place)
+
+    def _text(self, shape: Text, place: Place) -> Spelled:
+        spelled = spell_text(shape, place)
+        if isinstance(spelled, dict) and "pattern" in spelled:
+            self._sources.add(spelled["pattern"])
+        return spelled
 
     def _array(self, shape: Array, place: Place, depth: int) -> Spelled:
         if shape.unique and (shape.high is None or shape.high > 1):

@@ -1,8 +1,9 @@
-"""The two options of Ollama that vLLM lacks, as a logits processor: `repeat_last_n` and `typical_p`.
+"""Ollama's options that vLLM lacks, as a logits processor: penalties over a window, and `typical_p`.
 
-Runs in the engine's worker. A request that uses neither costs nothing.
+Runs in the engine's worker. A request that uses none of them costs nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -22,16 +23,21 @@ class OllamaLogits(AdapterLogitsProcessor):
 
     def new_req_logits_processor(self, params: SamplingParams) -> Process | None:
         wanted: dict[str, Any] = params.extra_args or {}
-        penalty = float(wanted.get("repeat_penalty", 1.0))
-        typical = float(wanted.get("typical_p", 1.0))
-        if penalty == 1.0 and not 0.0 < typical < 1.0:
-            return None
         last_n = int(wanted.get("repeat_last_n", 64))
+        repeat = float(wanted.get("repeat_penalty", 1.0))
+        frequency = float(wanted.get("frequency_penalty", 0.0))
+        presence = float(wanted.get("presence_penalty", 0.0))
+        typical = float(wanted.get("typical_p", 1.0))
+        penalizes = last_n != 0 and (repeat != 1.0 or frequency != 0.0 or presence != 0.0)
+        selects = 0.0 < typical < 1.0
+        if not (penalizes or selects):
+            return None
 
         def process(prompt_ids: list[int], output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
-            if penalty != 1.0 and last_n != 0:
-                _penalize(logits, recent(prompt_ids, output_ids, last_n), penalty)
-            if 0.0 < typical < 1.0:
+            if penalizes:
+                seen = Counter(recent(prompt_ids, output_ids, last_n))
+                _penalize(logits, seen, repeat, frequency, presence)
+            if selects:
                 _keep_typical(logits, typical)
             return logits
 
@@ -39,21 +45,23 @@ class OllamaLogits(AdapterLogitsProcessor):
 
 
 def recent(prompt_ids: list[int], output_ids: list[int], last_n: int) -> list[int]:
-    """The distinct tokens of the last `last_n` of prompt and output; all of them when it is negative."""
+    """The last `last_n` tokens of prompt and output; all of them when it is negative."""
     if 0 < last_n <= len(output_ids):
-        window = output_ids[-last_n:]
-    else:
-        window = [*(prompt_ids or ()), *output_ids]
-        window = window if last_n < 0 else window[-last_n:]
-    return sorted(set(window))
+        return output_ids[-last_n:]
+    whole = [*(prompt_ids or ()), *output_ids]
+    return whole if last_n < 0 else whole[-last_n:]
 
 
-def _penalize(logits: torch.Tensor, token_ids: list[int], penalty: float) -> None:
-    if not token_ids:
+def _penalize(
+    logits: torch.Tensor, seen: Counter[int], repeat: float, frequency: float, presence: float
+) -> None:
+    if not seen:
         return
-    index = torch.tensor(token_ids, device=logits.device)
-    seen = logits[index]
-    logits[index] = torch.where(seen > 0, seen / penalty, seen * penalty)
+    index = torch.tensor(list(seen), device=logits.device)
+    counts = torch.tensor(list(seen.values()), device=logits.device)
+    values = logits[index]
+    values = torch.where(values > 0, values / repeat, values * repeat)
+    logits[index] = values - counts * frequency - presence
 
 
 def _keep_typical(logits: torch.Tensor, mass: float) -> None:

@@ -8,14 +8,18 @@ from app.engine.base import Run
 from app.engine.vllm.json_schema import prepare_schema
 
 _SMALLEST_TOP_P = 1e-6
+_DEFAULTS = Sampling()
+_LARGEST_PENALTY = 1e6
+_RANDOM_SEED = -1
 _SEED_MASK = (1 << 63) - 1
 
 
 def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> SamplingParams:
     """The engine's parameters for `run`.
 
-    `windowed` says that `OllamaLogits` runs in the engine, which honours `repeat_last_n` and `typical_p`;
-    without it the repeat penalty covers the whole text.
+    `windowed` says that `OllamaLogits` runs in the engine, which honours `typical_p` and applies the
+    penalties as Ollama does, over the last `repeat_last_n` tokens of prompt and answer. Without it vLLM's own
+    penalties stand in: the repeat penalty covers the whole text, the others the answer, within -2 to 2.
 
     Raises:
         InvalidRequest: for a value that no engine could honour and a JSON schema that cannot be enforced.
@@ -29,9 +33,9 @@ def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> S
         top_k=max(options.top_k, 0),
         min_p=min(max(options.min_p, 0.0), 1.0),
         repetition_penalty=1.0 if windowed else options.repeat_penalty,
-        presence_penalty=min(max(options.presence_penalty, -2.0), 2.0),
-        frequency_penalty=min(max(options.frequency_penalty, -2.0), 2.0),
-        seed=None if options.seed < 0 else options.seed & _SEED_MASK,
+        presence_penalty=0.0 if windowed else min(max(options.presence_penalty, -2.0), 2.0),
+        frequency_penalty=0.0 if windowed else min(max(options.frequency_penalty, -2.0), 2.0),
+        seed=None if options.seed == _RANDOM_SEED else options.seed & _SEED_MASK,
         stop=[text for text in options.stop if text],
         max_tokens=run.max_tokens,
         logprobs=run.logprobs,
@@ -52,10 +56,13 @@ def structured_outputs(wanted: JsonFormat | None) -> StructuredOutputsParams | N
 
 
 def _windowed_args(options: Sampling) -> dict[str, float] | None:
-    if options.repeat_penalty == 1.0 and not 0.0 < options.typical_p < 1.0:
-        return None
-    return {
-        "repeat_penalty": options.repeat_penalty,
-        "repeat_last_n": options.repeat_last_n,
+    """What `OllamaLogits` is to do; None where that is nothing. Penalties stay far from overflow."""
+    wanted = {
+        "repeat_penalty": min(max(options.repeat_penalty, 1 / _LARGEST_PENALTY), _LARGEST_PENALTY),
+        "frequency_penalty": min(max(options.frequency_penalty, -_LARGEST_PENALTY), _LARGEST_PENALTY),
+        "presence_penalty": min(max(options.presence_penalty, -_LARGEST_PENALTY), _LARGEST_PENALTY),
         "typical_p": options.typical_p,
     }
+    if all(getattr(_DEFAULTS, key) == value for key, value in wanted.items()):
+        return None
+    return {**wanted, "repeat_last_n": options.repeat_last_n}

@@ -1,0 +1,100 @@
+"""The processes of an engine: what memory they take, when one dies, and that none outlives its engine."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import ParamSpec
+
+import psutil
+from vllm.v1.engine.async_llm import AsyncLLM
+
+_P = ParamSpec("_P")
+_KILL_S = 5.0
+_ABANDON_S = 30.0
+_LOOK_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+class EngineProcesses:
+    """The cores of one engine with their workers.
+
+    They are noted while all are alive: a worker whose core was killed has no parent to be found by.
+    """
+
+    def __init__(self, cores: Sequence[BaseProcess]) -> None:
+        self._sentinels = [core.sentinel for core in cores]
+        self._all = _families(cores)
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(map(_resident, self._all))
+
+    async def wait_gone(self) -> None:
+        """Return when a core has ended. The kernel makes its sentinel readable then, so nothing polls."""
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        for sentinel in self._sentinels:
+            loop.add_reader(sentinel, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            for sentinel in self._sentinels:
+                loop.remove_reader(sentinel)
+
+    def kill(self) -> None:
+        """Kill what is still alive and wait until the kernel has its memory back."""
+        _kill(self._all)
+        _, left = psutil.wait_procs(self._all, _KILL_S)
+        for process in left:
+            _log.error("process %d of an engine does not end", process.pid)
+
+
+async def start_in_thread(start: Callable[_P, AsyncLLM], *args: _P.args, **kwargs: _P.kwargs) -> AsyncLLM:
+    """Start an engine beside the event loop, one at a time.
+
+    A thread cannot be cancelled, so a cancelled start has its processes killed, which makes it fail, and is
+    waited for: whoever loads next finds the memory free.
+    """
+    before = set(active_children())
+    starting = asyncio.ensure_future(asyncio.to_thread(start, *args, **kwargs))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_discard)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ABANDON_S):
+                while not starting.done():
+                    _kill(_families(child for child in active_children() if child not in before))
+                    await asyncio.wait({starting}, timeout=_LOOK_S)
+        raise
+
+
+def _discard(started: asyncio.Future[AsyncLLM]) -> None:
+    """Shut down an engine that came up although nobody waits for it any more."""
+    if not started.cancelled() and started.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, started.result().shutdown)
+
+
+def _families(processes: Iterable[BaseProcess]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(process.pid)
+            found += [parent, *parent.children(recursive=True)]
+    return found
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0

@@ -1,0 +1,346 @@
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import AliasChoices
+
+from app.api.origins import Origins
+from app.settings import CONFIG_VARIABLE, Address, BadSetting, Settings, read_address, read_settings
+
+SET: dict[str, tuple[str, Any]] = {
+    "host": ("0.0.0.0:8080", Address(host="0.0.0.0", port=8080)),
+    "preload": ("false", False),
+    "cache_dir": ("/var/caravan", Path("/var/caravan")),
+    "keep_alive": ("1h30m", 5400.0),
+    "load_timeout": ("90", 90.0),
+    "context_length": ("8192", 8192),
+    "num_parallel": ("4", 4),
+    "max_loaded_models": ("2", 2),
+    "max_queue": ("7", 7),
+    "origins": ("https://a.com, app://*", ["https://a.com", "app://*"]),
+    "debug": ("1", True),
+    "max_body_bytes": ("1000", 1000),
+    "body_timeout": ("10s", 10.0),
+    "tool_calls_done_reason": ("stop", "stop"),
+    "kv_cache_bytes": ("2097152", 2097152),
+    "stream_interval": ("8", 8),
+}
+"""What a variable may hold for each setting, and what the setting then is; `models` has tests of its own."""
+
+SHARED = (
+    "host",
+    "keep_alive",
+    "load_timeout",
+    "context_length",
+    "num_parallel",
+    "max_loaded_models",
+    "max_queue",
+    "origins",
+    "debug",
+)
+"""The settings that also go by Ollama's name."""
+
+BAD = {
+    "host": ("h:port", "h:65536", "h:-1", "http://h:x/"),
+    "models": ("{}", "[{", '"m"', '[{"name":"m"}]', '[{"name":"m","source":""}]'),
+    "preload": ("maybe",),
+    "keep_alive": ("soon", "1.5", "5 m", "99999999999h"),
+    "load_timeout": ("soon",),
+    "context_length": ("-1", "4k"),
+    "num_parallel": ("-1", "1.5"),
+    "max_loaded_models": ("x",),
+    "max_queue": ("-1",),
+    "origins": ("example.com", "https://*.a.*"),
+    "debug": ("loud",),
+    "max_body_bytes": ("0",),
+    "body_timeout": ("0", "-1", "1x"),
+    "tool_calls_done_reason": ("length",),
+    "kv_cache_bytes": ("1000",),
+    "stream_interval": ("0",),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith(("CARAVAN_", "OLLAMA_"))]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration file that the environment names; a test writes it."""
+    path = tmp_path / "caravan.yaml"
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    return path
+
+
+def test_the_tables_here_name_every_setting() -> None:
+    known = set(Settings.model_fields)
+    assert {*SET, "models"} == known
+    assert {*BAD, "cache_dir"} == known
+
+
+def test_the_settings_shared_with_ollama_are_these() -> None:
+    shared = [name for name, field in Settings.model_fields.items() if field.validation_alias is not None]
+    assert tuple(shared) == SHARED
+    for name in shared:
+        alias = Settings.model_fields[name].validation_alias
+        assert isinstance(alias, AliasChoices)
+        assert alias.choices == [f"CARAVAN_{name.upper()}", f"OLLAMA_{name.upper()}"]
+
+
+def test_without_any_setting_the_server_is_ollamas() -> None:
+    settings = read_settings()
+    assert settings.host == Address(host="127.0.0.1", port=11434)
+    assert (settings.keep_alive, settings.load_timeout, settings.max_queue) == (300.0, 300.0, 512)
+    assert settings.cache_dir == Path.home() / ".cache" / "caravan"
+    assert settings.tool_calls_done_reason == "tool_calls"
+    assert settings.models == []
+
+
+@pytest.mark.parametrize("name", SET)
+def test_a_variable_sets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = SET[name]
+    assert getattr(read_settings(), name) != value
+    monkeypatch.setenv(f"CARAVAN_{name.upper()}", text)
+    assert getattr(read_settings(), name) == value
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_ollamas_variable_sets_it_too_and_yields_to_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = SET[name]
+    monkeypatch.setenv(f"OLLAMA_{name.upper()}", text)
+    assert getattr(read_settings(), name) == value
+    monkeypatch.setenv(f"OLLAMA_{name.upper()}", BAD[name][0])
+    monkeypatch.setenv(f"CARAVAN_{name.upper()}", text)
+    assert getattr(read_settings(), name) == value
+
+
+@pytest.mark.point(21)
+def test_ollamas_origins_are_added_to_the_local_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_ORIGINS", "https://*.bar.com")
+    origins = Origins(read_settings().origins)
+    asked = ("https://a.bar.com", "http://a.bar.com", "http://localhost")
+    assert [origins.grant(origin) for origin in asked] == ["https://a.bar.com", None, "http://localhost"]
+
+
+def test_ollamas_store_is_not_our_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", "/root/.ollama/models")
+    assert read_settings().models == []
+
+
+@pytest.mark.parametrize("text", [" 1h ", '"1h"', "'1h'", " '1h' ", '" 1h "'])
+def test_spaces_and_quotes_around_a_variable_are_no_part_of_it(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", text)
+    assert read_settings().keep_alive == 3600.0
+
+
+@pytest.mark.parametrize("text", ["", "  ", '""', "' '"])
+def test_an_empty_variable_is_not_set(text: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("max_queue: 3\n")
+    monkeypatch.setenv("CARAVAN_KEEP_ALIVE", text)
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "2m")
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", text)
+    settings = read_settings()
+    assert (settings.keep_alive, settings.max_queue) == (120.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("", "127.0.0.1", 11434),
+        ("1.2.3.4", "1.2.3.4", 11434),
+        ("example.com", "example.com", 11434),
+        ("::1", "::1", 11434),
+        ("[::1]", "::1", 11434),
+        ("[::1]:8080", "::1", 8080),
+        (":8080", "", 8080),
+        ("1.2.3.4:", "1.2.3.4", 11434),
+        ("1.2.3.4:0", "1.2.3.4", 0),
+        ("http://h", "h", 80),
+        ("https://h", "h", 443),
+        ("http://h:1234/prefix", "h", 1234),
+        ("https://[::1]/prefix", "::1", 443),
+        ("http://", "127.0.0.1", 80),
+        ("/prefix", "127.0.0.1", 11434),
+    ],
+)
+def test_an_address_is_read_as_ollama_does(text: str, host: str, port: int) -> None:
+    assert read_address(text) == {"host": host, "port": port}
+
+
+@pytest.mark.point(107)
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("-1", math.inf),
+        ("-5m", math.inf),
+        ("0", 0.0),
+        ("90", 90.0),
+        ("1h", 3600.0),
+        ("1m30s", 90.0),
+        ("5ms", 0.005),
+    ],
+)
+def test_keep_alive_is_a_duration_or_seconds(
+    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", text)
+    assert read_settings().keep_alive == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "0s", "-5m"])
+def test_a_load_timeout_of_nothing_is_no_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_LOAD_TIMEOUT", text)
+    assert read_settings().load_timeout == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "debug"), [("0", False), ("false", False), ("1", True), ("2", True), ("t", True)]
+)
+def test_debug_is_a_switch_or_a_level(text: str, debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_DEBUG", text)
+    assert read_settings().debug is debug
+
+
+def test_a_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARAVAN_CACHE_DIR", "~/models")
+    assert read_settings().cache_dir == Path.home() / "models"
+
+
+def test_models_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "CARAVAN_MODELS",
+        '[{"name":"a","source":"org/a"},{"name":"b:1","source":"a","system":"S","messages":[["user","U"]]}]',
+    )
+    first, second = read_settings().models
+    assert (first.name, first.source, first.system) == ("a", "org/a", "")
+    assert (second.name, second.source, second.system, second.messages) == ("b:1", "a", "S", [("user", "U")])
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
+def test_a_bad_value_is_named_in_one_line(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for prefix in ("OLLAMA_", "CARAVAN_") if name in SHARED else ("CARAVAN_",):
+        variable = prefix + name.upper()
+        monkeypatch.setenv(variable, text)
+        with pytest.raises(BadSetting) as caught:
+            read_settings()
+        message = str(caught.value)
+        assert message.startswith(variable)
+        assert "\n" not in message
+        monkeypatch.delenv(variable)
+
+
+def test_the_variable_that_was_really_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARAVAN_MAX_QUEUE", " ")
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", "many")
+    monkeypatch.setenv("OLLAMA_MODELS", "/models")
+    with pytest.raises(BadSetting, match=r"^OLLAMA_MAX_QUEUE: "):
+        read_settings()
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", "1")
+    monkeypatch.setenv("CARAVAN_MODELS", '[{"name":"m","source":"s","sistem":"x"}]')
+    with pytest.raises(BadSetting, match=r"^CARAVAN_MODELS\.0\.sistem: "):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("model", "where", "reason"),
+    [
+        ({"name": "a b", "source": "s"}, "name", "invalid model name 'a b'"),
+        (
+            {"name": "a", "source": "s", "parameters": {"stop": "x"}},
+            "parameters",
+            'option "stop" must be of type array',
+        ),
+    ],
+)
+def test_a_model_that_no_request_could_use_is_refused_at_the_start(
+    model: dict[str, Any], where: str, reason: str
+) -> None:
+    with pytest.raises(BadSetting) as caught:
+        read_settings(models=[model])
+    assert str(caught.value) == f"--model.0.{where}: {reason}"
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_bad_option_of_the_command_line_is_named(port: int) -> None:
+    with pytest.raises(BadSetting, match=r"^--host: 'x' is not a port$"):
+        read_settings(host="h:x")
+    with pytest.raises(BadSetting, match=r"^--port: "):
+        read_settings(port=port)
+
+
+def test_a_configuration_file_sets_everything(config: Path) -> None:
+    config.write_text(
+        """
+        host: 0.0.0.0:9000
+        keep_alive: 1h
+        max_queue: 3
+        debug: true
+        origins: [https://a.com]
+        models:
+          - name: a
+            source: org/a
+            parameters: {temperature: 0.5, stop: [x]}
+            engine: {dtype: float32}
+        """
+    )
+    settings = read_settings()
+    assert settings.host == Address(host="0.0.0.0", port=9000)
+    assert (settings.keep_alive, settings.max_queue, settings.debug) == (3600.0, 3, True)
+    assert settings.origins == ["https://a.com"]
+    assert settings.models[0].parameters == {"temperature": 0.5, "stop": ["x"]}
+    assert settings.models[0].engine == {"dtype": "float32"}
+
+
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("host: 3.3.3.3:3\nkeep_alive: 3s\nmax_queue: 3\n")
+    monkeypatch.setenv("OLLAMA_HOST", "2.2.2.2:2")
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "2s")
+    settings = read_settings(host="1.1.1.1:1")
+    assert settings.host == Address(host="1.1.1.1", port=1)
+    assert (settings.keep_alive, settings.max_queue, settings.num_parallel) == (2.0, 3, 0)
+
+
+@pytest.mark.parametrize("given", [{}, {"host": "1.1.1.1:1"}])
+def test_the_port_option_keeps_the_host(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "2.2.2.2:2")
+    host = "1.1.1.1" if given else "2.2.2.2"
+    assert read_settings(port=7, **given).host == Address(host=host, port=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("max_queue: many\n", "max_queue: Input should be a valid integer"),
+        ("max_queues: 1\n", "max_queues: Extra inputs are not permitted"),
+        ("models:\n  - {name: a}\n", "models.0.source: Field required"),
+        ("keep_alive: yes\n", "keep_alive: True is not a duration"),
+        ("keep_alive: .nan\n", "keep_alive: nan is not a duration"),
+        ("[1]\n", "it must hold names and values of settings"),
+        ("1: x\n", "it must hold names and values of settings"),
+        ("a: [\n", "while parsing a flow node"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_key(text: str, reason: str, config: Path) -> None:
+    config.write_text(text)
+    with pytest.raises(BadSetting) as caught:
+        read_settings()
+    assert str(caught.value).startswith(f"configuration file {config}: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_not_passed_over(config: Path) -> None:
+    with pytest.raises(BadSetting, match=r"No such file or directory$"):
+        read_settings()
+
+
+def test_an_empty_file_sets_nothing(config: Path) -> None:
+    config.write_text("# nothing yet\n")
+    assert read_settings() == Settings()
