@@ -318,7 +318,9 @@ def main() -> None:
             {"server": name, "clients": clients, **found.figures(), "tokens/s by round": found.round_rates}
             for (name, clients), found in results.items()
         ]
-        saved.append({"model": load.model.name, "engine": load.engine, "unequal": warnings, "results": figures})
+        saved.append(
+            {"model": load.model.name, "engine": load.engine, "unequal": warnings, "results": figures}
+        )
     text = "\n\n".join(sections)
     print(text)
     plan.json.write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")

@@ -20,8 +20,10 @@ def resolve(*extras: str) -> dict[str, str]:
     """Names and versions that pip would install for these extras."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-            + ["--report", report.name, f"{ROOT}[{','.join(extras)}]"],
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
+                *("--report", report.name, f"{ROOT}[{','.join(extras)}]"),
+            ],
             check=True,
         )
         found = json.loads(Path(report.name).read_text())["install"]

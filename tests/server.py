@@ -125,7 +125,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             if httpx.get(url, timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
-            time.sleep(0.1)  # noqa: TID251  # another process: there is nothing to wait on
+            time.sleep(0.1)  # another process: there is nothing to wait on
     raise RuntimeError(f"the server did not start:\n{log.read_text()}")
 
 

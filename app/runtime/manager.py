@@ -356,7 +356,6 @@ class Manager:
         return partial(self._close_engines, doomed)
 
     async def _load(self, entry: _Entry) -> None:
-        began = self._clock()
         limit = asyncio.timeout(self._load_timeout_s)
         try:
             async with limit:

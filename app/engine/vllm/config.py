@@ -18,8 +18,9 @@ _LOGITS = "app.engine.vllm.logits:OllamaLogits"
 class EngineDefaults:
     """What every engine starts from.
 
-    `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the number of tokens per streamed output, `max_num_seqs` the number of
-    requests an engine works on at once; 0 leaves that to vLLM.
+    `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
+    number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
+    0 leaves that to vLLM.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -54,7 +55,11 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
         }
         if not embedding:
             chosen["logits_processors"] = [_LOGITS]
-    chosen |= model.spec.engine
+    given = dict(model.spec.engine)
+    if current_platform.is_cpu() and given.get("dtype") == "auto":
+        # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
+        del given["dtype"]
+    chosen |= given
     if not embedding:
         chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
     try:

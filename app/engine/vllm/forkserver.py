@@ -4,12 +4,20 @@ A fresh interpreter spends 6 to 9 s importing vLLM, and a spawned engine pays th
 pays once, while this process imports vLLM itself, and every later load forks from it.
 """
 
+import logging
 import multiprocessing
 import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_PRELOAD = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "app.engine.vllm.logits"]
+_PRELOAD = [
+    "app.engine.vllm.forked",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "app.engine.vllm.logits",
+]
+_OVERRIDES_KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+_log = logging.getLogger(__name__)
 
 
 def start(*, debug: bool) -> ForkServerContext:
@@ -28,6 +36,12 @@ def start(*, debug: bool) -> ForkServerContext:
         "PYTHONWARNINGS": "default" if debug else "ignore",
     }.items():
         os.environ.setdefault(name, value)  # noqa: TID251  # inherited by processes, not read by us
+    # vLLM would take it for every model, whatever the model's own arguments say.
+    if os.environ.pop(_OVERRIDES_KV_CACHE, None) is not None:  # noqa: TID251
+        _log.warning(
+            "%s is ignored: CARAVAN_KV_CACHE_BYTES, or kv_cache_memory_bytes of a model, says how much memory",
+            _OVERRIDES_KV_CACHE,
+        )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     forkserver.ensure_running()

@@ -57,6 +57,6 @@ def _check_size(schema: Mapping[str, Json]) -> None:
         nodes += len(inner)
         if nodes > MAX_NODES or text > MAX_TEXT:
             raise refusal((), f"the schema is larger than {MAX_NODES} values or {MAX_TEXT} characters")
-        if depth > MAX_DEPTH + 1 and any(isinstance(node, dict | list) for node in level):
+        if depth > MAX_DEPTH and any(isinstance(node, dict | list) for node in level):
             raise refusal((), f"objects and arrays nest more than {MAX_DEPTH} levels deep")
         level = inner

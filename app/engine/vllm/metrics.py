@@ -47,7 +47,11 @@ def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
     return type(
         "EngineMetrics",
         (PrometheusStatLogger,),
-        {"_gauge_cls": bound(Gauge), "_counter_cls": bound(Counter), "_histogram_cls": bound(BufferedHistogram)},
+        {
+            "_gauge_cls": bound(Gauge),
+            "_counter_cls": bound(Counter),
+            "_histogram_cls": bound(BufferedHistogram),
+        },
     )
 
 

@@ -1,0 +1,28 @@
+"""How the fork server and its engine cores behave as processes. Only the fork server imports this, when it starts.
+
+Two things could go wrong at the end of a server. Ctrl+C in a terminal reaches every process of the group, and
+an engine core would stop before the streams it works on have ended: only the server decides when an engine
+stops. And a server that is killed (by the kernel, for memory) can stop nothing any more.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_FORK_SERVER = os.getpid()
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies; for the fork server and its own children.
+
+    A worker needs it not: it watches a pipe to its core.
+    """
+    if _FORK_SERVER in (os.getpid(), os.getppid()) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+end_with_parent()
+os.register_at_fork(after_in_child=end_with_parent)

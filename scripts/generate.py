@@ -1,0 +1,228 @@
+"""Writes the generated parts of the documents, between `<!-- generated:NAME -->` and `<!-- /generated -->`.
+
+`python -m scripts.generate` writes; with `--check` it only prints what would change, and exits 1 if anything
+would.
+"""
+
+import argparse
+import ast
+import difflib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from app.core.options import OPTIONS
+from app.core.request import Sampling
+from app.settings import Address, ModelConfig, Settings
+from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
+
+ROOT = Path(__file__).resolve().parents[1]
+README = Path("README.md")
+COMPATIBILITY = Path("docs/compatibility.md")
+END = "<!-- /generated -->"
+_PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
+_SECONDS = {"keep_alive", "load_timeout", "body_timeout"}
+
+Document = Mapping[str, Callable[[], str]]
+"""The generated parts of a file, by name."""
+
+
+def settings_table() -> str:
+    rows = (
+        (_variables(name, field), _code(_default(name, field)), field.description or "")
+        for name, field in Settings.model_fields.items()
+    )
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def models_table() -> str:
+    rows = (
+        (
+            f"`{name}`",
+            "required" if field.is_required() else _code(_default(name, field)),
+            field.description or "",
+        )
+        for name, field in ModelConfig.model_fields.items()
+    )
+    return _table(("key", "default", "meaning"), rows)
+
+
+def options_table() -> str:
+    defaults = {field.name: field.default for field in fields(Sampling)}
+    rows = (
+        (
+            f"`{name}`",
+            option.type,
+            _code(_value(defaults.get(name))),
+            f"no-op: {option.no_op}" if option.no_op else "honoured",
+        )
+        for name, option in OPTIONS.items()
+    )
+    return _table(("option", "type", "default", "here"), rows)
+
+
+def departures_table() -> str:
+    return _table(("where", "what we do instead"), departures())
+
+
+def points_table() -> str:
+    found = proofs(ROOT / "tests")
+    rows: list[Sequence[str]] = []
+    for point in in_scope():
+        status = "departs" if point.number in DEPARTURES else "as Ollama"
+        tests = ", ".join(f"`{name}`" for name in found.get(point.number, ()))
+        rows.append((str(point.number), point.section, point.title, status, tests or "none yet"))
+    later = ranges(point.number for point in POINTS.values() if point.not_yet)
+    return _table(("point", "section", "what", "status", "tests"), rows) + f"\n\nNot yet: points {later}."
+
+
+DOCUMENTS: Mapping[Path, Document] = {
+    README: {"settings": settings_table, "models": models_table},
+    COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
+}
+
+SETTINGS_SECTION = """
+## Settings
+
+Precedence: command line, environment, the YAML file that `--config` or `CARAVAN_CONFIG` names (its keys are
+the names below in lower case, without the prefix), default. Where a line names two variables, the first wins.
+
+<!-- generated:settings -->
+<!-- /generated -->
+
+A model, as one entry of `models`:
+
+<!-- generated:models -->
+<!-- /generated -->
+"""
+
+
+def fill(text: str, parts: Document) -> str:
+    """`text` with its generated parts written anew; one that `parts` does not know is an error."""
+
+    def write(found: re.Match[str]) -> str:
+        name = found["name"]
+        return f"<!-- generated:{name} -->\n{parts[name]()}\n{END}"
+
+    names = [found["name"] for found in _PART.finditer(text)]
+    if missing := [name for name in parts if names.count(name) != 1]:
+        raise ValueError(f"generated parts must occur once, but do not: {', '.join(missing)}")
+    return _PART.sub(write, text)
+
+
+def generate(path: Path, parts: Document) -> tuple[str, str]:
+    """What a document says now and what it should say."""
+    file = ROOT / path
+    old = file.read_text("utf-8") if file.is_file() else ""
+    with_parts = old + SETTINGS_SECTION if path == README and not _PART.search(old) else old
+    return old, fill(with_parts, parts)
+
+
+def proofs(tests: Path) -> dict[int, list[str]]:
+    """The names of the tests that carry `pytest.mark.point(n)`, by point, read without running them."""
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for file in sorted(tests.rglob("test_*.py")):
+        for name, number in _marked(ast.parse(file.read_text("utf-8"), str(file)).body):
+            found[number].add(name)
+    return {number: sorted(names) for number, names in found.items()}
+
+
+def _marked(body: Iterable[ast.stmt], inherited: frozenset[int] = frozenset()) -> Iterator[tuple[str, int]]:
+    statements = list(body)
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and any(_is_pytestmark(target) for target in statement.targets):
+            inherited |= _numbers([statement.value])
+    for statement in statements:
+        match statement:
+            case ast.ClassDef():
+                yield from _marked(statement.body, inherited | _numbers(statement.decorator_list))
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if statement.name.startswith("test_"):
+                for number in inherited | _numbers(statement.decorator_list):
+                    yield statement.name, number
+            case _:
+                pass
+
+
+def _is_pytestmark(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and target.id == "pytestmark"
+
+
+def _numbers(expressions: Iterable[ast.expr]) -> frozenset[int]:
+    """Every number given to `pytest.mark.point` within these, also to a single set of parameters."""
+    calls = (
+        node for expression in expressions for node in ast.walk(expression) if isinstance(node, ast.Call)
+    )
+    marks = (call for call in calls if ast.unparse(call.func) == "pytest.mark.point")
+    return frozenset(ast.literal_eval(argument) for mark in marks for argument in mark.args)
+
+
+def _variables(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    names = alias.choices if isinstance(alias, AliasChoices) else [f"CARAVAN_{name.upper()}"]
+    return ", ".join(f"`{variable}`" for variable in names)
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    value: Any = field.get_default(call_default_factory=True)
+    return _duration(value) if name in _SECONDS else _value(value)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case None | "" | () | [] | {}:
+            return ""
+        case bool():
+            return str(value).lower()
+        case Address():
+            return f"{value.host}:{value.port}"
+        case _:
+            return str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{rest or seconds:g}s" if rest or not minutes else f"{minutes:g}m"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(_line(row) for row in (head, ["---"] * len(head), *rows))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="scripts.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if something would change")
+    asked = parser.parse_args(arguments)
+    drift = False
+    for path, parts in DOCUMENTS.items():
+        old, new = generate(path, parts)
+        if old == new:
+            continue
+        drift = True
+        if asked.check:
+            diff = difflib.unified_diff(
+                old.splitlines(), new.splitlines(), str(path), "generated", lineterm=""
+            )
+            print("\n".join(diff))
+        else:
+            (ROOT / path).write_text(new, "utf-8")
+            print(f"wrote {path}")
+    return 1 if drift and asked.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The whole server in this process, behind real sockets, with scripted engines in place of vLLM's."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.catalogue.library import Library
+from app.core.model import Capability, Model, ModelFacts, ModelName, ModelSpec
+from app.engine.fake import FakeEngine
+from app.main import build_app
+from app.settings import read_settings
+from tests.api.live import serving
+
+WAIT_S = 30.0
+EVERYTHING: tuple[Capability, ...] = ("completion", "tools", "thinking", "insert", "vision")
+
+
+def fake_model(name: str, *capabilities: Capability) -> Model:
+    facts = ModelFacts(
+        path=Path("/models") / name,
+        digest="0" * 64,
+        size_bytes=1,
+        modified_at=datetime(2026, 1, 1, tzinfo=UTC),
+        format="safetensors",
+        family="llama",
+        families=("llama",),
+        parameter_count=1,
+        parameter_size="1",
+        quantization="F32",
+        context_length=4096,
+        embedding_length=32,
+        capabilities=capabilities or EVERYTHING,
+        fim=("<PRE>", "<SUF>", "<MID>"),
+    )
+    return Model(ModelSpec(ModelName(name), name), facts, name)
+
+
+@dataclass
+class FakeSite:
+    """A running server: its port, a client of it and the engines it has started, by model."""
+
+    port: int
+    client: httpx.Client
+    engines: dict[str, FakeEngine] = field(default_factory=dict[str, FakeEngine])
+
+    @property
+    def running(self) -> float:
+        """How many requests run or wait in any engine."""
+        return sum(sum(engine.metrics().values()) for engine in self.engines.values())
+
+
+@contextmanager
+def fake_site(
+    *models: Model, engines: dict[str, FakeEngine] | None = None, **settings: Any
+) -> Generator[FakeSite]:
+    """Serve `models`; a model that `engines` does not name gets a new engine that says hello."""
+    made = dict(engines or {})
+
+    async def start_engine(model: Model) -> FakeEngine:
+        return made.setdefault(model.name.model, FakeEngine())
+
+    app = build_app(read_settings(preload=False, **settings), Library(models), start_engine)
+    with (
+        serving(app) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client,
+    ):
+        yield FakeSite(port, client, made)
