@@ -149,8 +149,6 @@ def _start_log(settings: Settings) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
-    logging.getLogger("torch").setLevel(logging.WARNING if settings.debug else logging.ERROR)
-    logging.getLogger("torch._library.triton").setLevel(logging.WARNING if settings.debug else logging.ERROR)
 
 
 class _Bars:

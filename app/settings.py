@@ -134,6 +134,7 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
 """Seconds of which 0 means no limit, like less than 0."""
@@ -226,12 +227,10 @@ class Settings(BaseSettings):
         validation_alias=_ollama("MAX_QUEUE"),
         description="Requests that may wait for a model to load before new ones get 503.",
     )
-    origins: Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode] = (
-        Field(
-            default_factory=list[str],
-            validation_alias=_ollama("ORIGINS"),
-            description="Browser origins allowed besides localhost, comma-separated.",
-        )
+    origins: OriginList = Field(
+        default_factory=list[str],
+        validation_alias=_ollama("ORIGINS"),
+        description="Browser origins allowed besides localhost, comma-separated.",
     )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."

@@ -28,13 +28,20 @@ README = Path("README.md")
 COMPATIBILITY = Path("docs/compatibility.md")
 END = "<!-- /generated -->"
 _PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
+MOST_SHOWN = 4
+"""Tests that a row names; the nearest to a client come first."""
+NEAREST = ("e2e", "api", "contract", "unit")
 _SECONDS = {"keep_alive", "load_timeout", "body_timeout"}
 
 Document = Mapping[str, Callable[[], str]]
 """The generated parts of a file, by name."""
 
 
-def settings_table() -> str:
+def settings_tables() -> str:
+    return f"{_settings_table()}\n\nA model, as an item of `models`:\n\n{_models_table()}"
+
+
+def _settings_table() -> str:
     rows = (
         (_variables(name, field), _code(_default(name, field)), field.description or "")
         for name, field in Settings.model_fields.items()
@@ -42,7 +49,7 @@ def settings_table() -> str:
     return _table(("variable", "default", "meaning"), rows)
 
 
-def models_table() -> str:
+def _models_table() -> str:
     rows = (
         (
             f"`{name}`",
@@ -76,15 +83,20 @@ def points_table() -> str:
     found = proofs(ROOT / "tests")
     rows: list[Sequence[str]] = []
     for point in in_scope():
-        status = "departs" if point.number in DEPARTURES else "as Ollama"
-        tests = ", ".join(f"`{name}`" for name in found.get(point.number, ()))
-        rows.append((str(point.number), point.section, point.title, status, tests or "none yet"))
+        tests = found.get(point.number, [])
+        status = "unproven" if not tests else "departs" if point.number in DEPARTURES else "as Ollama"
+        rows.append((str(point.number), point.section, point.title, status, _names(tests)))
     later = ranges(point.number for point in POINTS.values() if point.not_yet)
     return _table(("point", "section", "what", "status", "tests"), rows) + f"\n\nNot yet: points {later}."
 
 
+def _names(tests: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in tests[:MOST_SHOWN])
+    return shown + (f" and {len(tests) - MOST_SHOWN} more" if len(tests) > MOST_SHOWN else "")
+
+
 DOCUMENTS: Mapping[Path, Document] = {
-    README: {"settings": settings_table, "models": models_table},
+    README: {"settings": settings_tables},
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
 }
 
@@ -96,16 +108,11 @@ the names below in lower case, without the prefix), default. Where a line names 
 
 <!-- generated:settings -->
 <!-- /generated -->
-
-A model, as one entry of `models`:
-
-<!-- generated:models -->
-<!-- /generated -->
 """
 
 
 def fill(text: str, parts: Document) -> str:
-    """`text` with its generated parts written anew; one that `parts` does not know is an error."""
+    """`text` with its generated parts written anew; a `ValueError` unless they are exactly `parts`."""
 
     def write(found: re.Match[str]) -> str:
         name = found["name"]
@@ -114,6 +121,8 @@ def fill(text: str, parts: Document) -> str:
     names = [found["name"] for found in _PART.finditer(text)]
     if missing := [name for name in parts if names.count(name) != 1]:
         raise ValueError(f"generated parts must occur once, but do not: {', '.join(missing)}")
+    if strange := [name for name in names if name not in parts]:
+        raise ValueError(f"generated parts that nobody writes: {', '.join(strange)}")
     return _PART.sub(write, text)
 
 
@@ -127,11 +136,13 @@ def generate(path: Path, parts: Document) -> tuple[str, str]:
 
 def proofs(tests: Path) -> dict[int, list[str]]:
     """The names of the tests that carry `pytest.mark.point(n)`, by point, read without running them."""
-    found: defaultdict[int, set[str]] = defaultdict(set)
-    for file in sorted(tests.rglob("test_*.py")):
-        for name, number in _marked(ast.parse(file.read_text("utf-8"), str(file)).body):
-            found[number].add(name)
-    return {number: sorted(names) for number, names in found.items()}
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for folder in NEAREST:
+        for file in sorted((tests / folder).rglob("test_*.py")):
+            for name, number in _marked(ast.parse(file.read_text("utf-8"), str(file)).body):
+                if name not in found[number]:
+                    found[number].append(name)
+    return dict(found)
 
 
 def _marked(body: Iterable[ast.stmt], inherited: frozenset[int] = frozenset()) -> Iterator[tuple[str, int]]:

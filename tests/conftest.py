@@ -9,7 +9,7 @@ import pytest
 
 from tests.server import LiveServer, models, serving
 
-pytest_plugins = ["tests.points"]
+pytest_plugins = ["tests.points", "pytester"]
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,23 @@ def prepare(
     return Library(models)
 
 
+def read_reference(name: str, *, details: bool = False) -> ModelName:
+    """The name in what a client calls a model.
+
+    Raises:
+        ModelNotFound: for one that is blank.
+        InvalidRequest: for one that breaks the grammar.
+        Forbidden: for a model in the cloud.
+    """
+    if not name.strip():
+        raise ModelNotFound(name)
+    text, source = split_source(name)
+    parsed = parse_name(text)
+    if source == "cloud":
+        raise Forbidden(CLOUD_DETAILS if details else CLOUD)
+    return parsed
+
+
 class Library:
     """The served models, by name."""
 
@@ -52,12 +69,7 @@ class Library:
         `details` is for the routes that describe a model, where `ModelNotFound` carries the shortest
         form with the tag; elsewhere it is the name as it was sent.
         """
-        if not name.strip():
-            raise ModelNotFound(name)
-        text, source = split_source(name)
-        parsed = parse_name(text)
-        if source == "cloud":
-            raise Forbidden(CLOUD_DETAILS if details else CLOUD)
+        parsed = read_reference(name, details=details)
         model = self._models.get(_key(parsed))
         if model is None or (case_sensitive and model.name != parsed):
             raise ModelNotFound(str(self._installed_casing(parsed)) if details else name)

@@ -155,12 +155,8 @@ def test_a_body_that_is_no_text(client: httpx.Client, body: bytes, character: st
 @pytest.mark.point(37)
 @pytest.mark.parametrize(("route", "go_type"), ROUTES.items())
 @pytest.mark.parametrize(("body", "kind"), [("[]", "array"), ('"x"', "string"), ("1", "number")])
-def test_a_body_of_another_type(
-    client: httpx.Client, route: str, go_type: str, body: str, kind: str
-) -> None:
-    refused(
-        post(client, route, body), f"json: cannot unmarshal {kind} into Go value of type api.{go_type}"
-    )
+def test_a_body_of_another_type(client: httpx.Client, route: str, go_type: str, body: str, kind: str) -> None:
+    refused(post(client, route, body), f"json: cannot unmarshal {kind} into Go value of type api.{go_type}")
 
 
 @pytest.mark.point(38)

@@ -58,10 +58,18 @@ def test_what_changes_models_is_not_served(client: httpx.Client, method: str, pa
 
 
 @pytest.mark.point(46, 47)
-def test_no_model(client: httpx.Client) -> None:
+@pytest.mark.parametrize("name", ["", " ", "\n\t"])
+def test_no_model(client: httpx.Client, name: str) -> None:
+    for path in ("/api/generate", "/api/embed"):
+        refused(client.post(path, json={"model": name}), 404, f"model '{name}' not found")
+    for path in ("/api/chat", "/api/embeddings", "/api/show"):
+        refused(client.post(path, json={"model": name}), 400, "model is required")
+
+
+@pytest.mark.point(46, 47)
+def test_a_model_that_is_not_named(client: httpx.Client) -> None:
     for path in ("/api/generate", "/api/embed"):
         refused(client.post(path, json={}), 404, "model '' not found")
-        refused(client.post(path, json={"model": "  "}), 404, "model '  ' not found")
     for path in ("/api/chat", "/api/embeddings", "/api/show"):
         refused(client.post(path, json={}), 400, "model is required")
 

@@ -152,8 +152,7 @@ def test_the_narrowest_typical_choice_leaves_nothing_to_chance(client: httpx.Cli
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_keeps_to_a_schema(client: httpx.Client, stream: bool) -> None:
     options = {"num_predict": 80, "temperature": 0}
-    fields = {"prompt": "Is the sky blue?", "format": ANSWER, "options": options, "stream": stream}
-    answer = generate(client, **fields)
+    answer = generate(client, prompt="Is the sky blue?", format=ANSWER, options=options, stream=stream)
     parts = lines(answer) if stream else [answer.json()]
     jsonschema.validate(json.loads(text(parts)), ANSWER)
     assert parts[-1]["done_reason"] == "stop"
@@ -161,9 +160,9 @@ def test_an_answer_that_keeps_to_a_schema(client: httpx.Client, stream: bool) ->
 
 @pytest.mark.point(92)
 def test_an_answer_that_is_any_json_object(client: httpx.Client) -> None:
-    fields = {"format": "json", "options": {"num_predict": 60, "temperature": 0}}
+    options = {"num_predict": 60, "temperature": 0}
     prompt = 'Reply with the JSON object {"a": 1} and nothing else.'
-    assert json.loads(whole(client, prompt=prompt, **fields)["response"]) == {"a": 1}
+    assert json.loads(whole(client, prompt=prompt, format="json", options=options)["response"]) == {"a": 1}
 
 
 # tool: a model whose answers are known word for word.
@@ -198,14 +197,19 @@ def test_a_penalty_of_none_changes_nothing(client: httpx.Client) -> None:
     assert LONG_STORY.startswith(story["response"])
     repeated = tokens(story)
     assert len(set(repeated)) < len(repeated), "or the next test shows nothing"
-    off = {"repeat_penalty": 1e6, "presence_penalty": 50, "frequency_penalty": 50, "repeat_last_n": 0}
+    off: dict[str, Any] = {
+        "repeat_penalty": 1e6,
+        "presence_penalty": 50,
+        "frequency_penalty": 50,
+        "repeat_last_n": 0,
+    }
     assert tokens(told(client, num_predict=40, **off)) == repeated
 
 
 @pytest.mark.parametrize(
     "penalty", [{"repeat_penalty": 1e38}, {"presence_penalty": 1e38}, {"frequency_penalty": 200}]
 )
-def test_a_heavy_penalty_lets_no_token_come_twice(client: httpx.Client, penalty: dict[str, float]) -> None:
+def test_a_heavy_penalty_lets_no_token_come_twice(client: httpx.Client, penalty: dict[str, Any]) -> None:
     everywhere = tokens(told(client, num_predict=40, repeat_last_n=-1, **penalty))
     assert len(set(everywhere)) == len(everywhere)
     lately = tokens(told(client, num_predict=40, repeat_last_n=3, **penalty))

@@ -8,7 +8,7 @@ import numpy as np
 import xgrammar
 from xgrammar.testing import _is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
 
-from app.engine.vllm.json_schema import prepare_schema
+from app.engine.vllm.schema.prepare import prepare_schema
 
 _STOP = 256
 _BYTES = xgrammar.TokenizerInfo(
@@ -48,6 +48,12 @@ class PreparedGrammar:
             assert matcher.accept_token(token)
             text.append(token)
         return None
+
+
+def accepts_pattern(source: str, text: str) -> bool:
+    """Whether xgrammar takes the JSON text for a string of that pattern."""
+    schema = json.dumps({"type": "string", "pattern": source})
+    return _is_grammar_accept_string(xgrammar.Grammar.from_json_schema(schema), text)
 
 
 def _chosen(allowed: list[int], chooser: random.Random, haste: float) -> int:

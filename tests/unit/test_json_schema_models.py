@@ -124,7 +124,11 @@ MODELS: list[type[BaseModel]] = [
 ]
 
 
-@pytest.mark.parametrize("model", MODELS)
+SAID_IN_FULL = [model for model in MODELS if model not in (Contact, Bag)]
+"""Models whose schema says all they ask for: a `HttpUrl` is any URI there, a `Decimal` any string."""
+
+
+@pytest.mark.parametrize("model", SAID_IN_FULL)
 def test_an_answer_for_a_pydantic_model_is_an_instance_of_it(model: type[BaseModel]) -> None:
     grammar, chooser = PreparedGrammar(model.model_json_schema()), random.Random(1)
     texts = [text for _ in range(60) if (text := grammar.sample(chooser, longest=900))]

@@ -7,6 +7,7 @@ from typing import Any
 from app.api.ollama import schema
 from app.api.ollama.gojson import decode
 from app.api.ollama.gotypes import parse
+from app.catalogue.library import read_reference
 from app.core.errors import InvalidRequest
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
 
@@ -69,7 +70,7 @@ def to_embed(body: bytes, received_ns: int) -> Embedding:
     asked = parse(schema.EMBED, decode(body))
     return Embedding(
         model=asked.model,
-        inputs=_inputs(asked.input),
+        inputs=_inputs(asked),
         received_ns=received_ns,
         options=asked.options,
         truncate=asked.truncate,
@@ -94,7 +95,7 @@ def to_embeddings(body: bytes, received_ns: int) -> Embedding:
 def to_show(body: bytes) -> ShowCall:
     asked = parse(schema.SHOW, decode(body))
     model = asked.model or asked.name
-    if not model:
+    if not model.strip():
         raise InvalidRequest("model is required")
     return ShowCall(model, asked.verbose, asked.system, asked.options)
 
@@ -116,10 +117,12 @@ def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:
     }
 
 
-def _inputs(value: Json) -> tuple[str, ...]:
+def _inputs(asked: schema.EmbedBody) -> tuple[str, ...]:
+    value = asked.input
     if value is None or value == "":
         return ()
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        read_reference(asked.model)  # A name that cannot be one is told first.
         raise InvalidRequest("invalid input type")
     return tuple(texts)

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 async def chat(body: Body, served: Served) -> Response:
     call = await _read(codec.to_chat, body)
     asked = call.generation
-    if not asked.model:
+    if not asked.model.strip():
         raise InvalidRequest("model is required")
     encoder = ChatEncoder(asked.model, top_logprobs=asked.top_logprobs)
     return EventResponse(served.pipeline.run(asked), encoder, stream=call.stream, on_error=_failure)
@@ -57,7 +57,7 @@ async def embed(body: Body, served: Served) -> Response:
 async def embeddings(body: Body, served: Served) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
     asked = await _read(codec.to_embeddings, body)
-    if not asked.model:
+    if not asked.model.strip():
         raise InvalidRequest("model is required")
 
     async def work() -> bytes:
@@ -86,7 +86,7 @@ class EmbeddingModelNotFound(ModelNotFound):
     """The embedding routes say it in words of their own (ollama-api 3.5)."""
 
     def __str__(self) -> str:
-        if not self.name:
+        if not self.name.strip():
             return super().__str__()
         return f"model {quoted(self.name)} not found, try pulling it first"
 

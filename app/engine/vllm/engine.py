@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -211,11 +212,14 @@ class VllmEngine:
                 },
             }
         try:
-            params = sampling_params(
+            make_params = partial(
+                sampling_params,
                 run,
                 windowed=self._windowed,
                 skip_special_tokens=parser is None or parser.skip_special_tokens,
             )
+            # Only a JSON schema takes long enough to be worth a thread.
+            params = make_params() if run.format is None else await asyncio.to_thread(make_params)
             payload = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             outputs = self._llm.generate(payload, params, f"caravan-{next(self._ids)}", **arguments)
             async with aclosing(outputs):
@@ -224,6 +228,7 @@ class VllmEngine:
         except (VLLMValidationError, ValueError) as error:
             raise InvalidRequest(_first_line(error)) from error
         except EngineDeadError as error:
+            self._processes.note_gone()
             raise EngineDied(_STOPPED) from error
         except EngineGenerateError as error:
             cause = error.__cause__ or error
@@ -293,6 +298,7 @@ class VllmEngine:
         except (VLLMValidationError, ValueError) as error:
             raise InvalidRequest(_first_line(error)) from error
         except EngineDeadError as error:
+            self._processes.note_gone()
             raise EngineDied(_STOPPED) from error
         except EngineGenerateError as error:
             raise EngineFailed(_first_line(error.__cause__ or error)) from error
@@ -308,6 +314,7 @@ class VllmEngine:
         await self._processes.wait_gone()
         if self._closing:
             await asyncio.get_running_loop().create_future()
+        self._end_requests()
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait for ever."""
@@ -322,6 +329,11 @@ class VllmEngine:
             _log.warning("the engine of %s does not stop and is killed", self._model.name)
         finally:
             await asyncio.to_thread(self._processes.kill)
+            self._end_requests()
+
+    def _end_requests(self) -> None:
+        """Fail what is under way. vLLM does so when it notices a death, unless it is shut down before that."""
+        self._llm.output_processor.propagate_error(EngineDeadError())
 
     async def _warm_up(self) -> None:
         if not self._model.can("completion"):

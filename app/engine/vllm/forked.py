@@ -6,6 +6,7 @@ stops. And a server that is killed (by the kernel, for memory) can stop nothing 
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+# It would warn at every start on CPU that there is no Triton.
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 end_with_parent()
 os.register_at_fork(after_in_child=end_with_parent)

@@ -27,6 +27,7 @@ class EngineProcesses:
     def __init__(self, cores: Sequence[BaseProcess]) -> None:
         self._sentinels = [core.sentinel for core in cores]
         self._all = _families(cores)
+        self._gone = asyncio.Event()
 
     @property
     def resident_bytes(self) -> int:
@@ -35,14 +36,17 @@ class EngineProcesses:
     async def wait_gone(self) -> None:
         """Return when a core has ended. The kernel makes its sentinel readable then, so nothing polls."""
         loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
         for sentinel in self._sentinels:
-            loop.add_reader(sentinel, gone.set)
+            loop.add_reader(sentinel, self._gone.set)
         try:
-            await gone.wait()
+            await self._gone.wait()
         finally:
             for sentinel in self._sentinels:
                 loop.remove_reader(sentinel)
+
+    def note_gone(self) -> None:
+        """Whoever finds that the engine works no more says so here."""
+        self._gone.set()
 
     def kill(self) -> None:
         """Kill what is still alive and wait until the kernel has its memory back."""

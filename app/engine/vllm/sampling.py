@@ -5,7 +5,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from app.core.errors import InvalidRequest
 from app.core.request import JsonFormat, Sampling
 from app.engine.base import Run
-from app.engine.vllm.json_schema import prepare_schema
+from app.engine.vllm.schema.prepare import prepare_schema
 
 _SMALLEST_TOP_P = 1e-6
 _DEFAULTS = Sampling()

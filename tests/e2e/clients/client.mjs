@@ -7,6 +7,7 @@
 import { text } from 'node:stream/consumers'
 import { Ollama } from 'ollama'
 
+console.log = console.error // The client prints remarks of its own, and stdout is for what came back.
 const ollama = new Ollama({ host: process.argv[2] })
 
 async function collect(stream, abortAfter) {
@@ -41,4 +42,4 @@ const results = []
 for (const call of JSON.parse(await text(process.stdin))) {
   results.push(await run(call))
 }
-console.log(JSON.stringify(results))
+process.stdout.write(JSON.stringify(results))

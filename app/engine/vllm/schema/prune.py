@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_scalar import Spelled
-from app.engine.vllm.json_schema_shape import refusal
+from app.engine.vllm.schema.scalar import Spelled
+from app.engine.vllm.schema.shape import refusal
 
 _PREFIX = "#/$defs/"
 

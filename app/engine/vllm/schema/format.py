@@ -4,8 +4,8 @@ xgrammar's formats are not used: its e-mail address and JSON pointer can break o
 its date knows a 31 February, and none of them can be combined with a length.
 """
 
-from app.engine.vllm.json_schema_language import Node, Repeat, Seq, bounded, lengths
-from app.engine.vllm.json_schema_pattern import parse
+from app.engine.vllm.schema.language import Node, Repeat, Seq, bounded, lengths
+from app.engine.vllm.schema.pattern import parse
 
 _YEAR = r"(\d{3}[1-9]|\d{2}[1-9]\d|\d[1-9]\d{2}|[1-9]\d{3})"
 _LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
@@ -49,7 +49,7 @@ _FORMATS = {
     "time": _TIME,
     "date-time": rf"{_DATE}T{_TIME}",
     "duration": rf"P({_CALENDAR}(T{_CLOCK})?|T{_CLOCK}|\d+W)",
-    "email": rf"{_ATEXT}(\.{_ATEXT})*@{_LABEL}(\.{_LABEL})*",
+    "email": rf"{_ATEXT}(\.{_ATEXT})*@({_LABEL}\.)+[A-Za-z]{{2,24}}",
     "hostname": rf"{_LABEL}(\.{_LABEL})*",
     "ipv4": _IPV4,
     "ipv6": _IPV6,

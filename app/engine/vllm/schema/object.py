@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_language import ANYTHING, Node, all_but, matches
-from app.engine.vllm.json_schema_pattern import parse
-from app.engine.vllm.json_schema_reader import NEVER, Reader
-from app.engine.vllm.json_schema_scalar import Spelled, language, spell_keys
-from app.engine.vllm.json_schema_shape import Both, Object, Place, Text, Value, said, unsupported
+from app.engine.vllm.schema.language import ANYTHING, Node, all_but, matches
+from app.engine.vllm.schema.pattern import parse
+from app.engine.vllm.schema.reader import NEVER, Reader
+from app.engine.vllm.schema.scalar import Spelled, language, spell_keys
+from app.engine.vllm.schema.shape import Both, Object, Place, Text, Value, said, unsupported
 
 _MAX_COUNTED = 32
 """xgrammar's grammar grows with the square of the properties that are counted."""

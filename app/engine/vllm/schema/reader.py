@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_form import check_form
-from app.engine.vllm.json_schema_keywords import KEYWORDS, Schema, exact, typed
-from app.engine.vllm.json_schema_language import matches
-from app.engine.vllm.json_schema_pattern import parse
-from app.engine.vllm.json_schema_shape import (
+from app.engine.vllm.schema.form import check_form
+from app.engine.vllm.schema.keywords import KEYWORDS, Schema, exact, typed
+from app.engine.vllm.schema.language import matches
+from app.engine.vllm.schema.pattern import parse
+from app.engine.vllm.schema.shape import (
     Array,
     Both,
     Branch,

@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_shape import Place, refusal
+from app.engine.vllm.schema.shape import Place, refusal
 
 _RULES = Draft202012Validator(Draft202012Validator.META_SCHEMA)
 _CONTAINERS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_form import check_form
-from app.engine.vllm.json_schema_prune import prune
-from app.engine.vllm.json_schema_reader import Reader
-from app.engine.vllm.json_schema_shape import refusal
-from app.engine.vllm.json_schema_writer import Writer
+from app.engine.vllm.schema.form import check_form
+from app.engine.vllm.schema.prune import prune
+from app.engine.vllm.schema.reader import Reader
+from app.engine.vllm.schema.shape import refusal
+from app.engine.vllm.schema.writer import Writer
 
 MAX_DEPTH = 64
 """Objects and arrays inside one another, as vLLM counts them."""

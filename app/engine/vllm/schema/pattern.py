@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from app.engine.vllm.json_schema_language import (
+from app.engine.vllm.schema.language import (
     ANYTHING,
     LAST,
     MAX_COUNT,
@@ -215,8 +215,9 @@ _WITHOUT_LOOK_AROUND = {
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$": (
         r"^([A-Za-z0-9_'+-]+\.)*[A-Za-z0-9_'+-]*[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}$"
     ),
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
 }
-"""What Zod writes for an e-mail address, and the same language said otherwise."""
+"""What Zod writes for an e-mail address and pydantic for a decimal, and the same languages said otherwise."""
 
 
 @lru_cache(maxsize=256)

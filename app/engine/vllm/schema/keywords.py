@@ -5,8 +5,8 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from app.core.request import Json
-from app.engine.vllm.json_schema_pattern import PatternError, parse
-from app.engine.vllm.json_schema_shape import (
+from app.engine.vllm.schema.pattern import PatternError, parse
+from app.engine.vllm.schema.shape import (
     Array,
     Bound,
     Branch,

@@ -8,7 +8,7 @@ must spell the escapes of JSON itself; where a part of varying length is repeate
 for one token, so it is given no such part.
 """
 
-from app.engine.vllm.json_schema_language import (
+from app.engine.vllm.schema.language import (
     Alt,
     Chars,
     Node,
@@ -19,7 +19,7 @@ from app.engine.vllm.json_schema_language import (
     lengths,
     minus,
 )
-from app.engine.vllm.json_schema_pattern import PatternError
+from app.engine.vllm.schema.pattern import PatternError
 
 _UNPRINTABLE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}

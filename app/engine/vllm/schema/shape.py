@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 from app.core.errors import InvalidRequest
 from app.core.request import Json
-from app.engine.vllm.json_schema_language import matches
-from app.engine.vllm.json_schema_pattern import parse
+from app.engine.vllm.schema.language import matches
+from app.engine.vllm.schema.pattern import parse
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where a schema is, as keys from the root."""

@@ -1,16 +1,17 @@
 """Owns how numbers, strings and single values are spelled as schemas that xgrammar honours."""
 
 import math
+import sys
 from fractions import Fraction
 from typing import TypeAlias, overload
 
 from app.core.request import Json
-from app.engine.vllm import json_schema_format as formats
-from app.engine.vllm.json_schema_keywords import exact
-from app.engine.vllm.json_schema_language import ANY_CHAR, MAX_COUNT, Node, Repeat, bounded
-from app.engine.vllm.json_schema_pattern import PatternError, parse
-from app.engine.vllm.json_schema_regex import spell
-from app.engine.vllm.json_schema_shape import Bound, Number, Place, Text, Value, refusal, unsupported
+from app.engine.vllm.schema import format as formats
+from app.engine.vllm.schema.keywords import exact
+from app.engine.vllm.schema.language import ANY_CHAR, MAX_COUNT, Node, Repeat, bounded
+from app.engine.vllm.schema.pattern import PatternError, parse
+from app.engine.vllm.schema.regex import spell
+from app.engine.vllm.schema.shape import Bound, Number, Place, Text, refusal, unsupported
 
 Spelled: TypeAlias = dict[str, Json] | bool
 """A schema for xgrammar; False where nothing can satisfy it."""
@@ -25,30 +26,39 @@ _FINE = 2**30
 _MAX_MULTIPLES = 1000
 
 
-def spell_value(value: Value, place: Place) -> Spelled:
-    number = value.value
-    decimal = isinstance(number, float) and not number.is_integer() and abs(number) < _FINE
-    if decimal and (exact(number) * _GRID).denominator == 1:
-        # As a constant xgrammar would write 0.1 with all its seventeen digits.
-        return {"type": "number", "minimum": number, "maximum": number}
-    return {"const": plain(number, place)}
-
-
-def plain(value: Json, place: Place) -> Json:
-    """The value as xgrammar can hold it, which reads integers beyond 64 bits as floats."""
+def spell_value(value: Json, place: Place) -> Json:
+    """Just this value. Arrays and objects are taken apart, so that white space in them is free."""
     match value:
         case list():
-            return [plain(item, place) for item in value]
+            items = [spell_value(item, place) for item in value]
+            closed: dict[str, Json] = {"type": "array", "items": False}
+            return closed | ({"prefixItems": items, "minItems": len(items)} if items else {})
         case dict():
-            return {key: plain(item, place) for key, item in value.items()}
-        case float() if value.is_integer():
-            return plain(int(value), place) if abs(value) < 2**53 else value
-        case int() if not isinstance(value, bool) and not _INT64[0] <= value <= _INT64[1]:
-            if int(float(value)) != value:
-                raise refusal(place, f"the integer {value} is beyond 64 bits")
-            return float(value)
+            properties = {key: spell_value(item, place) for key, item in value.items()}
+            closed = {"type": "object", "additionalProperties": False}
+            return closed | ({"properties": properties, "required": list(properties)} if properties else {})
+        case float() if not value.is_integer():
+            return _spell_decimal(value)
+        case int() | float() if not isinstance(value, bool):
+            return {"const": _whole_number(int(value), place)}
         case _:
-            return value
+            return {"const": value}
+
+
+def _spell_decimal(value: float) -> Json:
+    if abs(value) < _FINE and (exact(value) * _GRID).denominator == 1:
+        # As a constant xgrammar would write 0.1 with all its seventeen digits.
+        return {"type": "number", "minimum": value, "maximum": value}
+    return {"const": value}
+
+
+def _whole_number(value: int, place: Place) -> Json:
+    """xgrammar reads integers beyond 64 bits as floats."""
+    if _INT64[0] <= value <= _INT64[1]:
+        return value
+    if abs(value) > sys.float_info.max or int(float(value)) != value:
+        raise refusal(place, f"the integer {value} is beyond 64 bits")
+    return float(value)
 
 
 def spell_number(number: Number, place: Place) -> Spelled:
@@ -112,7 +122,7 @@ def _spell_multiples(low: int | None, high: int | None, step: int, place: Place)
     if low is None or high is None or (high - low) // step > _MAX_MULTIPLES:
         reason = f"is supported only between bounds at most {_MAX_MULTIPLES} multiples apart"
         raise unsupported(place, "multipleOf", reason)
-    multiples = [plain(multiple, place) for multiple in range(-(-low // step) * step, high + 1, step)]
+    multiples = [_whole_number(multiple, place) for multiple in range(-(-low // step) * step, high + 1, step)]
     return {"enum": multiples} if multiples else False
 
 

@@ -11,16 +11,15 @@ from itertools import combinations
 
 from app.core.errors import InvalidRequest
 from app.core.request import Json
-from app.engine.vllm.json_schema_object import ObjectWriter
-from app.engine.vllm.json_schema_reader import Reader, asserted
-from app.engine.vllm.json_schema_scalar import (
+from app.engine.vllm.schema.object import ObjectWriter
+from app.engine.vllm.schema.reader import Reader, asserted
+from app.engine.vllm.schema.scalar import (
     Spelled,
-    plain,
     spell_number,
     spell_text,
     spell_value,
 )
-from app.engine.vllm.json_schema_shape import (
+from app.engine.vllm.schema.shape import (
     Array,
     Both,
     Number,
@@ -32,6 +31,7 @@ from app.engine.vllm.json_schema_shape import (
     Value,
     refusal,
     unsupported,
+    value_of,
 )
 
 ANY_OBJECT = {"type": "object", "additionalProperties": True}
@@ -44,7 +44,7 @@ _ANYTHING: list[Json] = [
 _INLINE_DEPTH = 6
 _MAX_SCHEMAS = 4000
 _MAX_ITEMS = 1_000_000
-_MAX_SETS = 512
+_MAX_SETS = 256
 _MAX_COUNTED = 32 * 128
 """Repetitions in all patterns together: xgrammar spends seconds on a few dozen different long ones."""
 
@@ -99,10 +99,7 @@ class Writer:
             written = [self.schema((option,), depth + 1) for option in options]
         else:
             shapes = self._reader.shapes(places)
-            written = [
-                self._shape(shape, places[0], depth) for shape in shapes if not isinstance(shape, Value)
-            ]
-            written += self._values([shape for shape in shapes if isinstance(shape, Value)], places[0])
+            written = [self._shape(shape, places[0], depth) for shape in shapes]
         return _any_of(written)
 
     def _options(self, place: Place) -> list[Place] | None:
@@ -111,14 +108,6 @@ class Writer:
         if isinstance(schema, bool) or asserted(schema) != frozenset({"anyOf"}):
             return None
         return [(*place, "anyOf", index) for index in range(len(schema["anyOf"]))]
-
-    def _values(self, values: Iterable[Value], place: Place) -> list[Spelled]:
-        written = [spell_value(value, place) for value in values]
-        constants = [
-            spelled["const"] for spelled in written if isinstance(spelled, dict) and "const" in spelled
-        ]
-        others = [spelled for spelled in written if isinstance(spelled, dict) and "const" not in spelled]
-        return [*others, *([{"enum": constants}] if constants else [])]
 
     def _shape(self, shape: Shape, place: Place, depth: int) -> Spelled:
         match shape:
@@ -133,7 +122,7 @@ class Writer:
             case Object():
                 return self._objects.written(shape, place, depth)
             case Value():
-                return spell_value(shape, place)
+                return spell_value(shape.value, place)
 
     def _text(self, shape: Text, place: Place) -> Spelled:
         spelled = spell_text(shape, place)
@@ -177,14 +166,15 @@ class Writer:
     def _set(self, shape: Array, place: Place) -> Spelled:
         """Distinct items, where there are few values to choose from: every subset, in the schema's order."""
         items = self._reader.shapes(shape.rest or ())
-        values = [plain(item.value, place) for item in items if isinstance(item, Value)]
+        values = [item.value for item in items if isinstance(item, Value)]
         most = min(len(values), len(values) if shape.high is None else shape.high)
         if len(values) < len(items) or shape.prefix or 2 ** len(values) > _MAX_SETS:
             raise unsupported(place, "uniqueItems", 'is supported only for items of a short "enum"')
+        sizes = range(shape.low, most + 1)
         subsets = [
-            list(chosen) for size in range(shape.low, most + 1) for chosen in combinations(values, size)
+            spell_value(list(chosen), place) for size in sizes for chosen in combinations(values, size)
         ]
-        return {"enum": subsets} if subsets else self._dead(place, "there are too few distinct items")
+        return _any_of(subsets) if subsets else self._dead(place, "there are too few distinct items")
 
     def _dead(self, place: Place, reason: str) -> bool:
         self.dead_end = self.dead_end or refusal(place, reason)
@@ -193,11 +183,18 @@ class Writer:
 
 def _any_of(written: Iterable[Spelled]) -> Spelled:
     options: list[Json] = []
+    constants: dict[str, Json] = {}
     for spelled in written:
         parts = spelled["anyOf"] if isinstance(spelled, dict) and spelled.keys() == {"anyOf"} else [spelled]
-        options += [part for part in parts if part is not False and part not in options]
+        for part in parts:
+            if isinstance(part, dict) and part.keys() <= {"const", "enum"} and part:
+                constants |= {value_of(value).key: value for value in part.get("enum", [part.get("const")])}
+            elif part is not False and part not in options:
+                options.append(part)
     if {} in options or all(shape in options for shape in _ANYTHING):
         return {}
+    if constants:
+        options.append({"enum": list(constants.values())})
     if not options:
         return False
     return options[0] if len(options) == 1 else {"anyOf": options}

@@ -1,0 +1,416 @@
+"""The official clients, Python's and npm's, pointed at the real server as their users would point them."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import ollama
+import pytest
+from ollama_lines import in_engines
+from pydantic import BaseModel
+
+from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
+from tests.server import LiveServer
+
+pytestmark = [pytest.mark.engine, pytest.mark.row("A9", "C7")]
+
+HERE = Path(__file__).parent / "clients"
+INSTALL_S = 120
+ANSWER_S = 120
+GREEDY: dict[str, Any] = {"temperature": 0, "seed": 1}
+HELLO = [user("Hello")]
+STORY = [user("Write a long story.")]
+THOUGHT = "A greeting."
+NO_IMAGES = "does not support image input"
+PNG = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89\0\0\0\nIDATx\x9cc\0\x01"
+    b"\0\0\x05\0\x01\r\n-\xb4\0\0\0\0IEND\xaeB`\x82"
+)
+
+Call: TypeAlias = dict[str, Any]
+Node: TypeAlias = Callable[..., list[Any]]
+
+
+class Person(BaseModel):
+    """What the model is to describe."""
+
+    name: str
+    age: int
+
+
+def get_weather(city: str) -> str:
+    """Get the weather"""
+    return {"Paris": "9 degrees"}[city]
+
+
+@pytest.fixture(scope="module")
+def python(server: LiveServer) -> Iterator[ollama.Client]:
+    made = ollama.Client(server.url, timeout=ANSWER_S)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def node(server: LiveServer) -> Node:
+    """Makes calls with the npm client, one after another in one process, and gives what came back."""
+    npm, program = shutil.which("npm"), shutil.which("node")
+    if npm is None or program is None:
+        pytest.skip("the npm client needs node and npm")
+    installed = subprocess.run([npm, "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S)
+    assert installed.returncode == 0, installed.stderr
+
+    def run(*calls: Call) -> list[Any]:
+        done = subprocess.run(
+            [program, str(HERE / "client.mjs"), server.url],
+            input=json.dumps(calls),
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def chat(messages: Sequence[Any] = HELLO, **fields: Any) -> Call:
+    """A call of the npm client."""
+    request = {"model": "tool", "messages": messages, "options": GREEDY, "think": False, **fields}
+    return {"method": "chat", "request": request}
+
+
+def generated(client: httpx.Client) -> float:
+    """Tokens that the engines have made so far."""
+    rows = client.get("/metrics").text.splitlines()
+    return sum(
+        float(row.rsplit(" ", 1)[1]) for row in rows if row.startswith("vllm:generation_tokens_total{")
+    )
+
+
+def assert_aborted(client: httpx.Client, before: float) -> None:
+    """The engines stopped long before the end of the story, which takes more than 500 tokens."""
+    deadline = datetime.now(UTC).timestamp() + 10
+    while in_engines(client):
+        assert datetime.now(UTC).timestamp() < deadline, "the engine goes on without its client"
+    assert generated(client) - before < 250
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded(client: httpx.Client) -> None:
+    """Both models that these tests use most, so that counting tokens sees no other engine come and go."""
+    for model in ("plain", "tool"):
+        assert client.post("/api/generate", json={"model": model}).status_code == 200
+
+
+def test_python_chat(python: ollama.Client) -> None:
+    answer = python.chat("tool", HELLO, options=GREEDY)
+    assert (answer.model, answer.message.role) == ("tool", "assistant")
+    assert (answer.message.content, answer.message.thinking) == (GREETING, THOUGHT)
+    assert (answer.done, answer.done_reason) == (True, "stop")
+    assert answer.message.tool_calls is None
+    for value in (answer.total_duration, answer.load_duration, answer.prompt_eval_duration):
+        assert value is not None
+        assert value > 0
+    assert answer.prompt_eval_count == 9
+    assert answer.created_at is not None
+    assert abs(datetime.fromisoformat(answer.created_at) - datetime.now(UTC)).total_seconds() < 60
+
+
+def test_python_chat_streamed(python: ollama.Client) -> None:
+    parts = list(python.chat("tool", HELLO, stream=True, options=GREEDY))
+    assert "".join(part.message.thinking or "" for part in parts) == THOUGHT
+    assert "".join(part.message.content or "" for part in parts) == GREETING
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    last = parts[-1]
+    assert (last.done_reason, last.message.content) == ("stop", "")
+    assert last.eval_count is not None
+    assert last.eval_count >= len(parts) - 1
+
+
+@pytest.mark.point(126)
+def test_python_without_thinking(python: ollama.Client) -> None:
+    answer = python.chat("tool", HELLO, think=False, options=GREEDY)
+    assert (answer.message.content, answer.message.thinking) == (GREETING, None)
+    with pytest.raises(ollama.ResponseError, match='"plain" does not support thinking') as caught:
+        python.chat("plain", HELLO, think="high")
+    assert caught.value.status_code == 400
+
+
+@pytest.mark.row("A6")
+def test_python_functions_as_tools(python: ollama.Client) -> None:
+    """The loop of the client's own documentation: ask, run what is called, ask again."""
+    messages: list[Any] = [PARIS_QUESTION]
+    answer = python.chat("tool", messages, tools=[get_weather], options=GREEDY)
+    [call] = answer.message.tool_calls or ()
+    assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
+    assert answer.message.thinking == "I need the weather tool."
+    messages.append(answer.message)
+    result = get_weather(**call.function.arguments)
+    messages.append({"role": "tool", "content": result, "tool_name": call.function.name})
+    final = python.chat("tool", messages, tools=[get_weather], options=GREEDY)
+    assert final.message.content == "Only 9 degrees in Paris."
+
+
+def test_python_tools_streamed(python: ollama.Client) -> None:
+    parts = python.chat("tool", [user("Compare Paris and London.")], tools=[WEATHER], stream=True)
+    calls = [call.function for part in parts for call in part.message.tool_calls or ()]
+    assert [call.arguments for call in calls] == [{"city": "Paris"}, {"city": "London"}]
+
+
+@pytest.mark.row("A7")
+def test_python_format_is_a_pydantic_schema(python: ollama.Client) -> None:
+    messages = [user("Give me a person as json")]
+    answer = python.chat("tool", messages, format=Person.model_json_schema(), options=GREEDY)
+    assert Person.model_validate_json(answer.message.content or "").name
+    loose = python.chat("tool", messages, format="json", think=False, options=GREEDY)
+    assert json.loads(loose.message.content or "").keys() == {"name", "age"}
+
+
+def test_python_images_need_a_model_that_sees(python: ollama.Client, tmp_path: Path) -> None:
+    file = tmp_path / "dot.png"
+    file.write_bytes(PNG)
+    for image in (PNG, file):
+        with pytest.raises(ollama.ResponseError) as caught:
+            python.chat("tool", [{"role": "user", "content": "What is it?", "images": [image]}])
+        assert (caught.value.status_code, NO_IMAGES in caught.value.error) == (400, True)
+    with pytest.raises(ollama.ResponseError, match=NO_IMAGES):
+        python.generate("plain", "What is it?", images=[PNG])
+
+
+def test_python_generate(python: ollama.Client) -> None:
+    whole = python.generate("tool", "Hello", think=False, options=GREEDY)
+    assert (whole.response, whole.done, whole.done_reason) == (GREETING, True, "stop")
+    assert whole.context
+    assert whole.prompt_eval_count is not None
+    parts = list(python.generate("tool", "Hello", think=False, stream=True, options=GREEDY))
+    assert "".join(part.response or "" for part in parts) == GREETING
+    assert parts[-1].context == whole.context
+    raw = python.generate("plain", "1, 2, 3,", raw=True, options={**GREEDY, "num_predict": 3})
+    assert (raw.eval_count, raw.done_reason, raw.context) == (3, "length", None)
+
+
+def test_python_logprobs(python: ollama.Client) -> None:
+    answer = python.chat("tool", HELLO, think=False, logprobs=True, top_logprobs=2, options=GREEDY)
+    assert answer.logprobs is not None
+    told = "".join(item.token for item in answer.logprobs)
+    assert told.removesuffix("<|im_end|>") == GREETING
+    assert all(len(item.top_logprobs or ()) == 2 for item in answer.logprobs)
+
+
+def test_python_lists_and_shows(python: ollama.Client) -> None:
+    listed = {model.model: model for model in python.list().models}
+    assert {"plain:latest", "tool:latest", "emb:latest"} <= listed.keys()
+    tool = listed["tool:latest"]
+    assert tool.details is not None
+    assert tool.details.family == "qwen3"
+    assert tool.modified_at is not None
+    assert tool.size is not None
+    shown = python.show("tool")
+    assert set(shown.capabilities or ()) == {"completion", "tools", "thinking"}
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["qwen3.context_length"] == 4096
+    assert shown.modified_at == tool.modified_at
+    system = python.show("sys")
+    assert (system.license, "SYSTEM SYS" in (system.modelfile or "")) == ("L1\nL2", True)
+
+
+def test_python_keep_alive(python: ollama.Client) -> None:
+    assert python.generate("tool", keep_alive="20m").done_reason == "load"
+    [row] = [row for row in python.ps().models if row.model == "tool:latest"]
+    assert row.expires_at is not None
+    assert (row.expires_at - datetime.now(UTC)).total_seconds() == pytest.approx(1200, abs=60)
+    assert row.size is not None
+    assert row.size > 0
+    assert row.context_length == 4096
+    assert python.chat("tool", keep_alive=300.0).done_reason == "load"
+
+
+def test_python_errors(python: ollama.Client) -> None:
+    def error(call: Callable[[], object]) -> tuple[str, int]:
+        with pytest.raises(ollama.ResponseError) as caught:
+            call()
+        return caught.value.error, caught.value.status_code
+
+    assert error(lambda: python.chat("nosuch", HELLO)) == ("model 'nosuch' not found", 404)
+    assert error(lambda: list(python.chat("nosuch", HELLO, stream=True))) == ("model 'nosuch' not found", 404)
+    assert error(lambda: python.show("nosuch")) == ("model 'nosuch:latest' not found", 404)
+    assert error(lambda: python.generate("a b", "x")) == ("invalid model name", 400)
+    assert error(lambda: python.chat("tool", HELLO, options={"temperature": "x"})) == (
+        'option "temperature" must be of type float32',
+        400,
+    )
+    assert error(lambda: python.chat("plain", HELLO, tools=[get_weather])) == (
+        "registry.ollama.ai/library/plain:latest does not support tools",
+        400,
+    )
+    assert error(lambda: python.pull("plain")) == ("404 page not found", 404)
+    assert error(lambda: python.delete("plain")) == ("404 page not found", 404)
+
+
+@pytest.mark.point(94)
+def test_python_closing_a_stream_stops_the_engine(python: ollama.Client, client: httpx.Client) -> None:
+    before = generated(client)
+    parts = python.chat("tool", STORY, stream=True, think=False, options=GREEDY)
+    assert isinstance(parts, Iterator)
+    assert next(parts).message.content
+    del parts
+    assert_aborted(client, before)
+
+
+async def test_python_asyncio(server: LiveServer) -> None:
+    made = ollama.AsyncClient(server.url, timeout=ANSWER_S)
+
+    async def streamed() -> str:
+        parts = await made.chat("tool", HELLO, stream=True, think=False, options=GREEDY)
+        return "".join([part.message.content or "" async for part in parts])
+
+    async def whole() -> str | None:
+        return (await made.chat("tool", HELLO, think=False, options=GREEDY)).message.content
+
+    answers = await asyncio.gather(*(ask() for ask in (streamed, whole) * 4))
+    assert set(answers) == {GREETING}
+    called = await made.chat("tool", [PARIS_QUESTION], tools=[get_weather], options=GREEDY)
+    assert called.message.tool_calls is not None
+    with pytest.raises(ollama.ResponseError, match="model 'nosuch' not found"):
+        await made.generate("nosuch", "x")
+    assert {model.model for model in (await made.ps()).models} >= {"tool:latest"}
+    await made.close()
+
+
+@pytest.mark.point(94)
+async def test_python_asyncio_cancelled(server: LiveServer, client: httpx.Client) -> None:
+    before = generated(client)
+    made = ollama.AsyncClient(server.url, timeout=ANSWER_S)
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in await made.chat("tool", STORY, stream=True, think=False, options=GREEDY):
+            begun.set()
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+    await made.close()
+    await asyncio.to_thread(assert_aborted, client, before)
+
+
+def test_npm_chat(node: Node) -> None:
+    whole, streamed = node(chat(think=True), chat(think=True, stream=True))
+    message = whole["answer"]["message"]
+    assert message == {"role": "assistant", "content": GREETING, "thinking": THOUGHT}
+    assert whole["answer"]["done_reason"] == "stop"
+    chunks = streamed["chunks"]
+    assert "".join(chunk["message"]["content"] for chunk in chunks) == GREETING
+    assert "".join(chunk["message"].get("thinking", "") for chunk in chunks) == THOUGHT
+    assert "error" not in streamed
+    assert chunks[-1]["eval_count"] == whole["answer"]["eval_count"]
+
+
+def test_npm_tools_and_format(node: Node) -> None:
+    called, told, person = node(
+        chat([PARIS_QUESTION], tools=[WEATHER], stream=True),
+        chat(
+            [
+                PARIS_QUESTION,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}],
+                },
+                {"role": "tool", "content": "22 degrees", "tool_name": "get_weather"},
+            ],
+            tools=[WEATHER],
+        ),
+        chat([user("Give me a person as json")], format=Person.model_json_schema()),
+    )
+    calls = [call for chunk in called["chunks"] for call in chunk["message"].get("tool_calls", ())]
+    assert [call["function"]["arguments"] for call in calls] == [{"city": "Paris"}]
+    assert told["answer"]["message"]["content"] == "It is 22 degrees in Paris."
+    assert Person.model_validate_json(person["answer"]["message"]["content"]).name
+
+
+def test_npm_generate(node: Node) -> None:
+    request = {"model": "tool", "prompt": "Hello", "think": False, "options": GREEDY}
+    whole, streamed = node(
+        {"method": "generate", "request": request},
+        {"method": "generate", "request": {**request, "stream": True}},
+    )
+    assert whole["answer"]["response"] == GREETING
+    assert "".join(chunk["response"] for chunk in streamed["chunks"]) == GREETING
+
+
+def test_npm_lists_and_shows(node: Node) -> None:
+    version, listed, running, shown = node(
+        {"method": "version"},
+        {"method": "list"},
+        {"method": "ps"},
+        {"method": "show", "request": {"model": "tool"}},
+    )
+    assert version["answer"]["version"].count(".") == 2
+    assert "tool:latest" in {model["name"] for model in listed["answer"]["models"]}
+    assert "tool:latest" in {model["name"] for model in running["answer"]["models"]}
+    assert "thinking" in shown["answer"]["capabilities"]
+
+
+def test_npm_errors(node: Node) -> None:
+    image = "iVBORw0KGgo="
+    found = node(
+        chat(model="nosuch"),
+        chat(model="nosuch", stream=True),
+        chat(options={"top_k": "x"}),
+        chat([{**user("What is it?"), "images": [image]}]),
+        {"method": "show", "request": {"model": "nosuch"}},
+        {"method": "pull", "request": {"model": "plain"}},
+    )
+    errors = [(each["error"]["name"], each["error"]["message"], each["error"]["status"]) for each in found]
+    assert errors == [
+        ("ResponseError", "model 'nosuch' not found", 404),
+        ("ResponseError", "model 'nosuch' not found", 404),
+        ("ResponseError", 'option "top_k" must be of type integer', 400),
+        ("ResponseError", f"tool:latest {NO_IMAGES}", 400),
+        ("ResponseError", "model 'nosuch:latest' not found", 404),
+        ("ResponseError", "404 page not found", 404),
+    ]
+
+
+@pytest.mark.point(94)
+def test_npm_aborting_a_stream_stops_the_engine(node: Node, client: httpx.Client) -> None:
+    before = generated(client)
+    [broken] = node({**chat(STORY, stream=True), "abort_after": 3})
+    assert broken["error"]["name"] == "AbortError"
+    assert len(broken["chunks"]) < 100
+    assert_aborted(client, before)
+
+
+def test_both_embed(python: ollama.Client, node: Node) -> None:
+    texts = ["one", "two words"]
+    answer = python.embed("emb", texts, dimensions=8)
+    assert [len(vector) for vector in answer.embeddings] == [8, 8]
+    assert answer.prompt_eval_count == 7
+    older = python.embeddings("emb", "one").embedding
+    assert len(older) == 384
+    [whole, legacy] = node(
+        {"method": "embed", "request": {"model": "emb", "input": texts, "dimensions": 8}},
+        {"method": "embeddings", "request": {"model": "emb", "prompt": "one"}},
+    )
+    for ours, theirs in zip(answer.embeddings, whole["answer"]["embeddings"], strict=True):
+        assert theirs == pytest.approx(list(ours), abs=1e-4)
+    assert legacy["answer"]["embedding"] == pytest.approx(list(older), abs=1e-3)
+    with pytest.raises(ollama.ResponseError, match="try pulling it first") as caught:
+        python.embed("nosuch", "x")
+    assert caught.value.status_code == 404
+
+
+def test_python_unloads(python: ollama.Client) -> None:
+    python.embed("emb", "x", keep_alive=0)
+    assert python.generate("tool", keep_alive=0).done_reason == "unload"
+    assert {"tool:latest", "emb:latest"}.isdisjoint(row.model for row in python.ps().models)

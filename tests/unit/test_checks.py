@@ -1,0 +1,135 @@
+"""What a model can be asked for, and which of several mistakes is told (ollama-api 6.2 and 7.2)."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from garage import model
+
+from app.core.errors import InvalidRequest
+from app.core.model import Capability, Model
+from app.core.request import FOREVER, ChatPrompt, CompletionPrompt, Generation, Message
+from app.runtime.checks import check, is_empty, is_unload
+
+TOOL = {"type": "function", "function": {"name": "add"}}
+HELLO = (Message("user", "hi"),)
+ALL: tuple[Capability, ...] = ("completion", "tools", "thinking", "insert", "vision")
+
+
+def able(*capabilities: Capability) -> Model:
+    base = model("m")
+    return replace(base, facts=replace(base.facts, capabilities=capabilities))
+
+
+def completion(
+    prompt: str = "hi", *, think: Any = None, keep_alive_s: float | None = None, **parts: Any
+) -> Any:
+    asked = CompletionPrompt(prompt, **parts)
+    return Generation("M", asked, received_ns=0, think=think, keep_alive_s=keep_alive_s)
+
+
+def chat(*messages: Message, think: Any = None, keep_alive_s: float | None = None, **parts: Any) -> Any:
+    asked = ChatPrompt(messages, **parts)
+    return Generation("M", asked, received_ns=0, think=think, keep_alive_s=keep_alive_s)
+
+
+def refused(text: str) -> Any:
+    return pytest.raises(InvalidRequest, match=f"^{re.escape(text)}$")
+
+
+@pytest.mark.point(61, 129)
+@pytest.mark.parametrize(
+    ("asked", "empty"),
+    [
+        (completion(""), True),
+        (completion("", suffix="x", system="y", images=(b"",)), True),
+        (completion(" "), False),
+        (chat(), True),
+        (chat(tools=(TOOL,)), True),
+        (chat(Message("user")), False),
+    ],
+)
+def test_a_request_without_a_prompt_or_messages_is_empty(asked: Generation, empty: bool) -> None:
+    assert is_empty(asked) is empty
+
+
+@pytest.mark.point(63, 106, 130)
+@pytest.mark.parametrize(
+    ("asked", "unload"),
+    [
+        (completion("", keep_alive_s=0.0), True),
+        (chat(keep_alive_s=0.0), True),
+        (completion("hi", keep_alive_s=0.0), False),
+        (chat(*HELLO, keep_alive_s=0.0), False),
+        (completion(""), False),
+        (completion("", keep_alive_s=1e-9), False),
+        (chat(keep_alive_s=FOREVER), False),
+    ],
+)
+def test_only_an_empty_request_that_keeps_nothing_alive_unloads(asked: Generation, unload: bool) -> None:
+    assert is_unload(asked) is unload
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        completion(think=True, suffix="x", system="s", template="t", context=(1,)),
+        completion(raw=True, context=(), suffix="x"),
+        chat(*HELLO, think="high", tools=(TOOL,)),
+    ],
+)
+def test_a_model_that_can_do_all_is_asked_for_all(asked: Generation) -> None:
+    check(able(*ALL), asked)
+
+
+@pytest.mark.parametrize(
+    "asked", [completion(think=False), chat(*HELLO, think=False, tools=()), completion("")]
+)
+def test_a_model_that_can_only_complete_is_enough_for_this(asked: Generation) -> None:
+    check(able("completion"), asked)
+
+
+RAW = "raw mode does not support template, system, or context"
+INSERT = "registry.ollama.ai/library/m:latest does not support insert"
+TOOLS = "registry.ollama.ai/library/m:latest does not support tools"
+THINKING = '"M" does not support thinking'
+
+
+@pytest.mark.point(71, 72, 84, 85, 121, 140, 141)
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (completion(raw=True, system="x"), RAW),
+        (completion("", raw=True, template="x"), RAW),
+        (completion(raw=True, context=(0,)), RAW),
+        (completion(think=True), THINKING),
+        (completion("", think="low"), THINKING),
+        (chat(think="max"), THINKING),
+        (completion(suffix="x"), INSERT),
+        (chat(*HELLO, tools=(TOOL,)), TOOLS),
+    ],
+)
+def test_what_a_text_model_cannot_do(asked: Generation, text: str) -> None:
+    with refused(text):
+        check(able("completion"), asked)
+
+
+@pytest.mark.parametrize("prompt", ["hi", ""])
+def test_an_embedding_model_does_not_talk(prompt: str) -> None:
+    with refused('"M" does not support generate'):
+        check(able("embedding"), completion(prompt))
+    with refused('"M" does not support chat'):
+        check(able("embedding"), chat(*HELLO))
+
+
+def test_the_first_mistake_is_the_one_that_is_told() -> None:
+    nothing = able("embedding")
+    with refused(RAW):
+        check(nothing, completion(raw=True, system="x", think=True, suffix="x"))
+    with refused(THINKING):
+        check(nothing, completion(think=True, suffix="x"))
+    with refused('"M" does not support generate'):
+        check(nothing, completion(suffix="x"))
+    with refused('"M" does not support chat'):
+        check(nothing, chat(*HELLO, tools=(TOOL,)))

@@ -1,0 +1,170 @@
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from textwrap import dedent
+
+import httpx
+import pytest
+from pydantic import AliasChoices
+
+from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, ShowBody
+from app.catalogue.library import Library
+from app.core.model import Model
+from app.core.options import OPTIONS
+from app.core.request import Message
+from app.engine.base import Engine
+from app.main import build_app
+from app.settings import ModelConfig, Settings, read_settings
+from scripts import generate
+from scripts.generate import COMPATIBILITY, END, README, ROOT, fill, proofs
+
+DOCUMENT = (ROOT / COMPATIBILITY).read_text("utf-8")
+BODIES = {
+    "`POST /api/generate`": GenerateBody,
+    "`POST /api/chat`": ChatBody,
+    "`POST /api/embed`": EmbedBody,
+    "`POST /api/embeddings`": EmbeddingBody,
+    "`POST /api/show`": ShowBody,
+}
+
+
+def section(heading: str) -> str:
+    return DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table's rows, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" |")] for line in lines[2:]]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Documents in which nothing was generated yet."""
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    parts = "\n".join(f"<!-- generated:{name} -->\n{END}\n" for name in ("departures", "options", "points"))
+    (tmp_path / COMPATIBILITY).write_text(f"# Compatibility\n\n{parts}after\n")
+    (tmp_path / README).write_text("# Caravan\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("heading", BODIES)
+def test_every_field_a_client_may_send_is_explained(heading: str) -> None:
+    sent = {field.name for field in fields(BODIES[heading])}
+    if "debug_render_only" in sent:
+        sent = sent - {"debug_render_only"} | {"_debug_render_only"}
+    if "messages" in sent:
+        sent |= {f"messages[].{field.name}" for field in fields(Message)}
+    assert {row[0].strip("`") for row in rows(section(heading))} == sent
+    assert {row[1] for row in rows(section(heading))} <= {"done", "partly", "refused", "no-op", "extra"}
+
+
+def routed() -> Iterator[tuple[str, str]]:
+    for method, path, state in rows(section("Routes")):
+        for each in method.split(", "):
+            yield each.strip("`") + " " + path.strip("`"), state
+
+
+@pytest.mark.parametrize(("route", "state"), list(routed()))
+async def test_the_routes_are_those_that_are_listed(route: str, state: str) -> None:
+    async def start(_: Model) -> Engine:
+        raise AssertionError("nothing can be loaded")
+
+    app = build_app(read_settings(), Library([]), start)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        method, path = route.split()
+        answer = await client.request(method, path)
+    missing = answer.status_code == 404 and answer.headers["content-type"] == "text/plain"
+    assert missing == (state == "not yet")
+
+
+def test_every_test_that_is_named_exists() -> None:
+    files = (ROOT / "tests").rglob("test_*.py")
+    known = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
+    named = set(re.findall(r"`(test_\w+)`", DOCUMENT))
+    assert named - known == set()
+    assert len(named) > 50
+
+
+def test_every_variable_shared_with_ollama_is_listed() -> None:
+    listed = {row[0] for row in rows(section("Environment variables")) if row[1].startswith("honoured")}
+    aliases = (field.validation_alias for field in Settings.model_fields.values())
+    shared = {f"`{alias.choices[1]}`" for alias in aliases if isinstance(alias, AliasChoices)}
+    assert listed == shared
+
+
+def test_documents_are_written_once_and_then_current(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--check"]) == 1
+    assert "+| variable | default | meaning |" in capsys.readouterr().out
+    assert (root / README).read_text() == "# Caravan\n"
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    assert (root / COMPATIBILITY).read_text().endswith(f"{END}\nafter\n")
+
+
+def test_a_readme_without_the_parts_gets_a_section_at_its_end(root: Path) -> None:
+    generate.main([])
+    readme = (root / README).read_text()
+    assert readme.startswith("# Caravan\n\n## Settings\n")
+    assert readme.count("generated:settings") == 1
+    for name in Settings.model_fields:
+        assert f"`CARAVAN_{name.upper()}`" in readme
+    for name in ModelConfig.model_fields:
+        assert f"| `{name}` |" in readme
+    assert "| `CARAVAN_HOST`, `OLLAMA_HOST` | `127.0.0.1:11434` |" in readme
+    assert "| `CARAVAN_KEEP_ALIVE`, `OLLAMA_KEEP_ALIVE` | `5m` |" in readme
+    assert "| `CARAVAN_CACHE_DIR` | `~/.cache/caravan` |" in readme
+
+
+def test_options_say_what_becomes_of_them(root: Path) -> None:
+    generate.main([])
+    text = (root / COMPATIBILITY).read_text()
+    assert "| `temperature` | float32 | `0.8` | honoured |" in text
+    for name, option in OPTIONS.items():
+        assert re.search(rf"\| `{name}` \| {option.type} \| .*{re.escape(option.no_op)} \|", text)
+
+
+def test_a_part_that_is_missing_or_doubled_is_an_error() -> None:
+    part = f"<!-- generated:a -->\nold\n{END}\n"
+    assert fill(f"x\n{part}y\n", {"a": lambda: "new"}) == f"x\n<!-- generated:a -->\nnew\n{END}\ny\n"
+    for text in ("", part + part):
+        with pytest.raises(ValueError, match="must occur once, but do not: a"):
+            fill(text, {"a": lambda: "new"})
+    with pytest.raises(ValueError, match="nobody writes: b"):
+        fill(part + part.replace(":a", ":b"), {"a": lambda: "new"})
+
+
+def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    for folder, source in {
+        "unit": """
+            import pytest
+            pytestmark = [pytest.mark.engine, pytest.mark.point(1)]
+            @pytest.mark.point(2, 3)
+            async def test_a(): pass
+            @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.point(4))])
+            def test_b(x): pass
+            def helper(): pass
+            """,
+        "e2e": """
+            import pytest
+            @pytest.mark.point(5)
+            class TestC:
+                pytestmark = pytest.mark.point(6)
+                def test_c(self): pass
+                def test_b(self): pass
+            @pytest.mark.point(1)
+            def test_d(): pass
+            """,
+    }.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test_it.py").write_text(dedent(source))
+    assert proofs(tmp_path) == {
+        1: ["test_d", "test_a", "test_b"],
+        2: ["test_a"],
+        3: ["test_a"],
+        4: ["test_b"],
+        5: ["test_c", "test_b"],
+        6: ["test_c", "test_b"],
+    }
