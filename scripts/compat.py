@@ -98,7 +98,8 @@ def _summary(found: Iterable[Row]) -> str:
 
 def _run(arguments: Sequence[str]) -> Path:
     REPORT.unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "pytest", "--points-report", str(REPORT), *arguments], check=False)
+    # In one word: pytest learns of the option late, and would take a word of its own for a path to test.
+    subprocess.run([sys.executable, "-m", "pytest", f"--points-report={REPORT}", *arguments], check=False)
     return REPORT
 
 

@@ -1,6 +1,6 @@
 """A pytest plugin: which checklist points did the tests of this run prove?
 
-`--points-report FILE` writes it down as JSON: `{"exit_status": 0, "points": {"35": {"passed": true, "tests":
+`--points-report=FILE` writes it down as JSON: `{"exit_status": 0, "points": {"35": {"passed": true, "tests":
 {"tests/unit/test_x.py::test_y": "passed"}}}}`. Numbers that the checklist does not have stop the run.
 """
 

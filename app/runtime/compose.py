@@ -65,7 +65,7 @@ class Composer:
         else:
             before, after, middle = self._model.facts.fim or ("", "", "")
             text = f"{before}{asked.prompt}{after}{asked.suffix}{middle}"
-        return await self._engine.tokenize(text)
+        return await self._engine.tokenize(text, images=asked.images)
 
     def _chat_history(self, messages: Sequence[Message]) -> Sequence[Message]:
         whole = chat_messages(self._model.spec.system, self._preset(), messages)

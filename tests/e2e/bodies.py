@@ -1,4 +1,4 @@
-"""Bodies that no client should send: JSON of every shape under the names that requests know, and broken JSON."""
+"""Bodies that no client should send: any JSON under the names that requests know, and broken JSON."""
 
 import json
 from typing import Any, TypeAlias

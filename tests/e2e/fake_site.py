@@ -1,6 +1,6 @@
 """The whole server in this process, behind real sockets, with scripted engines in place of vLLM's."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,31 +42,32 @@ def fake_model(name: str, *capabilities: Capability) -> Model:
 
 @dataclass
 class FakeSite:
-    """A running server: its port, a client of it and the engines it has started, by model."""
+    """A running server: its port, a client of it and the engines it has started so far."""
 
     port: int
     client: httpx.Client
-    engines: dict[str, FakeEngine] = field(default_factory=dict[str, FakeEngine])
+    engines: list[FakeEngine] = field(default_factory=list[FakeEngine])
 
     @property
     def running(self) -> float:
         """How many requests run or wait in any engine."""
-        return sum(sum(engine.metrics().values()) for engine in self.engines.values())
+        return sum(sum(engine.metrics().values()) for engine in self.engines)
 
 
 @contextmanager
 def fake_site(
-    *models: Model, engines: dict[str, FakeEngine] | None = None, **settings: Any
+    *models: Model, engine: Callable[[], FakeEngine] = FakeEngine, **settings: Any
 ) -> Generator[FakeSite]:
-    """Serve `models`; a model that `engines` does not name gets a new engine that says hello."""
-    made = dict(engines or {})
+    """Serve `models`, each on an `engine` of its own."""
+    started: list[FakeEngine] = []
 
-    async def start_engine(model: Model) -> FakeEngine:
-        return made.setdefault(model.name.model, FakeEngine())
+    async def start_engine(_: Model) -> FakeEngine:
+        started.append(engine())
+        return started[-1]
 
     app = build_app(read_settings(preload=False, **settings), Library(models), start_engine)
     with (
         serving(app) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client,
     ):
-        yield FakeSite(port, client, made)
+        yield FakeSite(port, client, started)

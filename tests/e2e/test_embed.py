@@ -1,6 +1,5 @@
 """Embeddings: points 159 to 169 (and 58, 85, 140 of an embedding model), on the real all-MiniLM-L6-v2."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -261,10 +260,10 @@ class FailingEngine(FakeEngine):
 
 @pytest.mark.point(169)
 def test_a_failure_of_the_engine() -> None:
-    with fake_site(fake_model("emb", "embedding"), engines={"emb": FailingEngine()}) as site:
+    with fake_site(fake_model("emb", "embedding"), engine=FailingEngine) as site:
         for route in ("embed", "embeddings"):
             body = {"model": "emb", "input": "x", "prompt": "x"}
             answer = site.client.post(f"/api/{route}", json=body)
             refused(answer, "out of luck", 500)
             assert answer.headers["content-type"] == JSON
-        assert json.loads(site.client.post("/api/embed", json={"model": "emb"}).text)["embeddings"] == []
+        assert site.client.post("/api/embed", json={"model": "emb"}).json()["embeddings"] == []

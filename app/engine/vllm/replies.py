@@ -6,13 +6,13 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import Parser, ParserManager
 
 from app.decode.reply import ParsedCall, ParsedReply
+from app.engine.vllm.calls import BeforeBareJson, are_whole, has_begun, text_around, writes_bare_json
 
 _log = logging.getLogger(__name__)
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -59,7 +59,8 @@ class VllmReplyParser:
     The streaming and the whole-text pass need an instance each, since legacy parsers keep state. Where
     neither prompt nor reply opens the reasoning tag, the reply is all answer (ollama-api 8.3), though vLLM's
     parsers would call it all reasoning; `constrained` replies keep vLLM's reading, which the constraint
-    follows.
+    follows. From the first call on nothing of a stream is certain: vLLM's parsers lose and reorder the text
+    around calls when more than one token comes at once.
     """
 
     def __init__(
@@ -88,13 +89,12 @@ class VllmReplyParser:
         self._stream = self._instance()
         self._waiting = ""
         self._waiting_ids: list[int] = []
-        tag = self._open_tag
-        self._undecided = bool(tag) and not constrained and not prompt_text.rstrip().endswith(tag)
-
-    @cached_property
-    def _open_tag(self) -> str:
-        reasoning = self._stream.reasoning_parser if self._stream else None
-        return (getattr(reasoning, "reasoning_start_str", None) or "").strip()
+        self._called = False
+        self._before_json = BeforeBareJson() if self._stream and writes_bare_json(self._stream) else None
+        self._open_tag, self._close_tag = _tags(self._stream)
+        self._undecided = (
+            bool(self._open_tag) and not constrained and not prompt_text.rstrip().endswith(self._open_tag)
+        )
 
     @property
     def skip_special_tokens(self) -> bool:
@@ -129,21 +129,28 @@ class VllmReplyParser:
         thinking, content, calls = parser.parse(
             text, self.request, enable_auto_tools=self._tools, model_output_token_ids=token_ids
         )
-        found = [_to_call(call) for call in calls or ()]
-        whole = [call for call in found if call is not None]
-        if len(whole) < len(found) or (whole and cut and not _closed(parser, text)):
+        reply = ParsedReply(thinking or "", self._untagged(content or ""))
+        if not self._tools or parser.tool_parser is None:
+            return reply
+        plain = self._without_calls(text, token_ids)
+        found = [_to_call(call, cut=cut) for call in calls or ()]
+        reply.calls = [call for call in found if call is not None]
+        if len(reply.calls) < len(found) or not are_whole(parser, plain.content):
             _log.warning(
                 "a tool call that is cut off or has no JSON object for arguments was left in the text"
             )
-            return self._without_calls(text, token_ids)
-        return ParsedReply(thinking or "", content or "", whole)
+            return plain
+        if reply.calls:
+            reply.content = text_around(parser, plain.content, reply.content)
+            return reply
+        return plain if has_begun(parser) else reply
 
     def _without_calls(self, text: str, token_ids: list[int]) -> ParsedReply:
         parser = self._instance(tools=False)
         if parser is None:
             return ParsedReply(content=text)
         thinking, content, _ = parser.parse(text, self.request, model_output_token_ids=token_ids)
-        return ParsedReply(thinking or "", content or "")
+        return ParsedReply(thinking or "", self._untagged(content or ""))
 
     def _instance(self, *, tools: bool | None = None) -> Parser | None:
         made = self._parsers.get(tools=self._tools if tools is None else tools, thinking=self.thinking)
@@ -168,7 +175,18 @@ class VllmReplyParser:
         found = self._stream.parse_delta(
             text, token_ids, self.request, prompt_token_ids=self._prompt_token_ids, finished=last
         )
-        return (found.reasoning or "", found.content or "") if found else ("", "")
+        if found is None:
+            return "", ""
+        self._called = self._called or bool(found.tool_calls) or has_begun(self._stream)
+        return found.reasoning or "", "" if self._called else self._certain(found.content or "")
+
+    def _certain(self, content: str) -> str:
+        """What of new content no call can begin in."""
+        return self._before_json.push(content) if self._before_json else self._untagged(content)
+
+    def _untagged(self, content: str) -> str:
+        """Content without the closing tag that some models write twice; vLLM drops it, but not always."""
+        return content.replace(self._close_tag, "") if self.thinking and self._close_tag else content
 
 
 def _named(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,19 +195,17 @@ def _named(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "name": function.get("name") or ""}}
 
 
-def _to_call(call: Any) -> ParsedCall | None:
+def _to_call(call: Any, *, cut: bool) -> ParsedCall | None:
     try:
-        arguments = json.loads(call.arguments or "{}")
+        arguments = json.loads(call.arguments or ("" if cut else "{}"))
     except ValueError:
         return None
     return ParsedCall(call.name, arguments, call.id or "") if isinstance(arguments, dict) else None
 
 
-def _closed(parser: Parser, text: str) -> bool:
-    """Whether a reply that was cut off ends with a whole call.
-
-    vLLM's grammar-driven parsers make a call of what there is, arguments lost; the others want it whole.
-    """
-    engine = getattr(parser.tool_parser, "_parser_engine", None)
-    end = engine.parser_engine_config.terminals.get("TOOL_END") if engine is not None else None
-    return not isinstance(end, str) or text.rstrip().endswith(end)
+def _tags(parser: Parser | None) -> tuple[str, str]:
+    """What opens and closes the reasoning; "" where that is no fixed text."""
+    reasoning = parser.reasoning_parser if parser else None
+    names = ("reasoning_start_str", "reasoning_end_str")
+    opened, closed = ((getattr(reasoning, name, None) or "").strip() for name in names)
+    return opened, closed
