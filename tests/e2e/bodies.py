@@ -1,11 +1,13 @@
-"""Bodies that no client should send: any JSON under the names that requests know, and broken JSON."""
+"""Bodies that no client should send: requests that are wrong somewhere, any other JSON, and broken JSON."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
 Strategy: TypeAlias = st.SearchStrategy[Any]
+Path: TypeAlias = tuple[str | int, ...]
 
 NUMBERS: Strategy = st.one_of(
     st.integers(),
@@ -20,123 +22,101 @@ TEXTS: Strategy = st.one_of(
 ANYTHING: Strategy = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
-    max_leaves=12,
+    max_leaves=8,
 )
-MODELS: Strategy = st.sampled_from(["all", "plain", "emb", "ALL:latest", " all ", "nosuch", "x:cloud", "a b"])
-DURATIONS: Strategy = st.sampled_from([None, 0, -1, 300, 1.5, "5m", "0s", "-1s", "abc", 1e300])
+MODELS: Strategy = st.sampled_from(["all", "all", "ALL:latest", " all ", "plain", "emb", "nosuch", "x:cloud"])
+DURATIONS: Strategy = st.sampled_from([None, 0, -1, 300, 1.5, "5m", "0s", "-1s", 1e300])
+FLAGS: Strategy = st.sampled_from([True, False, None])
 
-OPTION_NAMES = (
-    "num_ctx",
-    "num_predict",
-    "seed",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "repeat_last_n",
-    "presence_penalty",
-    "num_keep",
-    "use_mmap",
-)
-
-
-def mostly(valid: Strategy) -> Strategy:
-    """What belongs there, three times out of four."""
-    return st.one_of(valid, valid, valid, ANYTHING)
+INTEGERS = ("num_ctx", "num_predict", "seed", "top_k", "repeat_last_n", "num_keep", "num_gpu")
+FLOATS = ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty")
 
 
 def some(**fields: Strategy) -> Strategy:
-    """An object with any of these keys, and now and then one that nobody knows."""
-    known = st.fixed_dictionaries({}, optional=fields)
-    return st.builds(lambda a, b: {**a, **b}, known, st.dictionaries(TEXTS, ANYTHING, max_size=1))
+    """An object with any of these keys."""
+    return st.fixed_dictionaries({}, optional=fields)
 
 
 OPTIONS: Strategy = some(
-    **{name: mostly(NUMBERS) for name in OPTION_NAMES}, stop=mostly(st.lists(TEXTS, max_size=3))
+    **dict.fromkeys(INTEGERS, st.integers(-(2**63), 2**63 - 1)),
+    **dict.fromkeys(FLOATS, st.floats(-3e38, 3e38)),
+    use_mmap=FLAGS,
+    stop=st.lists(TEXTS, max_size=3),
+    nope=TEXTS,
 )
-IMAGES: Strategy = st.lists(mostly(st.just("aGk=")), max_size=2)
+IMAGES: Strategy = st.lists(st.just("aGk="), max_size=2)
 SCHEMAS: Strategy = some(
-    type=mostly(st.sampled_from(["object", "string", "array", "integer"])),
-    properties=mostly(st.dictionaries(TEXTS, st.just({"type": "string"}), max_size=3)),
-    required=mostly(st.lists(TEXTS, max_size=2)),
-    enum=mostly(st.lists(TEXTS, max_size=3)),
-    items=ANYTHING,
+    type=st.sampled_from(["object", "string", "array", "integer"]),
+    properties=st.dictionaries(TEXTS, st.just({"type": "string"}), max_size=3),
+    required=st.lists(TEXTS, max_size=2),
+    enum=st.lists(TEXTS, max_size=3),
 )
 TOOLS: Strategy = some(
-    type=mostly(st.just("function")),
-    function=mostly(some(name=mostly(TEXTS), description=mostly(TEXTS), parameters=mostly(SCHEMAS))),
+    type=st.just("function"), function=some(name=TEXTS, description=TEXTS, parameters=SCHEMAS)
 )
 CALLS: Strategy = some(
-    id=mostly(TEXTS),
-    function=mostly(some(name=mostly(TEXTS), arguments=mostly(st.dictionaries(TEXTS, ANYTHING, max_size=2)))),
+    id=TEXTS, function=some(name=TEXTS, arguments=st.dictionaries(TEXTS, ANYTHING, max_size=2))
 )
 MESSAGES: Strategy = some(
-    role=mostly(st.sampled_from(["user", "system", "assistant", "tool", "USER", ""])),
-    content=mostly(TEXTS),
-    thinking=mostly(TEXTS),
-    images=mostly(IMAGES),
-    tool_calls=mostly(st.lists(mostly(CALLS), max_size=2)),
-    tool_name=mostly(TEXTS),
-    tool_call_id=mostly(TEXTS),
+    role=st.sampled_from(["user", "system", "assistant", "tool", "USER", ""]),
+    content=TEXTS,
+    thinking=TEXTS,
+    images=IMAGES,
+    tool_calls=st.lists(CALLS, max_size=2),
+    tool_name=TEXTS,
+    tool_call_id=TEXTS,
+)
+TEMPLATES: Strategy = st.sampled_from(
+    ["", "{{ .Prompt }}", "{{ .Bad", "{{ range .Messages }}{{ .Role }}{{ end }}", "{{ index .Messages 9 }}"]
 )
 ANSWERING: dict[str, Strategy] = {
-    "stream": mostly(st.booleans()),
-    "format": mostly(st.one_of(st.sampled_from([None, "", "json"]), SCHEMAS)),
-    "options": mostly(OPTIONS),
-    "think": mostly(st.sampled_from([None, True, False, "low", "high"])),
-    "truncate": mostly(st.booleans()),
-    "shift": mostly(st.booleans()),
-    "logprobs": mostly(st.booleans()),
-    "top_logprobs": mostly(st.integers(-1, 21)),
-    "_debug_render_only": mostly(st.booleans()),
+    "stream": FLAGS,
+    "format": st.one_of(st.sampled_from([None, "", "json"]), SCHEMAS),
+    "options": OPTIONS,
+    "think": st.sampled_from([None, True, False, "low", "high"]),
+    "truncate": FLAGS,
+    "shift": FLAGS,
+    "logprobs": FLAGS,
+    "top_logprobs": st.integers(0, 20),
+    "_debug_render_only": FLAGS,
+    "system": TEXTS,
 }
-SYSTEM: dict[str, Strategy] = {"system": mostly(TEXTS)}
 
 FIELDS: dict[str, dict[str, Strategy]] = {
     "/api/chat": ANSWERING
-    | SYSTEM
-    | {
-        "messages": mostly(st.lists(mostly(MESSAGES), max_size=3)),
-        "tools": mostly(st.lists(mostly(TOOLS), max_size=2)),
-    },
+    | {"messages": st.lists(MESSAGES, max_size=3), "tools": st.lists(TOOLS, max_size=2)},
     "/api/generate": ANSWERING
-    | SYSTEM
     | {
-        "prompt": mostly(TEXTS),
-        "suffix": mostly(TEXTS),
-        "template": mostly(
-            st.one_of(
-                TEXTS,
-                st.sampled_from(["{{ .Prompt }}", "{{ .Bad", "{{ range .Messages }}{{ .Role }}{{ end }}"]),
-            )
-        ),
-        "context": mostly(st.lists(st.integers(-1, 99), max_size=4)),
-        "raw": mostly(st.booleans()),
-        "images": mostly(IMAGES),
+        "prompt": TEXTS,
+        "suffix": TEXTS,
+        "template": st.one_of(TEMPLATES, TEXTS),
+        "context": st.one_of(st.none(), st.just([]), st.lists(st.integers(-1, 99), max_size=4)),
+        "raw": FLAGS,
+        "images": IMAGES,
     },
     "/api/embed": {
-        "input": mostly(st.one_of(TEXTS, st.lists(TEXTS, max_size=3))),
-        "truncate": mostly(st.booleans()),
-        "dimensions": mostly(st.integers(-1, 40)),
-        "options": mostly(OPTIONS),
+        "input": st.one_of(st.none(), TEXTS, st.lists(TEXTS, max_size=3)),
+        "truncate": FLAGS,
+        "dimensions": st.integers(-1, 40),
+        "options": OPTIONS,
     },
-    "/api/embeddings": {"prompt": mostly(TEXTS), "options": mostly(OPTIONS)},
-    "/api/show": SYSTEM
-    | {
-        "name": mostly(MODELS),
-        "verbose": mostly(st.booleans()),
-        "options": mostly(OPTIONS),
-        "template": mostly(TEXTS),
+    "/api/embeddings": {"prompt": TEXTS, "options": OPTIONS},
+    "/api/show": {
+        "name": MODELS,
+        "verbose": FLAGS,
+        "system": TEXTS,
+        "options": st.dictionaries(TEXTS, ANYTHING, max_size=3),
+        "template": TEXTS,
     },
 }
 """What each native route reads, save for `model` and `keep_alive`."""
 
 
 def requests(route: str, models: Strategy = MODELS, keep_alive: Strategy = DURATIONS) -> Strategy:
-    """JSON values for this route, most of them objects with keys that it knows."""
-    fields = FIELDS[route] | {"keep_alive": mostly(keep_alive)}
-    return mostly(st.builds(lambda model, rest: {**rest, "model": model}, mostly(models), some(**fields)))
+    """Requests as they should be, requests with one value of any other kind, and any other JSON."""
+    fields = {**FIELDS[route], "keep_alive": keep_alive}
+    good = st.builds(lambda model, rest: {**rest, "model": model}, models, some(**fields))
+    return st.one_of(good, st.builds(_spoil, good, st.integers(0, 10**6), ANYTHING), ANYTHING)
 
 
 def encoded(values: Strategy) -> st.SearchStrategy[bytes]:
@@ -146,10 +126,30 @@ def encoded(values: Strategy) -> st.SearchStrategy[bytes]:
 
 def broken(values: Strategy) -> st.SearchStrategy[bytes]:
     """JSON text with a piece replaced by other bytes."""
-    pieces = st.one_of(
-        st.binary(max_size=3), st.sampled_from([b"[" * 300, b"{", b'"', b"\\u", b"\xff", b"e9"])
-    )
+    pieces = st.one_of(st.binary(max_size=3), st.sampled_from([b"[" * 300, b"{", b'"', b"\\u", b"\xff", b"e9"]))
     return st.builds(_damage, encoded(values), st.integers(0), st.integers(0, 5), pieces)
+
+
+def _spoil(value: Any, at: int, wrong: Any) -> Any:
+    """`value` with `wrong` in one place, anywhere within."""
+    places = list(_places(value))
+    return _replaced(value, places[at % len(places)], wrong)
+
+
+def _places(value: Any) -> Iterator[Path]:
+    yield ()
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from ((key, *path) for path in _places(item))
+
+
+def _replaced(value: Any, place: Path, wrong: Any) -> Any:
+    if not place:
+        return wrong
+    copy = value.copy()
+    copy[place[0]] = _replaced(value[place[0]], place[1:], wrong)
+    return copy
 
 
 def _encode(value: Any, ascii_only: bool) -> bytes:

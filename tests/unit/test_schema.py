@@ -168,7 +168,7 @@ def test_a_value_of_the_wrong_type_is_named_as_go_names_it(kind: Kind[Any], valu
 def test_unknown_keys_are_ignored_at_every_level() -> None:
     known = {"model": "m", "messages": [{"role": "user"}], "tools": [tool({"type": "object"})]}
     more = json.loads(json.dumps(known))
-    more |= {"tool_choice": 1, "system": 5}
+    more |= {"tool_choice": 1, "suffix": 5}
     more["messages"][0]["nope"] = 1
     more["tools"][0]["function"]["strict"] = True
     assert parse(CHAT, more) == parse(CHAT, known)

@@ -80,7 +80,7 @@ def _refuse_deep(value: Json, body: bytes) -> None:
 
 
 def _is_deep(value: Json) -> bool:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [
             child

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from vllm.parser import Parser
-from vllm.parser.engine.events import EventType
+from vllm.parser.engine.events import EventType, SemanticEvent
 from vllm.parser.engine.parser_engine_config import ParserState
 from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 from vllm.tool_parsers.llama_tool_parser import Llama3JsonToolParser
@@ -27,15 +27,20 @@ def are_whole(parser: Parser, text: str) -> bool:
     machine = _machine(parser)
     if machine is None or not _has_endings(machine.config):
         return True
-    machine.reset(initial_state=ParserState.CONTENT)
-    events = [event.type for event in machine.feed(text, [])]
+    events = [event.type for event in _read(machine, text)]
     return events.count(EventType.TOOL_CALL_START) == events.count(EventType.TOOL_CALL_END)
 
 
 def text_around(parser: Parser, text: str, found: str) -> str:
-    """`found`, the content of a reply with calls, completed where the parser drops what follows a call."""
+    """The text outside the calls in `text`. `found` is vLLM's answer, which ends at the first call."""
+    machine = _machine(parser)
+    if machine is not None:
+        events = _read(machine, text)
+        return "".join(event.value for event in events if event.type == EventType.TEXT_CHUNK)
     if isinstance(parser.tool_parser, Hermes2ProToolParser):
         return parser.tool_parser.tool_call_regex.sub("", text)
+    if isinstance(parser.tool_parser, Llama3JsonToolParser):
+        return _outside_json(text.replace(parser.tool_parser.bot_token, ""))
     return found
 
 
@@ -77,6 +82,22 @@ def _may_be_call(text: str) -> bool:
     except ValueError:
         return True
     return "name" in found and ("arguments" in found or "parameters" in found)
+
+
+def _outside_json(text: str) -> str:
+    """Text without its objects and the semicolons between them."""
+    pieces: list[str] = []
+    end = 0
+    while (start := text.find("{", end)) >= 0:
+        pieces.append(text[end:start])
+        _, length = json.JSONDecoder().raw_decode(text[start:])
+        end = start + length
+    return "".join(piece for piece in (*pieces, text[end:]) if piece.strip(" ;\n"))
+
+
+def _read(machine: Any, text: str) -> list[SemanticEvent]:
+    machine.reset(initial_state=ParserState.CONTENT)
+    return machine.feed(text, [])
 
 
 def _machine(parser: Parser) -> Any:
