@@ -390,6 +390,8 @@ class Manager:
 
     async def _close_engines(self, doomed: list[_Entry]) -> None:
         watchers = [entry.watcher for entry in doomed if entry.watcher is not None]
+        for entry in doomed:
+            entry.watcher = None  # An ended task's frame holds the entry: a circle around the engine.
         engines = [entry.engine for entry in doomed if entry.engine is not None]
         closings = (engine.close() for engine in engines)
         for error in await asyncio.gather(*closings, *watchers, return_exceptions=True):

@@ -126,7 +126,9 @@ def encoded(values: Strategy) -> st.SearchStrategy[bytes]:
 
 def broken(values: Strategy) -> st.SearchStrategy[bytes]:
     """JSON text with a piece replaced by other bytes."""
-    pieces = st.one_of(st.binary(max_size=3), st.sampled_from([b"[" * 300, b"{", b'"', b"\\u", b"\xff", b"e9"]))
+    pieces = st.one_of(
+        st.binary(max_size=3), st.sampled_from([b"[" * 300, b"{", b'"', b"\\u", b"\xff", b"e9"])
+    )
     return st.builds(_damage, encoded(values), st.integers(0), st.integers(0, 5), pieces)
 
 

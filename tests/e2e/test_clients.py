@@ -1,19 +1,17 @@
-"""The official clients, Python's and npm's, pointed at the real server as their users would point them."""
+"""The official Python client, pointed at the real server as its users would point it."""
 
 import asyncio
 import json
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx
 import ollama
 import pytest
-from ollama_lines import in_engines
+from engines import busy, eventually, load, metric
 from pydantic import BaseModel
 
 from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
@@ -21,8 +19,6 @@ from tests.server import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.row("A9", "C7")]
 
-HERE = Path(__file__).parent / "clients"
-INSTALL_S = 120
 ANSWER_S = 120
 GREEDY: dict[str, Any] = {"temperature": 0, "seed": 1}
 HELLO = [user("Hello")]
@@ -33,9 +29,6 @@ PNG = (
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89\0\0\0\nIDATx\x9cc\0\x01"
     b"\0\0\x05\0\x01\r\n-\xb4\0\0\0\0IEND\xaeB`\x82"
 )
-
-Call: TypeAlias = dict[str, Any]
-Node: TypeAlias = Callable[..., list[Any]]
 
 
 class Person(BaseModel):
@@ -57,56 +50,21 @@ def python(server: LiveServer) -> Iterator[ollama.Client]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def node(server: LiveServer) -> Node:
-    """Makes calls with the npm client, one after another in one process, and gives what came back."""
-    npm, program = shutil.which("npm"), shutil.which("node")
-    if npm is None or program is None:
-        pytest.skip("the npm client needs node and npm")
-    installed = subprocess.run([npm, "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S)
-    assert installed.returncode == 0, installed.stderr
-
-    def run(*calls: Call) -> list[Any]:
-        done = subprocess.run(
-            [program, str(HERE / "client.mjs"), server.url],
-            input=json.dumps(calls),
-            capture_output=True,
-            text=True,
-            timeout=ANSWER_S,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
-
-
-def chat(messages: Sequence[Any] = HELLO, **fields: Any) -> Call:
-    """A call of the npm client."""
-    request = {"model": "tool", "messages": messages, "options": GREEDY, "think": False, **fields}
-    return {"method": "chat", "request": request}
+@pytest.fixture(scope="module", autouse=True)
+def _loaded(client: httpx.Client) -> None:
+    for model in ("plain", "tool"):
+        load(client, model)
 
 
 def generated(client: httpx.Client) -> float:
-    """Tokens that the engines have made so far."""
-    rows = client.get("/metrics").text.splitlines()
-    return sum(
-        float(row.rsplit(" ", 1)[1]) for row in rows if row.startswith("vllm:generation_tokens_total{")
-    )
+    """Tokens that the small model has made so far."""
+    return metric(client, "generation_tokens_total", "tool") or 0
 
 
 def assert_aborted(client: httpx.Client, before: float) -> None:
-    """The engines stopped long before the end of the story, which takes more than 500 tokens."""
-    deadline = datetime.now(UTC).timestamp() + 10
-    while in_engines(client):
-        assert datetime.now(UTC).timestamp() < deadline, "the engine goes on without its client"
+    """The engine stopped long before the end of the story, which takes more than 500 tokens."""
+    eventually(lambda: not busy(client, "tool"), 10)
     assert generated(client) - before < 250
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _loaded(client: httpx.Client) -> None:
-    """Both models that these tests use most, so that counting tokens sees no other engine come and go."""
-    for model in ("plain", "tool"):
-        assert client.post("/api/generate", json={"model": model}).status_code == 200
 
 
 def test_python_chat(python: ollama.Client) -> None:
@@ -148,7 +106,8 @@ def test_python_functions_as_tools(python: ollama.Client) -> None:
     """The loop of the client's own documentation: ask, run what is called, ask again."""
     messages: list[Any] = [PARIS_QUESTION]
     answer = python.chat("tool", messages, tools=[get_weather], options=GREEDY)
-    [call] = answer.message.tool_calls or ()
+    assert answer.message.tool_calls is not None
+    [call] = answer.message.tool_calls
     assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
     assert answer.message.thinking == "I need the weather tool."
     messages.append(answer.message)
@@ -303,108 +262,11 @@ async def test_python_asyncio_cancelled(server: LiveServer, client: httpx.Client
     await asyncio.to_thread(assert_aborted, client, before)
 
 
-def test_npm_chat(node: Node) -> None:
-    whole, streamed = node(chat(think=True), chat(think=True, stream=True))
-    message = whole["answer"]["message"]
-    assert message == {"role": "assistant", "content": GREETING, "thinking": THOUGHT}
-    assert whole["answer"]["done_reason"] == "stop"
-    chunks = streamed["chunks"]
-    assert "".join(chunk["message"]["content"] for chunk in chunks) == GREETING
-    assert "".join(chunk["message"].get("thinking", "") for chunk in chunks) == THOUGHT
-    assert "error" not in streamed
-    assert chunks[-1]["eval_count"] == whole["answer"]["eval_count"]
-
-
-def test_npm_tools_and_format(node: Node) -> None:
-    called, told, person = node(
-        chat([PARIS_QUESTION], tools=[WEATHER], stream=True),
-        chat(
-            [
-                PARIS_QUESTION,
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}],
-                },
-                {"role": "tool", "content": "22 degrees", "tool_name": "get_weather"},
-            ],
-            tools=[WEATHER],
-        ),
-        chat([user("Give me a person as json")], format=Person.model_json_schema()),
-    )
-    calls = [call for chunk in called["chunks"] for call in chunk["message"].get("tool_calls", ())]
-    assert [call["function"]["arguments"] for call in calls] == [{"city": "Paris"}]
-    assert told["answer"]["message"]["content"] == "It is 22 degrees in Paris."
-    assert Person.model_validate_json(person["answer"]["message"]["content"]).name
-
-
-def test_npm_generate(node: Node) -> None:
-    request = {"model": "tool", "prompt": "Hello", "think": False, "options": GREEDY}
-    whole, streamed = node(
-        {"method": "generate", "request": request},
-        {"method": "generate", "request": {**request, "stream": True}},
-    )
-    assert whole["answer"]["response"] == GREETING
-    assert "".join(chunk["response"] for chunk in streamed["chunks"]) == GREETING
-
-
-def test_npm_lists_and_shows(node: Node) -> None:
-    version, listed, running, shown = node(
-        {"method": "version"},
-        {"method": "list"},
-        {"method": "ps"},
-        {"method": "show", "request": {"model": "tool"}},
-    )
-    assert version["answer"]["version"].count(".") == 2
-    assert "tool:latest" in {model["name"] for model in listed["answer"]["models"]}
-    assert "tool:latest" in {model["name"] for model in running["answer"]["models"]}
-    assert "thinking" in shown["answer"]["capabilities"]
-
-
-def test_npm_errors(node: Node) -> None:
-    image = "iVBORw0KGgo="
-    found = node(
-        chat(model="nosuch"),
-        chat(model="nosuch", stream=True),
-        chat(options={"top_k": "x"}),
-        chat([{**user("What is it?"), "images": [image]}]),
-        {"method": "show", "request": {"model": "nosuch"}},
-        {"method": "pull", "request": {"model": "plain"}},
-    )
-    errors = [(each["error"]["name"], each["error"]["message"], each["error"]["status"]) for each in found]
-    assert errors == [
-        ("ResponseError", "model 'nosuch' not found", 404),
-        ("ResponseError", "model 'nosuch' not found", 404),
-        ("ResponseError", 'option "top_k" must be of type integer', 400),
-        ("ResponseError", f"tool:latest {NO_IMAGES}", 400),
-        ("ResponseError", "model 'nosuch:latest' not found", 404),
-        ("ResponseError", "404 page not found", 404),
-    ]
-
-
-@pytest.mark.point(94)
-def test_npm_aborting_a_stream_stops_the_engine(node: Node, client: httpx.Client) -> None:
-    before = generated(client)
-    [broken] = node({**chat(STORY, stream=True), "abort_after": 3})
-    assert broken["error"]["name"] == "AbortError"
-    assert len(broken["chunks"]) < 100
-    assert_aborted(client, before)
-
-
-def test_both_embed(python: ollama.Client, node: Node) -> None:
-    texts = ["one", "two words"]
-    answer = python.embed("emb", texts, dimensions=8)
+def test_python_embed(python: ollama.Client) -> None:
+    answer = python.embed("emb", ["one", "two words"], dimensions=8)
     assert [len(vector) for vector in answer.embeddings] == [8, 8]
     assert answer.prompt_eval_count == 7
-    older = python.embeddings("emb", "one").embedding
-    assert len(older) == 384
-    [whole, legacy] = node(
-        {"method": "embed", "request": {"model": "emb", "input": texts, "dimensions": 8}},
-        {"method": "embeddings", "request": {"model": "emb", "prompt": "one"}},
-    )
-    for ours, theirs in zip(answer.embeddings, whole["answer"]["embeddings"], strict=True):
-        assert theirs == pytest.approx(list(ours), abs=1e-4)
-    assert legacy["answer"]["embedding"] == pytest.approx(list(older), abs=1e-3)
+    assert len(python.embeddings("emb", "one").embedding) == 384
     with pytest.raises(ollama.ResponseError, match="try pulling it first") as caught:
         python.embed("nosuch", "x")
     assert caught.value.status_code == 404

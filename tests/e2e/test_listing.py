@@ -184,6 +184,8 @@ def test_a_model_on_another_says_so(client: httpx.Client) -> None:
 
 @pytest.mark.point(175)
 def test_ps(client: httpx.Client) -> None:
+    for each in ps(client):
+        client.post("/api/generate", json={"model": each["name"], "keep_alive": 0})
     load(client, "tool", keep_alive="1m")
     asked = load(client, "plain", keep_alive="20m")
     rows = ps(client)
@@ -208,6 +210,7 @@ def test_ps(client: httpx.Client) -> None:
         assert 0 <= each["size_vram"] <= each["size"]
     left = [(datetime.fromisoformat(each["expires_at"]) - asked).total_seconds() for each in rows]
     assert left == [pytest.approx(1200, abs=30), pytest.approx(60, abs=30)]
+    load(client, "plain", keep_alive="5m")
 
 
 def test_ps_tells_the_memory_of_the_engines(client: httpx.Client, server: LiveServer) -> None:

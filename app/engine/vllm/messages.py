@@ -8,6 +8,9 @@ from PIL import Image, UnidentifiedImageError
 from app.core.errors import InvalidRequest
 from app.core.request import Message, Think
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Pillow reads many more, and runs other programs for some of them."""
+
 
 def to_conversation(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """OpenAI-style messages; text stays one string, so that no template joins it in a new way."""
@@ -46,7 +49,7 @@ def open_image(data: bytes) -> Image.Image:
         InvalidRequest: when the bytes are no picture that can be read, or one too large to be meant.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidRequest(f"failed to decode image: {error}") from error

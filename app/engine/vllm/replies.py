@@ -15,6 +15,7 @@ from app.decode.reply import ParsedCall, ParsedReply
 from app.engine.vllm.calls import BeforeBareJson, are_whole, has_begun, text_around, writes_bare_json
 
 _log = logging.getLogger(__name__)
+_MADE_UP = "chatcmpl-tool-"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -200,7 +201,10 @@ def _to_call(call: Any, *, cut: bool) -> ParsedCall | None:
         arguments = json.loads(call.arguments or ("" if cut else "{}"))
     except ValueError:
         return None
-    return ParsedCall(call.name, arguments, call.id or "") if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict):
+        return None
+    # An id that vLLM made up says nothing; one that is part of the model's format must stay.
+    return ParsedCall(call.name, arguments, "" if (call.id or _MADE_UP).startswith(_MADE_UP) else call.id)
 
 
 def _tags(parser: Parser | None) -> tuple[str, str]:
