@@ -56,6 +56,11 @@ def node(server: LiveServer) -> Node:
     return run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _loaded(client: httpx.Client) -> None:
+    load(client, "tool")
+
+
 def chat(messages: Sequence[Any] = HELLO, **fields: Any) -> Call:
     """A call of the npm client."""
     request = {"model": "tool", "messages": messages, "options": GREEDY, "think": False, **fields}
@@ -143,7 +148,6 @@ def test_errors(node: Node) -> None:
 
 @pytest.mark.point(94)
 def test_aborting_a_stream_stops_the_engine(node: Node, client: httpx.Client) -> None:
-    load(client, "tool")
     before = metric(client, "generation_tokens_total", "tool") or 0
     [broken] = node({**chat([user("Write a long story.")], stream=True), "abort_after": 3})
     assert broken["error"]["name"] == "AbortError"
