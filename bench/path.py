@@ -7,6 +7,7 @@ encoder or a whole application to see what those cost.
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -17,7 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
 from app.api.ollama.wire import dumps
 from app.api.stream import Encoder, EventResponse, Events, RawSend
+from app.catalogue.library import Library
 from app.core.events import Content, Delta, Done, Event, Timings
+from app.core.model import Model
+from app.engine.fake import FakeEngine, Reply
+from app.main import build_app
+from app.settings import read_settings
+from tests.e2e.fake_site import fake_model
 
 TOKENS = 20_000
 ROUNDS = 5
@@ -67,6 +74,15 @@ def framework_app(events: MakeEvents, encoder: MakeEncoder) -> ASGIApp:
     return fastapi
 
 
+def whole_app() -> ASGIApp:
+    """The server itself over the fake engine: routing, decoding, pipeline, encoding, all of it."""
+
+    async def start(_: Model) -> FakeEngine:
+        return FakeEngine(default=Reply((TEXT,) * TOKENS), window=2 * TOKENS)
+
+    return build_app(read_settings(preload=False), Library([fake_model("fake")]), start)
+
+
 class _Layer:
     """What an access log or a metrics middleware does to each message."""
 
@@ -90,7 +106,16 @@ async def measure(app: ASGIApp, tokens: int = TOKENS) -> float:
 async def _request(app: ASGIApp) -> float:
     frames = 0
 
+    asked = {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "Go"}],
+        "options": {"num_ctx": 2 * TOKENS},
+    }
+    bodies = [json.dumps(asked).encode()]
+
     async def receive() -> Message:
+        if bodies:
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
         await asyncio.Event().wait()
         raise AssertionError("an event that nobody sets")
 
@@ -107,7 +132,7 @@ async def _request(app: ASGIApp) -> float:
         "raw_path": b"/api/chat",
         "root_path": "",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"host", b"localhost")],
     }
     gc.collect()
     start = time.perf_counter()
@@ -147,6 +172,7 @@ def _reraise(error: Exception) -> tuple[int, bytes]:
 async def table() -> dict[str, float]:
     """Every row by its name."""
     return {
+        "the server over the fake engine": await measure(whole_app()),
         "path: engine, events, encoder, response": await measure(bare_app(contents, chat_encoder)),
         "the same inside FastAPI and two layers": await measure(framework_app(contents, chat_encoder)),
         "the same, frames sent raw": await measure(RawSend(framework_app(contents, chat_encoder))),

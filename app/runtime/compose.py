@@ -34,6 +34,7 @@ class Composer:
         self._asked = asked
         self._sampling = sampling
         self._window = window
+        self._limit = min(window, engine.window - 1)  # the engine needs room for one token of the answer
 
     async def prompt(self) -> Prompt:
         """The prompt, no longer than the window allows.
@@ -86,7 +87,7 @@ class Composer:
                 prompt = rendered[tuple(map(id, kept))] = await self._render(tuple(kept), go_template)
                 return len(prompt.token_ids)
 
-            messages = await fit(messages, self._window, count)
+            messages = await fit(messages, self._limit, count)
             if known := rendered.get(tuple(map(id, messages))):
                 return known
         return await self._render(tuple(messages), go_template)
@@ -107,6 +108,8 @@ class Composer:
         try:
             return await self._chat(chat, continue_last=True)
         except InvalidRequest:
+            if last.images or last.thinking:
+                raise
             # A template that rewrites the last message cannot be left open: put the text behind it instead.
             opened = await self._chat(replace(chat, messages=messages[:-1]), continue_last=False)
             prompt = await self._engine.tokenize(opened.text + last.content, special=False)
@@ -122,8 +125,7 @@ class Composer:
 
     def _cut(self, prompt: Prompt) -> Prompt:
         """A single prompt that is still too long loses its middle, if it may (ollama-api 4.5)."""
-        limit = min(self._window, self._engine.window - 1)
-        if len(prompt.token_ids) <= limit:
+        if len(prompt.token_ids) <= self._limit:
             return prompt
         if not (self._asked.truncate and self._asked.shift) or prompt.image_count:
             raise InvalidRequest(TOO_LONG)

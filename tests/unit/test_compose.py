@@ -1,0 +1,277 @@
+"""The prompt of a request on a scripted engine: what goes in, in which order, and what is cut to fit."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from garage import model
+
+from app.core.errors import InvalidRequest
+from app.core.model import Model
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, PastToolCall, Sampling, Think
+from app.engine.base import Prompt
+from app.engine.fake import FakeEngine
+from app.runtime.compose import TOO_LONG, Composer
+
+SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("assistant", "A")
+OPENED = "<|im_start|>assistant\n"
+PICTURE = b"picture"
+ROOM = 1000
+
+
+def turn(role: str, content: str) -> str:
+    return f"<|im_start|>{role}\n{content}<|im_end|>\n"
+
+
+def served(*, family: str = "llama", fim: tuple[str, str, str] | None = None, **spec: Any) -> Model:
+    base = model("m")
+    return replace(base, spec=replace(base.spec, **spec), facts=replace(base.facts, family=family, fim=fim))
+
+
+async def composed(
+    asked: ChatPrompt | CompletionPrompt,
+    *,
+    on: Model | None = None,
+    engine: FakeEngine | None = None,
+    window: int = ROOM,
+    num_keep: int = 4,
+    **fields: Any,
+) -> Prompt:
+    generation = Generation("m", asked, received_ns=0, **fields)
+    sampling = Sampling(num_keep=num_keep)
+    return await Composer(on or served(), engine or FakeEngine(), generation, sampling, window).prompt()
+
+
+async def chat(*messages: Message, tools: Any = (), **fields: Any) -> Prompt:
+    return await composed(ChatPrompt(messages, tools), **fields)
+
+
+async def completion(prompt: str = "U", *, parts: Any = None, **fields: Any) -> Prompt:
+    return await composed(CompletionPrompt(prompt, **(parts or {})), **fields)
+
+
+class Refusing(FakeEngine):
+    """An engine whose template cannot leave the last message open."""
+
+    async def render(self, chat: ChatPrompt, *, continue_last: bool, **others: Any) -> Prompt:
+        if continue_last:
+            raise InvalidRequest("the chat template refused the messages")
+        return await super().render(chat, continue_last=continue_last, **others)
+
+
+# Which messages there are.
+
+
+@pytest.mark.point(136, 137, 139)
+@pytest.mark.parametrize(
+    ("asked", "order"),
+    [
+        ([USER], ["M", "U0", "A0", "U"]),
+        ([SYSTEM, USER], ["U0", "A0", "S", "U"]),
+        ([USER, SYSTEM], ["M", "U0", "A0", "U", "S"]),
+    ],
+)
+async def test_the_order_of_the_messages(asked: list[Message], order: list[str]) -> None:
+    on = served(system="M", messages=(("user", "U0"), ("assistant", "A0")))
+    found = await chat(*asked, on=on)
+    roles = {"U": "user", "A": "assistant", "S": "system", "M": "system"}
+    assert found.text == "".join(turn(roles[name[0]], name) for name in order) + OPENED
+
+
+async def test_a_completion_is_one_message_of_the_user() -> None:
+    on = served(system="M", messages=(("user", "U0"), ("assistant", "A0")))
+    whole = turn("user", "U0") + turn("assistant", "A0") + turn("user", "U") + OPENED
+    assert (await completion(on=on)).text == turn("system", "M") + whole
+    assert (await completion(on=on, parts={"system": "S"})).text == turn("system", "S") + whole
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+async def test_some_models_do_not_see_their_earlier_reasoning(family: str) -> None:
+    said = Message("assistant", "<think>Hm.</think>\n\nA")
+    found = await chat(USER, said, USER, on=served(family=family))
+    assert turn("assistant", "A" if family == "qwen3" else said.content) in found.text
+
+
+async def test_what_the_engine_is_told_about_a_chat() -> None:
+    engine = FakeEngine()
+    tools = ({"type": "function", "function": {"name": "f"}},)
+    await chat(USER, tools=tools, engine=engine, think="low", on=served(chat_template="J"))
+    (told,) = set(engine.renderings)
+    assert told.chat == ChatPrompt((USER,), tools)
+    assert (told.think, told.continue_last, told.chat_template) == ("low", False, "J")
+
+
+# Completions of other kinds.
+
+
+async def test_a_raw_prompt_is_not_touched() -> None:
+    on = served(system="M", template="T {{ .Prompt }}", messages=(("user", "U0"),))
+    assert (await completion(" {{ x }}\n", on=on, parts={"raw": True})).text == " {{ x }}\n"
+
+
+async def test_a_suffix_takes_the_markers_of_the_model_or_its_template() -> None:
+    parts = {"suffix": "after", "system": "S"}
+    by_markers = await completion("before", on=served(fim=("<P>", "<S>", "<M>")), parts=parts)
+    assert by_markers.text == "<P>before<S>after<M>"
+    on = served(fim=("<P>", "<S>", "<M>"), template="{{ .Suffix }}|{{ .Prompt }}")
+    assert (await completion("before", on=on, parts=parts)).text == "after|before"
+    own = {**parts, "template": "{{ .Prompt }}~{{ .Suffix }}"}
+    assert (await completion("before", on=on, parts=own)).text == "before~after"
+
+
+async def test_a_context_comes_before_the_prompt_and_stands_for_the_history() -> None:
+    engine = FakeEngine()
+    earlier = await engine.tokenize("we said this ")
+    on = served(system="M", messages=(("user", "U0"),))
+    parts = {"context": tuple(earlier.token_ids)}
+    found = await completion(on=on, engine=engine, parts=parts)
+    assert found.text == f"we said this {turn('system', 'M')}{turn('user', 'U')}{OPENED}"
+    assert list(found.token_ids)[: len(earlier.token_ids)] == list(earlier.token_ids)
+    fresh = await completion(on=on, engine=engine, parts={"context": ()})
+    assert fresh.text == turn("system", "M") + turn("user", "U") + OPENED
+
+
+@pytest.mark.parametrize("parts", [{}, {"raw": True}, {"context": ()}])
+async def test_pictures_of_a_completion_are_seen(parts: dict[str, Any]) -> None:
+    found = await completion(parts={**parts, "images": (PICTURE, PICTURE)})
+    assert (found.image_count, found.payload) == (2, (PICTURE, PICTURE))
+
+
+@pytest.mark.parametrize(("think", "seen"), [(None, "on"), (True, "on"), ("low", "on low"), (False, "off")])
+async def test_a_go_template_sees_tools_pictures_and_the_switch(think: Think, seen: str) -> None:
+    source = "{{ if .Think }}on{{ if .ThinkLevel }} {{ .ThinkLevel }}{{ end }}{{ else }}off{{ end }}|"
+    source += "{{ range .Tools }}{{ .Function.Name }}{{ end }}|{{ range .Messages }}{{ .Content }}{{ end }}"
+    base = served(template=source)
+    on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools")))
+    tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
+    asked = Message("user", "U", images=(PICTURE,))
+    found = await chat(asked, on=on, tools=tools, think=think)
+    assert (found.text, found.payload) == (f"{seen}|f|[img-0]U", (PICTURE,))
+
+
+async def test_the_template_of_a_request_wins_over_that_of_the_model() -> None:
+    on = served(template="M {{ .Prompt }}")
+    assert (await completion(on=on, parts={"template": "R {{ .Prompt }}"})).text == "R U"
+    assert (await completion(on=on)).text == "M U"
+
+
+@pytest.mark.point(80)
+async def test_a_template_that_does_not_parse() -> None:
+    with pytest.raises(InvalidRequest, match=r"^template: :1: unclosed action$"):
+        await completion(parts={"template": "{{ .Bad"})
+
+
+# An answer to go on with.
+
+
+@pytest.mark.point(153)
+async def test_a_last_message_of_the_assistant_is_left_open() -> None:
+    engine = FakeEngine()
+    assert (await chat(USER, ANSWER, engine=engine)).text.endswith("<|im_start|>assistant\nA")
+    assert [told.continue_last for told in engine.renderings if told.chat.messages[-1] == ANSWER] == [True]
+
+
+CALL = PastToolCall("f", {})
+
+
+@pytest.mark.point(153)
+@pytest.mark.parametrize(
+    "last", [Message("assistant", ""), Message("assistant", "A", tool_calls=(CALL,)), Message("tool", "22")]
+)
+async def test_what_is_no_beginning_of_an_answer_is_not_left_open(last: Message) -> None:
+    assert (await chat(USER, last)).text.endswith(OPENED)
+
+
+@pytest.mark.point(153)
+async def test_a_template_that_cannot_be_left_open_gets_the_text_behind_it() -> None:
+    found = await chat(USER, ANSWER, engine=Refusing())
+    assert found.text == turn("user", "U") + OPENED + "A"
+    assert found.continues
+
+
+@pytest.mark.parametrize(
+    "last", [Message("assistant", "A", images=(PICTURE,)), Message("assistant", "A", thinking="Hm.")]
+)
+async def test_nothing_of_an_answer_that_cannot_be_left_open_is_dropped(last: Message) -> None:
+    with pytest.raises(InvalidRequest, match="refused"):
+        await chat(USER, last, engine=Refusing())
+
+
+# What is cut to fit.
+
+
+def talk(count: int) -> list[Message]:
+    """Each message is one word of content."""
+    return [Message(("user", "assistant")[at % 2], f"w{at}") for at in range(count)]
+
+
+async def size(*messages: Message) -> int:
+    return len((await chat(*messages, window=10**6, engine=FakeEngine(window=10**6))).token_ids)
+
+
+@pytest.mark.point(154)
+@pytest.mark.parametrize("kept", [1, 2, 3, 10, 19])
+async def test_the_oldest_messages_go_until_the_rest_fits(kept: int) -> None:
+    messages = talk(21)
+    left = [SYSTEM, *messages[-kept:]]
+    window = await size(*left)
+    found = await chat(SYSTEM, *messages, window=window)
+    assert found.text == "".join(turn(each.role, each.content) for each in left) + OPENED
+    assert len(found.token_ids) == window
+    smaller = await chat(SYSTEM, *messages, window=window - 1)
+    assert len(smaller.token_ids) < window
+
+
+@pytest.mark.point(154)
+async def test_later_system_messages_stay_too_and_come_first() -> None:
+    old, new, last = Message("user", "old " * 50), Message("system", "S2"), Message("user", "L")
+    found = await chat(SYSTEM, old, new, old, last, window=30)
+    assert found.text == turn("system", "S") + turn("system", "S2") + turn("user", "L") + OPENED
+
+
+@pytest.mark.point(154)
+async def test_a_history_that_fills_the_whole_engine_leaves_room_for_an_answer() -> None:
+    messages = talk(21)
+    whole = await size(*messages)
+    found = await chat(*messages, window=whole, engine=FakeEngine(window=whole))
+    assert found.text == "".join(turn(each.role, each.content) for each in messages[1:]) + OPENED
+
+
+async def test_a_long_history_is_rendered_only_a_few_times() -> None:
+    engine = FakeEngine()
+    await chat(*talk(200), "Last" and Message("user", "last"), window=100, engine=engine)
+    assert len(engine.renderings) <= 10
+
+
+@pytest.mark.point(155, 156)
+@pytest.mark.parametrize("fields", [{"truncate": False}, {"truncate": False, "shift": False}])
+async def test_without_truncation_a_long_history_is_refused(fields: dict[str, bool]) -> None:
+    window = await size(*talk(21)) - 1
+    with pytest.raises(InvalidRequest) as refused:
+        await chat(*talk(21), window=window, **fields)
+    assert str(refused.value) == TOO_LONG
+    whole = await chat(*talk(21), window=window + 1, **fields)
+    assert whole.text.startswith(turn("user", "w0"))
+
+
+@pytest.mark.parametrize("num_keep", [0, 4, 9])
+async def test_a_single_long_prompt_loses_its_middle(num_keep: int) -> None:
+    engine = FakeEngine()
+    message = Message("user", " ".join(f"w{at}" for at in range(300)))
+    whole = (await chat(message, engine=engine)).token_ids
+    found = (await chat(message, engine=engine, window=100, num_keep=num_keep)).token_ids
+    assert num_keep < len(found) < 100
+    assert list(found) == [*whole[:num_keep], *whole[len(whole) - len(found) + num_keep :]]
+
+
+@pytest.mark.point(156)
+@pytest.mark.parametrize("raw", [True, False])
+async def test_without_shift_a_single_long_prompt_is_refused(raw: bool) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await completion("w " * 300, parts={"raw": raw}, window=100, shift=False)
+    assert str(refused.value) == TOO_LONG
+
+
+async def test_a_prompt_with_pictures_is_never_cut_in_the_middle() -> None:
+    with pytest.raises(InvalidRequest, match="longer than the context length"):
+        await chat(Message("user", "w " * 300, images=(PICTURE,)), window=100)
