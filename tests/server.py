@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def _bundled() -> str:
 @contextmanager
 def serving(
     served: list[dict[str, Any]], scratch: Path, *, port: int = 0, **environment: str
-) -> Iterator[LiveServer]:
+) -> Generator[LiveServer]:
     """Start `caravan serve`, wait until it answers, stop it with SIGTERM."""
     port = port or free_port()
     config = scratch / "caravan.yaml"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TypeAlias
 
 import pytest
@@ -9,6 +10,7 @@ import pytest_asyncio
 
 from app.engine.base import Engine
 from app.engine.fake import FakeEngine, Reply
+from tests.real_engine import loaded
 
 EngineFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Engine]]
 """Starts an engine and closes it again. It has more than 64 tokens to say to "Once upon a time"."""
@@ -21,8 +23,16 @@ async def fake_engine() -> AsyncGenerator[Engine, None]:
     await engine.close()
 
 
-GENERATORS = [pytest.param(fake_engine, id="fake")]
-EMBEDDERS = [pytest.param(fake_engine, id="fake")]
+# vLLM and what it is built on warn of much that is theirs to mend.
+REAL = (pytest.mark.engine, pytest.mark.filterwarnings("ignore"))
+GENERATORS = [
+    pytest.param(fake_engine, id="fake"),
+    pytest.param(partial(loaded, "tool"), id="vllm", marks=REAL),
+]
+EMBEDDERS = [
+    pytest.param(fake_engine, id="fake"),
+    pytest.param(partial(loaded, "emb"), id="vllm", marks=REAL),
+]
 
 
 @pytest.fixture(scope="module", params=GENERATORS)

@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def unload(client: httpx.Client, model: str) -> None:
 
 
 @contextmanager
-def asking(url: str, path: str, body: Any) -> Iterator[socket.socket]:
+def asking(url: str, path: str, body: Any) -> Generator[socket.socket]:
     """A client that has asked and reads only what the test has it read; it leaves at the end of the block."""
     place = urlsplit(url)
     data = json.dumps(body).encode()
@@ -125,6 +125,6 @@ def _name(process: psutil.Process) -> str:
 
 
 @contextmanager
-def own(live: LiveServer, scratch: Path) -> Iterator[OwnServer]:
+def own(live: LiveServer, scratch: Path) -> Generator[OwnServer]:
     with httpx.Client(base_url=live.url, timeout=120) as client:
         yield OwnServer(live, client, scratch / "server.log")

@@ -1,310 +1,352 @@
-"""`POST /api/chat` as Ollama answers it (ollama-api 7): documents, lines, roles, history, refusals."""
+"""`POST /api/chat` as Ollama answers it (ollama-api 7): documents, lines, the order of messages, refusals."""
 
-import base64
-import io
-import json
+import re
+from copy import deepcopy
 from typing import Any
 
 import httpx
 import pytest
-from ollama_lines import JSON, NDJSON, Line, in_engines, lines, text
-from PIL import Image
+from chats import GREEDY, METRICS, STAMP, ask, assert_refused, chat, rendered, reply_of
+from fake_site import fake_model, fake_site
+from ollama_lines import JSON, NDJSON, lines, text
 
-from tests.models.catalogue import CASES, WEATHER, case
+from app.core.events import Content, ToolCall
+from app.engine.fake import FakeEngine, Reply
+from tests.models.catalogue import GREETING, WEATHER, assistant, case, system, user
 
 pytestmark = pytest.mark.engine
 
+HI = (user("hi"),)
 SHORT = {"num_predict": 3, "temperature": 0}
-METRICS = [
-    "total_duration",
-    "load_duration",
-    "prompt_eval_count",
-    "prompt_eval_duration",
-    "eval_count",
-    "eval_duration",
-]
-HELLO = case("qwen3", "hello")
+TURN = re.compile(r"<\|im_start\|>(\w*)\n(.*?)(?:<\|im_end\|>\n|$)", re.DOTALL)
 
 
-def user(content: str) -> dict[str, Any]:
-    return {"role": "user", "content": content}
+def turns(client: httpx.Client, model: str, *messages: Any, **fields: Any) -> list[tuple[str, str]]:
+    """Role and content of what the model would read, less the opening of the answer."""
+    *found, opened = TURN.findall(rendered(client, model, messages, **fields))
+    assert opened == ("assistant", "")
+    return found
 
 
-def chat(client: httpx.Client, model: str = "plain", **fields: Any) -> httpx.Response:
-    return client.post("/api/chat", json={"model": model, **fields})
+def assert_document(answer: httpx.Response, pattern: str) -> None:
+    """The whole body, byte by byte but for the time, and the headers of an ordinary answer."""
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == JSON
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert re.fullmatch(pattern, answer.text), answer.text
 
 
-def whole(client: httpx.Client, model: str = "plain", **fields: Any) -> Line:
-    answer = chat(client, model, stream=False, **fields)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+def head(model: str) -> str:
+    return rf'\{{"model":"{model}","created_at":"{STAMP}","message":'
 
 
-def rendered(client: httpx.Client, model: str, messages: list[dict[str, Any]], **fields: Any) -> str:
-    """The prompt as the model would get it."""
-    answer = chat(client, model, messages=messages, _debug_render_only=True, **fields)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["_debug_info"]["rendered_template"]
+METRICS_JSON = "".join(rf',"{name}":[1-9]\d*' for name in METRICS)
+
+# plain: a stream and the same as a document, asked for once.
 
 
-def assert_refused(answer: httpx.Response, error: str) -> None:
-    assert (answer.status_code, answer.json()) == (400, {"error": error})
+@pytest.fixture(scope="module")
+def streamed(client: httpx.Client) -> httpx.Response:
+    chat(client, "plain", [])
+    return chat(client, "plain", HI, options=SHORT)
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client, streamed: httpx.Response) -> httpx.Response:
+    return chat(client, "plain", HI, options=SHORT, stream=False)
 
 
 @pytest.mark.point(129)
-@pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}])
-def test_a_chat_without_messages_loads_the_model(client: httpx.Client, fields: dict[str, Any]) -> None:
-    answer = chat(client, **fields)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, JSON)
-    document = answer.json()
-    assert list(document) == ["model", "created_at", "message", "done", "done_reason"]
-    assert document["message"] == {"role": "assistant", "content": ""}
-    assert (document["done"], document["done_reason"]) == (True, "load")
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("sent", [{}, {"messages": []}, {"messages": None}])
+def test_a_chat_without_messages_loads_the_model(client: httpx.Client, sent: Any, stream: bool) -> None:
+    answer = client.post("/api/chat", json={"model": "plain", "stream": stream, **sent})
+    assert_document(
+        answer, head("plain") + r'\{"role":"assistant","content":""\},"done":true,"done_reason":"load"\}'
+    )
 
 
 @pytest.mark.point(131, 132)
-@pytest.mark.row("A4", "A8", "C6")
-def test_a_stream_is_lines_of_the_assistants_and_a_last_one_with_metrics(client: httpx.Client) -> None:
-    answer = chat(client, messages=[user("Hi")], options=SHORT)
-    assert answer.headers["content-type"] == NDJSON
-    *texts, last = lines(answer)
-    assert texts
-    for part in texts:
-        assert list(part) == ["model", "created_at", "message", "done"]
-        assert list(part["message"]) == ["role", "content"]
-        assert (part["message"]["role"], part["done"]) == ("assistant", False)
-    assert list(last) == ["model", "created_at", "message", "done", "done_reason", *METRICS]
-    assert last["message"] == {"role": "assistant", "content": ""}
-    assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "length", 3)
-    assert all(isinstance(last[name], int) and last[name] > 0 for name in METRICS)
+@pytest.mark.row("A8", "B1", "B6")
+def test_every_line_of_a_stream(streamed: httpx.Response) -> None:
+    assert streamed.headers["content-type"] == NDJSON
+    assert streamed.headers["transfer-encoding"] == "chunked"
+    *first, last, end = streamed.text.split("\n")
+    assert end == ""
+    assert 1 <= len(first) <= SHORT["num_predict"], "a slow reader gets more than one token on a line"
+    for line in first:
+        assert re.fullmatch(
+            head("plain") + r'\{"role":"assistant","content":"[^"]+"\},"done":false\}', line
+        ), line
+    assert re.fullmatch(
+        head("plain")
+        + r'\{"role":"assistant","content":""\},"done":true,"done_reason":"length"'
+        + METRICS_JSON
+        + r"\}",
+        last,
+    ), last
 
 
-@pytest.mark.point(133)
-@pytest.mark.row("B1", "B3")
-def test_a_document_joins_what_the_stream_has_in_pieces(client: httpx.Client) -> None:
-    asked: dict[str, Any] = {"messages": [user("Hi")], "options": SHORT}
-    answer = chat(client, stream=False, **asked)
-    assert answer.headers["content-type"] == JSON
-    assert not answer.content.endswith(b"\n")
-    document = answer.json()
-    assert list(document) == ["model", "created_at", "message", "done", "done_reason", *METRICS]
-    assert document["message"]["content"] == text(lines(chat(client, **asked)))
+@pytest.mark.point(132, 133)
+@pytest.mark.row("A4", "B1")
+def test_a_document_is_the_stream_in_one_piece(streamed: httpx.Response, document: httpx.Response) -> None:
+    parts = lines(streamed)
+    content = re.escape(text(parts))
+    assert_document(
+        document,
+        head("plain")
+        + rf'\{{"role":"assistant","content":"{content}"\}},"done":true,"done_reason":"length"'
+        + METRICS_JSON
+        + r"\}",
+    )
+    assert text(parts) != ""
+    for key in ("prompt_eval_count", "eval_count"):
+        assert document.json()[key] == parts[-1][key]
 
 
 @pytest.mark.point(134)
-def test_roles_are_lowered_and_any_is_taken(client: httpx.Client) -> None:
-    assert rendered(client, "plain", [{"role": "USER", "content": "x"}]) == rendered(
-        client, "plain", [user("x")]
-    )
-    assert "<|im_start|>narrator\nx" in rendered(client, "plain", [{"role": "narrator", "content": "x"}])
-    assert "x" in rendered(client, "plain", [{"content": "x"}])
+@pytest.mark.parametrize("role", ["USER", "User", "uSeR"])
+def test_roles_in_any_case(client: httpx.Client, role: str) -> None:
+    upper = {"role": role, "content": "hi"}
+    assert turns(client, "sys", upper) == turns(client, "sys", *HI) == [("system", "SYS"), ("user", "hi")]
 
 
-@pytest.mark.point(135)
-@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "user", "content": None}])
-def test_a_message_may_have_no_content(client: httpx.Client, message: dict[str, Any]) -> None:
-    assert whole(client, messages=[message], options=SHORT)["done"] is True
+@pytest.mark.point(134, 135)
+@pytest.mark.parametrize(
+    ("message", "seen"),
+    [
+        ({"role": "weird", "content": "hi"}, ("weird", "hi")),
+        ({"content": "hi"}, ("", "hi")),
+        ({"role": "", "content": ""}, ("", "")),
+        ({"role": None, "content": "hi"}, ("", "hi")),
+        ({"role": "user"}, ("user", "")),
+        ({"role": "user", "content": None}, ("user", "")),
+        ({}, ("", "")),
+    ],
+)
+def test_messages_that_say_little(client: httpx.Client, message: Any, seen: tuple[str, str]) -> None:
+    assert turns(client, "sys", message) == [("system", "SYS"), seen]
+    assert ask(client, "sys", [message], options={"num_predict": 1, "stop": []}).tokens == 1
 
 
 @pytest.mark.point(136, 137)
-def test_the_models_system_prompt_gives_way_only_to_one_that_comes_first(client: httpx.Client) -> None:
-    system = {"role": "system", "content": "OWN"}
-    assert "<|im_start|>system\nSYS<|im_end|>" in rendered(client, "sys", [user("x")])
-    assert "SYS" not in rendered(client, "sys", [system, user("x")])
-    assert "SYS" in rendered(client, "sys", [user("x"), system, user("y")])
+def test_the_system_prompt_of_the_model(client: httpx.Client) -> None:
+    own, later = system("OWN"), system("LATER")
+    assert turns(client, "sys", *HI) == [("system", "SYS"), ("user", "hi")]
+    assert turns(client, "sys", own, *HI) == [("system", "OWN"), ("user", "hi")]
+    assert turns(client, "sys", *HI, later) == [("system", "SYS"), ("user", "hi"), ("system", "LATER")]
 
 
 @pytest.mark.point(138)
 @pytest.mark.row("B2")
-def test_a_top_level_system_prompt_is_honoured(client: httpx.Client) -> None:
-    found = rendered(client, "sys", [user("x")], system="TOP")
-    assert "TOP" in found
-    assert "SYS" not in found
-    first = {"role": "system", "content": "OWN"}
-    assert "TOP" not in rendered(client, "sys", [first, user("x")], system="TOP")
+def test_a_system_prompt_beside_the_messages_departs_from_ollama(client: httpx.Client) -> None:
+    """Honoured where the messages do not start with one of their own, and then it replaces the model's."""
+    assert turns(client, "plain", *HI, system="TOP") == [("system", "TOP"), ("user", "hi")]
+    assert turns(client, "sys", *HI, system="TOP") == [("system", "TOP"), ("user", "hi")]
+    assert turns(client, "sys", system("OWN"), *HI, system="TOP")[0] == ("system", "OWN")
+    assert turns(client, "sys", *HI, system="")[0] == ("system", "SYS")
+    assert turns(client, "sys", *HI, system=None)[0] == ("system", "SYS")
+    assert chat(client, "sys", [], system="TOP").json()["done_reason"] == "load"
 
 
 @pytest.mark.point(139)
-def test_the_models_messages_come_before_the_requests_system_prompt(client: httpx.Client) -> None:
-    found = rendered(client, "msgs", [{"role": "system", "content": "OWN"}, user("asked")])
-    places = [found.index(part) for part in ("U0", "A0", "OWN", "asked")]
-    assert places == sorted(places)
-
-
-@pytest.mark.point(130)
-def test_no_messages_and_no_keep_alive_unload(client: httpx.Client) -> None:
-    document = chat(client, "llama", messages=[], keep_alive="0s").json()
-    assert (document["done_reason"], document["message"]) == ("unload", {"role": "assistant", "content": ""})
+def test_the_messages_of_the_model_come_first(client: httpx.Client) -> None:
+    preset = [("user", "U0"), ("assistant", "A0")]
+    assert turns(client, "msgs", *HI) == [("system", "MSYS"), *preset, ("user", "hi")]
+    with_own = turns(client, "msgs", system("OWN"), *HI)
+    assert with_own[-4:] == [*preset, ("system", "OWN"), ("user", "hi")]
+    assert ("system", "MSYS") not in with_own
 
 
 @pytest.mark.point(140)
-def test_an_embedding_model_does_not_chat(client: httpx.Client) -> None:
-    assert_refused(chat(client, "emb", messages=[user("x")]), '"emb" does not support chat')
-    assert_refused(chat(client, "emb"), '"emb" does not support chat')
+@pytest.mark.parametrize("messages", [HI, ()])
+def test_a_model_that_only_embeds(client: httpx.Client, messages: Any) -> None:
+    assert_refused(chat(client, "emb", messages), '"emb" does not support chat')
 
 
 @pytest.mark.point(141)
-def test_tools_need_a_model_that_calls_them(client: httpx.Client) -> None:
-    answer = chat(client, messages=[user("x")], tools=[WEATHER])
+@pytest.mark.row("A6")
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("messages", [HI, ()])
+def test_tools_for_a_model_that_cannot_call_them(client: httpx.Client, messages: Any, stream: bool) -> None:
+    answer = chat(client, "plain", messages, tools=[WEATHER], stream=stream)
     assert_refused(answer, "registry.ollama.ai/library/plain:latest does not support tools")
 
 
 @pytest.mark.point(142)
-def test_an_empty_list_of_tools_is_none(client: httpx.Client) -> None:
-    assert whole(client, messages=[user("x")], tools=[], options=SHORT)["done"] is True
+@pytest.mark.parametrize("tools", [[], None])
+def test_no_tools_for_a_model_that_cannot_call_them(
+    client: httpx.Client, document: httpx.Response, tools: Any
+) -> None:
+    found = ask(client, "plain", HI, tools=tools, options=SHORT, stream=False)
+    assert found.content == document.json()["message"]["content"]
 
 
-@pytest.mark.point(143, 152)
-def test_tools_of_the_wrong_shape(client: httpx.Client) -> None:
-    refused = chat(client, "tool", messages=[user("x")], tools={})
-    assert refused.status_code == 400
-    assert "ChatRequest.tools of type api.Tools" in refused.json()["error"]
-    assert chat(client, "tool", messages=[user("x")], tools=[_tool({"type": 5})]).status_code == 400
+@pytest.mark.point(143)
+@pytest.mark.parametrize("model", ["plain", "nosuch"])
+@pytest.mark.parametrize(("tools", "kind"), [({}, "object"), ("x", "string"), (1, "number")])
+def test_tools_that_are_no_list(client: httpx.Client, model: str, tools: Any, kind: str) -> None:
+    error = f"json: cannot unmarshal {kind} into Go struct field ChatRequest.tools of type api.Tools"
+    assert_refused(chat(client, model, HI, tools=tools), error)
 
 
-def _tool(city: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    properties = {"type": "object", "required": ["city"], "properties": {"city": city}, **parameters}
-    return {"type": "function", "function": {"name": "get_weather", "parameters": properties}}
+def called_with(arguments: Any) -> dict[str, Any]:
+    calls = [{"function": {"name": "get_weather", "arguments": arguments}}]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
-@pytest.mark.point(151, 152)
-def test_a_template_sees_the_keys_that_ollama_keeps(client: httpx.Client) -> None:
-    tool = _tool({"type": ["string", "null"], "pattern": "P"}, additionalProperties=False)
-    found = rendered(client, "tool", [user("x")], tools=[tool])
-    assert '"type": ["string", "null"]' in found
-    assert "pattern" not in found
-    assert "additionalProperties" not in found
+@pytest.mark.point(149)
+@pytest.mark.parametrize("model", ["plain", "nosuch"])
+@pytest.mark.parametrize("arguments", ['{"city":"Paris"}', "", ["Paris"], 5])
+def test_arguments_in_the_history_that_are_no_object(
+    client: httpx.Client, model: str, arguments: Any
+) -> None:
+    answer = chat(client, model, [*HI, called_with(arguments), *HI])
+    assert_refused(answer, "Value looks like object, but can't find closing '}' symbol")
+
+
+@pytest.mark.point(157)
+@pytest.mark.parametrize("stream", [True, False])
+def test_logprobs_come_before_the_metrics(
+    client: httpx.Client, document: httpx.Response, stream: bool
+) -> None:
+    found = ask(client, "plain", HI, logprobs=True, top_logprobs=2, options=SHORT, stream=stream)
+    entries = [entry for part in found.parts for entry in part.get("logprobs", ())]
+    assert "".join(entry["token"] for entry in entries) == found.content
+    assert found.content == document.json()["message"]["content"]
+    assert len(entries) == found.tokens
+    assert {tuple(entry) for entry in entries} == {("token", "logprob", "bytes", "top_logprobs")}
+    opening = ["model", "created_at", "message", "done"]
+    if stream:
+        assert {tuple(part) for part in found.parts[:-1]} == {(*opening, "logprobs")}
+        assert list(found.parts[-1]) == [*opening, "done_reason", *METRICS]
+    else:
+        assert list(found.parts[0]) == [*opening, "done_reason", "logprobs", *METRICS]
+
+
+@pytest.mark.point(158)
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_prompt_can_be_looked_at(client: httpx.Client, stream: bool) -> None:
+    answer = chat(client, "sys", HI, _debug_render_only=True, stream=stream)
+    prompt = (
+        r"\\u003c\|im_start\|\\u003esystem\\nSYS\\u003c\|im_end\|\\u003e\\n"
+        r"\\u003c\|im_start\|\\u003euser\\nhi\\u003c\|im_end\|\\u003e\\n"
+        r"\\u003c\|im_start\|\\u003eassistant\\n"
+    )
+    assert_document(
+        answer,
+        head("sys")
+        + r'\{"role":"","content":""\},"done":false,'
+        + rf'"_debug_info":\{{"rendered_template":"{prompt}"\}}\}}',
+    )
+
+
+@pytest.mark.point(130)
+@pytest.mark.parametrize("sent", ["0s", 0, "0"])
+def test_a_chat_without_messages_and_time_unloads_the_model(client: httpx.Client, sent: Any) -> None:
+    unloaded = head("plain") + r'\{"role":"assistant","content":""\},"done":true,"done_reason":"unload"\}'
+    assert_document(chat(client, "plain", [], keep_alive=sent), unloaded)
+    assert "plain:latest" not in [row["name"] for row in client.get("/api/ps").json()["models"]]
+    assert_refused(chat(client, "nosuch", [], keep_alive=sent), "model 'nosuch' not found", 404)
+
+
+# tool: a model that calls tools.
+
+
+def test_a_chat_of_several_turns(client: httpx.Client) -> None:
+    known = case("qwen3", "turns")
+    for stream in (True, False):
+        found = ask(client, "tool", known.messages, stream=stream, options=GREEDY)
+        assert (found.thinking, found.content, found.reason) == (known.thinking, known.content, "stop")
+
+
+@pytest.mark.point(149)
+@pytest.mark.parametrize("arguments", [None, {}])
+def test_arguments_in_the_history_that_are_none(client: httpx.Client, arguments: Any) -> None:
+    shown = rendered(client, "tool", [*HI, called_with(arguments), *HI], tools=[WEATHER])
+    assert '<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call><|im_end|>' in shown
+
+
+@pytest.mark.point(150)
+@pytest.mark.parametrize(
+    "named", [{}, {"tool_name": "get_weather"}, {"tool_call_id": "call_abcdefgh"}, {"tool_name": ""}]
+)
+def test_a_result_with_and_without_a_name(client: httpx.Client, named: dict[str, str]) -> None:
+    known = case("qwen3", "tool_result")
+    asked, called, result = known.messages
+    result = {"role": "tool", "content": result["content"], **named}
+    found = ask(client, "tool", (asked, called, result), tools=known.tools, options=GREEDY)
+    assert (found.thinking, found.content, found.calls) == (known.thinking, known.content, [])
+
+
+@pytest.mark.point(151)
+def test_unknown_keys_of_a_tool_are_not_shown(client: httpx.Client) -> None:
+    more = deepcopy(WEATHER)
+    more["function"]["parameters"] |= {"additionalProperties": False, "minimum": 3, "title": "T"}
+    more["function"]["parameters"]["properties"]["city"] |= {"minLength": 2, "examples": ["Paris"]}
+    more["function"] |= {"strict": True}
+    more["extra"] = {"a": 1}
+    assert rendered(client, "tool", HI, tools=[more]) == rendered(client, "tool", HI, tools=[WEATHER])
+
+
+@pytest.mark.point(152)
+def test_the_type_of_a_property(client: httpx.Client) -> None:
+    def tools(kind: Any) -> list[Any]:
+        tool = deepcopy(WEATHER)
+        tool["function"]["parameters"]["properties"]["city"]["type"] = kind
+        return [tool]
+
+    assert '"city": {"type": ["string", "null"]}' in rendered(
+        client, "tool", HI, tools=tools(["string", "null"])
+    )
+    assert rendered(client, "tool", HI, tools=tools(["string"])) == rendered(
+        client, "tool", HI, tools=[WEATHER]
+    )
+    answer = chat(client, "tool", HI, tools=tools(5))
+    assert answer.status_code == 400
+    assert "json: cannot unmarshal number" in answer.json()["error"]
+
+
+@pytest.mark.point(153)
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("think", [None, True, False])
+def test_the_answer_goes_on_where_the_last_message_ends(
+    client: httpx.Client, stream: bool, think: bool | None
+) -> None:
+    known = case("qwen3", "prefill")
+    found = ask(client, "tool", known.messages, stream=stream, think=think, options=GREEDY)
+    assert (found.thinking, found.content, found.reason) == ("", known.content, "stop")
+    assert rendered(client, "tool", known.messages, think=think).endswith("<|im_start|>assistant\nIts name")
+
+
+@pytest.mark.point(153)
+def test_an_empty_last_answer_is_not_gone_on_with(client: httpx.Client) -> None:
+    found = ask(client, "tool", [user("Hello")], think=False, options=GREEDY)
+    assert found.content == GREETING
+    shown = rendered(client, "tool", [user("Hello"), assistant("")], think=False)
+    assert shown.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+# A scripted engine: what the settings of the server change.
 
 
 @pytest.mark.point(145)
 @pytest.mark.row("A8")
-def test_a_reply_with_a_call_ends_for_that_reason(client: httpx.Client) -> None:
-    one = next(each for each in CASES["qwen3"] if len(each.calls) == 1)
-    body = {"messages": list(one.messages), "tools": list(one.tools), "think": False}
-    document = whole(client, "tool", options={"temperature": 0}, **body)
-    assert document["done_reason"] == "tool_calls"
-    assert document["message"]["tool_calls"][0]["id"]
+@pytest.mark.parametrize("setting", ["tool_calls", "stop"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_reason_of_a_reply_that_calls_is_a_setting(setting: str, stream: bool) -> None:
+    call = ToolCall(0, "call_abcdefgh", "get_weather", {"city": "Paris"})
+    scripted = {"call": Reply(("x",), events=((Content("So:"),), (call,))), "say": Reply(("Hi",))}
+    model = fake_model("m")
+    with fake_site(model, engine=lambda: FakeEngine(scripted), tool_calls_done_reason=setting) as site:
+        found = ask(site.client, "m", [user("call")], tools=[WEATHER], stream=stream)
+        assert (found.content, found.called) == ("So:", [("get_weather", '{"city": "Paris"}')])
+        assert found.reason == setting
+        assert ask(site.client, "m", [user("say")], tools=[WEATHER], stream=stream).reason == "stop"
 
 
-@pytest.mark.point(149)
-def test_arguments_in_the_history_are_an_object_or_null(client: httpx.Client) -> None:
-    def history(arguments: Any) -> list[dict[str, Any]]:
-        call = {"function": {"name": "get_weather", "arguments": arguments}}
-        return [user("x"), {"role": "assistant", "content": "", "tool_calls": [call]}, user("y")]
-
-    assert chat(client, "tool", messages=history('{"city":"Paris"}')).status_code == 400
-    assert "get_weather" in rendered(client, "tool", history(None))
-    assert '{"city": "Paris"}' in rendered(client, "tool", history({"city": "Paris"}))
-
-
-@pytest.mark.point(150)
-@pytest.mark.parametrize("more", [{"tool_name": "get_weather"}, {"tool_call_id": "call_1"}, {}])
-def test_a_tool_result_may_name_its_call_or_not(client: httpx.Client, more: dict[str, str]) -> None:
-    history = [user("x"), {"role": "tool", "content": "22 degrees", **more}]
-    assert "<tool_response>\n22 degrees" in rendered(client, "tool", history)
-    assert whole(client, "tool", messages=history, options=SHORT)["done"] is True
-
-
-@pytest.mark.point(153)
-def test_a_last_message_of_the_assistants_is_continued(client: httpx.Client) -> None:
-    prefill = next(each for each in CASES["qwen3"] if each.prefilled)
-    for think in (True, False):
-        answer = whole(
-            client, "tool", messages=list(prefill.messages), think=think, options={"temperature": 0}
-        )
-        assert answer["message"]["content"] == prefill.content
-    history = [user("Name a colour."), {"role": "assistant", "content": "My favourite colour is"}]
-    assert rendered(client, "plain", history).endswith("<|im_start|>assistant\nMy favourite colour is")
-    reply = whole(client, messages=history, options=SHORT)["message"]["content"]
-    assert not reply.lstrip().startswith("My favourite")
-
-
-def _turns(count: int) -> list[dict[str, Any]]:
-    return [
-        {"role": "system", "content": "KEEP"},
-        *(user(f"turn {turn} " + "word " * 20) for turn in range(count)),
-        user("LAST"),
-    ]
-
-
-@pytest.mark.point(154)
-def test_what_does_not_fit_the_window_is_dropped_from_the_front(client: httpx.Client) -> None:
-    found = rendered(client, "plain", _turns(12), options={"num_ctx": 150})
-    assert "turn 0 " not in found
-    assert "turn 11 " in found
-    assert found.index("KEEP") < found.index("turn 11 ") < found.index("LAST")
-    answer = whole(client, messages=_turns(12), options={"num_ctx": 150, **SHORT})
-    assert 0 < answer["prompt_eval_count"] <= 150
-
-
-@pytest.mark.point(155)
-def test_nothing_is_dropped_where_the_client_forbids_it(client: httpx.Client) -> None:
-    assert "turn 0 " in rendered(client, "plain", _turns(3), truncate=False)
-    refused = chat(client, messages=_turns(12), truncate=False, options={"num_ctx": 150})
-    assert refused.status_code == 400
-    assert "context length" in refused.json()["error"]
-
-
-@pytest.mark.point(156)
-def test_a_message_longer_than_the_window_is_cut_or_refused(client: httpx.Client) -> None:
-    long = [user("word " * 400)]
-    refused = chat(client, messages=long, shift=False, options={"num_ctx": 100})
-    assert refused.status_code == 400
-    assert "longer than the context length" in refused.json()["error"]
-    answer = whole(client, messages=long, options={"num_ctx": 100, **SHORT})
-    assert answer["prompt_eval_count"] < 100
-
-
-@pytest.mark.point(157)
-def test_log_probabilities_come_before_the_metrics(client: httpx.Client) -> None:
-    asked: dict[str, Any] = {"messages": list(HELLO.messages), "think": False, "logprobs": True}
-    answer = chat(client, "tool", stream=False, options={"temperature": 0}, **asked)
-    keys = list(answer.json())
-    assert keys.index("logprobs") < keys.index("total_duration")
-    streamed = lines(chat(client, "tool", options={"temperature": 0}, **asked))
-    pieces = [item["token"] for part in streamed for item in part.get("logprobs", [])]
-    assert "".join(pieces).startswith(HELLO.content)
-
-
-@pytest.mark.point(158)
-def test_a_render_for_debugging_generates_nothing(client: httpx.Client) -> None:
-    document = chat(client, messages=[user("x")], _debug_render_only=True).json()
-    assert list(document) == ["model", "created_at", "message", "done", "_debug_info"]
-    assert document["message"] == {"role": "", "content": ""}
-    assert document["done"] is False
-    assert list(document["_debug_info"]) == ["rendered_template"]
-
-
-@pytest.mark.row("A3")
-def test_a_text_model_refuses_pictures_and_goes_on(client: httpx.Client) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(picture, "PNG")
-    images = [base64.b64encode(picture.getvalue()).decode()]
-    refused = chat(client, messages=[user("x") | {"images": images}])
-    assert refused.status_code == 400
-    assert "does not support image input" in refused.json()["error"]
-    assert whole(client, messages=[user("x")], options=SHORT)["done"] is True
-    assert in_engines(client) == 0
-
-
-def test_a_long_history_is_answered(client: httpx.Client) -> None:
-    turns = [{"role": ("user", "assistant")[turn % 2], "content": f"m{turn}"} for turn in range(201)]
-    answer = whole(client, messages=turns, options=SHORT)
-    assert answer["prompt_eval_count"] > 201
-
-
-@pytest.mark.row("A7")
-@pytest.mark.point(92)
-def test_a_schema_constrains_a_chat(client: httpx.Client) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"capital": {"type": "string", "maxLength": 12}},
-        "required": ["capital"],
-    }
-    answer = whole(
-        client,
-        messages=[user("Capital of France, as JSON")],
-        format=schema,
-        options={"temperature": 0, "num_predict": 64},
-    )
-    assert list(json.loads(answer["message"]["content"])) == ["capital"]
+@pytest.mark.point(145)
+def test_a_reply_to_a_chat_that_calls_ends_with_tool_calls_by_default(client: httpx.Client) -> None:
+    known = case("qwen3", "call")
+    asked = {"model": "tool", "messages": list(known.messages), "tools": [WEATHER], "options": GREEDY}
+    assert reply_of(client.post("/api/chat", json=asked)).reason == "tool_calls"

@@ -1,4 +1,4 @@
-"""Engines that die, hang or lose their server: clients hear of it at once, and the next request loads anew."""
+"""Engines that die, hang or lose their server: clients hear of it at once, and can go on."""
 
 import json
 import os

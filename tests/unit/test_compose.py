@@ -96,7 +96,7 @@ async def test_what_the_engine_is_told_about_a_chat() -> None:
     engine = FakeEngine()
     tools = ({"type": "function", "function": {"name": "f"}},)
     await chat(USER, tools=tools, engine=engine, think="low", on=served(chat_template="J"))
-    (told,) = set(engine.renderings)
+    told = engine.renderings.pop()
     assert told.chat == ChatPrompt((USER,), tools)
     assert (told.think, told.continue_last, told.chat_template) == ("low", False, "J")
 
@@ -137,9 +137,11 @@ async def test_pictures_of_a_completion_are_seen(parts: dict[str, Any]) -> None:
     assert (found.image_count, found.payload) == (2, (PICTURE, PICTURE))
 
 
-@pytest.mark.parametrize(("think", "seen"), [(None, "on"), (True, "on"), ("low", "on low"), (False, "off")])
+@pytest.mark.parametrize(
+    ("think", "seen"), [(None, "medium"), (True, "medium"), ("low", "low"), (False, "off")]
+)
 async def test_a_go_template_sees_tools_pictures_and_the_switch(think: Think, seen: str) -> None:
-    source = "{{ if .Think }}on{{ if .ThinkLevel }} {{ .ThinkLevel }}{{ end }}{{ else }}off{{ end }}|"
+    source = "{{ if .Think }}{{ .ThinkLevel }}{{ else }}off{{ end }}|"
     source += "{{ range .Tools }}{{ .Function.Name }}{{ end }}|{{ range .Messages }}{{ .Content }}{{ end }}"
     base = served(template=source)
     on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools")))
@@ -239,7 +241,7 @@ async def test_a_history_that_fills_the_whole_engine_leaves_room_for_an_answer()
 
 async def test_a_long_history_is_rendered_only_a_few_times() -> None:
     engine = FakeEngine()
-    await chat(*talk(200), "Last" and Message("user", "last"), window=100, engine=engine)
+    await chat(*talk(200), Message("user", "last"), window=100, engine=engine)
     assert len(engine.renderings) <= 10
 
 

@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
@@ -92,7 +93,7 @@ class VllmEngine:
                 AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
             )
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
-            raise LoadFailed(f"failed to load model {model.name}: {_first_line(error)}") from error
+            raise LoadFailed(f"failed to load model {model.name}: {_load_reason(error)}") from error
         async with AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, llm.shutdown)
             engine = cls(model, llm, registry, windowed_options=windowed(args))
@@ -145,7 +146,7 @@ class VllmEngine:
                 params,
                 no_limit,
             )
-        except (VLLMValidationError, ValueError, TypeError, TimeoutError) as error:
+        except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
             raise InvalidRequest(f"the chat template refused the messages: {_first_line(error)}") from error
         found: Any = rendered
         token_ids = found["prompt_token_ids"]
@@ -174,6 +175,9 @@ class VllmEngine:
             )
         except (VLLMValidationError, ValueError) as error:
             raise InvalidRequest(_first_line(error)) from error
+        except AssertionError as error:
+            # How vLLM says that it did not find where a picture goes.
+            raise InvalidRequest("the prompt has no place for every image") from error
         found: Any = rendered
         return Prompt(text, found["prompt_token_ids"], len(images), found)
 
@@ -332,7 +336,7 @@ class VllmEngine:
             self._end_requests()
 
     def _end_requests(self) -> None:
-        """Fail what is under way. vLLM does so when it notices a death, unless it is shut down before that."""
+        """Fail what is under way: vLLM does so when it notices a death, but not if it is shut down first."""
         self._llm.output_processor.propagate_error(EngineDeadError())
 
     async def _warm_up(self) -> None:
@@ -353,6 +357,14 @@ class VllmEngine:
 def _cores(llm: AsyncLLM) -> list[BaseProcess]:
     manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
     return manager.processes if manager else []
+
+
+def _load_reason(error: Exception) -> str:
+    """vLLM's own words; what went wrong in a process of the engine is only in what that process wrote."""
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
+    line, in_child, _ = _first_line(error).partition(". See root cause above")
+    return f"{line}, check the server logs for details" if in_child else line
 
 
 def _ns(seconds: float) -> int:

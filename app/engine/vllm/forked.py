@@ -1,4 +1,4 @@
-"""How the fork server and its engine cores behave as processes. Only the fork server imports this, when it starts.
+"""How the fork server and its engine cores behave as processes. Only the fork server imports this.
 
 Two things could go wrong at the end of a server. Ctrl+C in a terminal reaches every process of the group, and
 an engine core would stop before the streams it works on have ended: only the server decides when an engine
@@ -24,7 +24,10 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-# It would warn at every start on CPU that there is no Triton.
+# vLLM sets it in the server when it first loads a model; inherited by a fork server that replaces a dead one,
+# it would have every worker import everything again.
+os.environ.pop("VLLM_WORKER_MULTIPROC_METHOD", None)  # noqa: TID251
+# torch would warn at every start on CPU that there is no Triton.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 end_with_parent()

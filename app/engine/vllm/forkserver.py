@@ -39,7 +39,7 @@ def start(*, debug: bool) -> ForkServerContext:
     # vLLM would take it for every model, whatever the model's own arguments say.
     if os.environ.pop(_OVERRIDES_KV_CACHE, None) is not None:  # noqa: TID251
         _log.warning(
-            "%s is ignored: CARAVAN_KV_CACHE_BYTES, or kv_cache_memory_bytes of a model, says how much memory",
+            "%s is ignored: set CARAVAN_KV_CACHE_BYTES, or kv_cache_memory_bytes of a model, instead",
             _OVERRIDES_KV_CACHE,
         )
     context = multiprocessing.get_context("forkserver")

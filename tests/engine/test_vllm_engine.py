@@ -1,0 +1,160 @@
+"""What the engine owes beyond the contract: that nothing of it outlives its use, however that ends."""
+
+import asyncio
+import gc
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import psutil
+import pytest
+
+from app.core.errors import EngineDied, InvalidRequest, LoadFailed
+from app.core.request import Sampling
+from app.engine.base import Run
+from app.runtime.manager import Manager
+from tests.real_engine import load, loaded, model, start_fork_server
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+GONE_S = 20.0
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(autouse=True)
+def only_ours() -> Iterator[None]:
+    """No test may leave a process."""
+    start_fork_server()
+    before = processes()
+    yield
+    assert psutil.wait_procs(processes() - before, GONE_S)[1] == []
+    gc.unfreeze()
+    gc.collect()  # zmq warns of contexts that vLLM leaves to the collector; no later test shall hear it.
+
+
+def processes() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+async def eventually(look: Callable[[], Any], within_s: float = GONE_S) -> None:
+    async with asyncio.timeout(within_s):
+        while not look():  # noqa: ASYNC110 - another process changes it, and no event tells
+            await asyncio.sleep(0.01)
+
+
+async def tokens(engine: Any, count: int, sampling: Sampling = GREEDY) -> int:
+    prompt = await engine.tokenize("Once upon a time")
+    async with aclosing(engine.generate(prompt, Run(sampling, count))) as deltas:
+        return [delta async for delta in deltas][-1].output_tokens
+
+
+def generated(engine: Any) -> float:
+    return sum(
+        sample.value
+        for family in engine.registry.collect()
+        for sample in family.samples
+        if sample.name == "vllm:generation_tokens_total"
+    )
+
+
+async def test_two_engines_keep_their_own_metrics() -> None:
+    """Each has generated one token before: the warm-up's."""
+    async with loaded("tool") as first:
+        await tokens(first, 8)
+        await eventually(lambda: generated(first) == 9)
+        async with loaded("llama") as second:
+            await tokens(first, 8)
+            made = await tokens(second, 4)
+            await eventually(lambda: (generated(first), generated(second)) == (17, 1 + made))
+        await tokens(first, 8)
+        await eventually(lambda: generated(first) == 25)
+
+
+async def test_what_cannot_be_sent_to_the_engine_takes_no_slot() -> None:
+    async with loaded("tool") as engine:
+        assert (
+            await tokens(engine, 4, Sampling(seed=2**70, temperature=1e300, top_p=0.0, presence_penalty=99))
+            == 4
+        )
+        with pytest.raises(InvalidRequest):
+            await tokens(engine, 4, Sampling(repeat_penalty=0.0))
+        with pytest.raises(InvalidRequest):
+            await engine.detokenize([10**9])
+        await eventually(lambda: not any(engine.metrics().values()))
+        assert await tokens(engine, 4) == 4
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["at once", "when it has a process"])
+async def test_a_cancelled_load_leaves_nothing(started: bool) -> None:
+    before = processes()
+    loading = asyncio.create_task(load(model("tool")))
+    await eventually(lambda: len(processes() - before) >= started)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    await eventually(lambda: processes() == before)
+
+
+async def test_a_load_that_takes_too_long_leaves_nothing_and_may_be_tried_again() -> None:
+    before = processes()
+    limits = {"keep_alive_s": 300.0, "max_loaded": 1, "max_queue": 9}
+    impatient = Manager(lambda wanted: load(wanted), load_timeout_s=0.3, **limits)  # type: ignore[arg-type]
+    with pytest.raises(LoadFailed, match="timed out waiting for the model to load"):
+        async with impatient.lease(model("tool"), keep_alive_s=None, num_ctx=None):
+            pass
+    await eventually(lambda: processes() == before)
+    await impatient.close()
+    async with loaded("tool") as engine:
+        assert await tokens(engine, 2) == 2
+
+
+async def test_a_model_that_the_engine_refuses_says_why_and_leaves_nothing() -> None:
+    with pytest.raises(LoadFailed, match=r"^failed to load model tool:latest: .*max_model_len.*greater than"):
+        await load(model("tool", max_model_len=10**9))
+    with pytest.raises(LoadFailed, match=r"^failed to load model tool:latest: .*server logs for details"):
+        await load(model("tool", kv_cache_memory_bytes=1000))
+
+
+async def test_closing_an_engine_that_hangs_takes_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM would wait as long as it is told to."""
+    async with loaded("tool") as engine:
+        monkeypatch.setattr(
+            importlib.import_module("vllm.envs"), "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", 3600, raising=False
+        )
+        prompt = await engine.tokenize("Once upon a time")
+        async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as deltas:
+            await anext(deltas)
+            for process in processes():
+                if "VLLM" in process.name():
+                    process.suspend()
+            async with asyncio.timeout(GONE_S):
+                await engine.close()
+            with pytest.raises(EngineDied):
+                async for _ in deltas:
+                    pass
+
+
+async def test_a_death_is_told_to_whoever_watches_and_whoever_waits() -> None:
+    async with loaded("tool") as engine:
+        before = asyncio.create_task(engine.wait_dead())
+        prompt = await engine.tokenize("Once upon a time")
+        async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as deltas:
+            await anext(deltas)
+            for process in processes():
+                if "EngineCore" in process.name():
+                    process.kill()
+            with pytest.raises(EngineDied):
+                async for _ in deltas:
+                    pass
+        async with asyncio.timeout(1):
+            await before
+            await engine.wait_dead()
+        with pytest.raises(EngineDied):
+            await tokens(engine, 1)
