@@ -47,7 +47,7 @@ lint:
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types:
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 imports:
 	@$(BIN)/lint-imports
