@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from ollama_lines import JSON, NDJSON, Line, lines
+
+from tests.e2e.ollama_lines import JSON, NDJSON, Line, lines
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z"
 METRICS = [

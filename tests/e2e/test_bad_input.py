@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from bodies import FIELDS, broken, encoded, requests
-from engines import metric
-from fake_site import EVERYTHING, FakeSite, fake_model, fake_site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ollama_lines import JSON, NDJSON, in_engines
 
 from tests.api.live import connect, read_to_end, response_of
+from tests.e2e.bodies import FIELDS, broken, encoded, requests
+from tests.e2e.engines import metric
+from tests.e2e.fake_site import EVERYTHING, FakeSite, fake_model, fake_site
+from tests.e2e.ollama_lines import JSON, NDJSON, in_engines
 from tests.server import LiveServer
 
 ROUTES = tuple(FIELDS)

@@ -6,12 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from chats import GREEDY, METRICS, STAMP, ask, assert_refused, chat, rendered, reply_of
-from fake_site import fake_model, fake_site
-from ollama_lines import JSON, NDJSON, lines, text
 
 from app.core.events import Content, ToolCall
 from app.engine.fake import FakeEngine, Reply
+from tests.e2e.chats import GREEDY, METRICS, STAMP, ask, assert_refused, chat, rendered, reply_of
+from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.ollama_lines import JSON, NDJSON, lines, text
 from tests.models.catalogue import GREETING, WEATHER, assistant, case, system, user
 
 pytestmark = pytest.mark.engine

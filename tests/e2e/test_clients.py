@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from engines import busy, eventually, load, metric
 from pydantic import BaseModel
 
+from tests.e2e.engines import busy, eventually, load, metric
 from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
 from tests.server import LiveServer
 

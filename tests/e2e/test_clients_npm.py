@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import httpx
 import pytest
-from engines import busy, eventually, load, metric
 
+from tests.e2e.engines import busy, eventually, load, metric
 from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
 from tests.server import LiveServer
 

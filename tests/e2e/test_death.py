@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
-from engines import DIED, STORY, OwnServer, busy, eventually, load, loaded, metric, own
 
+from tests.e2e.engines import DIED, STORY, OwnServer, busy, eventually, load, loaded, metric, own
 from tests.models.catalogue import GREETING, LONG_STORY
 from tests.server import models, serving
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from ollama_lines import JSON
+
+from tests.e2e.ollama_lines import JSON
 
 pytestmark = pytest.mark.engine
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from engines import STORY, asking, busy, eventually, load, metric
 
+from tests.e2e.engines import STORY, asking, busy, eventually, load, metric
 from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine

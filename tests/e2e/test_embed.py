@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fake_site import fake_model, fake_site
-from ollama_lines import JSON, in_engines
 
 from app.core.errors import EngineFailed
 from app.engine.base import Vectors
 from app.engine.fake import FakeEngine
+from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.ollama_lines import JSON, in_engines
 
 pytestmark = pytest.mark.engine
 

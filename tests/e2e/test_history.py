@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from chats import GREEDY, ask, assert_refused, chat, rendered
 from PIL import Image
 
+from tests.e2e.chats import GREEDY, ask, assert_refused, chat, rendered
 from tests.models.catalogue import GREETING, PARIS, WEATHER, assistant, case, system, tool_result, user
 
 pytestmark = pytest.mark.engine

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from engines import (
+
+from tests.e2e.engines import (
     STORY,
     OwnServer,
     asking,
@@ -20,7 +21,6 @@ from engines import (
     own,
     unload,
 )
-
 from tests.models.catalogue import GREETING, LONG_STORY
 from tests.server import MIB, models, serving
 

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from fake_site import fake_site
-from ollama_lines import JSON
 from safetensors import safe_open
 
+from tests.e2e.fake_site import fake_site
+from tests.e2e.ollama_lines import JSON
 from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine

@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from ollama_lines import JSON, generate, lines
+
+from tests.e2e.ollama_lines import JSON, generate, lines
 
 pytestmark = pytest.mark.engine
 

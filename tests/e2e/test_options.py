@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from ollama_lines import Line, generate, in_engines, lines, text, whole
 
+from tests.e2e.ollama_lines import Line, generate, in_engines, lines, text, whole
 from tests.models.catalogue import GREETING, LONG_STORY
 
 pytestmark = pytest.mark.engine

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from engines import STORY, OwnServer, busy, eventually, own
 
+from tests.e2e.engines import STORY, OwnServer, busy, eventually, own
 from tests.models.build import build
 from tests.models.catalogue import GREETING
 from tests.server import MIB, models, serving

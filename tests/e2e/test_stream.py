@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
-from _site import WAIT_S, Probe, Site, on_error, running_site
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.ollama.encoder import GenerateEncoder
 from app.api.stream import EventResponse, Events, RawSend, json_response
 from app.core.errors import EngineDied, InvalidRequest
 from app.core.events import Content, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded
+from tests.e2e._site import WAIT_S, Probe, Site, on_error, running_site
 
 DONE = Done("stop", 1, 1, 1, 1, Timings(1, 1))
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from ollama_lines import Line, generate, lines, text, thinking, whole
 
+from tests.e2e.ollama_lines import Line, generate, lines, text, thinking, whole
 from tests.models.catalogue import GREETING, PERSON, QWEN3, Case, case, user
 
 pytestmark = pytest.mark.engine

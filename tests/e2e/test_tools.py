@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from chats import GREEDY, Reply, ask, body_of, reply_of
 
+from tests.e2e.chats import GREEDY, Reply, ask, body_of, reply_of
 from tests.models.catalogue import (
     CASES,
     PERSON,

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from engines import OwnServer, busy, own
 from PIL import Image
 
+from tests.e2e.engines import OwnServer, busy, own
 from tests.models.build import build
 from tests.server import MIB, serving
 

@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from datetime import UTC, datetime
 from pathlib import Path
 
-from virtual_time import now
-
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.engine.fake import FakeEngine
 from app.runtime.manager import Lease, LoadedModel, Manager
+from tests.unit.virtual_time import now
 
 
 def model(name: str, engine_key: str = "") -> Model:

@@ -68,11 +68,11 @@ class Reader:
         facts = read_facts(folder, ModelSpec(ModelName(kind), str(folder)), FileHashes(Path("/nonexistent")))
         self._kind: Kind = kind
         self._variable = facts.thinking_variable
-        self._tokenizer: Any = get_tokenizer(str(folder))
-        self._parsers = Parsers(self._tokenizer, None, facts.tool_parser, facts.reasoning_parser)
+        self.tokenizer: Any = get_tokenizer(str(folder))
+        self._parsers = Parsers(self.tokenizer, None, facts.tool_parser, facts.reasoning_parser)
 
     def transcript(self, case: Case, *, think: bool) -> Transcript:
-        return render(self._tokenizer, case, think=think)
+        return render(self.tokenizer, case, think=think)
 
     def decoder(
         self,
@@ -91,7 +91,7 @@ class Reader:
             tools=tools,
             thinking=thinking,
             prompt_text=prompt,
-            prompt_token_ids=self._tokenizer.encode(prompt, add_special_tokens=False),
+            prompt_token_ids=self.tokenizer.encode(prompt, add_special_tokens=False),
             template_kwargs=thinking_kwargs(self._variable, think),
             constrained=constrained,
         )
@@ -100,9 +100,9 @@ class Reader:
     def deltas(self, reply: str, decoder: VllmDecoder | None, finish: Finish = "stop") -> list[Delta]:
         """A delta for each token; the end token of a reply that the model ended has no text."""
         end = VOCABULARIES[self._kind].end if finish == "stop" else ""
-        token_ids = self._tokenizer.encode(reply + end, add_special_tokens=False)
+        token_ids = self.tokenizer.encode(reply + end, add_special_tokens=False)
         stream = DecodeStream(skip_special_tokens=decoder is None or decoder.parser.skip_special_tokens)
-        tokenizer = self._tokenizer.backend_tokenizer
+        tokenizer = self.tokenizer.backend_tokenizer
         deltas = [Delta(stream.step(tokenizer, token_id) or "", [token_id]) for token_id in token_ids]
         if finish == "stop":
             deltas[-1].text = ""

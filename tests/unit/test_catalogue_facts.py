@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogue_folders import LLAMA, QWEN, QWEN_TOKENS, make_folder, spec
 
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts, with_go_template
@@ -15,6 +14,7 @@ from app.catalogue.templates import go_field, variables
 from app.catalogue.weights import human_number
 from app.core.errors import LoadFailed
 from app.core.model import ModelFacts, TensorInfo
+from tests.unit.catalogue_folders import LLAMA, QWEN, QWEN_TOKENS, make_folder, spec
 
 
 def facts_of(folder: Path, **fields: Any) -> ModelFacts:

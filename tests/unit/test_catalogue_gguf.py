@@ -3,11 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from catalogue_folders import spec
 
 from app.catalogue.gguf import bundled_gguf, convert
 from app.catalogue.library import prepare
 from app.core.errors import LoadFailed
+from tests.unit.catalogue_folders import spec
 
 
 def silent(_phase: str, _fraction: float) -> None:

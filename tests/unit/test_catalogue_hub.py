@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-from catalogue_folders import make_folder, spec
 from huggingface_hub import constants
 
 from app.catalogue import hub
 from app.catalogue.library import prepare
 from app.core.errors import LoadFailed
+from tests.unit.catalogue_folders import make_folder, spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 
 from app.catalogue.library import Library, prepare
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
+from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 
 
 @pytest.fixture

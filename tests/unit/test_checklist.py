@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-from garage import A
 
 from app.api.ollama.codec import to_chat
 from app.catalogue.library import Library
@@ -19,6 +18,7 @@ from app.settings import read_settings
 from scripts import compat
 from scripts.generate import proofs
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
+from tests.unit.garage import A
 
 TESTS = Path(__file__).parents[1]
 TOOLS: tuple[Capability, ...] = ("completion", "tools")

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from garage import model
 
 from app.core.errors import InvalidRequest
 from app.core.model import Capability, Model
 from app.core.request import FOREVER, ChatPrompt, CompletionPrompt, Generation, Message
 from app.runtime.checks import check, is_empty, is_unload
+from tests.unit.garage import model
 
 TOOL = {"type": "function", "function": {"name": "add"}}
 HELLO = (Message("user", "hi"),)

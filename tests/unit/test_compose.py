@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from garage import model
 
 from app.core.errors import InvalidRequest
 from app.core.model import Model
@@ -12,6 +11,7 @@ from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, 
 from app.engine.base import Prompt
 from app.engine.fake import FakeEngine
 from app.runtime.compose import TOO_LONG, Composer
+from tests.unit.garage import model
 
 SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("assistant", "A")
 OPENED = "<|im_start|>assistant\n"

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from json_grammar import PreparedGrammar
 
 from app.engine.vllm.schema.prepare import prepare_schema
+from tests.unit.json_grammar import PreparedGrammar
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
 
 import pytest
-from json_grammar import PreparedGrammar
 from pydantic import BaseModel, ConfigDict, EmailStr, Field, HttpUrl, TypeAdapter, ValidationError
+
+from tests.unit.json_grammar import PreparedGrammar
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
 

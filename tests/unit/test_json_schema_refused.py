@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from json_grammar import PreparedGrammar
 
 from app.core.errors import InvalidRequest
 from app.engine.vllm.schema.prepare import prepare_schema
+from tests.unit.json_grammar import PreparedGrammar
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from json_grammar import PreparedGrammar, accepts_pattern
 from jsonschema import Draft202012Validator
 
 from app.core.errors import InvalidRequest
 from app.engine.vllm.schema.language import matches
 from app.engine.vllm.schema.pattern import PatternError, parse
 from app.engine.vllm.schema.regex import spell
+from tests.unit.json_grammar import PreparedGrammar, accepts_pattern
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
 

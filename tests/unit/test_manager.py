@@ -5,11 +5,11 @@ import math
 from typing import Any
 
 import pytest
-from garage import A2, A, B, C, lease, managed, model, names, touch
-from virtual_time import advance, now, settle, virtual
 
 from app.core.errors import LoadFailed, Overloaded
 from app.runtime.manager import Lease
+from tests.unit.garage import A2, A, B, C, lease, managed, model, names, touch
+from tests.unit.virtual_time import advance, now, settle, virtual
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 

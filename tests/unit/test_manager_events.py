@@ -4,16 +4,16 @@ import asyncio
 import math
 
 import pytest
-from garage import A2, A, B, C, Garage, TrackedEngine, lease, managed, names, seconds_left, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import advance, now, settle, virtual
 
 from app.core.errors import AppError, EngineDied, LoadFailed
 from app.core.model import Model
 from app.core.request import Sampling
 from app.engine.base import Run
 from app.runtime.manager import Manager
+from tests.unit.garage import A2, A, B, C, Garage, TrackedEngine, lease, managed, names, seconds_left, touch
+from tests.unit.virtual_time import advance, now, settle, virtual
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 

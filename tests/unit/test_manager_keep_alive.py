@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import uvloop
-from garage import A2, A, B, lease, managed, seconds_left, touch
-from virtual_time import advance, settle, virtual
 
 from app.core.model import Model
 from app.engine.fake import FakeEngine
 from app.runtime.manager import Manager
+from tests.unit.garage import A2, A, B, lease, managed, seconds_left, touch
+from tests.unit.virtual_time import advance, settle, virtual
 
 
 @virtual

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from garage import model
 
 from app.catalogue.library import Library
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
@@ -26,6 +25,7 @@ from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.settings import Settings
 from tests.api.live import serving
+from tests.unit.garage import model
 
 M = model("m")
 WINDOW = 256

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from replying import Answer, Finish, Reader, answer_of, called, expected, fed, merged, read, reader
 
 from app.engine.vllm.engine import VllmDecoder
-from app.engine.vllm.replies import call_id
+from app.engine.vllm.replies import Parsers, call_id
 from tests.models.catalogue import (
     ADD,
     CASES,
@@ -27,6 +26,7 @@ from tests.models.catalogue import (
     hermes,
     llama_json,
 )
+from tests.unit.replying import Answer, Finish, Reader, answer_of, called, expected, fed, merged, read, reader
 
 pytestmark = pytest.mark.engine
 
@@ -262,6 +262,17 @@ def test_who_needs_to_see_special_tokens(kind: Kind, skipped: bool) -> None:
     decoder = reader(kind).decoder("Hello", (WEATHER,))
     assert decoder is not None
     assert decoder.parser.skip_special_tokens is skipped
+
+
+def test_a_pair_of_parsers_stays_as_it_was_made() -> None:
+    """vLLM has one class for all pairs of this format, made anew for each."""
+    parsers = Parsers(reader("qwen3").tokenizer, None, "openai", "openai_gptoss")
+    both, reasoning = parsers.get(tools=True, thinking=True), parsers.get(tools=False, thinking=True)
+    assert both is not None
+    assert reasoning is not None
+    assert (both.tool_parser_cls is None, reasoning.tool_parser_cls is None) == (False, True)
+    assert parsers.get(tools=True, thinking=True) is both
+    assert parsers.get(tools=False, thinking=False) is None
 
 
 SPARSE: tuple[dict[str, Any], ...] = (

@@ -1,6 +1,7 @@
 """vLLM's `AsyncLLM` as an `Engine`: requests in, deltas out, failures in Caravan's own words."""
 
 import asyncio
+import gc
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -334,6 +335,8 @@ class VllmEngine:
         finally:
             await asyncio.to_thread(self._processes.kill)
             self._end_requests()
+            # What the load froze of this engine may go now; the next load freezes what is left.
+            gc.unfreeze()
 
     def _end_requests(self) -> None:
         """Fail what is under way: vLLM does so when it notices a death, but not if it is shut down first."""

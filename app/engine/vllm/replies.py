@@ -45,13 +45,18 @@ class Parsers:
     def _compose(self, tools: bool, thinking: bool) -> type[Parser] | None:
         if not tools and not thinking:
             return None
-        return ParserManager.get_parser(
+        made = ParserManager.get_parser(
             tool_parser_name=self.tool if tools else None,
             reasoning_parser_name=self.reasoning if thinking else None,
             enable_auto_tools=tools,
             tokenizer=self.tokenizer,
             is_harmony=self.tool == "openai" or self.reasoning == "openai_gptoss",
         )
+        if made is None:
+            return None
+        # vLLM may hand out one class for every pair and change it each time; this one keeps its pair.
+        pair = {"tool_parser_cls": made.tool_parser_cls, "reasoning_parser_cls": made.reasoning_parser_cls}
+        return type(made.__name__, (made,), pair)
 
 
 class VllmReplyParser:
@@ -131,20 +136,16 @@ class VllmReplyParser:
             text, self.request, enable_auto_tools=self._tools, model_output_token_ids=token_ids
         )
         reply = ParsedReply(thinking or "", self._untagged(content or ""))
-        if not self._tools or parser.tool_parser is None:
+        if not calls and not has_begun(parser):
             return reply
-        plain = self._without_calls(text, token_ids)
         found = [_to_call(call, cut=cut) for call in calls or ()]
         reply.calls = [call for call in found if call is not None]
-        if len(reply.calls) < len(found) or not are_whole(parser, plain.content):
-            _log.warning(
-                "a tool call that is cut off or has no JSON object for arguments was left in the text"
-            )
+        plain = self._without_calls(text, token_ids)
+        if not calls or len(reply.calls) < len(found) or not are_whole(parser, plain.content):
+            _log.warning("a tool call that is cut off or cannot be read was left in the text")
             return plain
-        if reply.calls:
-            reply.content = text_around(parser, plain.content, reply.content)
-            return reply
-        return plain if has_begun(parser) else reply
+        reply.content = text_around(parser, plain.content, reply.content)
+        return reply
 
     def _without_calls(self, text: str, token_ids: list[int]) -> ParsedReply:
         parser = self._instance(tools=False)
@@ -183,7 +184,8 @@ class VllmReplyParser:
 
     def _certain(self, content: str) -> str:
         """What of new content no call can begin in."""
-        return self._before_json.push(content) if self._before_json else self._untagged(content)
+        content = self._untagged(content)
+        return self._before_json.push(content) if self._before_json else content
 
     def _untagged(self, content: str) -> str:
         """Content without the closing tag that some models write twice; vLLM drops it, but not always."""
