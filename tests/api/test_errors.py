@@ -41,7 +41,10 @@ async def get(app: FastAPI, path: str = "/fail", *, origin: str = "") -> httpx.R
 
 
 def test_every_failure_has_its_own_row() -> None:
-    assert [cls for cls in below(AppError) if cls not in STATUS] == []
+    """A dialect may word a failure in a class of its own, which takes the status of the one it words."""
+    failures = [cls for cls in below(AppError) if cls.__module__ == AppError.__module__]
+    assert len(failures) > 5
+    assert [cls for cls in failures if cls not in STATUS] == []
 
 
 @pytest.mark.parametrize(
