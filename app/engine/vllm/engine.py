@@ -326,6 +326,10 @@ class VllmEngine:
         if self._closing:
             return
         self._closing = True
+        if self._llm.output_handler is not None:
+            # It would log the end of the processes as an error.
+            self._llm.output_handler.cancel()
+        self._end_requests()
         stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
         try:
             async with asyncio.timeout(_CLOSE_S):
@@ -339,7 +343,7 @@ class VllmEngine:
             gc.unfreeze()
 
     def _end_requests(self) -> None:
-        """Fail what is under way: vLLM does so when it notices a death, but not if it is shut down first."""
+        """Fail what is under way: vLLM does so when it notices a death, unless it is shut down first."""
         self._llm.output_processor.propagate_error(EngineDeadError())
 
     async def _warm_up(self) -> None:
