@@ -127,7 +127,7 @@ def test_ollamas_origins_are_added_to_the_local_ones(monkeypatch: pytest.MonkeyP
 
 
 def test_ollamas_store_is_not_our_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OLLAMA_MODELS", "/root/.ollama/models")
+    monkeypatch.setenv("OLLAMA_MODELS", "/var/lib/ollama/models")
     assert read_settings().models == []
 
 
