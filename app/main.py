@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import ops, transport
+from app.api.calls import Calls
 from app.api.ollama import library as library_routes
 from app.api.ollama import routes
 from app.api.services import Services
@@ -58,7 +59,7 @@ def build_app(settings: Settings, library: Library, start_engine: StartEngine) -
     app.include_router(library_routes.router)
     app.include_router(ops.router)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(app)
+    return Calls(RawSend(app))
 
 
 def is_loopback(host: str) -> bool:

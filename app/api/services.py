@@ -7,7 +7,9 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from app.api.body import read_body
+from app.api.calls import call_of
 from app.catalogue.library import Library
+from app.core.call import Call
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 
@@ -43,5 +45,10 @@ async def body(request: Request) -> bytes:
     )
 
 
+async def current_call(request: Request) -> Call:
+    return call_of(request.scope)
+
+
 Served = Annotated[Services, Depends(services)]
 Body = Annotated[bytes, Depends(body)]
+CurrentCall = Annotated[Call, Depends(current_call)]

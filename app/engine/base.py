@@ -28,7 +28,8 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class Run:
     """How to generate. `max_tokens` is at least 1 and fits the window; `logprobs` is the number of
-    alternatives wanted (0: only the chosen token), None for none.
+    alternatives wanted (0: only the chosen token), None for none. `priority` is vLLM's: a lower number goes
+    first where the engine schedules by priority. `trace` holds W3C headers for the engine's own span.
     """
 
     sampling: Sampling
@@ -37,6 +38,8 @@ class Run:
     logprobs: int | None = None
     think: Think = None
     chat: ChatPrompt = field(default_factory=ChatPrompt)
+    priority: int = 0
+    trace: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.catalogue.library import Library
+from app.core.call import Call
 from app.core.errors import InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded
 from app.core.format import read_format
@@ -41,7 +42,7 @@ class Pipeline:
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
 
-    async def run(self, asked: Generation) -> AsyncGenerator[Event | list[Event], None]:
+    async def run(self, asked: Generation, call: Call) -> AsyncGenerator[Event | list[Event], None]:
         """The events of one reply; a list holds what came of one engine output.
 
         Closing the generator aborts the request in the engine.
@@ -50,6 +51,7 @@ class Pipeline:
             AppError: before the first event for whatever stops the request, later if the engine fails.
         """
         model = self._library.find(asked.model)
+        call.model = str(model.name)
         if is_unload(asked):
             self._manager.unload(model)
             yield Unloaded()
@@ -64,7 +66,7 @@ class Pipeline:
             if not isinstance(prompt, Prompt):
                 yield prompt
                 return
-            run = _run(asked, sampling, _room(sampling, prompt, lease))
+            run = _run(asked, sampling, _room(sampling, prompt, lease), call)
             decoder = lease.engine.decoder(run, prompt)
             reply = _Reply(decoder, keeps_text=_gives_context(asked.prompt))
             async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
@@ -77,7 +79,7 @@ class Pipeline:
             yield reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
 
     async def embed(
-        self, asked: Embedding, *, case_sensitive: bool = False, normalize: bool = True
+        self, asked: Embedding, call: Call, *, case_sensitive: bool = False, normalize: bool = True
     ) -> Embedded:
         """The vectors of `asked.inputs`, each of unit length unless `normalize` is off.
 
@@ -85,6 +87,7 @@ class Pipeline:
             AppError: for whatever stops the request.
         """
         model = self._library.find(asked.model, case_sensitive=case_sensitive)
+        call.model = str(model.name)
         sampling = resolve(model.spec.parameters, asked.options)
         async with self._manager.lease(
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
@@ -172,7 +175,7 @@ def _room(sampling: Sampling, prompt: Prompt, lease: Lease) -> int:
     return min(left, sampling.num_predict) if sampling.num_predict > 0 else left
 
 
-def _run(asked: Generation, sampling: Sampling, max_tokens: int) -> Run:
+def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> Run:
     return Run(
         sampling,
         max_tokens,
@@ -180,6 +183,8 @@ def _run(asked: Generation, sampling: Sampling, max_tokens: int) -> Run:
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
         chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
+        priority=call.caller.priority,
+        trace=call.trace or None,
     )
 
 

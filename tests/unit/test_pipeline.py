@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.catalogue.library import Library
+from app.core.call import Call
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
 from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
 from app.core.model import Model
@@ -54,7 +55,7 @@ class Site:
 
     async def run(self, asked: Generation) -> list[Event]:
         events: list[Event] = []
-        async for item in self.pipeline.run(asked):
+        async for item in self.pipeline.run(asked, Call()):
             events += item if isinstance(item, list) else [item]
         return events
 
@@ -243,7 +244,7 @@ async def test_the_options_of_model_and_request_reach_the_engine() -> None:
 @pytest.mark.point(94)
 async def test_closing_the_events_frees_the_engine() -> None:
     async with site(FakeEngine(default=Reply(("more ",) * 100), window=WINDOW)) as made:
-        async with aclosing(made.pipeline.run(asked())) as events:
+        async with aclosing(made.pipeline.run(asked(), Call())) as events:
             assert await anext(events) == Content("more ")
             assert made.busy == (1, 1)
         assert made.busy == (0, 0)
@@ -272,7 +273,7 @@ async def test_a_failure_ends_the_events(after: int) -> None:
     reply = Reply(("a ", "b ", "c "), error=EngineFailed("broken"), error_after=after)
     async with site(FakeEngine(default=reply, window=WINDOW)) as made:
         seen: list[Any] = []
-        events = made.pipeline.run(asked())
+        events = made.pipeline.run(asked(), Call())
         for _ in range(after):
             seen.append(await anext(events))
         with pytest.raises(EngineFailed, match="broken"):
@@ -294,7 +295,9 @@ async def test_a_reply_that_calls_a_tool(told: bool, reason: str) -> None:
 
 async def test_embeddings_are_shortened_to_unit_length() -> None:
     async with site(served=able(capabilities=("embedding",))) as made:
-        found = await made.pipeline.embed(Embedding("m", ("a b", "c"), time.monotonic_ns(), dimensions=3))
+        found = await made.pipeline.embed(
+            Embedding("m", ("a b", "c"), time.monotonic_ns(), dimensions=3), Call()
+        )
         assert [len(vector) for vector in found.vectors] == [3, 3]
         assert [math.hypot(*vector) for vector in found.vectors] == pytest.approx([1.0, 1.0])
         assert (found.prompt_tokens, found.load_ns > 0) == (3, True)

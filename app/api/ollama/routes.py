@@ -12,8 +12,9 @@ from app.api.errors import body_of, status_of
 from app.api.ollama import codec
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
 from app.api.ollama.wire import dumps, vectors
-from app.api.services import Body, Served
+from app.api.services import Body, CurrentCall, Served
 from app.api.stream import DocumentResponse, EventResponse
+from app.core.call import Call
 from app.core.errors import InvalidRequest, ModelNotFound
 from app.core.quote import quoted
 from app.core.request import Embedding
@@ -26,42 +27,42 @@ _T = TypeVar("_T")
 
 
 @router.post("/chat")
-async def chat(body: Body, served: Served) -> Response:
-    call = await _read(codec.to_chat, body)
-    asked = call.generation
+async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
+    read = await _read(codec.to_chat, body)
+    asked = read.generation
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     encoder = ChatEncoder(asked.model, top_logprobs=asked.top_logprobs)
-    return EventResponse(served.pipeline.run(asked), encoder, stream=call.stream, on_error=_failure)
+    return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
 
 
 @router.post("/generate")
-async def generate(body: Body, served: Served) -> Response:
-    call = await _read(codec.to_generate, body)
-    asked = call.generation
+async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
+    read = await _read(codec.to_generate, body)
+    asked = read.generation
     encoder = GenerateEncoder(asked.model, top_logprobs=asked.top_logprobs)
-    return EventResponse(served.pipeline.run(asked), encoder, stream=call.stream, on_error=_failure)
+    return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
 
 
 @router.post("/embed")
-async def embed(body: Body, served: Served) -> Response:
+async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
     asked = await _read(codec.to_embed, body)
 
     async def work() -> bytes:
-        return _embed_document(asked, await _embedded(served.pipeline, asked))
+        return _embed_document(asked, await _embedded(served.pipeline, asked, call))
 
     return DocumentResponse(work, on_error=_failure)
 
 
 @router.post("/embeddings")
-async def embeddings(body: Body, served: Served) -> Response:
+async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
     asked = await _read(codec.to_embeddings, body)
     if not asked.model.strip():
         raise InvalidRequest("model is required")
 
     async def work() -> bytes:
-        found = await _embedded(served.pipeline, asked, legacy=True)
+        found = await _embedded(served.pipeline, asked, call, legacy=True)
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
     return DocumentResponse(work, on_error=_failure)
@@ -75,9 +76,9 @@ async def _read(decode: Callable[[bytes, int], _T], body: bytes) -> _T:
     return await asyncio.to_thread(decode, body, received_ns)
 
 
-async def _embedded(pipeline: Pipeline, asked: Embedding, *, legacy: bool = False) -> Embedded:
+async def _embedded(pipeline: Pipeline, asked: Embedding, call: Call, *, legacy: bool = False) -> Embedded:
     try:
-        return await pipeline.embed(asked, case_sensitive=legacy, normalize=not legacy)
+        return await pipeline.embed(asked, call, case_sensitive=legacy, normalize=not legacy)
     except ModelNotFound as error:
         raise EmbeddingModelNotFound(error.name) from error
 

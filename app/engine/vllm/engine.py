@@ -207,10 +207,10 @@ class VllmEngine:
         self, prompt: Prompt, run: Run, decoder: Decoder | None = None
     ) -> AsyncGenerator[Delta, None]:
         parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {"priority": run.priority, "trace_headers": run.trace}
         if run.format is not None and self._parsers.reasoning is not None:
             # Where no reasoning is expected the constraint must not wait for its end.
-            arguments = {
+            arguments |= {
                 "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
                 "reasoning_parser_kwargs": {
                     "chat_template_kwargs": thinking_kwargs(self._model.facts.thinking_variable, run.think)

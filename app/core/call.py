@@ -1,0 +1,72 @@
+"""One request while it is served: who asks, what they may use, and what will be told of it once it is over.
+
+The edge makes a `Call`, the stages fill in what they know, and the edge reports it once, at the end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+Scope: TypeAlias = Literal["inference", "models:read", "models:write", "admin"]
+"""What a key may be good for; `admin` is good for everything."""
+
+SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one key may use; None is no limit.
+
+    `max_context` and `max_predict` bound `num_ctx` and `num_predict` of a request, in tokens; tokens a minute
+    count prompt and output.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    max_context: int | None = None
+    max_predict: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `key_id` is empty where the server has no keys; `models` None allows every model.
+
+    `priority` is vLLM's: a lower number is served first.
+    """
+
+    key_id: str = ""
+    scopes: frozenset[Scope] = SCOPES
+    models: frozenset[str] | None = None
+    limits: Limits = field(default_factory=Limits)
+    priority: int = 0
+
+
+ANYBODY = Caller()
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, from its arrival to its end. Durations are nanoseconds, 0 where unknown.
+
+    `trace` holds the W3C headers to hand on. `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own
+    times; `first_token_ns` is from the request's arrival to the first token. `finish` is the finish reason,
+    `failure` the name of the error's class.
+    """
+
+    caller: Caller = ANYBODY
+    request_id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    operation: str = ""
+    model: str = ""
+    stream: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    load_ns: int = 0
+    queue_ns: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+    first_token_ns: int = 0
+    finish: str = ""
+    failure: str = ""
