@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev test check fmt lint types imports docs compat bench lock clean
+.PHONY: help run install dev tools test check fmt lint types imports docs compat bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -38,8 +38,11 @@ $(VENV)/.dev: $(VENV)/.installed requirements/dev.lock
 	@$(PIP) --no-deps -r requirements/dev.lock
 	@touch $@
 
-test: dev ## Run every test, the real engine included
-	@$(BIN)/python -m pytest
+tools: dev ## Fetch the Debian programs that tests use (Prometheus, Redis); nothing is installed
+	@CACHE=$(CACHE) $(BIN)/python -m scripts.tools >/dev/null
+
+test: dev tools ## Run every test, the real engine included
+	@CACHE=$(CACHE) $(BIN)/python -m pytest
 
 check: dev lint types imports docs ## Everything that reads the code and writes nothing
 
