@@ -20,9 +20,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -32,6 +31,8 @@ from app.core.errors import LoadFailed, Overloaded
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime import policy
+from app.runtime.entry import Entry, State
+from app.runtime.observer import Observer, Silent, UnloadReason
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _CLOSING = "the server is shutting down"
@@ -65,42 +66,6 @@ class LoadedModel:
     expires_at: datetime
 
 
-class _State(Enum):
-    QUEUED = auto()
-    LOADING = auto()
-    READY = auto()
-    GONE = auto()
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One engine, from the first request for it until it goes. `settled`: `engine` or `error` is known."""
-
-    model: Model
-    keep_alive_s: float
-    num_ctx: int | None = None
-    users: int = 0
-    state: _State = _State.QUEUED
-    engine: Engine | None = None
-    error: LoadFailed | Overloaded = field(default_factory=LoadFailed)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    idle_since: float | None = None
-    timer: asyncio.TimerHandle | None = None
-    watcher: asyncio.Task[None] | None = None
-
-    @property
-    def key(self) -> str:
-        return self.model.engine_key
-
-    def snapshot(self) -> policy.Loaded:
-        return policy.Loaded(self.key, self.users, self.keep_alive_s, self.idle_since)
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
 class Manager:
     """Loads engines on demand and unloads them when they are not wanted (ollama-api 17).
 
@@ -119,6 +84,7 @@ class Manager:
         load_timeout_s: float,
         max_queue: int,
         default_context: int = 4096,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start = start
@@ -127,10 +93,11 @@ class Manager:
         self._load_timeout_s = load_timeout_s if math.isfinite(load_timeout_s) else None
         self._max_queue = max(1, max_queue)
         self._default_context = default_context
+        self._observer = observer or Silent()
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
-        self._queue: deque[_Entry] = deque()
-        self._doomed: list[_Entry] = []
+        self._entries: dict[str, Entry] = {}
+        self._queue: deque[Entry] = deque()
+        self._doomed: list[Entry] = []
         self._dead: dict[str, Model] = {}
         self._worker: asyncio.Task[None] | None = None
         self._starting: asyncio.Future[Engine] | None = None
@@ -162,7 +129,7 @@ class Manager:
     def ready(self, model: Model) -> bool:
         """Whether a request for the model would be served without a load."""
         entry = self._entries.get(model.engine_key)
-        return entry is not None and entry.state is _State.READY
+        return entry is not None and entry.state is State.READY
 
     def loaded(self) -> list[LoadedModel]:
         """What is loaded, the one that stays longest first."""
@@ -208,8 +175,8 @@ class Manager:
         """Unload the model's engine as soon as nothing uses it; waits for nothing."""
         if (entry := self._entries.get(model.engine_key)) is None:
             return
-        entry.keep_alive_s = 0
-        if entry.state is _State.READY:
+        entry.keep_alive_s, entry.leaves = 0, "asked"
+        if entry.state is State.READY:
             self._check_idle(entry)
 
     async def wait_idle(self) -> None:
@@ -224,8 +191,8 @@ class Manager:
         if self._starting is not None:
             self._starting.cancel()
         while True:
-            for entry in [each for each in self._entries.values() if each.state is _State.READY]:
-                self._retire(entry)
+            for entry in [each for each in self._entries.values() if each.state is State.READY]:
+                self._retire(entry, "shutdown")
             self._pump()
             if self._worker is None:
                 return
@@ -233,25 +200,25 @@ class Manager:
 
     # One request: join, wait, leave.
 
-    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> _Entry:
+    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> Entry:
         if self._closed:
             raise Overloaded(_CLOSING)
         entry = self._entries.get(model.engine_key)
         if (entry is None or entry.engine is None) and self._waiting >= self._max_queue:
             raise Overloaded(_BUSY)
         if entry is None:
-            entry = self._entries[model.engine_key] = _Entry(model, self._keep_alive_s)
+            entry = self._entries[model.engine_key] = Entry(model, self._keep_alive_s)
             self._queue.append(entry)
             self._pump()
         entry.users += 1
         entry.num_ctx = num_ctx
         if keep_alive_s is not None:
-            entry.keep_alive_s = keep_alive_s
+            entry.keep_alive_s, entry.leaves = keep_alive_s, "idle"
         self._users += 1
         self._idle.clear()
         return entry
 
-    async def _engine_of(self, entry: _Entry) -> Engine:
+    async def _engine_of(self, entry: Entry) -> Engine:
         if not entry.settled.is_set():
             self._waiting += 1
             try:
@@ -263,17 +230,17 @@ class Manager:
             raise type(entry.error)(*entry.error.args) from entry.error.__cause__
         return entry.engine
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         self._users -= 1
         if not self._users:
             self._idle.set()
         entry.users -= 1
         if entry.users:
             return
-        if entry.state is _State.QUEUED:
+        if entry.state is State.QUEUED:
             self._queue.remove(entry)
             self._give_up(entry, LoadFailed("nobody waits for it"))
-        elif entry.state is _State.READY:
+        elif entry.state is State.READY:
             self._rest(entry)
         self._pump()
 
@@ -282,44 +249,46 @@ class Manager:
 
     # One entry: idle time, and the two ways to go.
 
-    def _rest(self, entry: _Entry) -> None:
+    def _rest(self, entry: Entry) -> None:
         entry.idle_since = self._clock()
         self._check_idle(entry)
 
-    def _check_idle(self, entry: _Entry) -> None:
+    def _check_idle(self, entry: Entry) -> None:
         """Unload an entry whose idle time is over; else look again when it should be."""
         entry.stop_timer()
         loaded, now = entry.snapshot(), self._clock()
         left_s = policy.deadline(loaded) - now
         if policy.expired(loaded, now):
-            self._retire(entry)
+            self._retire(entry, entry.leaves)
             self._pump()
         elif math.isfinite(left_s):
             delay_s = min(max(left_s, _SHORTEST_TIMER_S), _LONGEST_TIMER_S)
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self._check_idle, entry)
 
-    def _retire(self, entry: _Entry) -> None:
+    def _retire(self, entry: Entry, reason: UnloadReason) -> None:
         """Take a ready entry away; the worker closes its engine."""
         entry.stop_timer()
         if entry.watcher is not None:
             entry.watcher.cancel()
-        entry.state = _State.GONE
+        entry.state = State.GONE
         del self._entries[entry.key]
         self._doomed.append(entry)
+        self._observer.unloaded(entry.model, reason)
 
-    def _give_up(self, entry: _Entry, error: LoadFailed | Overloaded) -> None:
+    def _give_up(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         """Take an entry away that never had an engine."""
-        entry.state = _State.GONE
+        entry.state = State.GONE
         entry.error = error
         entry.settled.set()
         del self._entries[entry.key]
 
-    async def _watch(self, entry: _Entry, engine: Engine) -> None:
+    async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
         _log.error("the engine of %s died", entry.model.name)
         entry.watcher = None  # It is this task.
         self._dead[entry.key] = entry.model
-        self._retire(entry)
+        self._observer.died(entry.model)
+        self._retire(entry, "died")
         self._pump()
 
     # The worker: one move at a time.
@@ -340,23 +309,26 @@ class Manager:
     def _next_move(self) -> _Move | None:
         """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
         if self._queue and not self._doomed:
-            ready = (entry for entry in self._entries.values() if entry.state is _State.READY)
+            ready = (entry for entry in self._entries.values() if entry.state is State.READY)
             chosen = policy.victims((entry.snapshot() for entry in ready), self._max_loaded)
             if chosen is None:
                 return None
             if not chosen:
                 entry = self._queue.popleft()
-                entry.state = _State.LOADING
+                entry.state = State.LOADING
                 return partial(self._load, entry)
             for key in chosen:
-                self._retire(self._entries[key])
+                self._retire(self._entries[key], "evicted")
         if not self._doomed:
             return None
         doomed, self._doomed = self._doomed, []
         return partial(self._close_engines, doomed)
 
-    async def _load(self, entry: _Entry) -> None:
+    async def _load(self, entry: Entry) -> None:
         limit = asyncio.timeout(self._load_timeout_s)
+        begun = self._clock()
+        if again := entry.key in self._dead:
+            self._observer.restarting(entry.model)
         try:
             async with limit:
                 self._starting = asyncio.ensure_future(self._start(entry.model))
@@ -370,25 +342,29 @@ class Manager:
             reason = _TIMED_OUT if limit.expired() else str(error) or type(error).__name__
             self._not_loaded(entry, LoadFailed(reason), error)
         else:
+            self._observer.loaded(entry.model, self._clock() - begun)
+            if again:
+                self._observer.restarted(entry.model)
             self._now_loaded(entry, engine)
         finally:
             self._starting = None
 
-    def _not_loaded(self, entry: _Entry, error: LoadFailed | Overloaded, cause: BaseException) -> None:
+    def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded, cause: BaseException) -> None:
         _log.error("could not load %s: %s", entry.model.name, error)
         error.__cause__ = cause
+        self._observer.load_failed(entry.model)
         self._give_up(entry, error)
 
-    def _now_loaded(self, entry: _Entry, engine: Engine) -> None:
+    def _now_loaded(self, entry: Entry, engine: Engine) -> None:
         entry.engine = engine
-        entry.state = _State.READY
+        entry.state = State.READY
         entry.watcher = asyncio.create_task(self._watch(entry, engine))
         entry.settled.set()
         self._dead.pop(entry.key, None)
         if not entry.users:
             self._rest(entry)
 
-    async def _close_engines(self, doomed: list[_Entry]) -> None:
+    async def _close_engines(self, doomed: list[Entry]) -> None:
         watchers = [entry.watcher for entry in doomed if entry.watcher is not None]
         for entry in doomed:
             entry.watcher = None  # An ended task's frame holds the entry: a circle around the engine.

@@ -10,6 +10,7 @@ from pathlib import Path
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.engine.fake import FakeEngine
 from app.runtime.manager import Lease, LoadedModel, Manager
+from app.runtime.observer import Recorder
 from tests.unit.virtual_time import now
 
 
@@ -59,6 +60,7 @@ class Garage:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.observed = Recorder()
         self.engines: list[TrackedEngine] = []
         self.errors: list[Exception] = []
         self.close_errors: list[Exception] = []
@@ -119,6 +121,7 @@ async def managed(
         load_timeout_s=load_timeout_s,
         max_queue=max_queue,
         default_context=default_context,
+        observer=garage.observed,
         clock=now,
     )
     yield manager, garage
