@@ -23,7 +23,11 @@ from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
+from app.runtime.watch import watch
 from app.settings import Settings
+from app.telemetry.engines import EngineEvents
+from app.telemetry.report import Telemetry
+from app.telemetry.setup import start as start_telemetry
 
 _log = logging.getLogger("caravan")
 _DEFAULT_CONTEXT = 4096
@@ -33,8 +37,11 @@ API_VERSION = "0.33.0"
 StartEngine = Callable[[Model], Awaitable[Engine]]
 
 
-def build_app(settings: Settings, library: Library, start_engine: StartEngine) -> ASGIApp:
+def build_app(
+    settings: Settings, library: Library, start_engine: StartEngine, telemetry: Telemetry | None = None
+) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine."""
+    telemetry = telemetry or start_telemetry()
     manager = Manager(
         _logged(start_engine, base_url(settings.host.host, settings.host.port)),
         keep_alive_s=settings.keep_alive,
@@ -42,6 +49,7 @@ def build_app(settings: Settings, library: Library, start_engine: StartEngine) -
         load_timeout_s=settings.load_timeout,
         max_queue=settings.max_queue,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
+        observer=EngineEvents(telemetry.metrics),
     )
     pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
     app = FastAPI(
@@ -50,16 +58,17 @@ def build_app(settings: Settings, library: Library, start_engine: StartEngine) -
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager),
+        lifespan=_lifespan(settings, library, manager, telemetry),
     )
     app.state.services = Services(
-        library, manager, pipeline, settings.max_body_bytes, settings.body_timeout, API_VERSION
+        library, manager, pipeline, telemetry, settings.max_body_bytes, settings.body_timeout, API_VERSION
     )
+    watch(telemetry, library, manager)
     app.include_router(routes.router)
     app.include_router(library_routes.router)
     app.include_router(ops.router)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return Calls(RawSend(app))
+    return RawSend(Calls(app, telemetry))
 
 
 def is_loopback(host: str) -> bool:
@@ -74,7 +83,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings, library: Library, manager: Manager
+    settings: Settings, library: Library, manager: Manager, telemetry: Telemetry
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -85,6 +94,7 @@ def _lifespan(
             task.cancel()
         await asyncio.gather(*preloading, return_exceptions=True)
         await manager.close()
+        await asyncio.to_thread(telemetry.close)
 
     return lifespan
 

@@ -22,7 +22,8 @@ from app.core.model import Model, ModelSpec
 from app.engine.base import Engine
 from app.engine.vllm import forkserver
 from app.main import StartEngine, base_url, build_app
-from app.settings import Address, BadSetting, ModelConfig, Settings
+from app.settings import Address, BadSetting, ModelConfig, Settings, read_otlp
+from app.telemetry.setup import start as start_telemetry
 
 BUNDLED = "smollm2:135m"
 _GRACE_S = 30
@@ -39,6 +40,7 @@ def run(settings: Settings) -> None:
         AppError: for a model that cannot be prepared.
     """
     _start_log(settings)
+    telemetry = start_telemetry(read_otlp())
     listener = _bind(settings.host)
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
@@ -46,7 +48,7 @@ def run(settings: Settings) -> None:
     context = forkserver.start(debug=settings.debug) if _on_cpu() else None
     with _Bars() as bars:
         library = prepare(_specs(settings), settings.cache_dir, bars.show)
-    app = build_app(settings, library, _starter(settings, context))
+    app = build_app(settings, library, _starter(settings, context), telemetry)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -36,6 +36,7 @@ from app.api.origins import Origins
 from app.catalogue.names import parse_name
 from app.core.errors import InvalidRequest
 from app.core.options import resolve
+from app.telemetry.otlp import PROTOCOLS, Otlp, Protocol
 
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -307,6 +308,31 @@ def read_settings(*, port: int | None = None, **given: Any) -> Settings:
         name, *inner = (str(part) for part in first["loc"])
         where = ".".join([_where_set(name, given), *inner])
         raise BadSetting(f"{where}: {_one_line(first['msg'].removeprefix('Value error, '))}") from error
+
+
+def read_otlp() -> Otlp:
+    """Where telemetry is sent, by OpenTelemetry's standard variables.
+
+    Raises:
+        BadSetting: for a protocol that is not known.
+    """
+    return Otlp(metrics=_otlp_protocol("METRICS"))
+
+
+def _otlp_protocol(signal: str) -> Protocol | None:
+    """None where no receiver of the signal is named, or none is wanted."""
+    variables = _trimmed(os.environ)
+    either = (f"OTEL_EXPORTER_OTLP_{signal}_", "OTEL_EXPORTER_OTLP_")
+    if variables.get(f"OTEL_{signal}_EXPORTER") == "none":
+        return None
+    if not any(f"{prefix}ENDPOINT" in variables for prefix in either):
+        return None
+    for name in (f"{prefix}PROTOCOL" for prefix in either):
+        if asked := variables.get(name):
+            if asked not in PROTOCOLS:
+                raise BadSetting(f"{name}: {asked!r} is not one of {', '.join(sorted(PROTOCOLS))}")
+            return PROTOCOLS[asked]
+    return "http/protobuf"
 
 
 def _where_set(name: str, given: Mapping[str, Any]) -> str:

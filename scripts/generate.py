@@ -21,11 +21,13 @@ from pydantic.fields import FieldInfo
 from app.core.options import OPTIONS
 from app.core.request import Sampling
 from app.settings import Address, ModelConfig, Settings
+from app.telemetry.instruments import INSTRUMENTS, Instrument
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
 COMPATIBILITY = Path("docs/compatibility.md")
+OPERATIONS = Path("docs/operations.md")
 END = "<!-- /generated -->"
 _PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
 MOST_SHOWN = 4
@@ -95,9 +97,30 @@ def _names(tests: Sequence[str]) -> str:
     return shown + (f" and {len(tests) - MOST_SHOWN} more" if len(tests) > MOST_SHOWN else "")
 
 
+def metrics_table() -> str:
+    rows = (
+        (
+            f"`{each.name}`",
+            f"`{prometheus_name(each)}`",
+            each.kind,
+            ", ".join(f"`{attribute}`" for attribute in each.attributes),
+            each.description,
+        )
+        for each in INSTRUMENTS
+    )
+    return _table(("OpenTelemetry", "Prometheus", "kind", "attributes", "what"), rows)
+
+
+def prometheus_name(instrument: Instrument) -> str:
+    """What the exporter makes of it; a histogram is three series, `_bucket`, `_sum` and `_count`."""
+    unit = {"s": "_seconds"}.get(instrument.unit, "")
+    return instrument.name.replace(".", "_") + unit + ("_total" if instrument.kind == "counter" else "")
+
+
 DOCUMENTS: Mapping[Path, Document] = {
     README: {"settings": settings_tables},
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
+    OPERATIONS: {"metrics": metrics_table},
 }
 
 SETTINGS_SECTION = """

@@ -1,11 +1,14 @@
 """What a failure looks like to a client: its status, its body and both as an answer (ollama-api 1.8)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from app.api.calls import note_failure
 from app.api.ollama.wire import dumps
 from app.core import errors
 
@@ -16,6 +19,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Draining: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineDied: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -46,12 +50,24 @@ def body_of(error: Exception) -> bytes:
     return dumps({"error": text_of(error)})
 
 
+class Refusal(Response):
+    """An error as an answer, which the record of the request takes note of."""
+
+    def __init__(self, error: Exception, headers: Mapping[str, str]) -> None:
+        super().__init__(body_of(error), status_of(error), headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note_failure(scope, self._error, text_of(self._error))
+        await super().__call__(scope, receive, send)
+
+
 def answer(error: Exception) -> Response:
     headers = {"content-type": "application/json; charset=utf-8"}
     if isinstance(error, errors.BodyTimeout):
         # Whoever sends too slowly is cut off, or it could hold the connection for ever.
         headers["connection"] = "close"
-    return Response(body_of(error), status_of(error), headers)
+    return Refusal(error, headers)
 
 
 async def handle(_: Request, error: Exception) -> Response:

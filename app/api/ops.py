@@ -28,9 +28,10 @@ async def readyz(served: Served) -> Response:
 
 @router.get("/metrics")
 async def metrics(served: Served) -> Response:
-    """vLLM's own metrics of every loaded engine; `model_name` tells them apart."""
+    """Caravan's metrics, and vLLM's own of every loaded engine; `model_name` tells those apart."""
+    engines = [engine.registry for _, engine in served.manager.engines()]
     merged = CollectorRegistry()
-    merged.register(_Merged(list(served.manager.registries())))
+    merged.register(_Merged([served.telemetry.registry, *(each for each in engines if each is not None)]))
     return Response(generate_latest(merged), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -12,6 +12,7 @@ from app.catalogue.library import Library
 from app.core.call import Call
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
+from app.telemetry.report import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Services:
     library: Library
     manager: Manager
     pipeline: Pipeline
+    telemetry: Telemetry
     max_body_bytes: int
     body_timeout_s: float
     api_version: str

@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.calls import note_failure
 from app.core.errors import AppError, EngineFailed
 from app.core.events import Event
 
@@ -53,8 +54,8 @@ class Encoder(Protocol):
 class RawSend:
     """The outermost ASGI layer: lets `EventResponse` hand body frames straight to the server.
 
-    The layers between see the start and the end of a response but not these frames, so none of them may
-    rewrite bodies.
+    The layers between see the start and the end of a response but not these frames: they cost nothing a
+    token, and may not rewrite bodies.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,7 +92,7 @@ class EventResponse(Response):
         frame_send: Send = (scope.get("extensions") or {}).get(RAW_SEND, send)
         last: list[Message] = []
         async with aclosing(self._events), _WhileConnected(receive):
-            last = await self._answer(send, frame_send)
+            last = await self._answer(scope, send, frame_send)
         # A server may report the end of a response as a disconnect, so nobody listens any more here.
         with suppress(OSError):
             for message in last:
@@ -99,7 +100,7 @@ class EventResponse(Response):
         if self.background is not None:
             await self.background()
 
-    async def _answer(self, send: Send, frame_send: Send) -> list[Message]:
+    async def _answer(self, scope: Scope, send: Send, frame_send: Send) -> list[Message]:
         """Send all but what is returned: the messages that end the response."""
         try:
             if self._stream:
@@ -109,9 +110,11 @@ class EventResponse(Response):
                     self._encoder.collect(event)
             return _document(HTTPStatus.OK, JSON, self._encoder.whole())
         except AppError as error:
+            note_failure(scope, error, str(error))
             return self._failure(error)
         except Exception as error:
             logger.exception("A reply failed unexpectedly")
+            note_failure(scope, error, UNEXPECTED)
             return self._failure(error)
 
     async def _send_frames(self, send: Send, frame_send: Send) -> list[Message]:
@@ -157,6 +160,7 @@ class DocumentResponse(Response):
             try:
                 messages = _document(HTTPStatus.OK, JSON, await self._work())
             except AppError as error:
+                note_failure(scope, error, str(error))
                 status, body = self._on_error(error)
                 messages = _document(status, JSON, body)
         with suppress(OSError):

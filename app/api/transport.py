@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import errors
+from app.api.calls import call_of
 from app.api.hosts import host_of, is_local_address, is_local_name
 from app.api.origins import Origins
 
@@ -59,20 +60,26 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._fixed: dict[str, set[str]] = {}
-        self._patterns: list[tuple[re.Pattern[str], set[str]]] = []
+        self._patterns: list[tuple[re.Pattern[str], str, set[str]]] = []
         for route in routes:
             if not isinstance(route, APIRoute):
                 # Starlette's own Route answers HEAD unasked, and FastAPI serves its docs through it.
                 raise TypeError(f"{route!r} must be registered as a FastAPI path operation")
             if route.param_convertors:
-                self._patterns.append((route.path_regex, route.methods))
+                self._patterns.append((route.path_regex, route.path, route.methods))
             else:
                 self._fixed.setdefault(route.path, set()).update(route.methods)
 
     def methods(self, path: str) -> set[str]:
         """Empty where the path is not routed."""
-        matched = (methods for pattern, methods in self._patterns if pattern.fullmatch(path))
+        matched = (methods for pattern, _, methods in self._patterns if pattern.fullmatch(path))
         return self._fixed.get(path, set[str]()).union(*matched)
+
+    def template(self, path: str) -> str:
+        """The path as it was registered; empty where it is not routed."""
+        if path in self._fixed:
+            return path
+        return next((found for pattern, found, _ in self._patterns if pattern.fullmatch(path)), "")
 
 
 class Transport:
@@ -90,6 +97,7 @@ class Transport:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        call_of(scope).route = self._routes.template(scope["path"])
         start = _Start(send)
         if _header(scope, b"expect").lower() == "100-continue":
             receive = start.watching(receive)
@@ -131,17 +139,17 @@ class Transport:
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             grant = self._origins.grant(origin)
             if grant is None:
-                return Response(status_code=HTTPStatus.FORBIDDEN)
+                return _forbidden(scope, "origin")
             preflight = scope["method"] == "OPTIONS"
             added += _cors_headers(grant, preflight=preflight)
             if preflight:
                 return Response(status_code=HTTPStatus.NO_CONTENT)
-        return self._guard(scope["method"], host_of(host)) if self._loopback else None
+        return self._guard(scope, host_of(host)) if self._loopback else None
 
-    def _guard(self, method: str, host: str) -> Response | None:
+    def _guard(self, scope: Scope, host: str) -> Response | None:
         if is_local_name(host):
-            return Response(status_code=HTTPStatus.NO_CONTENT) if method == "OPTIONS" else None
-        return None if is_local_address(host) else Response(status_code=HTTPStatus.FORBIDDEN)
+            return Response(status_code=HTTPStatus.NO_CONTENT) if scope["method"] == "OPTIONS" else None
+        return None if is_local_address(host) else _forbidden(scope, "host")
 
 
 class _Start:
@@ -218,6 +226,11 @@ def _redirect(scope: Scope, location: str, status: HTTPStatus) -> Response:
         return Response(status_code=status, headers=headers)
     headers["content-type"] = "text/html; charset=utf-8"
     return Response(f'<a href="{escape(location)}">{status.phrase}</a>.\n\n', status, headers)
+
+
+def _forbidden(scope: Scope, what: str) -> Response:
+    call_of(scope).rejection = what
+    return Response(status_code=HTTPStatus.FORBIDDEN)
 
 
 def _plain(status: HTTPStatus) -> Response:

@@ -3,9 +3,12 @@
 The edge makes a `Call`, the stages fill in what they know, and the edge reports it once, at the end.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
+
+from app.core.request import Sampling
 
 Scope: TypeAlias = Literal["inference", "models:read", "models:write", "admin"]
 """What a key may be good for; `admin` is good for everything."""
@@ -45,28 +48,56 @@ class Caller:
 ANYBODY = Caller()
 
 
+Operation: TypeAlias = Literal["", "chat", "text_completion", "embeddings"]
+"""What is asked of a model, in the words of OpenTelemetry; empty where nothing is."""
+
+Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
+
+
 @dataclass(slots=True)
 class Call:
     """One request, from its arrival to its end. Durations are nanoseconds, 0 where unknown.
 
-    `trace` holds the W3C headers to hand on. `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own
-    times; `first_token_ns` is from the request's arrival to the first token. `finish` is the finish reason,
-    `failure` the name of the error's class.
+    `started_ns` is by the wall clock, `arrived_ns` by the monotonic one. `trace` holds the W3C headers to
+    hand on. `route` is the path as it is registered, empty where there is none; `model` a name that is
+    served, never one that was only asked for. `admission_ns` is the time in the queue of the server,
+    `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own times; `first_token_ns` is from the
+    request's arrival to the first token. `finish` is the finish reason. `failure` is the name of the error's
+    class, `error` its text as the client read it, `rejection` the reason where the request was turned away.
+    `status` stays 0 where no answer began; `answered` tells that it was sent to its end.
     """
 
     caller: Caller = ANYBODY
     request_id: str = ""
     trace: Mapping[str, str] = field(default_factory=dict[str, str])
-    operation: str = ""
+    started_ns: int = field(default_factory=time.time_ns)
+    arrived_ns: int = field(default_factory=time.monotonic_ns)
+    method: str = ""
+    route: str = ""
+    operation: Operation = ""
     model: str = ""
     stream: bool = False
+    sampling: Sampling | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    admission_ns: int = 0
     load_ns: int = 0
     queue_ns: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0
     first_token_ns: int = 0
+    duration_ns: int = 0
+    status: int = 0
+    answered: bool = False
     finish: str = ""
     failure: str = ""
+    error: str = ""
+    rejection: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended: a client that left before the end has cancelled it."""
+        if self.failure or self.status >= 400:
+            return "error"
+        return "ok" if self.answered else "cancelled"

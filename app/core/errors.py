@@ -3,9 +3,17 @@
 The text of an error is what the client reads, so it is written for the client.
 """
 
+from typing import ClassVar
+
 
 class AppError(Exception):
-    """Root of every failure that Caravan explains to a client."""
+    """Root of every failure that Caravan explains to a client.
+
+    `rejection` is the reason for which a request was turned away, as the metrics call it; empty for what is
+    no refusal.
+    """
+
+    rejection: ClassVar[str] = ""
 
 
 class InvalidRequest(AppError):
@@ -15,13 +23,19 @@ class InvalidRequest(AppError):
 class BodyTooLarge(InvalidRequest):
     """The body is over the configured limit."""
 
+    rejection = "too_large"
+
 
 class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
+    rejection = "slow_body"
+
 
 class Forbidden(AppError):
     """The request is understood and not allowed."""
+
+    rejection = "forbidden"
 
 
 class ModelNotFound(AppError):
@@ -37,6 +51,14 @@ class ModelNotFound(AppError):
 
 class Overloaded(AppError):
     """The queue is full; trying again later may succeed."""
+
+    rejection = "queue_full"
+
+
+class Draining(Overloaded):
+    """The server is about to end and takes no more work."""
+
+    rejection = "draining"
 
 
 class LoadFailed(AppError):

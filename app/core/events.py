@@ -25,6 +25,23 @@ class Timings:
 
 
 @dataclass(slots=True)
+class Usage:
+    """What one generation took, filled in by the engine when the generation ends, however it ends.
+
+    Durations are nanoseconds by the engine's own clock, 0 where unknown; `first_token_ns` is from the moment
+    the engine was asked to the first token.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    queue_ns: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+    first_token_ns: int = 0
+
+
+@dataclass(slots=True)
 class Delta:
     """One engine output: the new text and the tokens it came from (more than one when outputs merge).
 

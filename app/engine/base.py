@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from app.core.events import Delta, Event
+from app.core.events import Delta, Event, Usage
 from app.core.request import ChatPrompt, JsonFormat, Sampling, Think
 
 
@@ -29,7 +29,8 @@ class Prompt:
 class Run:
     """How to generate. `max_tokens` is at least 1 and fits the window; `logprobs` is the number of
     alternatives wanted (0: only the chosen token), None for none. `priority` is vLLM's: a lower number goes
-    first where the engine schedules by priority. `trace` holds W3C headers for the engine's own span.
+    first where the engine schedules by priority. `trace` holds W3C headers for the engine's own span. The
+    engine fills in `usage` when the run has ended.
     """
 
     sampling: Sampling
@@ -40,6 +41,7 @@ class Run:
     chat: ChatPrompt = field(default_factory=ChatPrompt)
     priority: int = 0
     trace: Mapping[str, str] | None = None
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,13 @@ class Engine(Protocol):
         ...
 
     async def embed(
-        self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool
+        self,
+        inputs: Sequence[str],
+        *,
+        truncate: bool,
+        limit: int,
+        normalize: bool,
+        trace: Mapping[str, str] | None = None,
     ) -> Vectors: ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from app.core.errors import AppError, EngineDied, InvalidRequest
-from app.core.events import Delta, Event, Timings, TokenLogprob
+from app.core.events import Delta, Event, Timings, TokenLogprob, Usage
 from app.core.request import ChatPrompt, Message, Think
 from app.engine.base import Decoder, Prompt, Run, Vectors
 
@@ -204,28 +204,40 @@ class FakeEngine:
         self.asked.append(Asked(prompt, run))
         reply = self._reply(prompt, run)
         texts = _cut(reply.deltas, run.sampling.stop)
-        async with self._slot():
-            asked_ns = first_ns = time.perf_counter_ns()
-            room, output_tokens, last = run.max_tokens, 0, len(texts) - 1
-            for index, text in enumerate(texts):
-                await self._pause(reply.gate or self.gate, index)
-                self._fail(reply, index)
-                if not index:
-                    first_ns = time.perf_counter_ns()
-                delta = self._delta(text, room, run.logprobs)
-                room -= len(delta.token_ids)
-                output_tokens += len(delta.token_ids)
-                if room and index < last:
+        called_ns = time.perf_counter_ns()
+        asked_ns = first_ns = 0
+        room, last = run.max_tokens, len(texts) - 1
+        try:
+            async with self._slot():
+                asked_ns = first_ns = time.perf_counter_ns()
+                for index, text in enumerate(texts):
+                    await self._pause(reply.gate or self.gate, index)
+                    self._fail(reply, index)
+                    if not index:
+                        first_ns = time.perf_counter_ns()
+                    delta = self._delta(text, room, run.logprobs)
+                    room -= len(delta.token_ids)
+                    if room and index < last:
+                        yield delta
+                        continue
+                    delta.finish = "stop" if room else "length"
+                    delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), run.max_tokens - room
+                    delta.timings = _timings(asked_ns, first_ns)
                     yield delta
-                    continue
-                delta.finish = "stop" if room else "length"
-                delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), output_tokens
-                now_ns = time.perf_counter_ns()
-                delta.timings = Timings(max(1, first_ns - asked_ns), max(1, now_ns - first_ns))
-                yield delta
-                return
+                    return
+        finally:
+            run.usage.prompt_tokens, run.usage.output_tokens = len(prompt.token_ids), run.max_tokens - room
+            _account(run.usage, called_ns, asked_ns, first_ns)
 
-    async def embed(self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool) -> Vectors:
+    async def embed(
+        self,
+        inputs: Sequence[str],
+        *,
+        truncate: bool,
+        limit: int,
+        normalize: bool,
+        trace: Mapping[str, str] | None = None,
+    ) -> Vectors:
         """Vectors drawn at random with the text as the seed: equal texts get equal ones."""
         self._check_alive()
         values: list[list[float]] = []
@@ -326,6 +338,20 @@ class FakeEngine:
         if logprobs is None:
             return Delta(text, token_ids)
         return Delta(text, token_ids, [_logprob(word, logprobs) for word in _WORD.findall(text)])
+
+
+def _timings(asked_ns: int, first_ns: int) -> Timings:
+    return Timings(max(1, first_ns - asked_ns), max(1, time.perf_counter_ns() - first_ns))
+
+
+def _account(usage: Usage, called_ns: int, asked_ns: int, first_ns: int) -> None:
+    """The times of a run that had its slot at `asked_ns` and, if ever, its first token at `first_ns`."""
+    if asked_ns:
+        usage.queue_ns = max(1, asked_ns - called_ns)
+    if usage.output_tokens:
+        timings = _timings(asked_ns, first_ns)
+        usage.prefill_ns, usage.decode_ns = timings.prompt_eval_ns, timings.eval_ns
+        usage.first_token_ns = max(1, first_ns - called_ns)
 
 
 def _turn(role: str, content: str) -> str:

@@ -25,9 +25,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from prometheus_client import CollectorRegistry
-
-from app.core.errors import LoadFailed, Overloaded
+from app.core.errors import Draining, LoadFailed, Overloaded
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime import policy
@@ -147,10 +145,10 @@ class Manager:
         ]
         return sorted(rows, key=lambda row: row.expires_at, reverse=True)
 
-    def registries(self) -> list[CollectorRegistry]:
-        """The engines' own metrics."""
-        engines = (entry.engine for entry in self._entries.values() if entry.engine is not None)
-        return [engine.registry for engine in engines if engine.registry is not None]
+    def engines(self) -> list[tuple[Model, Engine]]:
+        """What is loaded, each with the model that caused the load. May be read from any thread."""
+        entries = list(self._entries.values())
+        return [(entry.model, entry.engine) for entry in entries if entry.engine is not None]
 
     @asynccontextmanager
     async def lease(
@@ -187,7 +185,7 @@ class Manager:
         """Unload everything at once and refuse what comes; requests under way fail in their engines."""
         self._closed = True
         while self._queue:
-            self._give_up(self._queue.popleft(), Overloaded(_CLOSING))
+            self._give_up(self._queue.popleft(), Draining(_CLOSING))
         if self._starting is not None:
             self._starting.cancel()
         while True:
@@ -202,7 +200,7 @@ class Manager:
 
     def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> Entry:
         if self._closed:
-            raise Overloaded(_CLOSING)
+            raise Draining(_CLOSING)
         entry = self._entries.get(model.engine_key)
         if (entry is None or entry.engine is None) and self._waiting >= self._max_queue:
             raise Overloaded(_BUSY)
@@ -334,7 +332,7 @@ class Manager:
                 self._starting = asyncio.ensure_future(self._start(entry.model))
                 engine = await self._starting
         except asyncio.CancelledError as error:
-            self._not_loaded(entry, Overloaded(_CLOSING) if self._closed else LoadFailed("cancelled"), error)
+            self._not_loaded(entry, Draining(_CLOSING) if self._closed else LoadFailed("cancelled"), error)
             if (worker := asyncio.current_task()) is not None and worker.cancelling():
                 raise
         except Exception as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.catalogue.library import Library
 from app.core.call import Call
 from app.core.errors import InvalidRequest
-from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded
+from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
 from app.core.model import Model
 from app.core.options import resolve
@@ -53,30 +53,39 @@ class Pipeline:
         model = self._library.find(asked.model)
         call.model = str(model.name)
         if is_unload(asked):
+            call.operation = ""
             self._manager.unload(model)
             yield Unloaded()
             return
         check(model, asked)
-        sampling = resolve(model.spec.parameters, asked.options)
+        call.sampling = sampling = resolve(model.spec.parameters, asked.options)
         async with self._manager.lease(
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
         ) as lease:
+            call.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
             prompt = await _opening(model, asked, sampling, lease)
             if not isinstance(prompt, Prompt):
+                call.operation = ""
                 yield prompt
                 return
             run = _run(asked, sampling, _room(sampling, prompt, lease), call)
             decoder = lease.engine.decoder(run, prompt)
             reply = _Reply(decoder, keeps_text=_gives_context(asked.prompt))
-            async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
-                async for delta in deltas:
-                    if event := reply.read(delta):
-                        yield event
+            begun_ns = time.monotonic_ns()
+            try:
+                async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
+                    async for delta in deltas:
+                        if event := reply.read(delta):
+                            yield event
+            finally:
+                _account(call, prompt, run.usage, begun_ns)
             if rest := reply.rest():
                 yield rest
             context = await _context(prompt, reply.text, lease) if reply.text is not None else None
-            yield reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
+            done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
+            call.finish = done.reason
+            yield done
 
     async def embed(
         self, asked: Embedding, call: Call, *, case_sensitive: bool = False, normalize: bool = True
@@ -92,14 +101,21 @@ class Pipeline:
         async with self._manager.lease(
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
         ) as lease:
+            call.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
             if not asked.inputs:
+                call.operation = ""
                 return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
             _check_embeds(model, asked)
             limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
             found = await lease.engine.embed(
-                asked.inputs, truncate=asked.truncate, limit=limit, normalize=normalize
+                asked.inputs,
+                truncate=asked.truncate,
+                limit=limit,
+                normalize=normalize,
+                trace=call.trace or None,
             )
+            call.prompt_tokens = found.prompt_tokens
             vectors = [_shorten(vector, asked.dimensions) for vector in found.values]
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
 
@@ -186,6 +202,18 @@ def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> 
         priority=call.caller.priority,
         trace=call.trace or None,
     )
+
+
+def _account(call: Call, prompt: Prompt, usage: Usage, begun_ns: int) -> None:
+    """What the engine says of a generation that has ended, at `begun_ns` handed to it."""
+    call.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
+    call.cached_tokens = usage.cached_tokens
+    call.output_tokens = usage.output_tokens
+    call.queue_ns = usage.queue_ns
+    call.prefill_ns = usage.prefill_ns
+    call.decode_ns = usage.decode_ns
+    if usage.first_token_ns:
+        call.first_token_ns = begun_ns - call.arrived_ns + usage.first_token_ns
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:

@@ -254,7 +254,7 @@ def _expiry_year(client: httpx.Client) -> int:
 class FailingEngine(FakeEngine):
     """It cannot embed."""
 
-    async def embed(self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool) -> Vectors:
+    async def embed(self, inputs: Sequence[str], **options: Any) -> Vectors:
         raise EngineFailed("out of luck")
 
 

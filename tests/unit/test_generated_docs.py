@@ -17,7 +17,7 @@ from app.engine.base import Engine
 from app.main import build_app
 from app.settings import ModelConfig, Settings, read_settings
 from scripts import generate
-from scripts.generate import COMPATIBILITY, END, README, ROOT, fill, proofs
+from scripts.generate import COMPATIBILITY, END, OPERATIONS, README, ROOT, fill, proofs
 
 DOCUMENT = (ROOT / COMPATIBILITY).read_text("utf-8")
 BODIES = {
@@ -47,6 +47,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parts = "\n".join(f"<!-- generated:{name} -->\n{END}\n" for name in ("departures", "options", "points"))
     (tmp_path / COMPATIBILITY).write_text(f"# Compatibility\n\n{parts}after\n")
     (tmp_path / README).write_text("# Caravan\n")
+    (tmp_path / OPERATIONS).write_text(f"# Operations\n\n<!-- generated:metrics -->\n{END}\n")
     return tmp_path
 
 

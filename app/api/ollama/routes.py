@@ -28,8 +28,9 @@ _T = TypeVar("_T")
 
 @router.post("/chat")
 async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
+    call.operation = "chat"
     read = await _read(codec.to_chat, body)
-    asked = read.generation
+    asked, call.stream = read.generation, read.stream
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     encoder = ChatEncoder(asked.model, top_logprobs=asked.top_logprobs)
@@ -38,14 +39,16 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
 
 @router.post("/generate")
 async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
+    call.operation = "text_completion"
     read = await _read(codec.to_generate, body)
-    asked = read.generation
+    asked, call.stream = read.generation, read.stream
     encoder = GenerateEncoder(asked.model, top_logprobs=asked.top_logprobs)
     return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
 
 
 @router.post("/embed")
 async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
+    call.operation = "embeddings"
     asked = await _read(codec.to_embed, body)
 
     async def work() -> bytes:
@@ -57,6 +60,7 @@ async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
 @router.post("/embeddings")
 async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
+    call.operation = "embeddings"
     asked = await _read(codec.to_embeddings, body)
     if not asked.model.strip():
         raise InvalidRequest("model is required")

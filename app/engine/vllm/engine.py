@@ -25,7 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
-from app.core.events import Delta, Timings
+from app.core.events import Delta, Timings, Usage
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
@@ -216,6 +216,7 @@ class VllmEngine:
                     "chat_template_kwargs": thinking_kwargs(self._model.facts.thinking_variable, run.think)
                 },
             }
+        output: RequestOutput | None = None
         try:
             make_params = partial(
                 sampling_params,
@@ -240,6 +241,9 @@ class VllmEngine:
             raise EngineFailed(
                 f"an error was encountered while running the model: {_first_line(cause)}"
             ) from error
+        finally:
+            if output is not None:
+                _account(run.usage, output)
 
     def _delta(self, output: RequestOutput) -> Delta:
         piece = output.outputs[0]
@@ -271,11 +275,19 @@ class VllmEngine:
             timings=timings,
         )
 
-    async def embed(self, inputs: Sequence[str], *, truncate: bool, limit: int, normalize: bool) -> Vectors:
+    async def embed(
+        self,
+        inputs: Sequence[str],
+        *,
+        truncate: bool,
+        limit: int,
+        normalize: bool,
+        trace: Mapping[str, str] | None = None,
+    ) -> Vectors:
         prompts = [await self._embed_prompt(text, truncate=truncate, limit=limit) for text in inputs]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode(ids, normalize=normalize)) for ids in prompts]
+                tasks = [group.create_task(self._encode(ids, normalize, trace)) for ids in prompts]
         except* AppError as errors:
             raise errors.exceptions[0] from errors
         return Vectors([task.result() for task in tasks], sum(map(len, prompts)))
@@ -290,10 +302,15 @@ class VllmEngine:
             raise InvalidRequest("input after truncation exceeds maximum context length")
         return await asyncio.to_thread(self._tokenizer.encode, text, truncation=True, max_length=limit)
 
-    async def _encode(self, token_ids: list[int], *, normalize: bool) -> list[float]:
+    async def _encode(
+        self, token_ids: list[int], normalize: bool, trace: Mapping[str, str] | None = None
+    ) -> list[float]:
         params = PoolingParams(task="embed", use_activation=normalize)
         outputs = self._llm.encode(
-            TokensPrompt(prompt_token_ids=token_ids), params, f"caravan-{next(self._ids)}"
+            TokensPrompt(prompt_token_ids=token_ids),
+            params,
+            f"caravan-{next(self._ids)}",
+            trace_headers=trace,
         )
         vector: list[float] = []
         try:
@@ -348,7 +365,7 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         if not self._model.can("completion"):
-            await self._encode([0, 1], normalize=True)
+            await self._encode([0, 1], True)
             return
         params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         try:
@@ -372,6 +389,19 @@ def _load_reason(error: Exception) -> str:
         return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
     line, in_child, _ = _first_line(error).partition(". See root cause above")
     return f"{line}, check the server logs for details" if in_child else line
+
+
+def _account(usage: Usage, output: RequestOutput) -> None:
+    """What the request has come to; vLLM keeps count on each output, so its last one tells."""
+    usage.prompt_tokens = len(output.prompt_token_ids or ())
+    usage.cached_tokens = output.num_cached_tokens or 0
+    if (stats := output.metrics) is None:
+        return
+    usage.output_tokens = stats.num_generation_tokens
+    usage.first_token_ns = _ns(stats.first_token_latency)
+    usage.queue_ns = _ns(stats.scheduled_ts - stats.queued_ts)
+    usage.prefill_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
+    usage.decode_ns = _ns(stats.last_token_ts - stats.first_token_ts)
 
 
 def _ns(seconds: float) -> int:

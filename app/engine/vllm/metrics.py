@@ -56,7 +56,6 @@ def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
 
 
 def gauge(registry: CollectorRegistry, name: str) -> float:
-    """The sum of a gauge over its labels; 0 before the first sample."""
-    return sum(
-        sample.value for family in registry.collect() if family.name == name for sample in family.samples
-    )
+    """The sum of a gauge over its labels; 0 before the first sample. Only this metric is looked at."""
+    found = registry.restricted_registry([name]).collect()
+    return sum(sample.value for family in found for sample in family.samples)

@@ -1,0 +1,41 @@
+"""The gauges: what there is to see of a running server whenever somebody looks."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from app.catalogue.library import Library
+from app.core.errors import AppError
+from app.runtime.manager import Manager
+from app.telemetry import instruments as these
+from app.telemetry.metrics import Attributes
+from app.telemetry.report import Telemetry
+
+
+def watch(telemetry: Telemetry, library: Library, manager: Manager) -> None:
+    """Have the gauges read whenever metrics are collected, and every series of events begin at 0."""
+    metrics = telemetry.metrics
+    names = [str(model.name) for model in library.all()]
+    metrics.begin_at_zero(names, _rejections(AppError))
+    metrics.watch(these.ACTIVE, partial(telemetry.active, names))
+    metrics.watch(these.READY, partial(_ready, library, manager))
+    metrics.watch(these.QUEUE_DEPTH, partial(_queued, manager))
+
+
+def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:
+    for model in library.all():
+        yield int(manager.ready(model)), {these.MODEL: str(model.name)}
+
+
+def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:
+    yield manager.waiting, {these.STAGE: "load"}
+    for model, engine in manager.engines():
+        waiting = engine.metrics()["waiting"]
+        yield waiting, {these.STAGE: "engine", these.MODEL: str(model.name)}
+
+
+def _rejections(error: type[AppError]) -> Iterator[str]:
+    """Every reason that an error has for turning a request away."""
+    if "rejection" in vars(error) and error.rejection:
+        yield error.rejection
+    for each in error.__subclasses__():
+        yield from _rejections(each)

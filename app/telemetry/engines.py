@@ -1,0 +1,34 @@
+"""What happens to engines, as metrics: the manager's observer."""
+
+from app.core.model import Model
+from app.telemetry import instruments as these
+from app.telemetry.metrics import Attributes, Metrics
+
+
+class EngineEvents:
+    """Counts loads, unloads and restarts. A death is an unload for the reason `died`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def loaded(self, model: Model, seconds: float) -> None:
+        self._metrics.count(these.LOADS, self._of(model) | {these.OUTCOME: "ok"})
+        self._metrics.observe(these.LOAD_DURATION, seconds, self._of(model))
+
+    def load_failed(self, model: Model) -> None:
+        self._metrics.count(these.LOADS, self._of(model) | {these.OUTCOME: "error"})
+
+    def unloaded(self, model: Model, reason: str) -> None:
+        self._metrics.count(these.UNLOADS, self._of(model) | {these.REASON: reason})
+
+    def died(self, model: Model) -> None:
+        """`unloaded` tells of it too."""
+
+    def restarting(self, model: Model) -> None:
+        """Counted when it has succeeded; an attempt that fails is a load that failed."""
+
+    def restarted(self, model: Model) -> None:
+        self._metrics.count(these.RESTARTS, self._of(model))
+
+    def _of(self, model: Model) -> Attributes:
+        return self._metrics.named(str(model.name))

@@ -1,0 +1,179 @@
+"""Every metric that Caravan has, as data: the meter and the operator's guide are both made from this."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+METHOD = "http.request.method"
+ROUTE = "http.route"
+STATUS = "http.response.status_code"
+ERROR = "error.type"
+OPERATION = "gen_ai.operation.name"
+MODEL = "gen_ai.request.model"
+TOKEN_TYPE = "gen_ai.token.type"
+KEY = "caravan.key.id"
+REASON = "reason"
+OUTCOME = "outcome"
+STAGE = "stage"
+
+Kind: TypeAlias = Literal["counter", "histogram", "gauge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One metric. A gauge is read when metrics are collected, the others are recorded as things happen."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    attributes: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+
+# The boundaries that the semantic conventions advise.
+_HTTP_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+# And one of our own: a queue is either short or very long.
+_QUEUE_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+HTTP_DURATION = Instrument(
+    "http.server.request.duration",
+    "histogram",
+    "s",
+    "Every HTTP request, from its head to the end of its answer.",
+    (METHOD, ROUTE, STATUS, ERROR),
+    _HTTP_S,
+)
+TOKENS = Instrument(
+    "gen_ai.client.token.usage",
+    "histogram",
+    "{token}",
+    "Tokens of one request, prompt (`input`) and answer (`output`); cancelled requests count what they used.",
+    (TOKEN_TYPE, OPERATION, MODEL, KEY),
+    _TOKENS,
+)
+REQUEST_DURATION = Instrument(
+    "gen_ai.server.request.duration",
+    "histogram",
+    "s",
+    "A request to a model, from its head to the end of its answer.",
+    (OPERATION, MODEL, KEY, ERROR),
+    _REQUEST_S,
+)
+FIRST_TOKEN = Instrument(
+    "gen_ai.server.time_to_first_token",
+    "histogram",
+    "s",
+    "From a request's arrival to its first token, for requests that succeeded.",
+    (OPERATION, MODEL, KEY),
+    _FIRST_TOKEN_S,
+)
+PER_TOKEN = Instrument(
+    "gen_ai.server.time_per_output_token",
+    "histogram",
+    "s",
+    "Mean time of a token after the first, for requests that succeeded.",
+    (OPERATION, MODEL, KEY),
+    _TOKEN_S,
+)
+QUEUE_DURATION = Instrument(
+    "caravan.queue.duration",
+    "histogram",
+    "s",
+    "Time a request waited: for `admission`, for its model to `load`, in the `engine`'s own queue.",
+    (STAGE, MODEL, KEY),
+    _QUEUE_S,
+)
+QUEUE_DEPTH = Instrument(
+    "caravan.queue.depth",
+    "gauge",
+    "{request}",
+    "Requests that wait now, by what they wait for.",
+    (STAGE, MODEL),
+)
+ACTIVE = Instrument(
+    "caravan.requests.active",
+    "gauge",
+    "{request}",
+    "Requests to models that are being served now, those that wait included.",
+    (MODEL, KEY),
+)
+REJECTIONS = Instrument(
+    "caravan.rejections",
+    "counter",
+    "{request}",
+    "Requests turned away, by reason.",
+    (REASON, KEY),
+)
+CANCELLATIONS = Instrument(
+    "caravan.cancellations",
+    "counter",
+    "{request}",
+    "Requests to models whose client left before the end.",
+    (MODEL, KEY),
+)
+LOADS = Instrument(
+    "caravan.model.loads",
+    "counter",
+    "{load}",
+    "Loads of a model's engine that ended, by outcome: `ok` or `error`.",
+    (MODEL, OUTCOME),
+)
+LOAD_DURATION = Instrument(
+    "caravan.model.load.duration",
+    "histogram",
+    "s",
+    "How long the loads that succeeded took.",
+    (MODEL,),
+    _QUEUE_S,
+)
+UNLOADS = Instrument(
+    "caravan.model.unloads",
+    "counter",
+    "{unload}",
+    "Engines that went, by reason.",
+    (MODEL, REASON),
+)
+READY = Instrument(
+    "caravan.model.ready",
+    "gauge",
+    "1",
+    "1 where a request for the model would be served without a load, else 0.",
+    (MODEL,),
+)
+RESTARTS = Instrument(
+    "caravan.engine.restarts",
+    "counter",
+    "{restart}",
+    "Engines started again after their process died or hung.",
+    (MODEL,),
+)
+STORE_FAILURES = Instrument(
+    "caravan.limits.store.failures",
+    "counter",
+    "{failure}",
+    "Times the store of the limits could not be asked.",
+    (),
+)
+
+INSTRUMENTS: tuple[Instrument, ...] = (
+    HTTP_DURATION,
+    REQUEST_DURATION,
+    FIRST_TOKEN,
+    PER_TOKEN,
+    TOKENS,
+    QUEUE_DURATION,
+    QUEUE_DEPTH,
+    ACTIVE,
+    REJECTIONS,
+    CANCELLATIONS,
+    READY,
+    LOADS,
+    LOAD_DURATION,
+    UNLOADS,
+    RESTARTS,
+    STORE_FAILURES,
+)
