@@ -16,6 +16,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -67,6 +68,8 @@ def answer(error: Exception) -> Response:
     if isinstance(error, errors.BodyTimeout):
         # Whoever sends too slowly is cut off, or it could hold the connection for ever.
         headers["connection"] = "close"
+    if isinstance(error, errors.Unauthorized):
+        headers["www-authenticate"] = "Bearer"
     return Refusal(error, headers)
 
 

@@ -6,12 +6,14 @@ The edge makes a `Call`, the stages fill in what they know, and the edge reports
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, get_args
 
+from app.core.model import ModelName
 from app.core.request import Sampling
 
-Scope: TypeAlias = Literal["inference", "models:read", "models:write", "admin"]
-"""What a key may be good for; `admin` is good for everything."""
+Scope: TypeAlias = Literal["inference", "models:read", "models:write", "metrics", "admin"]
+"""What a key may be good for; `admin` is good for everything, and `metrics` for a scrape alone."""
 
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
@@ -33,9 +35,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key_id` is empty where the server has no keys; `models` None allows every model.
+    """Who asks. `key_id` is empty where the server has no keys.
 
-    `priority` is vLLM's: a lower number is served first.
+    `models` are the short names (`qwen3:latest`) and patterns (`llama*`) that may be used, in lower case;
+    None allows every model. `priority` is vLLM's: a lower number is served first.
     """
 
     key_id: str = ""
@@ -43,6 +46,16 @@ class Caller:
     models: frozenset[str] | None = None
     limits: Limits = field(default_factory=Limits)
     priority: int = 0
+
+    def has(self, scope: Scope) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+    def may_use(self, name: ModelName) -> bool:
+        """Whether this model may be used, listed and shown; names that differ only in case are the same."""
+        if self.models is None:
+            return True
+        short = str(name).lower()
+        return short in self.models or any(fnmatchcase(short, one) for one in self.models if "*" in one)
 
 
 ANYBODY = Caller()

@@ -32,6 +32,12 @@ class BodyTimeout(InvalidRequest):
     rejection = "slow_body"
 
 
+class Unauthorized(AppError):
+    """No key came with the request, or none that is good."""
+
+    rejection = "unauthorized"
+
+
 class Forbidden(AppError):
     """The request is understood and not allowed."""
 

@@ -1,0 +1,114 @@
+"""The keys in force: whom a key stands for, and keeping up with the files that hold them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.access.files import BadKeys, Signature, read_keys, signature
+from app.access.keys import NOBODY, KeyRecord, Seal, split_key
+from app.core.call import Caller
+from app.core.errors import Unauthorized
+
+NO_KEY = "unauthorized: an API key is required"
+WRONG_KEY = "unauthorized: the API key is not valid"
+EXPIRED_KEY = "unauthorized: the API key has expired"
+
+_INTERVAL_S = 1.0
+"""A look costs a `stat` per file, and works on every mount, which the kernel's notices (inotify) do not."""
+
+_log = logging.getLogger("caravan")
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    seal: Seal
+    caller: Caller
+    expires_s: float | None
+
+
+class KeyRing:
+    """The keys of `path`, replaced as a whole when its files change.
+
+    New files that cannot be used are logged and counted, and the keys stay what they were.
+
+    Raises:
+        BadKeys: where there are no usable files to begin with.
+    """
+
+    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._now = now
+        self._seen: Signature | None = None
+        records, self._seen = read_keys(path)
+        self._keys: Mapping[str, _Key] = _by_id(records)
+        self.reloads = 0
+        self.failed_reloads = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def identify(self, authorization: str) -> Caller:
+        """Whom an `Authorization` header stands for.
+
+        Raises:
+            Unauthorized: saying whether a key is missing, wrong or out of date.
+        """
+        scheme, _, text = authorization.partition(" ")
+        text = text.strip()
+        if scheme.lower() != "bearer" or not text:
+            raise Unauthorized(NO_KEY)
+        key_id, secret = split_key(text) or ("", "")
+        key = self._keys.get(key_id)
+        if not (key.seal if key else NOBODY).fits(secret) or key is None:
+            raise Unauthorized(WRONG_KEY)
+        if key.expires_s is not None and self._now() >= key.expires_s:
+            raise Unauthorized(EXPIRED_KEY)
+        return key.caller
+
+    async def watch(self) -> None:
+        """Look for changes until cancelled."""
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the files again if they have changed since the last look."""
+        # A mount may hang, and must not take the event loop with it.
+        await asyncio.to_thread(self._refresh)
+
+    def _refresh(self) -> None:
+        seen = _look(self._path)
+        if seen == self._seen:
+            return
+        # Files that cannot be used are complained of once, and read again when they change again.
+        self._seen = seen
+        try:
+            records, self._seen = read_keys(self._path)
+        except BadKeys as error:
+            self.failed_reloads += 1
+            _log.error("keys not reloaded, those read before stay in force: %s", error)
+            return
+        self._keys = _by_id(records)
+        self.reloads += 1
+        _log.info("keys reloaded: %d in force", len(self))
+
+
+def _look(path: Path) -> Signature | None:
+    try:
+        return signature(path)
+    except OSError:
+        return None
+
+
+def _by_id(records: Iterable[KeyRecord]) -> dict[str, _Key]:
+    return {
+        record.id: _Key(
+            Seal(record.hash),
+            record.caller(),
+            record.expires.timestamp() if record.expires else None,
+        )
+        for record in records
+    }
