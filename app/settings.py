@@ -226,7 +226,7 @@ class Settings(BaseSettings):
         default=512,
         ge=0,
         validation_alias=_ollama("MAX_QUEUE"),
-        description="Requests that may wait for a model to load before new ones get 503.",
+        description="Requests that may wait for a model, to load or to be free, before new ones get 503.",
     )
     origins: OriginList = Field(
         default_factory=list[str],

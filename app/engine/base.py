@@ -75,6 +75,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def slots(self) -> int:
+        """Requests it works on at once, the others wait in it; 0 is no limit."""
+        ...
+
+    @property
     def memory_bytes(self) -> int:
         """Resident memory of the engine's processes (and, with `vram_bytes`, of the device)."""
         ...
@@ -114,6 +119,7 @@ class Engine(Protocol):
         truncate: bool,
         limit: int,
         normalize: bool,
+        priority: int = 0,
         trace: Mapping[str, str] | None = None,
     ) -> Vectors: ...
 

@@ -141,6 +141,7 @@ class FakeEngine:
         self._script: Script = script if script is not None else {}
         self._default = default
         self._window = window
+        self._slot_count = slots
         self._slots = asyncio.Semaphore(slots) if slots else None
         self._delay_s = delay_s
         self._words = words or Words()
@@ -155,6 +156,10 @@ class FakeEngine:
     @property
     def window(self) -> int:
         return self._window
+
+    @property
+    def slots(self) -> int:
+        return self._slot_count
 
     @property
     def memory_bytes(self) -> int:
@@ -236,6 +241,7 @@ class FakeEngine:
         truncate: bool,
         limit: int,
         normalize: bool,
+        priority: int = 0,
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
         """Vectors drawn at random with the text as the seed: equal texts get equal ones."""

@@ -39,6 +39,11 @@ class Entry:
     def key(self) -> str:
         return self.model.engine_key
 
+    @property
+    def slots(self) -> int | None:
+        """How many requests its engine works on at once; None while it has none."""
+        return None if self.engine is None else self.engine.slots
+
     def snapshot(self) -> policy.Loaded:
         return policy.Loaded(self.key, self.users, self.keep_alive_s, self.idle_since)
 

@@ -69,8 +69,8 @@ class Manager:
 
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
     cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
-    most `max_queue` requests wait for a load, and always one. Requests for a loaded engine never wait here,
-    even when another model waits for it to become idle.
+    most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
+    Requests for a loaded engine never wait here, even when another model waits for it to become idle.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Manager:
         self._keep_alive_s = keep_alive_s
         self._max_loaded = max_loaded
         self._load_timeout_s = load_timeout_s if math.isfinite(load_timeout_s) else None
-        self._max_queue = max(1, max_queue)
+        self._max_queue = max_queue
         self._default_context = default_context
         self._observer = observer or Silent()
         self._clock = clock
@@ -202,7 +202,8 @@ class Manager:
         if self._closed:
             raise Draining(_CLOSING)
         entry = self._entries.get(model.engine_key)
-        if (entry is None or entry.engine is None) and self._waiting >= self._max_queue:
+        users, slots = (0, None) if entry is None else (entry.users, entry.slots)
+        if not policy.admits(users, slots, self._waiting, self._max_queue):
             raise Overloaded(_BUSY)
         if entry is None:
             entry = self._entries[model.engine_key] = Entry(model, self._keep_alive_s)

@@ -113,6 +113,7 @@ class Pipeline:
                 truncate=asked.truncate,
                 limit=limit,
                 normalize=normalize,
+                priority=call.caller.priority,
                 trace=call.trace or None,
             )
             call.prompt_tokens = found.prompt_tokens

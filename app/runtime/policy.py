@@ -45,6 +45,17 @@ def expires_at(loaded: Loaded, now: float, wall: datetime) -> datetime:
     return wall + timedelta(seconds=min(since + loaded.keep_alive_s - now, LONGEST_KEEP_ALIVE_S))
 
 
+def admits(users: int, slots: int | None, loading: int, max_queue: int) -> bool:
+    """Whether an engine takes one more request: `slots` of them run (0: any number) and `max_queue` wait.
+
+    `users` are those it has. `slots` None means that it is not loaded: then at most `max_queue` requests, and
+    always one, wait for loads of any engine, and `loading` do already.
+    """
+    if slots is None:
+        return loading < max(1, max_queue)
+    return not slots or users < slots + max_queue
+
+
 def victims(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:
     """The idle engines to unload so that one more may be loaded; None if too few are idle now.
 

@@ -90,6 +90,29 @@ async def test_what_cannot_be_sent_to_the_engine_takes_no_slot() -> None:
         assert await tokens(engine, 4) == 4
 
 
+async def test_those_that_wait_are_served_by_priority_then_in_order() -> None:
+    """One request at a time, so that whoever ends first was let in first."""
+    async with loaded("tool", max_num_seqs=1) as engine:
+        assert engine.slots == 1
+        prompt = await engine.tokenize("Once upon a time")
+        served: list[int] = []
+
+        async def ask(name: int, priority: int) -> None:
+            run = Run(GREEDY, 4, priority=priority)
+            async with aclosing(engine.generate(prompt, run)) as deltas:
+                assert [delta async for delta in deltas][-1].output_tokens == 4
+            served.append(name)
+
+        async with asyncio.TaskGroup() as waiting:  # noqa: SIM117 - what waits outlives what it waits for
+            async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as held:
+                await anext(held)
+                for name, priority in enumerate((5, 0, -5, 5, 0, -5)):
+                    waiting.create_task(ask(name, priority))
+                    await eventually(lambda count=name + 1: engine.metrics()["waiting"] == count)
+                assert served == []
+        assert served == [2, 5, 1, 4, 0, 3]
+
+
 @pytest.mark.parametrize("started", [False, True], ids=["at once", "when it has a process"])
 async def test_a_cancelled_load_leaves_nothing(started: bool) -> None:
     before = processes()

@@ -41,7 +41,7 @@ class TrackedEngine(FakeEngine):
     """A fake that says what it goes through and whose closing can be held back."""
 
     def __init__(self, garage: "Garage", key: str) -> None:
-        super().__init__(window=8192, memory_bytes=1000, vram_bytes=10)
+        super().__init__(window=8192, slots=garage.slots, memory_bytes=1000, vram_bytes=10)
         self.key = key
         self._garage = garage
 
@@ -58,7 +58,8 @@ class TrackedEngine(FakeEngine):
 class Garage:
     """Starts engines, as slowly as wanted, and sees that no two moves ever overlap."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 0) -> None:
+        self.slots = slots
         self.log: list[str] = []
         self.observed = Recorder()
         self.engines: list[TrackedEngine] = []
@@ -111,9 +112,10 @@ async def managed(
     load_timeout_s: float = math.inf,
     max_queue: int = 512,
     default_context: int = 4096,
+    slots: int = 0,
 ) -> AsyncGenerator[tuple[Manager, Garage], None]:
     """A manager and its engines; nothing may be left of them at the end."""
-    garage = Garage()
+    garage = Garage(slots)
     manager = Manager(
         garage.start,
         keep_alive_s=keep_alive_s,

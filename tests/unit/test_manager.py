@@ -202,6 +202,21 @@ async def test_a_queue_of_none_still_takes_one() -> None:
         await waiter
 
 
+@virtual
+async def test_a_busy_engine_takes_its_slots_and_a_queue_and_refuses_the_next() -> None:
+    async with managed(slots=2, max_queue=1) as (manager, garage):
+        async with lease(manager, A), lease(manager, A), lease(manager, A):
+            with pytest.raises(Overloaded) as refused:
+                await touch(manager, A)
+            assert str(refused.value) == BUSY
+            assert manager.in_use == 3
+            with pytest.raises(Overloaded):
+                await touch(manager, A2)
+            await touch(manager, B)
+        await touch(manager, A)
+        assert garage.log == ["start a", "start b"]
+
+
 @pytest.mark.parametrize(
     ("num_ctx", "expected"), [(None, 4096), (16, 16), (2048, 2048), (8192, 8192), (100_000, 8192)]
 )

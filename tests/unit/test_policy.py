@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.runtime.policy import Loaded, deadline, expired, expires_at, victims
+from app.runtime.policy import Loaded, admits, deadline, expired, expires_at, victims
 
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
 
@@ -100,3 +100,26 @@ def test_victims_make_just_enough_room_and_are_idle(loaded: list[Loaded], max_lo
     else:
         assert set(chosen) <= keys
         assert len(chosen) == max(0, len(loaded) + 1 - max_loaded)
+
+
+@pytest.mark.parametrize(
+    ("users", "slots", "max_queue", "expected"),
+    [
+        (0, 1, 0, True),
+        (1, 1, 0, False),
+        (1, 1, 1, True),
+        (2, 1, 1, False),
+        (9, 8, 2, True),
+        (10, 8, 2, False),
+        (10_000, 0, 0, True),
+    ],
+)
+def test_an_engine_has_its_slots_and_a_queue(users: int, slots: int, max_queue: int, expected: bool) -> None:
+    assert admits(users, slots, 99, max_queue) is expected
+
+
+@pytest.mark.parametrize(
+    ("loading", "max_queue", "expected"), [(0, 0, True), (1, 0, False), (1, 2, True), (2, 2, False)]
+)
+def test_loads_have_one_queue_that_takes_one_at_least(loading: int, max_queue: int, expected: bool) -> None:
+    assert admits(99, None, loading, max_queue) is expected

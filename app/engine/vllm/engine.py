@@ -109,6 +109,11 @@ class VllmEngine:
         return int(self._llm.model_config.max_model_len)
 
     @property
+    def slots(self) -> int:
+        config = self._llm.vllm_config
+        return config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+
+    @property
     def registry(self) -> CollectorRegistry:
         return self._registry
 
@@ -282,12 +287,14 @@ class VllmEngine:
         truncate: bool,
         limit: int,
         normalize: bool,
+        priority: int = 0,
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
         prompts = [await self._embed_prompt(text, truncate=truncate, limit=limit) for text in inputs]
+        encode = partial(self._encode, normalize=normalize, priority=priority, trace=trace)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode(ids, normalize, trace)) for ids in prompts]
+                tasks = [group.create_task(encode(ids)) for ids in prompts]
         except* AppError as errors:
             raise errors.exceptions[0] from errors
         return Vectors([task.result() for task in tasks], sum(map(len, prompts)))
@@ -303,7 +310,12 @@ class VllmEngine:
         return await asyncio.to_thread(self._tokenizer.encode, text, truncation=True, max_length=limit)
 
     async def _encode(
-        self, token_ids: list[int], normalize: bool, trace: Mapping[str, str] | None = None
+        self,
+        token_ids: list[int],
+        *,
+        normalize: bool,
+        priority: int = 0,
+        trace: Mapping[str, str] | None = None,
     ) -> list[float]:
         params = PoolingParams(task="embed", use_activation=normalize)
         outputs = self._llm.encode(
@@ -311,6 +323,7 @@ class VllmEngine:
             params,
             f"caravan-{next(self._ids)}",
             trace_headers=trace,
+            priority=priority,
         )
         vector: list[float] = []
         try:
@@ -365,7 +378,7 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         if not self._model.can("completion"):
-            await self._encode([0, 1], True)
+            await self._encode([0, 1], normalize=True)
             return
         params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         try:
