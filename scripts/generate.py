@@ -1,4 +1,5 @@
-"""Writes the generated parts of the documents, between `<!-- generated:NAME -->` and `<!-- /generated -->`.
+"""Writes what is generated: whole files, and in documents what is between `<!-- generated:NAME -->` and
+`<!-- /generated -->`.
 
 `python -m scripts.generate` writes; with `--check` it only prints what would change, and exits 1 if anything
 would.
@@ -21,12 +22,14 @@ from pydantic.fields import FieldInfo
 from app.core.options import OPTIONS
 from app.core.request import Sampling
 from app.settings import Address, ModelConfig, Settings
+from scripts.dashboard import dashboard_json
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
 COMPATIBILITY = Path("docs/compatibility.md")
+DASHBOARD = Path("deploy/observability/dashboard.json")
 OPERATIONS = Path("docs/operations.md")
 END = "<!-- /generated -->"
 _PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
@@ -122,6 +125,7 @@ DOCUMENTS: Mapping[Path, Document] = {
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
     OPERATIONS: {"metrics": metrics_table},
 }
+FILES: Mapping[Path, Callable[[], str]] = {DASHBOARD: dashboard_json}
 
 SETTINGS_SECTION = """
 ## Settings
@@ -149,12 +153,14 @@ def fill(text: str, parts: Document) -> str:
     return _PART.sub(write, text)
 
 
-def generate(path: Path, parts: Document) -> tuple[str, str]:
-    """What a document says now and what it should say."""
+def generate(path: Path) -> tuple[str, str]:
+    """What a file says now and what it should say."""
     file = ROOT / path
     old = file.read_text("utf-8") if file.is_file() else ""
+    if path in FILES:
+        return old, FILES[path]()
     with_parts = old + SETTINGS_SECTION if path == README and not _PART.search(old) else old
-    return old, fill(with_parts, parts)
+    return old, fill(with_parts, DOCUMENTS[path])
 
 
 def proofs(tests: Path) -> dict[int, list[str]]:
@@ -242,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if something would change")
     asked = parser.parse_args(arguments)
     drift = False
-    for path, parts in DOCUMENTS.items():
-        old, new = generate(path, parts)
+    for path in (*DOCUMENTS, *FILES):
+        old, new = generate(path)
         if old == new:
             continue
         drift = True
@@ -253,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             print("\n".join(diff))
         else:
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / path).write_text(new, "utf-8")
             print(f"wrote {path}")
     return 1 if drift and asked.check else 0
