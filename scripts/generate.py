@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 from app.core.options import OPTIONS
 from app.core.request import Sampling
 from app.settings import Address, ModelConfig, Settings
-from scripts.dashboard import dashboard_json
 from app.telemetry.instruments import INSTRUMENTS, Instrument
+from scripts.dashboard import dashboard_json
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
 ROOT = Path(__file__).resolve().parents[1]

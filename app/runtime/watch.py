@@ -17,6 +17,7 @@ def watch(telemetry: Telemetry, library: Library, manager: Manager) -> None:
     names = [str(model.name) for model in library.all()]
     metrics.begin_at_zero(names, _rejections(AppError))
     metrics.watch(these.ACTIVE, partial(telemetry.active, names))
+    metrics.watch(these.SERVER_READY, lambda: [(int(manager.healthy), {})])
     metrics.watch(these.READY, partial(_ready, library, manager))
     metrics.watch(these.QUEUE_DEPTH, partial(_queued, manager))
 

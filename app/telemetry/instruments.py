@@ -60,7 +60,7 @@ REQUEST_DURATION = Instrument(
     "histogram",
     "s",
     "A request to a model, from its head to the end of its answer.",
-    (OPERATION, MODEL, KEY, ERROR),
+    (OPERATION, MODEL, KEY, STATUS, ERROR),
     _REQUEST_S,
 )
 FIRST_TOKEN = Instrument(
@@ -137,6 +137,13 @@ UNLOADS = Instrument(
     "Engines that went, by reason.",
     (MODEL, REASON),
 )
+SERVER_READY = Instrument(
+    "caravan.ready",
+    "gauge",
+    "1",
+    "1 while `/readyz` is green, else 0.",
+    (),
+)
 READY = Instrument(
     "caravan.model.ready",
     "gauge",
@@ -170,6 +177,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     ACTIVE,
     REJECTIONS,
     CANCELLATIONS,
+    SERVER_READY,
     READY,
     LOADS,
     LOAD_DURATION,

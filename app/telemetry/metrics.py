@@ -102,7 +102,7 @@ class Metrics:
 
     def _record_model(self, call: Call, whose: Attributes, error: Attributes) -> None:
         of = {these.OPERATION: call.operation} | whose
-        self.observe(these.REQUEST_DURATION, call.duration_ns / 1e9, of | error)
+        self.observe(these.REQUEST_DURATION, call.duration_ns / 1e9, of | _status(call) | error)
         if call.outcome == "cancelled":
             self.count(these.CANCELLATIONS, whose)
         for kind, tokens in (("input", call.prompt_tokens), ("output", call.output_tokens)):
@@ -120,9 +120,11 @@ def _http(call: Call, error: Attributes) -> Attributes:
     attributes: Attributes = {these.METHOD: call.method if call.method in _METHODS else "_OTHER"}
     if call.route:
         attributes[these.ROUTE] = call.route
-    if call.status:
-        attributes[these.STATUS] = call.status
-    return attributes | error
+    return attributes | _status(call) | error
+
+
+def _status(call: Call) -> Attributes:
+    return {these.STATUS: call.status} if call.status else {}
 
 
 def _error(call: Call) -> Attributes:

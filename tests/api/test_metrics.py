@@ -102,7 +102,11 @@ def test_a_failure_in_the_engine_is_an_error_whatever_the_status_was(site: FakeS
     answer = site.client.post("/api/chat", json=say("fail", stream=stream))
     assert answer.status_code == (200 if stream else 500)
     assert "it broke" in answer.text
-    failed = {"gen_ai_request_model": "m:latest", "error_type": "EngineFailed"}
+    failed = {
+        "gen_ai_request_model": "m:latest",
+        "error_type": "EngineFailed",
+        "http_response_status_code": "200" if stream else "500",
+    }
     assert value(site.client, "gen_ai_server_request_duration_seconds_count", **failed) == 1
     assert value(site.client, "http_server_request_duration_seconds_count", error_type="EngineFailed") == 1
     assert value(site.client, "gen_ai_server_time_to_first_token_seconds_count") is None
@@ -143,6 +147,23 @@ def test_a_model_is_ready_once_it_is_loaded(site: FakeSite) -> None:
     assert (ready("m"), ready("idle")) == (0, 0)
     site.client.post("/api/chat", json=say("Hi")).raise_for_status()
     assert (ready("m"), ready("idle")) == (1, 0)
+
+
+def test_a_replica_is_ready_while_readyz_is_green() -> None:
+    engines = iter([engine()])
+
+    def start_once() -> FakeEngine:
+        if (made := next(engines, None)) is None:
+            raise OSError("no such file")
+        return made
+
+    with fake_site(fake_model("m"), engine=start_once) as site:
+        site.client.post("/api/chat", json=say("Hi")).raise_for_status()
+        assert site.client.get("/readyz").status_code == 200
+        assert value(site.client, "caravan_ready") == 1
+        assert "gone" in site.client.post("/api/chat", json=say("die")).text
+        eventually(lambda: site.client.get("/readyz").status_code == 503, SOON_S)
+        assert value(site.client, "caravan_ready") == 0
 
 
 def test_refusals_are_counted_by_reason(site: FakeSite) -> None:

@@ -64,7 +64,7 @@ def test_all_times_and_counts_of_a_good_answer() -> None:
     )
     whose = {these.MODEL: "m:latest", these.KEY: "k1"}
     of = {these.OPERATION: "chat", **whose}
-    assert points[these.REQUEST_DURATION.name] == [(of, 3)]
+    assert points[these.REQUEST_DURATION.name] == [(of | {these.STATUS: 200}, 3)]
     assert points[these.FIRST_TOKEN.name] == [(of, 1)]
     assert points[these.PER_TOKEN.name] == [(of, 0.5)]
     assert points[these.TOKENS.name] == [
@@ -142,7 +142,8 @@ def test_only_so_many_keys_have_a_name_of_their_own() -> None:
         meter.metrics.record(chat(caller=Caller(key_id=f"k{number}")))
     series = meter.points()[these.REQUEST_DURATION.name]
     assert len(series) == 257
-    assert ({these.OPERATION: "chat", these.MODEL: "m:latest", these.KEY: "other"}, 44 * 3) in series
+    other = {these.OPERATION: "chat", these.MODEL: "m:latest", these.KEY: "other", these.STATUS: 200}
+    assert (other, 44 * 3) in series
 
 
 def test_the_first_names_stay_themselves() -> None:
