@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app import __version__
+from app import __version__, keys_cli
 
 _app = typer.Typer(
     add_completion=False,
@@ -15,6 +15,8 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The Ollama API at cluster scale, on vLLM.",
 )
+
+_app.add_typer(keys_cli.commands, name="keys", help="API keys: make, list and revoke them.")
 
 
 def main() -> None:
@@ -39,6 +41,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, `models` among them.")] = None,
 ) -> None:
     """Serve models over the Ollama API; without --model, the bundled smollm2:135m."""
+    from app.access.files import BadKeys
     from app.core.errors import AppError
     from app.serve import run
     from app.settings import BadSetting, read_settings
@@ -52,7 +55,7 @@ def serve(
         if port is not None:
             given["port"] = port
         run(read_settings(**given))
-    except (BadSetting, AppError) as error:
+    except (BadSetting, BadKeys, AppError) as error:
         print(f"caravan: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import ops, transport
+from app.access.ring import KeyRing
+from app.api import guard, ops, transport
 from app.api.calls import Calls
 from app.api.ollama import library as library_routes
 from app.api.ollama import routes
@@ -40,10 +41,15 @@ StartEngine = Callable[[Model], Awaitable[Engine]]
 def build_app(
     settings: Settings, library: Library, start_engine: StartEngine, telemetry: Telemetry | None = None
 ) -> ASGIApp:
-    """The whole server as one ASGI application; `start_engine` is how a model gets its engine."""
+    """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
+
+    Raises:
+        BadKeys: for key files that cannot be used.
+    """
     telemetry = telemetry or start_telemetry()
+    keys = _keys(settings, telemetry)
     manager = Manager(
-        _logged(start_engine, base_url(settings.host.host, settings.host.port)),
+        _logged(start_engine, base_url(settings.host.host, settings.host.port), keyed=keys is not None),
         keep_alive_s=settings.keep_alive,
         max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
@@ -58,7 +64,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys),
     )
     app.state.services = Services(
         library, manager, pipeline, telemetry, settings.max_body_bytes, settings.body_timeout, API_VERSION
@@ -67,8 +73,24 @@ def build_app(
     app.include_router(routes.router)
     app.include_router(library_routes.router)
     app.include_router(ops.router)
+    if keys is not None:
+        guard.install(app, keys, open_paths=settings.open_paths)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
     return RawSend(Calls(app, telemetry))
+
+
+def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
+    """The keys in force; None where everybody may come in, which is said if others than us can."""
+    if settings.keys_file is None:
+        if not is_loopback(settings.host.host):
+            _log.warning(
+                "no API keys are configured: whoever reaches %s may use this server (CARAVAN_KEYS_FILE)",
+                base_url(settings.host.host, settings.host.port),
+            )
+        return None
+    keys = KeyRing(settings.keys_file, on_reload=telemetry.metrics.keys_reloaded)
+    _log.info("%d API keys from %s are in force", len(keys), settings.keys_file)
+    return keys
 
 
 def is_loopback(host: str) -> bool:
@@ -83,16 +105,18 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings, library: Library, manager: Manager, telemetry: Telemetry
+    settings: Settings, library: Library, manager: Manager, telemetry: Telemetry, keys: KeyRing | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         models = library.all() if settings.preload else []
-        preloading = [asyncio.create_task(_preload(manager, model)) for model in models[:1]]
+        tasks = [asyncio.create_task(_preload(manager, model)) for model in models[:1]]
+        if keys is not None:
+            tasks.append(asyncio.create_task(keys.watch()))
         yield
-        for task in preloading:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*preloading, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await manager.close()
         await asyncio.to_thread(telemetry.close)
 
@@ -106,7 +130,7 @@ async def _preload(manager: Manager, model: Model) -> None:
             pass
 
 
-def _logged(start_engine: StartEngine, url: str) -> StartEngine:
+def _logged(start_engine: StartEngine, url: str, *, keyed: bool) -> StartEngine:
     """Says what is being loaded, how long it took and, for the first model, how to try it."""
     examples = iter((_example,))
 
@@ -129,16 +153,17 @@ def _logged(start_engine: StartEngine, url: str) -> StartEngine:
             engine.memory_bytes >> 20,
         )
         for example in examples:
-            _log.info("try it: %s", example(url, model))
+            _log.info("try it: %s", example(url, model, keyed=keyed))
         return engine
 
     return start
 
 
-def _example(url: str, model: Model) -> str:
+def _example(url: str, model: Model, *, keyed: bool) -> str:
     """A command line that asks `model` something."""
     if model.can("completion"):
         path, body = "chat", {"messages": [{"role": "user", "content": "Hello"}]}
     else:
         path, body = "embed", {"input": "Hello"}
-    return f"curl -N {url}/api/{path} -d '{json.dumps({'model': str(model.name), **body})}'"
+    key = "-H 'Authorization: Bearer KEY' " if keyed else ""
+    return f"curl -N {url}/api/{path} {key}-d '{json.dumps({'model': str(model.name), **body})}'"

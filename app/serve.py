@@ -15,6 +15,7 @@ import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from app.access.files import read_keys
 from app.catalogue.gguf import bundled_gguf
 from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
@@ -37,10 +38,13 @@ def run(settings: Settings) -> None:
 
     Raises:
         BadSetting: for an address that cannot be listened on.
+        BadKeys: for key files that cannot be used.
         AppError: for a model that cannot be prepared.
     """
     _start_log(settings)
     telemetry = start_telemetry(read_otlp())
+    if settings.keys_file is not None:
+        read_keys(settings.keys_file)  # before the slow part: what is wrong with it is told at once
     listener = _bind(settings.host)
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})

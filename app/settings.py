@@ -99,6 +99,11 @@ def read_list(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def read_paths(value: object) -> object:
+    """A comma-separated list, or `none`: a variable that is empty counts as not set."""
+    return [] if value == "none" else read_list(value)
+
+
 def read_json(value: object) -> object:
     """A JSON text, or what a configuration file holds in its place."""
     if not isinstance(value, str):
@@ -136,6 +141,7 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 
 
 OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
+OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
 """Seconds of which 0 means no limit, like less than 0."""
@@ -232,6 +238,14 @@ class Settings(BaseSettings):
         default_factory=list[str],
         validation_alias=_ollama("ORIGINS"),
         description="Browser origins allowed besides localhost, comma-separated.",
+    )
+    keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+        default=None,
+        description="File of API keys, or a folder of such files; none leaves the server open to everybody.",
+    )
+    open_paths: OpenPaths = Field(
+        default=["/", "/api/version"],
+        description="Paths that need no API key: `none`, or any of `/`, `/api/version`, `/metrics`.",
     )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."

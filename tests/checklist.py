@@ -283,6 +283,11 @@ DEPARTURES: Mapping[int, str] = {
 
 OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ("1.1", "an address with a bad port stops the start with one line, instead of a warning and a default"),
+    (
+        "1.1",
+        "with `CARAVAN_KEYS_FILE` every route but `/`, `/api/version` and health asks for an API key: 401 or "
+        "403 without the right one; without that setting any `Authorization` is ignored, as Ollama does",
+    ),
     ("1.5", "a body over `CARAVAN_MAX_BODY_BYTES` is 413, one slower than `CARAVAN_BODY_TIMEOUT` 408"),
     (
         "2",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from app.access.files import BadKeys, Signature, read_keys, signature
 from app.access.keys import NOBODY, KeyRecord, Seal, split_key
@@ -18,6 +19,8 @@ EXPIRED_KEY = "unauthorized: the API key has expired"
 
 _INTERVAL_S = 1.0
 """A look costs a `stat` per file, and works on every mount, which the kernel's notices (inotify) do not."""
+
+Reload: TypeAlias = Literal["ok", "error"]
 
 _log = logging.getLogger("caravan")
 
@@ -32,20 +35,25 @@ class _Key:
 class KeyRing:
     """The keys of `path`, replaced as a whole when its files change.
 
-    New files that cannot be used are logged and counted, and the keys stay what they were.
+    New files that cannot be used are logged, and the keys stay what they were; `on_reload` hears of both.
 
     Raises:
         BadKeys: where there are no usable files to begin with.
     """
 
-    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        on_reload: Callable[[Reload], None] = lambda _: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
+        self._on_reload = on_reload
         self._now = now
-        self._seen: Signature | None = None
+        self._seen: Signature | None
         records, self._seen = read_keys(path)
         self._keys: Mapping[str, _Key] = _by_id(records)
-        self.reloads = 0
-        self.failed_reloads = 0
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -88,11 +96,11 @@ class KeyRing:
         try:
             records, self._seen = read_keys(self._path)
         except BadKeys as error:
-            self.failed_reloads += 1
+            self._on_reload("error")
             _log.error("keys not reloaded, those read before stay in force: %s", error)
             return
         self._keys = _by_id(records)
-        self.reloads += 1
+        self._on_reload("ok")
         _log.info("keys reloaded: %d in force", len(self))
 
 

@@ -8,17 +8,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from app.api.guard import needs
 from app.api.services import Served
 
 router = APIRouter()
 
 
 @router.get("/livez")
+@needs("nothing")
 async def livez() -> Response:
     return Response("ok", media_type="text/plain")
 
 
 @router.get("/readyz")
+@needs("nothing")
 async def readyz(served: Served) -> Response:
     """Red from an engine's death until a model has been loaded again."""
     if served.manager.healthy:
@@ -27,6 +30,7 @@ async def readyz(served: Served) -> Response:
 
 
 @router.get("/metrics")
+@needs("metrics")
 async def metrics(served: Served) -> Response:
     """Caravan's metrics, and vLLM's own of every loaded engine; `model_name` tells those apart."""
     engines = [engine.registry for _, engine in served.manager.engines()]

@@ -6,7 +6,6 @@ the application.
 
 import logging
 import posixpath
-import re
 from collections.abc import Awaitable, Iterable
 from html import escape
 from http import HTTPStatus
@@ -14,7 +13,6 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -24,6 +22,7 @@ from app.api import errors
 from app.api.calls import call_of
 from app.api.hosts import host_of, is_local_address, is_local_name
 from app.api.origins import Origins
+from app.api.routing import RouteTable
 
 logger = logging.getLogger(__name__)
 
@@ -53,33 +52,6 @@ def install(app: FastAPI, *, origins: Iterable[str] = (), loopback: bool) -> Non
     for error in errors.HANDLED:
         app.add_exception_handler(error, errors.handle)
     app.add_middleware(Transport, routes=app.routes, origins=Origins(origins), loopback=loopback)
-
-
-class RouteTable:
-    """The methods of each path, exactly as they were registered."""
-
-    def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        self._fixed: dict[str, set[str]] = {}
-        self._patterns: list[tuple[re.Pattern[str], str, set[str]]] = []
-        for route in routes:
-            if not isinstance(route, APIRoute):
-                # Starlette's own Route answers HEAD unasked, and FastAPI serves its docs through it.
-                raise TypeError(f"{route!r} must be registered as a FastAPI path operation")
-            if route.param_convertors:
-                self._patterns.append((route.path_regex, route.path, route.methods))
-            else:
-                self._fixed.setdefault(route.path, set()).update(route.methods)
-
-    def methods(self, path: str) -> set[str]:
-        """Empty where the path is not routed."""
-        matched = (methods for pattern, _, methods in self._patterns if pattern.fullmatch(path))
-        return self._fixed.get(path, set[str]()).union(*matched)
-
-    def template(self, path: str) -> str:
-        """The path as it was registered; empty where it is not routed."""
-        if path in self._fixed:
-            return path
-        return next((found for pattern, found, _ in self._patterns if pattern.fullmatch(path)), "")
 
 
 class Transport:

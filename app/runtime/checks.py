@@ -1,6 +1,8 @@
 """What a model can be asked for: pure checks in the order clients observe (ollama-api 6.2 and 7.2)."""
 
-from app.core.errors import InvalidRequest
+from app.catalogue.library import read_reference
+from app.core.call import Caller
+from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Model
 from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Generation
@@ -15,6 +17,17 @@ def is_empty(asked: Generation) -> bool:
 
 def is_unload(asked: Generation) -> bool:
     return is_empty(asked) and asked.keep_alive_s == 0
+
+
+def check_allowed(caller: Caller, name: str, *, details: bool = False) -> None:
+    """Refuse a model that the caller's key does not name, whether or not it is served.
+
+    Raises:
+        Forbidden: for such a model.
+        AppError: for what is no model's name, as `Library.find` does.
+    """
+    if caller.models is not None and not caller.may_use(read_reference(name, details=details)):
+        raise Forbidden(f"this API key does not allow the model {quoted(name)}")
 
 
 def check(model: Model, asked: Generation) -> None:

@@ -16,7 +16,7 @@ from app.core.options import resolve
 from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
 from app.engine.base import Decoder, Prompt, Run
-from app.runtime.checks import check, is_empty, is_unload
+from app.runtime.checks import check, check_allowed, is_empty, is_unload
 from app.runtime.compose import Composer
 from app.runtime.manager import Lease, Manager
 
@@ -50,6 +50,7 @@ class Pipeline:
         Raises:
             AppError: before the first event for whatever stops the request, later if the engine fails.
         """
+        check_allowed(call.caller, asked.model)
         model = self._library.find(asked.model)
         call.model = str(model.name)
         if is_unload(asked):
@@ -95,6 +96,7 @@ class Pipeline:
         Raises:
             AppError: for whatever stops the request.
         """
+        check_allowed(call.caller, asked.model)
         model = self._library.find(asked.model, case_sensitive=case_sensitive)
         call.model = str(model.name)
         sampling = resolve(model.spec.parameters, asked.options)

@@ -158,6 +158,13 @@ RESTARTS = Instrument(
     "Engines started again after their process died or hung.",
     (MODEL,),
 )
+KEY_RELOADS = Instrument(
+    "caravan.keys.reloads",
+    "counter",
+    "{reload}",
+    "Times the files of API keys changed, by outcome: `ok`, or `error` where the old keys stay in force.",
+    (OUTCOME,),
+)
 STORE_FAILURES = Instrument(
     "caravan.limits.store.failures",
     "counter",
@@ -183,5 +190,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     LOAD_DURATION,
     UNLOADS,
     RESTARTS,
+    KEY_RELOADS,
     STORE_FAILURES,
 )

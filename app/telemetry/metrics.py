@@ -78,7 +78,12 @@ class Metrics:
             self.count(these.CANCELLATIONS, of, 0)
         for reason in rejections:
             self.count(these.REJECTIONS, {these.REASON: reason}, 0)
+        for outcome in ("ok", "error"):
+            self.count(these.KEY_RELOADS, {these.OUTCOME: outcome}, 0)
         self.count(these.STORE_FAILURES, amount=0)
+
+    def keys_reloaded(self, outcome: Literal["ok", "error"]) -> None:
+        self.count(these.KEY_RELOADS, {these.OUTCOME: outcome})
 
     def record(self, call: Call) -> None:
         """All that a request adds, once it is over."""

@@ -20,6 +20,8 @@ SET: dict[str, tuple[str, Any]] = {
     "max_loaded_models": ("2", 2),
     "max_queue": ("7", 7),
     "origins": ("https://a.com, app://*", ["https://a.com", "app://*"]),
+    "keys_file": ("/etc/caravan/keys.yaml", Path("/etc/caravan/keys.yaml")),
+    "open_paths": ("none", []),
     "debug": ("1", True),
     "max_body_bytes": ("1000", 1000),
     "body_timeout": ("10s", 10.0),
@@ -53,6 +55,7 @@ BAD = {
     "max_loaded_models": ("x",),
     "max_queue": ("-1",),
     "origins": ("example.com", "https://*.a.*"),
+    "open_paths": ("/api/tags", "all", "/,none"),
     "debug": ("loud",),
     "max_body_bytes": ("0",),
     "body_timeout": ("0", "-1", "1x"),
@@ -79,7 +82,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_tables_here_name_every_setting() -> None:
     known = set(Settings.model_fields)
     assert {*SET, "models"} == known
-    assert {*BAD, "cache_dir"} == known
+    assert {*BAD, "cache_dir", "keys_file"} == known
 
 
 def test_the_settings_shared_with_ollama_are_these() -> None:
@@ -98,6 +101,7 @@ def test_without_any_setting_the_server_is_ollamas() -> None:
     assert settings.cache_dir == Path.home() / ".cache" / "caravan"
     assert settings.tool_calls_done_reason == "tool_calls"
     assert settings.models == []
+    assert (settings.keys_file, settings.open_paths) == (None, ["/", "/api/version"])
 
 
 @pytest.mark.parametrize("name", SET)

@@ -5,48 +5,62 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 from starlette.responses import Response
 
+from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
-from app.api.services import Body, Served
+from app.api.services import Body, CurrentCall, Served
 from app.api.stream import json_response
+from app.runtime.checks import check_allowed
 
 router = APIRouter()
 
 
 @router.api_route("/", methods=["HEAD", "GET"])
+@needs("key")
 async def alive() -> Response:
     return Response("Ollama is running", media_type="text/plain; charset=utf-8")
 
 
 @router.api_route("/api/version", methods=["HEAD", "GET"])
+@needs("key")
 async def version(served: Served) -> Response:
     """The release of Ollama whose API this server speaks: clients compare it with what they need."""
     return json_response(dumps({"version": served.api_version}))
 
 
 @router.get("/api/status")
+@needs("key")
 async def status() -> Response:
     return json_response(dumps({"cloud": {"disabled": True, "source": "config"}}))
 
 
 @router.api_route("/api/tags", methods=["HEAD", "GET"])
-async def tags(served: Served) -> Response:
-    return json_response(dumps(views.tags(served.library.all())))
+@needs("models:read")
+async def tags(served: Served, call: CurrentCall) -> Response:
+    """The models that the caller may use."""
+    models = (model for model in served.library.all() if call.caller.may_use(model.name))
+    return json_response(dumps(views.tags(models)))
 
 
 @router.get("/api/ps")
-async def ps(served: Served) -> Response:
+@needs("models:read")
+async def ps(served: Served, call: CurrentCall) -> Response:
     running = [
         Running(row.model, row.memory_bytes, row.vram_bytes, row.context_length, row.expires_at)
         for row in served.manager.loaded()
+        if call.caller.may_use(row.model.name)
     ]
     return json_response(dumps(views.ps(running)))
 
 
 @router.post("/api/show")
-async def show(body: Body, served: Served, user_agent: Annotated[str, Header()] = "") -> Response:
+@needs("models:read")
+async def show(
+    body: Body, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
+) -> Response:
     asked = codec.to_show(body)
+    check_allowed(call.caller, asked.model, details=True)
     found = views.show(
         served.library.find(asked.model, details=True),
         asked.model,

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api.errors import body_of, status_of
+from app.api.guard import needs
 from app.api.ollama import codec
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
 from app.api.ollama.wire import dumps, vectors
@@ -27,6 +28,7 @@ _T = TypeVar("_T")
 
 
 @router.post("/chat")
+@needs("inference")
 async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "chat"
     read = await _read(codec.to_chat, body)
@@ -38,6 +40,7 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
 
 
 @router.post("/generate")
+@needs("inference")
 async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "text_completion"
     read = await _read(codec.to_generate, body)
@@ -47,6 +50,7 @@ async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
 
 
 @router.post("/embed")
+@needs("inference")
 async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "embeddings"
     asked = await _read(codec.to_embed, body)
@@ -58,6 +62,7 @@ async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
 
 
 @router.post("/embeddings")
+@needs("inference")
 async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
     call.operation = "embeddings"

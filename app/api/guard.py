@@ -1,0 +1,89 @@
+"""Who may call what: each route declares what it needs, and a request without a key for that goes no further.
+
+The check comes after routing and CORS and before anything is read of the body.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from fastapi import FastAPI
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.access.ring import KeyRing
+from app.api import errors
+from app.api.calls import call_of
+from app.api.routing import RouteTable
+from app.core.call import Scope as KeyScope
+from app.core.errors import Forbidden, Unauthorized
+
+Need: TypeAlias = KeyScope | Literal["nothing", "key"]
+"""A scope; `key` is any good key, `nothing` not even that."""
+
+_DEFAULT: Need = "admin"
+"""What a route needs that declares nothing: a route that was forgotten is closed, not open."""
+
+_DECLARED = "__caravan_need__"
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+
+
+def needs(need: Need) -> Callable[[_Endpoint], _Endpoint]:
+    """Declares, below the route's own decorator, what a request must have to get there."""
+
+    def declare(endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _DECLARED, need)
+        return endpoint
+
+    return declare
+
+
+def need_of(endpoint: object) -> Need:
+    return getattr(endpoint, _DECLARED, _DEFAULT)
+
+
+def install(app: FastAPI, keys: KeyRing, *, open_paths: Iterable[str] = ()) -> None:
+    """Put the guard around what `app` has so far; `open_paths` need no key, whatever they declare."""
+    app.add_middleware(Guard, routes=app.routes, keys=keys, open_paths=frozenset(open_paths))
+
+
+class Guard:
+    """The ASGI class that `install` adds. `routes` are read when the application starts."""
+
+    def __init__(
+        self, app: ASGIApp, *, routes: Iterable[BaseRoute], keys: KeyRing, open_paths: frozenset[str]
+    ) -> None:
+        self._app = app
+        self._routes = RouteTable(routes)
+        self._keys = keys
+        self._open = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except (Unauthorized, Forbidden) as error:
+                await errors.answer(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        needed = self._needed(scope["method"], scope["path"])
+        if needed <= {"nothing"}:
+            return
+        caller = self._keys.identify(_authorization(scope))
+        call_of(scope).caller = caller
+        for need in needed:
+            if need not in ("nothing", "key") and not caller.has(need):
+                raise Forbidden(f"this API key does not have the scope {need!r}")
+
+    def _needed(self, method: str, path: str) -> set[Need]:
+        """All that any route asks for which may answer: which of them does is not decided here."""
+        if path in self._open:
+            return {"nothing"}
+        return {need_of(endpoint) for endpoint in self._routes.endpoints(method, path)} or {_DEFAULT}
+
+
+def _authorization(scope: Scope) -> str:
+    """The header; two of them are none, since another reader may take the other one."""
+    found: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    return found[0].decode("latin-1") if len(found) == 1 else ""

@@ -1,0 +1,106 @@
+"""Keys as an operator and a client meet them: made on the command line, sent by Ollama's own client."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import ollama
+import pytest
+
+from tests.server import models as served_models
+from tests.server import serving
+
+pytestmark = pytest.mark.engine
+SECONDS_TO_NOTICE = 30.0
+CHAT = [{"role": "user", "content": "Say hello."}]
+SHORT = {"num_predict": 4, "temperature": 0}
+
+
+def keys(file: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "app.cli", "keys", *arguments, "--file", str(file)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server that asks for keys, the file they are in, and its log."""
+
+    url: str
+    file: Path
+    log: Path
+
+    def client(self, key: str) -> ollama.Client:
+        return ollama.Client(self.url, headers={"Authorization": f"Bearer {key}"}, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Guarded]:
+    scratch = tmp_path_factory.mktemp("guarded")
+    file = scratch / "keys.yaml"
+    keys(file, "create", "--id", "first")
+    [plain] = [model for model in served_models() if model["name"] == "plain"]
+    with serving([plain], scratch, CARAVAN_KEYS_FILE=str(file), CARAVAN_DEBUG="1") as server:
+        yield Guarded(server.url, file, scratch / "server.log")
+
+
+@pytest.mark.row("A1", "B9")
+def test_ollama_s_client_works_with_a_key_and_not_without(guarded: Guarded) -> None:
+    key = keys(guarded.file, "create", "--id", "client")
+    client = guarded.client(key)
+    _until(lambda: _status(guarded.url, key) == 200)
+    assert [model.model for model in client.list().models] == ["plain:latest"]
+    whole = client.chat("plain", CHAT, options=SHORT)
+    assert whole.message.content
+    pieces = list(client.chat("plain", CHAT, options=SHORT, stream=True))
+    assert pieces[-1].done
+    assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content
+
+    for other in (ollama.Client(guarded.url), guarded.client(key[:-1] + ("0" if key[-1] != "0" else "1"))):
+        with pytest.raises(ollama.ResponseError) as refused:
+            other.chat("plain", CHAT)
+        assert refused.value.status_code == 401
+        with pytest.raises(ollama.ResponseError) as refused:
+            list(other.chat("plain", CHAT, stream=True))
+        assert refused.value.status_code == 401
+
+
+@pytest.mark.row("A1")
+def test_a_revoked_key_is_refused_while_the_server_runs(guarded: Guarded) -> None:
+    key = keys(guarded.file, "create", "--id", "brief")
+    _until(lambda: _status(guarded.url, key) == 200)
+    keys(guarded.file, "revoke", "brief")
+    _until(lambda: _status(guarded.url, key) == 401)
+
+
+@pytest.mark.row("A1")
+def test_the_log_of_a_talkative_server_holds_no_key(guarded: Guarded) -> None:
+    key = keys(guarded.file, "create", "--id", "loud")
+    _until(lambda: _status(guarded.url, key) == 200)
+    guarded.client(key).chat("plain", CHAT, options=SHORT)
+    with pytest.raises(ollama.ResponseError):
+        guarded.client(key).chat("none", CHAT)
+    log = guarded.log.read_text()
+    assert "keys reloaded" in log
+    assert key.rpartition("_")[2] not in log
+
+
+def test_health_needs_no_key(guarded: Guarded) -> None:
+    for path in ("/livez", "/readyz", "/", "/api/version"):
+        assert httpx.get(guarded.url + path).status_code == 200
+    assert httpx.get(guarded.url + "/metrics").status_code == 401
+
+
+def _status(url: str, key: str) -> int:
+    return httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def _until(true: Callable[[], bool]) -> None:
+    """The server looks at its files once a second; nothing tells this process when it has."""
+    deadline = time.monotonic() + SECONDS_TO_NOTICE
+    while not true():
+        assert time.monotonic() < deadline, "the server did not notice"
+        time.sleep(0.1)

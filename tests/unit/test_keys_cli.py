@@ -1,0 +1,159 @@
+import json
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from app.access.files import read_keys
+from app.access.keys import KeyRecord
+from app.access.ring import KeyRing
+from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keys.yaml"
+    monkeypatch.setenv("CARAVAN_KEYS_FILE", str(path))
+    return path
+
+
+def keys(*arguments: str) -> Result:
+    return CliRunner().invoke(_app, ["keys", *arguments])
+
+
+def record(file: Path) -> KeyRecord:
+    [found] = read_keys(file)[0]
+    return found
+
+
+def test_a_new_key_is_printed_alone_and_lets_its_holder_in(file: Path) -> None:
+    made = keys("create", "--id", "team-a", "--name", "Team A")
+    assert made.exit_code == 0
+    assert len(made.stdout.split()) == 1
+    caller = KeyRing(file).identify(f"Bearer {made.stdout.strip()}")
+    assert (caller.key_id, caller.scopes, caller.models) == ("team-a", {"inference", "models:read"}, None)
+    assert made.stdout.strip() not in file.read_text() + made.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_all_that_a_key_may_be_given(file: Path) -> None:
+    made = keys(
+        *("create", "--scope", "inference", "--scope", "metrics", "--model", "qwen3", "--model", "llama*"),
+        *("--expires", "2099-01-31", "--requests-per-minute", "60", "--tokens-per-minute", "1000"),
+        *("--concurrent-requests", "2", "--max-context", "4096", "--max-predict", "256", "--priority", "-1"),
+    )
+    assert made.exit_code == 0
+    found = record(file)
+    assert (found.scopes, found.models) == (["inference", "metrics"], ["qwen3:latest", "llama*"])
+    assert found.expires == datetime(2099, 1, 31, tzinfo=UTC)
+    assert list(found.limits.model_dump().values()) == [60, 1000, 2, 4096, 256]
+    assert found.priority == -1
+
+
+@pytest.mark.parametrize(("text", "span"), [("90d", timedelta(90)), ("12h", timedelta(hours=12))])
+def test_a_key_may_expire_some_time_from_now(file: Path, text: str, span: timedelta) -> None:
+    before = datetime.now(UTC)
+    keys("create", "--expires", text)
+    expires = record(file).expires
+    assert expires is not None
+    assert before + span - timedelta(seconds=1) <= expires <= datetime.now(UTC) + span
+
+
+def test_keys_are_listed_by_all_but_themselves(file: Path) -> None:
+    made = keys("create", "--id", "a", "--name", "Team A", "--max-context", "10", "--priority", "5")
+    keys("create", "--id", "b", "--scope", "admin", "--expires", "2020-01-01")
+    listed = keys("list")
+    head, *rows = [line.split("  ") for line in listed.stdout.splitlines()]
+    assert [cell.strip() for cell in head if cell] == ["ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS"]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert cells == [
+        ["a", "Team A", "inference,models:read", "all", "never", "max_context=10,priority=5"],
+        ["b", "-", "admin", "all", "2020-01-01 00:00 (over)", "-"],
+    ]
+    hashed = [found.hash.split(":")[2] for found in read_keys(file)[0]]
+    assert not any(hidden in listed.output for hidden in (made.stdout.strip(), *hashed))
+
+
+def test_a_revoked_key_is_gone_and_the_others_stay(file: Path) -> None:
+    for key_id in ("a", "b", "c"):
+        keys("create", "--id", key_id)
+    assert keys("revoke", "b").exit_code == 0
+    assert [found.id for found in read_keys(file)[0]] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("create", "--id", "A B"), "--id: "),
+        (("create", "--scope", "root"), "--scope: "),
+        (("create", "--model", "a b"), "--model: not the name of a model"),
+        (("create", "--expires", "soon"), "--expires: not a date"),
+        (("create", "--max-context", "0"), "--max-context: "),
+        (("create", "--id", "a"), "there is a key 'a' already"),
+        (("revoke", "b"), "there is no key 'b'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    file: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    keys("create", "--id", "a")
+    before = file.read_text()
+    told = keys(*arguments)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr.startswith("caravan: ")
+    assert complaint in told.stderr
+    assert told.stderr.count("\n") == 1
+    assert file.read_text() == before
+
+
+def test_a_file_that_is_broken_is_not_written_over(file: Path) -> None:
+    file.write_text("keys: [")
+    assert keys("create").exit_code == 1
+    assert file.read_text() == "keys: ["
+
+
+@pytest.mark.parametrize("command", [("create",), ("list",), ("revoke", "a")])
+def test_some_file_must_be_named(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CARAVAN_KEYS_FILE", raising=False)
+    monkeypatch.delenv("CARAVAN_CONFIG", raising=False)
+    told = keys(*command)
+    assert told.exit_code == 1
+    assert "--file" in told.stderr
+
+
+def test_an_option_names_another_file_which_may_be_json(file: Path) -> None:
+    other = file.with_suffix(".json")
+    assert keys("create", "--id", "a", "--file", str(other)).exit_code == 0
+    assert json.loads(other.read_text())["keys"][0]["id"] == "a"
+    assert not file.exists()
+
+
+def test_the_configuration_file_may_name_it(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CARAVAN_KEYS_FILE")
+    config = tmp_path / "caravan.yaml"
+    config.write_text(yaml.safe_dump({"keys_file": str(file)}))
+    monkeypatch.setenv("CARAVAN_CONFIG", str(config))
+    assert keys("create", "--id", "a").exit_code == 0
+    assert record(file).id == "a"
+
+
+def test_keys_made_at_once_are_all_kept(file: Path) -> None:
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "keys", "create", "--id", f"k{number}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(4)
+    ]
+    for process in made:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+    assert {found.id for found in read_keys(file)[0]} == {"k0", "k1", "k2", "k3"}
