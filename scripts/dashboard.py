@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Annotated, Literal, TypeAlias
 
 import yaml
@@ -110,8 +111,13 @@ def _choice(name: str, variable: Variable) -> dashboard.QueryVariable:
 def _panel(panel: Panel, source: Source) -> Drawn:
     drawn = _KINDS[panel.kind](panel).title(panel.title).description(panel.says).unit(panel.unit)
     drawn = drawn.datasource(DATA_SOURCE).height(4 if panel.kind == "number" else 8).span(panel.width)
-    for letter, (legend, query) in zip("ABCDEF", panel.queries.items(), strict=False):
-        asked = prometheus.Dataquery().ref_id(letter).datasource(DATA_SOURCE).legend_format(legend)
+    for number, (legend, query) in enumerate(panel.queries.items()):
+        asked = (
+            prometheus.Dataquery()
+            .ref_id(ascii_uppercase[number])
+            .datasource(DATA_SOURCE)
+            .legend_format(legend)
+        )
         drawn = drawn.with_target(asked.expr(source.expression(query)))
     return drawn
 
@@ -123,13 +129,17 @@ def _lines(_: Panel) -> timeseries.Panel:
         .min(0)
         .fill_opacity(10)
         .show_points(common.VisibilityMode.NEVER)
-        .legend(VizLegendOptions().display_mode(common.LegendDisplayMode.LIST).placement(below))
+        .legend(
+            VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.LIST).placement(below)
+        )
         .tooltip(VizTooltipOptions().mode(several).sort(common.SortOrder.DESCENDING))
     )
 
 
 def _stack(panel: Panel) -> timeseries.Panel:
-    return _lines(panel).fill_opacity(40).stacking(StackingConfig().mode(common.StackingMode.NORMAL))
+    return (
+        _lines(panel).fill_opacity(40).stacking(StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    )
 
 
 def _number(panel: Panel) -> stat.Panel:
