@@ -263,11 +263,15 @@ def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> 
     return found
 
 
-def write_section(path: Path, text: str) -> None:
+def machine_lines() -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in machine().items())
+
+
+def write_section(path: Path, text: str, mark: str = MARK) -> None:
     """Put `text` between the markers, at the end of the file where it has none yet."""
-    before, _, rest = (path.read_text() if path.exists() else "# Benchmarks\n\n").partition(MARK)
-    after = rest.partition(MARK)[2] if rest else "\n"
-    path.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+    before, _, rest = (path.read_text() if path.exists() else "# Benchmarks\n\n").partition(mark)
+    after = rest.partition(mark)[2] if rest else "\n"
+    path.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
 
 
 def options() -> argparse.Namespace:

@@ -89,16 +89,21 @@ def _bundled() -> str:
 
 @contextmanager
 def serving(
-    served: list[dict[str, Any]], scratch: Path, *, port: int = 0, **environment: str
+    served: list[dict[str, Any]],
+    scratch: Path,
+    *,
+    port: int = 0,
+    program: str = "app.cli",
+    **environment: str,
 ) -> Generator[LiveServer]:
-    """Start `caravan serve`, wait until it answers, stop it with SIGTERM."""
+    """Start `caravan serve` (or `program`, which wraps it), wait until it answers, stop it with SIGTERM."""
     port = port or free_port()
     config = scratch / "caravan.yaml"
     config.write_text(yaml.safe_dump(json.loads(json.dumps({"models": served}))))
     log = scratch / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--config", str(config)],
+            [sys.executable, "-m", program, "serve", "--port", str(port), "--config", str(config)],
             env=os.environ | {"CARAVAN_MAX_LOADED_MODELS": "2", "CARAVAN_PRELOAD": "false", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
