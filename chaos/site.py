@@ -1,7 +1,6 @@
 """The server that is put to the test: started with two tiny models, seen from outside, and given to harm."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -124,6 +123,8 @@ async def serving_site(*, kv_cache_bytes: int = 64 * MIB, **environment: str) ->
     given: dict[str, Any] = {
         "CARAVAN_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
         "CARAVAN_KEEP_ALIVE": "-1",
+        "CARAVAN_CRASH_LIMIT": "0",
+        "CARAVAN_ENGINE_HANG_TIMEOUT": "10s",
         **environment,
     }
     with TemporaryDirectory(prefix="caravan-chaos-") as folder:
@@ -139,8 +140,3 @@ async def serving_site(*, kv_cache_bytes: int = 64 * MIB, **environment: str) ->
                 except BaseException:
                     print(f"the server's log ends:\n{site.log[-4000:]}")
                     raise
-
-
-def is_alone() -> bool:
-    """Whether the machine is quiet enough for figures that are times."""
-    return os.getloadavg()[0] < len(os.sched_getaffinity(0))

@@ -6,7 +6,6 @@ nothing to do, by their own counts; then no task, descriptor, thread or process 
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
@@ -38,7 +37,7 @@ class Storm:
     """What came of it. `free_s` is how long the engines took to be free after the last client left."""
 
     left: Counter[str] = field(default_factory=Counter[str])
-    free_s: list[float] = field(default_factory=list[float])
+    free_s: float = 0.0
     problems: list[str] = field(default_factory=list[str])
     before: Vitals | None = None
     after: Vitals | None = None
@@ -55,17 +54,17 @@ async def storm(site: Site, count: int, dice: random.Random) -> Storm:
     kinds = list(leavers())
     # What grows once with the first clients (threads, buffers, the log) is not a leak.
     await _leave(site, [dice.choice(kinds) for _ in range(2 * AT_ONCE)], dice, Storm())
-    await _calm(site, found)
+    found.free_s = await calm(site, found.problems)
     found.before = await look(site)
     await _leave_while_loading(site, [dice.choice(kinds) for _ in range(loading)], dice, found)
     await site.load()
     await _leave(site, [dice.choice(kinds) for _ in range(count - loading)], dice, found)
-    await _calm(site, found)
+    found.free_s = await calm(site, found.problems)
     answer = await ask(site.client, greeting(), DEADLINE_S)
     if wrong := Judge().verdict(greeting(), answer).reason:
         found.problems.append(f"no good answer afterwards: {wrong}")
-    found.after = await _settled(site, found.before)
-    found.problems += _leaks(found.before, found.after)
+    found.after = await settled(site, found.before)
+    found.problems += leaks(found.before, found.after)
     return found
 
 
@@ -103,36 +102,37 @@ async def _leave_while_loading(
     found.problems += early.problems
 
 
-async def _calm(site: Site, found: Storm) -> None:
-    """Wait until the engines are free, which is a problem when it takes long."""
+async def calm(site: Site, problems: list[str]) -> float:
+    """Wait until the engines are free; the seconds it took, which are a problem when they are many."""
 
     async def free() -> bool:
         return not await site.busy()
 
     try:
-        found.free_s.append(await eventually(free, CALM_S, "engines without work"))
+        took_s = await eventually(free, CALM_S, "engines without work")
     except Unsettled as error:
-        found.problems.append(str(error))
-        return
-    if found.free_s[-1] > FREE_S:
-        found.problems.append(f"the engines were free only after {found.free_s[-1]:.2f} s")
+        problems.append(str(error))
+        return CALM_S
+    if took_s > FREE_S:
+        problems.append(f"the engines were free only after {took_s:.2f} s")
+    return took_s
 
 
-async def _settled(site: Site, before: Vitals) -> Vitals:
+async def settled(site: Site, before: Vitals) -> Vitals:
     """The vitals once nothing is more than before, or as they are if that never comes."""
     after = await look(site)
 
     async def no_more() -> bool:
         nonlocal after
         after = await look(site)
-        return not _leaks(before, after)
+        return not leaks(before, after)
 
     with suppress(Unsettled):
         await eventually(no_more, CALM_S, "as little as before")
     return after
 
 
-def _leaks(before: Vitals, after: Vitals) -> list[str]:
+def leaks(before: Vitals, after: Vitals) -> list[str]:
     counts = ("descriptors", "threads", "processes", "tasks")
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in counts}
     return [f"{name}: {then} before, {now} after" for name, (then, now) in pairs.items() if now > then]
@@ -146,7 +146,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(found: Storm, seed: int) -> str:
+def report(found: Storm) -> str:
     assert found.before is not None
     assert found.after is not None
     then, now = found.before.rows(), found.after.rows()
@@ -154,10 +154,9 @@ def report(found: Storm, seed: int) -> str:
     kept += [f"| {name} | {then.get(name, 0):,.0f} | {value:,.0f} |" for name, value in now.items()]
     return "\n\n".join(
         (
-            machine_lines(),
-            f"{found.left.total():,} clients, {AT_ONCE} at a time, seed {seed}:",
+            f"{found.left.total():,} clients that leave, {AT_ONCE} at a time:",
             found.table(),
-            f"The engines had nothing to do {found.free_s[-1]:.2f} s after the last client had left.",
+            f"The engines had nothing to do {found.free_s:.2f} s after the last client had left.",
             "\n".join(kept),
             shown(found.problems) if found.problems else "Nothing was left of them.",
         )
@@ -167,8 +166,8 @@ def report(found: Storm, seed: int) -> str:
 async def run(plan: argparse.Namespace) -> Sequence[str]:
     async with serving_site() as site:
         found = await storm(site, plan.count, random.Random(plan.seed))
-    text = report(found, plan.seed)
-    print(json.dumps(found.problems) if not found.free_s else text)
+    text = f"{machine_lines()}\n- seed: {plan.seed}\n\n{report(found)}"
+    print(text)
     if plan.markdown and not found.problems:
         write_section(plan.markdown, text, MARK)
     return found.problems

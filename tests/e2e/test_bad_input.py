@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.live import connect, read_to_end, response_of
-from tests.e2e.bodies import FIELDS, broken, encoded, requests
+from tests.e2e.bodies import FIELDS, broken, encoded, requests, tamed
 from tests.e2e.engines import metric
 from tests.e2e.fake_site import EVERYTHING, FakeSite, fake_model, fake_site
 from tests.e2e.ollama_lines import JSON, NDJSON, in_engines
@@ -178,13 +178,6 @@ def ask(client: httpx.Client, **fields: Any) -> httpx.Response:
     return client.post("/api/generate", content=json.dumps(body))
 
 
-def _tamed(value: Any) -> Any:
-    """The same request, made to end soon."""
-    if isinstance(value, dict) and isinstance(value.get("options", {}), dict):
-        return {**value, "options": {**value.get("options", {}), **SHORT}}
-    return value
-
-
 @pytest.mark.engine
 @pytest.mark.parametrize("route", ROUTES)
 @fuzz_real
@@ -192,7 +185,7 @@ def _tamed(value: Any) -> Any:
 def test_the_real_server_answers_any_json(real: httpx.Client, route: str, data: st.DataObject) -> None:
     models = st.sampled_from(["tool", "TOOL:latest", "nosuch"])
     asked = requests(route, models, keep_alive=st.sampled_from([None, 300, "5m", "abc"]))
-    body = data.draw(encoded(asked.map(_tamed)))
+    body = data.draw(encoded(asked.map(tamed)))
     assert_answered(post(real, route, body))
 
 

@@ -1,0 +1,131 @@
+"""Requests that no client should send, from the first byte on: methods, paths and headers of any kind."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+from hypothesis import strategies as st
+
+from tests.e2e.bodies import TEXTS, broken, encoded, requests, tamed
+
+Strategy: TypeAlias = st.SearchStrategy[Any]
+
+METHODS: Strategy = st.one_of(
+    st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get"]),
+    st.text("ABCXYZ-_!", min_size=1, max_size=8),
+)
+_PIECES: Strategy = st.one_of(
+    st.sampled_from(
+        ["/", "//", "/..", "/.", "%2e%2e", "%2F", "%00", "%ff", "%", "?", "?a=1", "#", ";", "\\", "*"]
+    ),
+    st.sampled_from(["api", "v1", "chat", "blobs", "sha256:" + "0" * 64, "x" * 5000]),
+    TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass").decode("latin-1")),
+)
+_NAMES: Strategy = st.one_of(
+    st.sampled_from(
+        [
+            "Host",
+            "Origin",
+            "Accept",
+            "Accept-Encoding",
+            "Authorization",
+            "Connection",
+            "Content-Type",
+            "Content-Encoding",
+            "Content-Length",
+            "Cookie",
+            "Expect",
+            "Range",
+            "Transfer-Encoding",
+            "Upgrade",
+            "User-Agent",
+            "X-Forwarded-For",
+            "X-Request-Id",
+            "traceparent",
+            "tracestate",
+            "baggage",
+        ]
+    ),
+    st.text("abcXYZ-_", min_size=1, max_size=12),
+)
+_VALUES: Strategy = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            "localhost",
+            "example.com",
+            "http://localhost",
+            "null",
+            "gzip",
+            "chunked",
+            "100-continue",
+            "close",
+            "keep-alive, Upgrade",
+            "websocket",
+            "h2c",
+            "0",
+            "-1",
+            "9" * 30,
+            "Bearer ",
+            "Bearer x",
+            "Basic eDp5",
+            "text/plain; charset=utf-16",
+            "bytes=0-",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-" + "0" * 32 + "-" + "f" * 16 + "-zz",
+            "x" * 9000,
+        ]
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20),
+)
+
+
+class Sent(NamedTuple):
+    """The bytes of a request. `proper`: well-formed HTTP of which only the body may be bad."""
+
+    data: bytes
+    path: str
+    proper: bool
+
+
+def head(method: str, path: str, headers: list[tuple[str, str]]) -> bytes:
+    rows = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"{method} {path} HTTP/1.1\r\n{rows}\r\n".encode("latin-1", "replace")
+
+
+def proper(path: str, body: bytes) -> Sent:
+    """A request that only a bad body can be wrong with."""
+    given = [("Host", "localhost"), ("Content-Length", str(len(body))), ("Connection", "close")]
+    return Sent(head("POST", path, given) + body, path, True)
+
+
+def posted(routes: list[str], models: Strategy, keep_alive: Strategy) -> Strategy:
+    """Requests of the routes that read a body: good ones, wrong ones, broken ones."""
+
+    def of(path: str) -> Strategy:
+        asked = requests(path, models, keep_alive).map(tamed)
+        bodies = st.one_of(encoded(asked), encoded(asked), broken(asked), st.binary(max_size=60))
+        return bodies.map(lambda body: proper(path, body))
+
+    return st.one_of([of(path) for path in routes])
+
+
+def improper(paths: list[str]) -> Strategy:
+    """Any method on any path, near to a known one or not, with any headers and a few bytes of a body."""
+    known = st.sampled_from(paths)
+    path = st.one_of(
+        known, st.builds(str.__add__, known, _PIECES), st.lists(_PIECES, max_size=4).map("/".join)
+    )
+    headers = st.lists(st.tuples(_NAMES, _VALUES), max_size=5)
+    return st.builds(_improper, METHODS, path, headers, st.binary(max_size=40), st.booleans())
+
+
+def garbage() -> Strategy:
+    """What is no HTTP at all, or only begins like it."""
+    starts = st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST /api/chat HTTP/1.1\r\n", b"\x16\x03\x01"])
+    return st.builds(lambda start, rest: Sent(start + rest, "", False), starts, st.binary(max_size=80))
+
+
+def _improper(method: str, path: str, headers: list[tuple[str, str]], body: bytes, hosted: bool) -> Sent:
+    given = [("Host", "localhost")] if hosted else []
+    if body:
+        given.append(("Content-Length", str(len(body))))
+    return Sent(head(method, path or "/", [*given, *headers, ("Connection", "close")]) + body, path, False)
