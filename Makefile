@@ -12,7 +12,7 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 
 run: install ## Set everything up and serve the bundled model on port 11434
 	@$(BIN)/caravan serve
@@ -66,6 +66,21 @@ compat: dev ## Run the conformance tests and print the checklist: passed, depart
 
 bench: dev ## Measure Caravan beside vLLM's own server and write BENCHMARKS.md
 	@$(BIN)/python -m bench.compare --cache $(CACHE) && $(BIN)/python -m bench.path
+
+bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by side, and write BENCHMARKS.md
+	@$(BIN)/python -m bench.overhead --cache $(CACHE)
+
+DURATION ?= 30m
+REQUESTS ?= 10000
+
+chaos: dev ## Kill, stop and starve the engines under traffic, then 1,000 clients that leave (minutes)
+	@$(BIN)/python -m chaos --markdown BENCHMARKS.md
+
+soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, what has grown
+	@$(BIN)/python -m chaos.soak --duration $(DURATION) --markdown BENCHMARKS.md
+
+fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no hang
+	@$(BIN)/python -m chaos.fuzz --count $(REQUESTS) --markdown BENCHMARKS.md
 
 lock: ## Resolve the pinned versions anew
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py

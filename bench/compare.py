@@ -48,6 +48,7 @@ class Side:
     path: str
     body: Callable[[str, int], Body]
     counts: Callable[[bytes], tuple[int, int]]
+    headers: str = ""
 
 
 @dataclass(slots=True)
@@ -140,7 +141,7 @@ async def ask(side: Side, port: int, body: Body) -> tuple[float, bytes]:
     payload = json.dumps(body).encode()
     head = (
         f"POST {side.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(payload)}\r\nConnection: close\r\n{side.headers}\r\n"
     )
     first = 0.0
     received = bytearray()
