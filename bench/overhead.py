@@ -1,0 +1,178 @@
+"""What keys, limits and telemetry cost: Caravan with all of them beside Caravan with none, in turns.
+
+Run it with `python -m bench.overhead`. The model is tiny, so that the server is what costs; engine, prompts
+and client are those of `bench.compare`. The two swap their order from round to round.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.compare import (
+    CARAVAN,
+    Results,
+    Side,
+    Workload,
+    add,
+    compare,
+    engine_arguments,
+    machine_lines,
+    ollama_body,
+    ollama_counts,
+    one_story,
+    table,
+    unequal,
+    write_section,
+)
+from tests.models.build import build
+
+MARK = "<!-- bench:overhead -->"
+MOST_LOSS = 0.03
+MOST_TTFT_MS = 1.0
+_AMPLE = 1_000_000_000
+"""A limit that is checked and never reached."""
+
+
+class NothingSent(Exception):
+    """Telemetry that was to be exported and was not: the comparison would be of nothing."""
+
+
+@dataclass(slots=True)
+class Receiver:
+    """Counts what an OTLP exporter sends it."""
+
+    port: int = 0
+    requests: int = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
+                await reader.readexactly(int(fields.get(b"content-length", b"0")))
+                self.requests += 1
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the exporter has ended
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def receiving() -> AsyncGenerator[Receiver, None]:
+    receiver = Receiver()
+    async with await asyncio.start_server(receiver.answer, "127.0.0.1", 0) as server:
+        receiver.port = server.sockets[0].getsockname()[1]
+        yield receiver
+
+
+def make_key(folder: Path) -> tuple[Path, str]:
+    """A file with one key, whose every limit is far away, and the key."""
+    file = folder / "keys.yaml"
+    limits = ("--requests-per-minute", "--tokens-per-minute", "--concurrent-requests")
+    made = subprocess.run(
+        [sys.executable, "-m", "app.cli", "keys", "create", "bench", "--file", str(file)]
+        + [word for limit in limits for word in (limit, str(_AMPLE))],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return file, made.stdout.split()[-1]
+
+
+def sides(keys: Path, key: str, receiver: Receiver) -> tuple[Side, Side]:
+    settings = {
+        "CARAVAN_KEYS_FILE": keys,
+        "CARAVAN_LOG_FORMAT": "json",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+        "OTEL_METRIC_EXPORT_INTERVAL": 5000,
+    }
+    operated = " ".join(["env", *(f"{name}={value}" for name, value in settings.items()), CARAVAN])
+    bearer = f"Authorization: Bearer {key}\r\n"
+    plain = f"env OTEL_SDK_DISABLED=true {CARAVAN}"
+    return (
+        Side("operated", operated, "/", "/api/chat", ollama_body, ollama_counts, bearer),
+        Side("plain", plain, "/", "/api/chat", ollama_body, ollama_counts),
+    )
+
+
+async def measure(load: Workload, plan: argparse.Namespace) -> tuple[Results, tuple[Side, Side]]:
+    with TemporaryDirectory() as folder:
+        keys, key = make_key(Path(folder))
+        async with receiving() as receiver:
+            both = sides(keys, key, receiver)
+            total: Results = {}
+            for number in range(plan.rounds):
+                turn = both if number % 2 else both[::-1]
+                once = argparse.Namespace(clients=[plan.clients], rounds=1)
+                for which, measured in (await compare(turn, load, once)).items():
+                    if which in total:
+                        add(total[which], measured)
+                    else:
+                        total[which] = measured
+            if not receiver.requests:
+                raise NothingSent
+    return total, both
+
+
+def verdict(results: Results, clients: int) -> str:
+    operated, plain = results["operated", clients], results["plain", clients]
+    rates = [ours / theirs for ours, theirs in zip(operated.round_rates, plain.round_rates, strict=True)]
+    loss = 1 - (operated.tokens / operated.seconds) / (plain.tokens / plain.seconds)
+    later_ms = (statistics.median(operated.first_s) - statistics.median(plain.first_s)) * 1e3
+    by_round = ", ".join(f"{rate:.3f}" for rate in rates)
+    reached = loss <= MOST_LOSS and later_ms <= MOST_TTFT_MS
+    return (
+        f"Throughput is {loss:.1%} lower (aim: at most {MOST_LOSS:.0%}; ratio by round {by_round}) and the "
+        f"median time to first token {later_ms:.2f} ms later (aim: at most {MOST_TTFT_MS:g} ms): "
+        f"{'reached' if reached else '**not reached**'}."
+    )
+
+
+def report(results: Results, both: Sequence[Side], load: Workload, plan: argparse.Namespace) -> str:
+    clients = [plan.clients]
+    return "\n\n".join(
+        (
+            machine_lines(),
+            f"A tiny Llama of 105,000 parameters, replies of up to {load.tokens} tokens, {plan.rounds} rounds"
+            f" of {plan.clients * load.repeat} requests each, engine `{json.dumps(load.engine)}`. *Operated* "
+            "has a key with limits on requests, tokens and concurrency, OTLP export to a receiver on this "
+            "machine and a JSON log line a request; *plain* has none of it.",
+            table(results, clients, both),
+            verdict(results, plan.clients),
+            *(f"**Not equal**: {text}" for text in unequal(results, clients, both)),
+        )
+    )
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
+    parser.add_argument("--clients", type=int, default=32, help="requests at a time")
+    parser.add_argument("--repeat", type=int, default=16, help="requests of each client in a round")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each server")
+    parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
+    return parser.parse_args()
+
+
+def main() -> None:
+    plan = options()
+    model = build("llama", plan.cache / "test-models")
+    load = Workload(model, one_story, 512, plan.repeat, engine_arguments(model, {"dtype": "float32"}))
+    results, both = asyncio.run(measure(load, plan))
+    text = report(results, both, load, plan)
+    print(text)
+    write_section(plan.markdown, text, MARK)
+
+
+if __name__ == "__main__":
+    main()
