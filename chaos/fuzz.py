@@ -32,7 +32,7 @@ from chaos.tally import shown
 from chaos.traffic import DEADLINE_S
 from chaos.vitals import look
 from tests.e2e.bodies import FIELDS
-from tests.e2e.heads import Sent, garbage, improper, posted
+from tests.e2e.heads import Sent, garbage, improper, odd, posted
 
 MARK = "<!-- chaos:fuzz -->"
 BATCH = 10
@@ -53,7 +53,9 @@ def every_path() -> list[str]:
 def any_request() -> st.SearchStrategy[Sent]:
     """Mostly requests that are wrong in their body alone, since others do not get far."""
     bodies = posted(list(FIELDS), _MODELS, _KEEP_ALIVE)
-    return st.one_of(bodies, bodies, bodies, improper(every_path()), improper(every_path()), garbage())
+    return st.one_of(
+        bodies, bodies, bodies, odd(every_path()), odd(every_path()), improper(every_path()), garbage()
+    )
 
 
 def complaint(answer: Answer) -> str:
