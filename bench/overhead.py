@@ -80,7 +80,7 @@ def make_key(folder: Path) -> tuple[Path, str]:
     file = folder / "keys.yaml"
     limits = ("--requests-per-minute", "--tokens-per-minute", "--concurrent-requests")
     made = subprocess.run(
-        [sys.executable, "-m", "app.cli", "keys", "create", "bench", "--file", str(file)]
+        [sys.executable, "-m", "app.cli", "keys", "create", "--id", "bench", "--file", str(file)]
         + [word for limit in limits for word in (limit, str(_AMPLE))],
         check=True,
         capture_output=True,
