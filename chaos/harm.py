@@ -18,11 +18,19 @@ _ENGINE_PROCESSES = 4
 """A core and a worker for each of the two models."""
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Whether it has ended; one whose parent is gone too may be left as a zombie for a while."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 async def repaired(site: Site, dead: list[psutil.Process]) -> float:
     """The seconds until the dead are gone and the server has all its engines and says that it can answer."""
 
     async def well() -> bool:
-        if any(each.is_running() for each in dead) or len(site.engines()) != _ENGINE_PROCESSES:
+        if not all(map(is_gone, dead)) or len(site.engines()) != _ENGINE_PROCESSES:
             return False
         return await site.is_ready()
 
@@ -71,7 +79,7 @@ def hang(part: str, patience_s: float) -> Harm:
         began = time.monotonic()
         victim.suspend()
         try:
-            gone_s = await eventually(lambda: not victim.is_running(), patience_s, "an end of what hangs")
+            gone_s = await eventually(lambda: is_gone(victim), patience_s, "an end of what hangs")
         finally:
             with suppress(psutil.NoSuchProcess):
                 victim.resume()

@@ -29,6 +29,8 @@ CALM_S = 20.0
 WHILE_LOADING = 0.1
 """The share of clients that ask while their model is loaded, and leave before it is."""
 AT_ONCE = 16
+_REST_S = 1.0
+"""In which the server sees the last of the connections end."""
 _LOADING_PAUSES_S = (0.0, 0.05, 0.5, 1.0, 2.0)
 
 
@@ -55,6 +57,7 @@ async def storm(site: Site, count: int, dice: random.Random) -> Storm:
     # What grows once with the first clients (threads, buffers, the log) is not a leak.
     await _leave(site, [dice.choice(kinds) for _ in range(2 * AT_ONCE)], dice, Storm())
     found.free_s = await calm(site, found.problems)
+    await asyncio.sleep(_REST_S)
     found.before = await look(site)
     await _leave_while_loading(site, [dice.choice(kinds) for _ in range(loading)], dice, found)
     await site.load()
