@@ -10,7 +10,7 @@ from chaos import fuzz
 from chaos.answers import Outcome
 from chaos.harm import kill
 from chaos.requests import Mix
-from chaos.site import serving_site
+from chaos.site import eventually, serving_site
 from chaos.storm import storm
 from chaos.traffic import Traffic
 
@@ -30,9 +30,9 @@ async def test_leavers_a_kill_and_requests_of_any_kind() -> None:
         mix = Mix(await site.vectors(), random.Random(SEED))
         traffic = Traffic(site, mix, clients=4, pause_s=0.0, seed=SEED)
         async with traffic.running():
+            await eventually(lambda: traffic.tally.total(Outcome.WHOLE) >= 20, 60, "twenty answers")
             window = await kill("Engine")(site)
         assert traffic.tally.problems([window]) == []
-        assert traffic.tally.total(Outcome.WHOLE) > 20
 
         sender = fuzz.Fuzz(site)
         plan = argparse.Namespace(count=200, seed=SEED)
