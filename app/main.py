@@ -16,6 +16,7 @@ from app.api import guard, ops, transport
 from app.api.calls import Calls
 from app.api.ollama import library as library_routes
 from app.api.ollama import routes
+from app.api.ollama.dialect import Dialect
 from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
@@ -67,7 +68,14 @@ def build_app(
         lifespan=_lifespan(settings, library, manager, telemetry, keys),
     )
     app.state.services = Services(
-        library, manager, pipeline, telemetry, settings.max_body_bytes, settings.body_timeout, API_VERSION
+        library,
+        manager,
+        pipeline,
+        telemetry,
+        settings.max_body_bytes,
+        settings.body_timeout,
+        API_VERSION,
+        Dialect(settings.stream_default, settings.repeat_text),
     )
     watch(telemetry, library, manager)
     app.include_router(routes.router)

@@ -262,6 +262,13 @@ class Settings(BaseSettings):
     tool_calls_done_reason: Literal["tool_calls", "stop"] = Field(
         default="tool_calls", description="done_reason after a tool call; Ollama itself says `stop`."
     )
+    stream_default: bool = Field(
+        default=True, description="Whether an answer streams where the request does not say; Ollama's do."
+    )
+    repeat_text: bool = Field(
+        default=False,
+        description="Whether the last line of a stream has the whole text once more; Ollama's has none.",
+    )
     kv_cache_bytes: int = Field(
         default=1 << 30, ge=1 << 20, description="Key-value cache of each model on CPU, in bytes."
     )

@@ -330,6 +330,16 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "the presence and frequency penalties, bent into -2..2, the answer",
     ),
     ("5", "a number that its type cannot hold is 400 with the text for a wrong type"),
+    (
+        "6, 7",
+        "as Ollama unless switched over for clients of another API: `CARAVAN_STREAM_DEFAULT=false` answers "
+        "in one document where a request does not say, `CARAVAN_REPEAT_TEXT=true` repeats the whole text on "
+        "the last line",
+    ),
+    (
+        "1.5, 6, 7",
+        "a `datai` that switches built-in tools on is 400, where Ollama ignores the key it does not know",
+    ),
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),
     ("9.2", "a text too long for `/api/embeddings` is 400 `the input length exceeds the context length`"),

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from app.api.body import read_body
 from app.api.calls import call_of
+from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
 from app.core.call import Call
 from app.runtime.manager import Manager
@@ -26,6 +27,7 @@ class Services:
     max_body_bytes: int
     body_timeout_s: float
     api_version: str
+    dialect: Dialect
 
 
 async def services(request: Request) -> Services:

@@ -208,6 +208,36 @@ def test_text_that_is_no_unicode_is_still_sent() -> None:
     assert json.loads(stream(chat(), Content("a\ud800")))["message"]["content"] == "a\ufffd"
 
 
+@pytest.mark.row("B7")
+@pytest.mark.parametrize(
+    ("encoder", "text"),
+    [
+        (
+            ChatEncoder("M", repeats_text=True, now=now),
+            '"message":{"role":"assistant","content":"Hello you"}',
+        ),
+        (GenerateEncoder("M", repeats_text=True, now=now), '"response":"Hello you"'),
+    ],
+    ids=["chat", "generate"],
+)
+def test_the_last_line_may_have_the_whole_text(encoder: ChatEncoder | GenerateEncoder, text: str) -> None:
+    lines = stream(
+        encoder, Thinking("hm"), Content("Hello"), Content(" you", scored()), ToolCall(0, "", "now", {}), DONE
+    )
+    first, last = lines.splitlines()[0], lines.splitlines()[-1]
+    assert text not in first
+    assert last.startswith(f"{HEAD},{text}"[:-1])
+    assert "hm" not in last
+    assert "logprobs" not in last
+    assert f'"done":true,"done_reason":"stop",{METRICS}' in last
+
+
+@pytest.mark.row("B7")
+def test_a_whole_answer_has_its_text_once_even_so() -> None:
+    events = (Content("Hello"), Content(" you"), DONE)
+    assert whole(ChatEncoder("M", repeats_text=True, now=now), *events) == whole(chat(), *events)
+
+
 @pytest.mark.point(95)
 def test_an_error_is_a_line() -> None:
     assert chat().error("a < b") == b'{"error":"a \\u003c b"}\n'

@@ -188,7 +188,7 @@ def test_keys_match_in_any_case_and_an_exact_one_wins() -> None:
 def test_null_is_the_same_as_absent() -> None:
     for name, fields in {
         "GenerateRequest": "model stream format keep_alive options think truncate shift _debug_render_only"
-        " logprobs top_logprobs prompt suffix system template context raw images",
+        " datai logprobs top_logprobs prompt suffix system template context raw images",
         "ChatRequest": "messages tools",
         "EmbedRequest": "input dimensions truncate",
         "EmbeddingRequest": "prompt keep_alive options",
@@ -200,7 +200,7 @@ def test_null_is_the_same_as_absent() -> None:
 def test_the_defaults_are_those_of_the_api() -> None:
     found = parse(GENERATE, {})
     assert (found.stream, found.truncate, found.shift, found.raw, found.logprobs) == (
-        True,
+        None,
         True,
         True,
         False,

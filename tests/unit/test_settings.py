@@ -26,6 +26,8 @@ SET: dict[str, tuple[str, Any]] = {
     "max_body_bytes": ("1000", 1000),
     "body_timeout": ("10s", 10.0),
     "tool_calls_done_reason": ("stop", "stop"),
+    "stream_default": ("false", False),
+    "repeat_text": ("true", True),
     "kv_cache_bytes": ("2097152", 2097152),
     "stream_interval": ("8", 8),
 }
@@ -60,6 +62,8 @@ BAD = {
     "max_body_bytes": ("0",),
     "body_timeout": ("0", "-1", "1x"),
     "tool_calls_done_reason": ("length",),
+    "stream_default": ("maybe",),
+    "repeat_text": ("2",),
     "kv_cache_bytes": ("1000",),
     "stream_interval": ("0",),
 }

@@ -40,18 +40,18 @@ class ShowCall:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
-def to_chat(body: bytes, received_ns: int) -> ChatCall:
-    """Raises `InvalidRequest`, as all of these do."""
+def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
+    """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
     asked = parse(schema.CHAT, decode(body))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
         messages = (Message("system", asked.system), *messages)
     prompt = ChatPrompt(messages, tuple(asked.tools))
     generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
-    return ChatCall(generation, asked.stream)
+    return ChatCall(generation, streams if asked.stream is None else asked.stream)
 
 
-def to_generate(body: bytes, received_ns: int) -> GenerateCall:
+def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> GenerateCall:
     asked = parse(schema.GENERATE, decode(body))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
@@ -63,7 +63,7 @@ def to_generate(body: bytes, received_ns: int) -> GenerateCall:
         images=tuple(asked.images),
     )
     generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
-    return GenerateCall(generation, asked.stream)
+    return GenerateCall(generation, streams if asked.stream is None else asked.stream)
 
 
 def to_embed(body: bytes, received_ns: int) -> Embedding:

@@ -75,19 +75,32 @@ class _Form:
 
 
 class _Encoder:
-    """One answer. `model` is echoed as the client sent it; `top_logprobs` alternatives are told a token."""
+    """One answer. `model` is echoed as the client sent it; `top_logprobs` alternatives are told a token.
+
+    With `repeats_text` the last line of a stream has the whole text instead of none.
+    """
 
     _form: ClassVar[_Form]
 
-    def __init__(self, model: str, *, top_logprobs: int = 0, now: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        top_logprobs: int = 0,
+        repeats_text: bool = False,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._model = model
         self._top = top_logprobs
         self._now = now
         self._reply = _Reply()
+        self._said: list[str] | None = [] if repeats_text else None
         self._head = b'{"model":' + dumps(model) + b',"created_at":"'
 
     def feed(self, event: Event) -> bytes:
         """The line that tells this event; empty where a later line or `whole` does."""
+        if self._said is not None and type(event) is Content:
+            self._said.append(event.text)
         if (type(event) is Content or type(event) is Thinking) and not event.logprobs:
             if not event.text:
                 return b""
@@ -97,8 +110,9 @@ class _Encoder:
         if isinstance(event, (Loaded, Unloaded, Rendered)) or self._is_held(event):
             self.collect(event)
             return b""
-        held = self._reply.calls if isinstance(event, Done) else []
-        reply = _Reply(calls=held)
+        reply = _Reply()
+        if isinstance(event, Done):
+            reply = _Reply(content=self._said or [], calls=self._reply.calls)
         reply.add(event)
         return self._document(reply) + b"\n"
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter
@@ -31,11 +32,13 @@ _T = TypeVar("_T")
 @needs("inference")
 async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "chat"
-    read = await _read(codec.to_chat, body)
+    read = await _read(partial(codec.to_chat, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
     if not asked.model.strip():
         raise InvalidRequest("model is required")
-    encoder = ChatEncoder(asked.model, top_logprobs=asked.top_logprobs)
+    encoder = ChatEncoder(
+        asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
+    )
     return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
 
 
@@ -43,9 +46,11 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
 @needs("inference")
 async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "text_completion"
-    read = await _read(codec.to_generate, body)
+    read = await _read(partial(codec.to_generate, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
-    encoder = GenerateEncoder(asked.model, top_logprobs=asked.top_logprobs)
+    encoder = GenerateEncoder(
+        asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
+    )
     return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
 
 

@@ -30,10 +30,11 @@ _LEVELS = '"high", "medium", "low", "max", true, or false'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answering:
-    """What generate and chat share."""
+    """What generate and chat share. `datai` is not Ollama's: tools that a server runs itself (row B5)."""
 
     model: str = ""
-    stream: bool = True
+    stream: bool | None = None
+    datai: None = None
     format: Json = None
     keep_alive: float | None = None
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
@@ -107,6 +108,17 @@ def _nothing() -> None:
     return None
 
 
+def read_datai(value: Json) -> None:
+    """Refused: an answer without the tools that were asked for would look like the model's failure."""
+    if not isinstance(value, dict):
+        raise InvalidRequest("datai must be an object")
+    tools = next((item for key, item in value.items() if key.lower() == "tools"), None)
+    wanted = tools.values() if isinstance(tools, dict) else (tools,)
+    if any(wanted):
+        raise InvalidRequest("datai.tools: this server has no built-in tools; leave the field out")
+
+
+_DATAI: Kind[None] = Kind("api.Datai", read_datai, _nothing)
 _THINK: Kind[Think] = Kind("api.ThinkValue", read_think, _nothing)
 _KEEP_ALIVE: Kind[float | None] = Kind("api.Duration", read_keep_alive, _nothing)
 
@@ -152,6 +164,7 @@ _MESSAGE = unmarshaler(
 _ANSWERING: dict[str, Kind[Any]] = {
     "model": STRING,
     "stream": BOOL,
+    "datai": _DATAI,
     "format": ANY,
     "keep_alive": _KEEP_ALIVE,
     "options": MAP,
