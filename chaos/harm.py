@@ -3,16 +3,16 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psutil
 
 from chaos.site import LOAD_S, Site, eventually
 from chaos.tally import TOLD_S, Window
 
-Harm: TypeAlias = Callable[[Site], Awaitable[Window]]
+Harm: TypeAlias = Callable[[Site], Coroutine[Any, Any, Window]]
 
 _ENGINE_PROCESSES = 4
 """A core and a worker for each of the two models."""
@@ -84,7 +84,8 @@ def hang(part: str, patience_s: float) -> Harm:
             with suppress(psutil.NoSuchProcess):
                 victim.resume()
         took_s = gone_s + await repaired(site, [victim])
-        told = f"SIGSTOP of a {part.lower()} for good, ended after {gone_s:.1f} s, well after {took_s:.1f} s"
+        well = f"ended after {gone_s:.1f} s, well after {took_s:.1f} s"
+        told = f"SIGSTOP for good of an engine's {part.lower()}, {well}"
         return Window(told, began, time.monotonic(), gone_s + TOLD_S)
 
     return harm

@@ -48,13 +48,13 @@ async def answering(answer: bytes, *, hangs: bool = False) -> AsyncGenerator[str
         (HEAD + CHUNK + b"0\r\n\r\n", False, "the stream ends without its last line"),
         (HEAD + b"0\r\n\r\n", False, "the stream ends within a line"),
         (b"", True, "no end within 0.2 s"),
-        (HEAD + CHUNK, True, "no end within 0.2 s, 46 bytes came"),
+        (HEAD + CHUNK, True, "no end within 0.2 s"),
         (b"junk\r\n\r\n", False, "RemoteProtocolError"),
     ],
 )
 async def test_what_is_lost(answer: bytes, hangs: bool, reason: str) -> None:
     async with answering(answer, hangs=hangs) as url, httpx.AsyncClient(base_url=url) as client:
-        verdict = Judge().verdict(greeting(), await ask(client, greeting(), 0.2))
+        verdict = Judge().verdict(greeting(), await ask(client, greeting(), 0.2 if hangs else 30))
     assert verdict.outcome is Outcome.LOST
     assert verdict.reason.startswith(reason)
 
@@ -63,21 +63,21 @@ async def test_nobody_listens() -> None:
     async with answering(b"") as url:
         pass
     async with httpx.AsyncClient(base_url=url) as client:
-        verdict = Judge().verdict(greeting(), await ask(client, greeting(), 5))
+        verdict = Judge().verdict(greeting(), await ask(client, greeting(), 30))
     assert verdict.outcome is Outcome.LOST
 
 
 async def test_a_refusal_that_should_be() -> None:
     request = Request("bad", "/api/chat", b"{}", check=refused(404))
     async with answering(REFUSAL) as url, httpx.AsyncClient(base_url=url) as client:
-        assert Judge().verdict(request, await ask(client, request, 5)).outcome is Outcome.WHOLE
+        assert Judge().verdict(request, await ask(client, request, 30)).outcome is Outcome.WHOLE
 
 
 @pytest.mark.parametrize("where", ["in the body", "before the first token", "in the stream"])
 async def test_a_client_that_leaves(where: Where) -> None:
     request = Request("aborted", "/api/chat", b"{}" * 50, leaves=where)
     async with answering(HEAD + CHUNK * 300, hangs=True) as url:
-        answer = await leave(url, request, random.Random(1), 5, (0.0,))
+        answer = await leave(url, request, random.Random(1), 30, (0.0,))
     assert answer.left
 
 
