@@ -57,6 +57,19 @@ class Delta:
     output_tokens: int = 0
     timings: Timings | None = None
 
+    def joined(self, later: "Delta") -> "Delta":
+        """This delta and the one after it as one."""
+        logprobs = [*(self.logprobs or ()), *(later.logprobs or ())]
+        return Delta(
+            self.text + later.text,
+            [*self.token_ids, *later.token_ids],
+            logprobs or None,
+            later.finish,
+            later.prompt_tokens,
+            later.output_tokens,
+            later.timings,
+        )
+
 
 @dataclass(slots=True)
 class Content:

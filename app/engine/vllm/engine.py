@@ -1,4 +1,4 @@
-"""vLLM's `AsyncLLM` as an `Engine`: requests in, deltas out, failures in Caravan's own words."""
+"""vLLM as an `Engine`: requests in, deltas out, failures in Caravan's own words."""
 
 import asyncio
 import gc
@@ -21,7 +21,6 @@ from vllm.pooling_params import PoolingParams
 from vllm.renderers import ChatParams, TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
@@ -31,6 +30,7 @@ from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import EngineDefaults, engine_args, windowed
+from app.engine.vllm.llm import StreamingLLM
 from app.engine.vllm.logprobs import TokenBytes
 from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
 from app.engine.vllm.metrics import gauge, stat_logger
@@ -59,7 +59,7 @@ class VllmEngine:
     """One loaded model. Build it with `load`."""
 
     def __init__(
-        self, model: Model, llm: AsyncLLM, registry: CollectorRegistry, *, windowed_options: bool
+        self, model: Model, llm: StreamingLLM, registry: CollectorRegistry, *, windowed_options: bool
     ) -> None:
         self._model = model
         self._llm = llm
@@ -91,7 +91,7 @@ class VllmEngine:
         try:
             config = await asyncio.to_thread(args.create_engine_config)
             llm = await start_in_thread(
-                AsyncLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
+                StreamingLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
             )
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             raise LoadFailed(f"failed to load model {model.name}: {_load_reason(error)}") from error
@@ -232,10 +232,18 @@ class VllmEngine:
             # Only a JSON schema takes long enough to be worth a thread.
             params = make_params() if run.format is None else await asyncio.to_thread(make_params)
             payload = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
-            outputs = self._llm.generate(payload, params, f"caravan-{next(self._ids)}", **arguments)
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield self._delta(output)
+            deltas = await self._llm.submit(
+                f"caravan-{next(self._ids)}", payload, params, self._delta, **arguments
+            )
+            ended = False
+            try:
+                while not ended:
+                    delta = await deltas.next()
+                    ended = delta.finish is not None
+                    yield delta
+            finally:
+                if not ended:
+                    await self._llm.abort(deltas.request_id, internal=True)
         except (VLLMValidationError, ValueError) as error:
             raise InvalidRequest(_first_line(error)) from error
         except EngineDeadError as error:
@@ -391,7 +399,7 @@ class VllmEngine:
             ) from error
 
 
-def _cores(llm: AsyncLLM) -> list[BaseProcess]:
+def _cores(llm: StreamingLLM) -> list[BaseProcess]:
     manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
     return manager.processes if manager else []
 

@@ -5,16 +5,27 @@ vLLM registers them globally, and a second engine in the process would unregiste
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+from vllm.config import VllmConfig
 from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.stats import (
+    IterationStats,
+    MultiModalCacheStats,
+    PrefixCacheStats,
+    PromptTokenStats,
+    SchedulerStats,
+)
 
 
 class BufferedHistogram(Histogram):
-    """A histogram that sorts values into its buckets many at a time: vLLM observes one for every token."""
+    """A histogram that sorts values into its buckets many at a time."""
 
     _most = 1024
 
@@ -23,7 +34,10 @@ class BufferedHistogram(Histogram):
         self._pending: list[float] = []
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        self._pending.append(amount)
+        self.observe_all((amount,))
+
+    def observe_all(self, amounts: Iterable[float]) -> None:
+        self._pending += amounts
         if len(self._pending) >= self._most:
             self._sort()
 
@@ -38,6 +52,114 @@ class BufferedHistogram(Histogram):
         self._sum.inc(sum(pending))
 
 
+class EngineMetrics(PrometheusStatLogger):
+    """vLLM's metrics, set for many engine steps at a time: one step's would cost as much as several tokens.
+
+    Whoever reads the registry has what is held told first.
+    """
+
+    _most = 64
+    registry: CollectorRegistry
+
+    def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
+        self._held: list[tuple[SchedulerStats | None, IterationStats]] = []
+        self.registry.register(_Before(self._tell))
+        super().__init__(vllm_config, engine_indexes)
+        self._step_tokens: dict[int, Any] = self.histogram_iteration_tokens
+        self._intervals: dict[int, Any] = self.histogram_inter_token_latency
+        # What is not a sum over steps is told by `_tell`.
+        self.histogram_iteration_tokens = dict.fromkeys(self._step_tokens, _Ignored())
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,
+        engine_idx: int = 0,
+    ) -> None:
+        if iteration_stats is not None and not (mm_cache_stats or engine_idx or _is_rare(scheduler_stats)):
+            self._held.append((scheduler_stats, iteration_stats))
+            if len(self._held) >= self._most:
+                self._tell()
+            return
+        self._tell()
+        if iteration_stats is not None:
+            self._step_tokens[engine_idx].observe(_tokens(iteration_stats))
+        super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+
+    def _tell(self) -> None:
+        held, self._held = self._held, []
+        if not held:
+            return
+        steps = [step for _, step in held]
+        self._step_tokens[0].observe_all(map(_tokens, steps))
+        self._intervals[0].observe_all(chain.from_iterable(step.inter_token_latencies_iter for step in steps))
+        super().record(_latest([stats for stats, _ in held if stats]), _total(steps))
+
+
+class _Before(Collector):
+    """Something to do before the metrics of a registry are read; it has none of its own."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        self._do()
+        return ()
+
+
+class _Ignored:
+    def observe(self, amount: float) -> None:
+        """Told elsewhere."""
+
+
+def _is_rare(stats: SchedulerStats | None) -> bool:
+    """Whether a step tells of what adds up in ways of its own."""
+    return stats is not None and bool(
+        stats.connector_prefix_cache_stats
+        or stats.kv_cache_eviction_events
+        or stats.spec_decoding_stats
+        or stats.kv_connector_stats
+        or stats.ec_connector_stats
+        or stats.perf_stats
+    )
+
+
+def _latest(steps: list[SchedulerStats]) -> SchedulerStats | None:
+    """The state after the last step, with what all of them counted."""
+    if not steps:
+        return None
+    cache = PrefixCacheStats(
+        queries=sum(step.prefix_cache_stats.queries for step in steps),
+        hits=sum(step.prefix_cache_stats.hits for step in steps),
+    )
+    return replace(steps[-1], prefix_cache_stats=cache)
+
+
+def _tokens(step: IterationStats) -> int:
+    return step.prompt_token_stats.computed + step.num_generation_tokens
+
+
+def _total(steps: list[IterationStats]) -> IterationStats:
+    """What all steps counted, less the times between tokens."""
+    total = IterationStats()
+    for step in steps:
+        step.inter_token_latencies_iter = []
+        _add(total.prompt_token_stats, step.prompt_token_stats)
+        _add(total, step)
+    return total
+
+
+def _add(total: IterationStats | PromptTokenStats, more: IterationStats | PromptTokenStats) -> None:
+    sums = vars(total)
+    for name, value in vars(more).items():
+        if isinstance(value, int | list):
+            sums[name] += value
+
+
 def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
     """A stat logger class whose metrics live in `registry`."""
 
@@ -45,9 +167,10 @@ def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
         return staticmethod(lambda *args, **kwargs: metric(*args, registry=registry, **kwargs))
 
     return type(
-        "EngineMetrics",
-        (PrometheusStatLogger,),
+        "RegisteredEngineMetrics",
+        (EngineMetrics,),
         {
+            "registry": registry,
             "_gauge_cls": bound(Gauge),
             "_counter_cls": bound(Counter),
             "_histogram_cls": bound(BufferedHistogram),

@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from typing import ParamSpec
 
 import psutil
-from vllm.v1.engine.async_llm import AsyncLLM
+
+from app.engine.vllm.llm import StreamingLLM
 
 _P = ParamSpec("_P")
 _KILL_S = 5.0
@@ -56,7 +57,9 @@ class EngineProcesses:
             _log.error("process %d of an engine does not end", process.pid)
 
 
-async def start_in_thread(start: Callable[_P, AsyncLLM], *args: _P.args, **kwargs: _P.kwargs) -> AsyncLLM:
+async def start_in_thread(
+    start: Callable[_P, StreamingLLM], *args: _P.args, **kwargs: _P.kwargs
+) -> StreamingLLM:
     """Start an engine beside the event loop, one at a time.
 
     A thread cannot be cancelled, so a cancelled start has its processes killed, which makes it fail, and is
@@ -76,7 +79,7 @@ async def start_in_thread(start: Callable[_P, AsyncLLM], *args: _P.args, **kwarg
         raise
 
 
-def _discard(started: asyncio.Future[AsyncLLM]) -> None:
+def _discard(started: asyncio.Future[StreamingLLM]) -> None:
     """Shut down an engine that came up although nobody waits for it any more."""
     if not started.cancelled() and started.exception() is None:
         asyncio.get_running_loop().run_in_executor(None, started.result().shutdown)

@@ -1,0 +1,210 @@
+"""`AsyncLLM` with a shorter way from the engine core's messages to each request's deltas.
+
+vLLM takes a message through two tasks and a queue, and builds two objects with twenty fields for every token.
+Here a message is read where the socket says that it is there, and a token that is nothing but text becomes a
+`Delta` at once. Whatever else an output can carry goes through vLLM's own code. The version is pinned, and
+the engine tests fail if what is used here moves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import zmq
+from vllm.inputs import EngineInput, PromptType
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import AsyncMPClient, _process_utility_output
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput, RequestState
+from vllm.v1.metrics.stats import IterationStats
+
+from app.core.events import Delta
+from app.engine.vllm.deltas import Deltas
+
+_log = logging.getLogger(__name__)
+
+
+class TokenOutputs(OutputProcessor):
+    """Hands plain tokens to `Deltas` directly; the rest is `OutputProcessor`'s."""
+
+    def process_outputs(
+        self,
+        engine_core_outputs: list[EngineCoreOutput],
+        engine_core_timestamp: float | None = None,
+        iteration_stats: IterationStats | None = None,
+        weight_version: str | None = None,
+    ) -> OutputProcessorOutput:
+        if iteration_stats is None or engine_core_timestamp is None or weight_version is not None:
+            return super().process_outputs(
+                engine_core_outputs, engine_core_timestamp, iteration_stats, weight_version
+            )
+        states = self.request_states
+        intervals = iteration_stats.inter_token_latencies_iter
+        rest: list[EngineCoreOutput] = []
+        produced = 0
+        for output in engine_core_outputs:
+            state = states.get(output.request_id)
+            if state is None:
+                continue  # aborted meanwhile
+            if not _is_plain(state, output):
+                rest.append(output)
+                continue
+            token_ids = output.new_token_ids
+            stats, detokenizer = state.stats, state.detokenizer
+            produced += len(token_ids)
+            stats.num_generation_tokens += len(token_ids)  # type: ignore[union-attr]
+            intervals.append(engine_core_timestamp - stats.last_token_ts)  # type: ignore[union-attr]
+            stats.last_token_ts = engine_core_timestamp  # type: ignore[union-attr]
+            # What is sent here is not kept in the detokenizer's text: the last output sends what is there.
+            detokenizer.token_ids += token_ids  # type: ignore[union-attr]
+            text = "".join(map(detokenizer.decode_next, token_ids))  # type: ignore[union-attr]
+            state.queue.add(Delta(text, token_ids))  # type: ignore[union-attr]
+        iteration_stats.num_generation_tokens += produced
+        if not rest:
+            return OutputProcessorOutput([], [])
+        return super().process_outputs(rest, engine_core_timestamp, iteration_stats)
+
+
+def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
+    """Whether an output is no more than text that can be sent at once."""
+    return (
+        output.finish_reason is None
+        and output.events is None
+        and output.new_logprobs is None
+        and not state.is_prefilling
+        and state.stream_interval == 1
+        and type(state.queue) is Deltas
+        and not state.detokenizer.stop  # type: ignore[union-attr]
+    )
+
+
+class StreamingLLM(AsyncLLM):
+    """vLLM's engine client, read by `Deltas`. `submit` takes the place of `generate`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = self.output_processor
+        self.output_processor = TokenOutputs(
+            own.tokenizer,
+            log_stats=own.log_stats,
+            stream_interval=own.stream_interval,
+            tracing_enabled=own.tracing_enabled,
+            admission_stats=own.admission_stats,
+        )
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def submit(
+        self,
+        request_id: str,
+        prompt: EngineInput | PromptType,
+        params: SamplingParams,
+        convert: Callable[[RequestOutput], Delta],
+        *,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: dict[str, Any] | None = None,
+    ) -> Deltas:
+        """Send one request to the engine core; `withdraw` it unless its last delta was read.
+
+        Raises:
+            VLLMValidationError: for what vLLM does not accept.
+            EngineDeadError: if the engine is gone.
+        """
+        if self.errored:
+            raise EngineDeadError
+        self._run_output_handler()
+        request = self.input_processor.process_inputs(
+            request_id,
+            prompt,
+            params,
+            supported_tasks=await self.get_supported_tasks(),
+            trace_headers=trace_headers if self.observability_config.otlp_traces_endpoint else None,
+            priority=priority,
+        )
+        if reasoning_ended is not None:
+            request.reasoning_ended = reasoning_ended
+        if reasoning_parser_kwargs is not None:
+            request.reasoning_parser_kwargs = reasoning_parser_kwargs
+        self.input_processor.assign_request_id(request)
+        deltas = Deltas(request.request_id, convert)
+        await self._add_request(request, None, None, 0, deltas)
+        return deltas
+
+    def _run_output_handler(self) -> None:
+        if type(self.engine_core) is not AsyncMPClient or self.engine_core.resources.output_queue_task:
+            # Several engine cores are balanced by tasks of vLLM's own.
+            super()._run_output_handler()
+        elif self.output_handler is None:
+            self.output_handler = asyncio.create_task(self._read(self.engine_core))
+            self.engine_core.resources.output_queue_task = self.output_handler
+
+    async def _read(self, core: AsyncMPClient) -> None:
+        """Read messages as they come, until the engine core is gone or the client is shut down."""
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+        shared: Any = core.resources.output_socket
+        socket: zmq.Socket[bytes] = zmq.Socket.shadow(shared.underlying)
+        descriptor = socket.fd
+
+        def drain() -> None:
+            try:
+                while not socket.closed:
+                    self._handle(core, socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            except zmq.Again:
+                pass
+            except Exception as error:
+                if not failed.done():
+                    failed.set_exception(error)
+
+        # The descriptor tells of changes only, so whatever came before is read first.
+        loop.add_reader(descriptor, drain)
+        try:
+            drain()
+            await failed
+        except asyncio.CancelledError:
+            self.output_processor.propagate_error(EngineDeadError())
+            raise
+        except Exception as error:
+            if not isinstance(error, EngineDeadError):
+                _log.exception("an engine's output cannot be read")
+            self.output_processor.propagate_error(core._format_exception(error))
+            raise
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _handle(self, core: AsyncMPClient, frames: list[Any]) -> None:
+        core.resources.validate_alive(frames)
+        message: EngineCoreOutputs = core.decoder.decode(frames)
+        if message.utility_output is not None:
+            _process_utility_output(message.utility_output, core.utility_results)
+            return
+        if not message.outputs and message.scheduler_stats is None:
+            return
+        stats = IterationStats() if message.outputs and self.log_stats else None
+        done = self.output_processor.process_outputs(
+            message.outputs, message.timestamp, stats, message.weight_version
+        )
+        if done.reqs_to_abort:
+            self._send(core.abort_requests_async(done.reqs_to_abort))
+        if (cache := self.renderer.mm_processor_cache) is not None:
+            for output in message.outputs:
+                for key in output.mm_cache_miss_hashes or ():
+                    cache.invalidate(key)
+        self.output_processor.update_scheduler_stats(message.scheduler_stats)
+        if self.logger_manager is not None:
+            self.logger_manager.record(
+                message.scheduler_stats,
+                stats,
+                mm_cache_stats=self.renderer.stat_mm_cache(),
+                engine_idx=message.engine_index,
+            )
+
+    def _send(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
