@@ -6,11 +6,10 @@ last line. Events are closed, which aborts the engine's work, before the last me
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from http import HTTPStatus
-from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +25,8 @@ BARE_JSON = "application/json"
 NDJSON = "application/x-ndjson"
 UNEXPECTED = "internal server error"
 RAW_SEND = "caravan.send"
+
+_T = TypeVar("_T")
 
 Events: TypeAlias = AsyncGenerator[Event | list[Event]]
 """An item is an event, or all events of one engine output: these leave in one frame."""
@@ -90,15 +91,17 @@ class EventResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         frame_send: Send = (scope.get("extensions") or {}).get(RAW_SEND, send)
-        last: list[Message] = []
-        async with aclosing(self._events), _WhileConnected(receive):
-            last = await self._answer(scope, send, frame_send)
+        last = await _while_connected(receive, self._closing(scope, send, frame_send))
         # A server may report the end of a response as a disconnect, so nobody listens any more here.
         with suppress(OSError):
-            for message in last:
+            for message in last or ():
                 await send(message)
         if self.background is not None:
             await self.background()
+
+    async def _closing(self, scope: Scope, send: Send, frame_send: Send) -> list[Message]:
+        async with aclosing(self._events):
+            return await self._answer(scope, send, frame_send)
 
     async def _answer(self, scope: Scope, send: Send, frame_send: Send) -> list[Message]:
         """Send all but what is returned: the messages that end the response."""
@@ -155,47 +158,50 @@ class DocumentResponse(Response):
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        messages: list[Message] = []
-        async with _WhileConnected(receive):
-            try:
-                messages = _document(HTTPStatus.OK, JSON, await self._work())
-            except AppError as error:
-                note_failure(scope, error, str(error))
-                status, body = self._on_error(error)
-                messages = _document(status, JSON, body)
+        messages = await _while_connected(receive, self._messages(scope))
         with suppress(OSError):
-            for message in messages:
+            for message in messages or ():
                 await send(message)
 
+    async def _messages(self, scope: Scope) -> list[Message]:
+        try:
+            return _document(HTTPStatus.OK, JSON, await self._work())
+        except AppError as error:
+            note_failure(scope, error, str(error))
+            status, body = self._on_error(error)
+            return _document(status, JSON, body)
 
-class _WhileConnected:
-    """Cancels its body, and ends quietly, when the client goes away (built as `asyncio.timeout` is)."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """What `work` comes to, or None if the client goes away first, which cancels it.
 
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._listener = asyncio.create_task(self._listen())
+    The work is a task of its own, so that a token resumes its few frames and not those of every layer above.
+    """
+    worker = asyncio.create_task(work)
+    gone = False
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._listener.cancel()
-        if not self._gone:
-            return False
-        # More cancellations than ours: somebody else wants the task to end, so it must.
-        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
-
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    async def listen() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
-        self._task.cancel()
+        gone = True
+        worker.cancel()
+
+    listener = asyncio.create_task(listen())
+    try:
+        return await worker
+    except asyncio.CancelledError:
+        if gone and not _is_cancelled():
+            return None
+        raise
+    finally:
+        listener.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def json_response(body: bytes, status: int = HTTPStatus.OK) -> Response:

@@ -146,12 +146,17 @@ class VllmEngine:
             },
         )
         no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+        asked: Any = ([to_conversation(chat.messages)], params, no_limit)
         try:
-            _, (rendered,) = await self._llm.renderer.render_chat_async(
-                [to_conversation(chat.messages)],  # type: ignore[list-item]
-                params,
-                no_limit,
-            )
+            if (
+                image_count
+                or chat.tools
+                or sum(len(message.content) for message in chat.messages) > _LONG_TEXT
+            ):
+                _, (rendered,) = await self._llm.renderer.render_chat_async(*asked)
+            else:
+                # Two ways to a thread and back would cost more than they spare the event loop.
+                _, (rendered,) = self._llm.renderer.render_chat(*asked)
         except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
             raise InvalidRequest(f"the chat template refused the messages: {_first_line(error)}") from error
         found: Any = rendered

@@ -19,7 +19,12 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import AsyncMPClient, _process_utility_output
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput, RequestState
+from vllm.v1.engine.output_processor import (
+    OutputProcessor,
+    OutputProcessorOutput,
+    RequestOutputCollector,
+    RequestState,
+)
 from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
@@ -38,7 +43,7 @@ class TokenOutputs(OutputProcessor):
         iteration_stats: IterationStats | None = None,
         weight_version: str | None = None,
     ) -> OutputProcessorOutput:
-        if iteration_stats is None or engine_core_timestamp is None or weight_version is not None:
+        if iteration_stats is None or engine_core_timestamp is None:
             return super().process_outputs(
                 engine_core_outputs, engine_core_timestamp, iteration_stats, weight_version
             )
@@ -66,7 +71,7 @@ class TokenOutputs(OutputProcessor):
         iteration_stats.num_generation_tokens += produced
         if not rest:
             return OutputProcessorOutput([], [])
-        return super().process_outputs(rest, engine_core_timestamp, iteration_stats)
+        return super().process_outputs(rest, engine_core_timestamp, iteration_stats, weight_version)
 
 
 def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
@@ -134,6 +139,11 @@ class StreamingLLM(AsyncLLM):
         deltas = Deltas(request.request_id, convert)
         await self._add_request(request, None, None, 0, deltas)
         return deltas
+
+    async def add_request(self, *args: Any, **kwargs: Any) -> RequestOutputCollector:
+        # Anything asked of the engine core before would start vLLM's own reader.
+        self._run_output_handler()
+        return await super().add_request(*args, **kwargs)
 
     def _run_output_handler(self) -> None:
         if type(self.engine_core) is not AsyncMPClient or self.engine_core.resources.output_queue_task:
