@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -59,8 +58,3 @@ class Deltas(RequestOutputCollector):
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    async def get(self) -> Any:
-        raise TypeError("deltas are read with `next`")
-
-    get_nowait = get

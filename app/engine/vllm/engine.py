@@ -30,10 +30,10 @@ from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import EngineDefaults, engine_args, windowed
-from app.engine.vllm.llm import StreamingLLM
+from app.engine.vllm.llm import StreamingLLM, start_llm
 from app.engine.vllm.logprobs import TokenBytes
 from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
-from app.engine.vllm.metrics import gauge, stat_logger
+from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.processes import EngineProcesses, start_in_thread
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
@@ -86,13 +86,11 @@ class VllmEngine:
         """
         # vLLM reads some variables from the environment for every token until it is told that they are final.
         enable_envs_cache()
-        registry = CollectorRegistry()
+        registry = EngineRegistry()
         args = engine_args(model, defaults)
         try:
             config = await asyncio.to_thread(args.create_engine_config)
-            llm = await start_in_thread(
-                StreamingLLM.from_vllm_config, config, stat_loggers=[stat_logger(registry)]
-            )
+            llm = await start_in_thread(start_llm, config, stat_logger(registry))
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             raise LoadFailed(f"failed to load model {model.name}: {_load_reason(error)}") from error
         async with AsyncExitStack() as undo:

@@ -9,15 +9,16 @@ the engine tests fail if what is used here moves.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, cast
 
 import zmq
+from vllm.config import VllmConfig
 from vllm.inputs import EngineInput, PromptType
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, core_client
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.core_client import AsyncMPClient, _process_utility_output
+from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import (
     OutputProcessor,
@@ -25,6 +26,7 @@ from vllm.v1.engine.output_processor import (
     RequestOutputCollector,
     RequestState,
 )
+from vllm.v1.metrics.loggers import StatLoggerFactory
 from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
@@ -85,6 +87,11 @@ def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
         and type(state.queue) is Deltas
         and not state.detokenizer.stop  # type: ignore[union-attr]
     )
+
+
+def start_llm(config: VllmConfig, stat_logger: StatLoggerFactory) -> "StreamingLLM":
+    """Start an engine's processes and wait until they are ready."""
+    return cast(StreamingLLM, StreamingLLM.from_vllm_config(config, stat_loggers=[stat_logger]))
 
 
 class StreamingLLM(AsyncLLM):
@@ -159,7 +166,7 @@ class StreamingLLM(AsyncLLM):
         failed: asyncio.Future[None] = loop.create_future()
         shared: Any = core.resources.output_socket
         socket: zmq.Socket[bytes] = zmq.Socket.shadow(shared.underlying)
-        descriptor = socket.fd
+        descriptor: Any = socket.fd
 
         def drain() -> None:
             try:
@@ -182,7 +189,7 @@ class StreamingLLM(AsyncLLM):
         except Exception as error:
             if not isinstance(error, EngineDeadError):
                 _log.exception("an engine's output cannot be read")
-            self.output_processor.propagate_error(core._format_exception(error))
+            self.output_processor.propagate_error(core._format_exception(error))  # type: ignore[reportPrivateUsage]
             raise
         finally:
             loop.remove_reader(descriptor)
@@ -191,7 +198,9 @@ class StreamingLLM(AsyncLLM):
         core.resources.validate_alive(frames)
         message: EngineCoreOutputs = core.decoder.decode(frames)
         if message.utility_output is not None:
-            _process_utility_output(message.utility_output, core.utility_results)
+            core_client._process_utility_output(  # type: ignore[reportPrivateUsage]
+                message.utility_output, core.utility_results
+            )
             return
         if not message.outputs and message.scheduler_stats is None:
             return

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.registry import RestrictedRegistry
 from prometheus_client.samples import Sample
 from vllm.config import VllmConfig
 from vllm.v1.metrics.loggers import PrometheusStatLogger
@@ -52,6 +52,22 @@ class BufferedHistogram(Histogram):
         self._sum.inc(sum(pending))
 
 
+class EngineRegistry(CollectorRegistry):
+    """The metrics of one engine. `before_read` is called before anything is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_read: Callable[[], None] = lambda: None
+
+    def collect(self) -> Iterable[Metric]:
+        self.before_read()
+        return super().collect()
+
+    def restricted_registry(self, names: Iterable[str]) -> RestrictedRegistry:
+        self.before_read()
+        return super().restricted_registry(names)
+
+
 class EngineMetrics(PrometheusStatLogger):
     """vLLM's metrics, set for many engine steps at a time: one step's would cost as much as several tokens.
 
@@ -59,11 +75,11 @@ class EngineMetrics(PrometheusStatLogger):
     """
 
     _most = 64
-    registry: CollectorRegistry
+    registry: EngineRegistry
 
     def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
         self._held: list[tuple[SchedulerStats | None, IterationStats]] = []
-        self.registry.register(_Before(self._tell))
+        self.registry.before_read = self._tell
         super().__init__(vllm_config, engine_indexes)
         self._step_tokens: dict[int, Any] = self.histogram_iteration_tokens
         self._intervals: dict[int, Any] = self.histogram_inter_token_latency
@@ -95,20 +111,6 @@ class EngineMetrics(PrometheusStatLogger):
         self._step_tokens[0].observe_all(map(_tokens, steps))
         self._intervals[0].observe_all(chain.from_iterable(step.inter_token_latencies_iter for step in steps))
         super().record(_latest([stats for stats, _ in held if stats]), _total(steps))
-
-
-class _Before(Collector):
-    """Something to do before the metrics of a registry are read; it has none of its own."""
-
-    def __init__(self, do: Callable[[], None]) -> None:
-        self._do = do
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        self._do()
-        return ()
 
 
 class _Ignored:
@@ -160,7 +162,7 @@ def _add(total: IterationStats | PromptTokenStats, more: IterationStats | Prompt
             sums[name] += value
 
 
-def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
+def stat_logger(registry: EngineRegistry) -> type[PrometheusStatLogger]:
     """A stat logger class whose metrics live in `registry`."""
 
     def bound(metric: Any) -> Any:

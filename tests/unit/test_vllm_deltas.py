@@ -1,0 +1,74 @@
+"""What a request's reader finds, however far it is behind the engine."""
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.core.events import Delta, Timings, TokenLogprob
+from app.engine.vllm.deltas import Deltas
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def convert(output: Any) -> Delta:
+    if output.text is None:
+        raise RuntimeError("aborted")
+    return Delta(output.text, [9], finish="stop", prompt_tokens=3, output_tokens=4, timings=Timings(1, 2))
+
+
+def output(text: str | None) -> Any:
+    return SimpleNamespace(text=text)
+
+
+@pytest.fixture
+def deltas() -> Iterator[Deltas]:
+    made = Deltas("id", convert)
+    yield made
+    made.close()
+
+
+async def test_a_reader_that_waits_gets_each_delta(deltas: Deltas) -> None:
+    first = asyncio.ensure_future(deltas.next())
+    await asyncio.sleep(0)
+    deltas.add(Delta("a", [1]))
+    assert await first == Delta("a", [1])
+    deltas.add(Delta("b", [2]))
+    assert await deltas.next() == Delta("b", [2])
+
+
+async def test_a_reader_that_falls_behind_finds_all_in_one(deltas: Deltas) -> None:
+    chance = TokenLogprob("b", -0.5, b"b")
+    deltas.add(Delta("a", [1]))
+    deltas.add(Delta("b", [2], [chance]))
+    deltas.put(output("c"))
+    assert await deltas.next() == Delta(
+        "abc", [1, 2, 9], [chance], "stop", prompt_tokens=3, output_tokens=4, timings=Timings(1, 2)
+    )
+
+
+async def test_what_came_before_a_failure_is_read_first(deltas: Deltas) -> None:
+    deltas.add(Delta("a", [1]))
+    deltas.put(ValueError("gone"))
+    assert (await deltas.next()).text == "a"
+    with pytest.raises(ValueError, match="gone"):
+        await deltas.next()
+
+
+async def test_a_failure_wakes_the_reader(deltas: Deltas) -> None:
+    waiting = asyncio.ensure_future(deltas.next())
+    await asyncio.sleep(0)
+    deltas.put(output(None))
+    with pytest.raises(RuntimeError, match="aborted"):
+        await waiting
+
+
+async def test_a_reader_that_left_is_not_missed(deltas: Deltas) -> None:
+    waiting = asyncio.ensure_future(deltas.next())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    deltas.add(Delta("a", [1]))
+    assert (await deltas.next()).text == "a"
