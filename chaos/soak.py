@@ -94,6 +94,7 @@ async def soak(site: Site, plan: argparse.Namespace) -> Soak:
     ]
     await rest(site)
     before, began = await look(site), time.monotonic()
+    print(f"at rest: {before.rows()}", flush=True)
     async with traffic.running():
         for share, harm in ((1 / 3, kill("Engine")), (2 / 3, kill("Worker"))):
             await sampled(site, traffic, began + share * plan.duration)
