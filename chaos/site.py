@@ -89,8 +89,9 @@ class Site:
 
 
 def name_of(process: psutil.Process) -> str:
+    """Its name; empty once it has ended, reaped or not."""
     try:
-        return process.name()
+        return "" if process.status() == psutil.STATUS_ZOMBIE else process.name()
     except psutil.NoSuchProcess:
         return ""
 

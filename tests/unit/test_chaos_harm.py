@@ -1,6 +1,7 @@
 """Each harm does what it says to real processes, and says when all is well again."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from chaos import harm
 from chaos.answers import Answer
-from chaos.site import Site, Unsettled, eventually
+from chaos.site import Site, Unsettled, eventually, name_of
 
 WAIT_S = 30.0
 SLEEPER = (sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)")
@@ -61,6 +62,17 @@ def ward() -> Iterator[Ward]:
     made = Ward()
     yield made
     made.close()
+
+
+def test_who_has_ended_is_counted_no_more() -> None:
+    """A zombie counted as an engine would make a server look well before it knows of the death."""
+    with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as child:
+        seen = psutil.Process(child.pid)
+        assert name_of(seen)
+        seen.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert harm.is_gone(seen)
+        assert name_of(seen) == ""
 
 
 @pytest.mark.parametrize("part", ["Engine", "Worker"])
