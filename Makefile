@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools test check fmt lint types imports docs compat bench lock clean
+.PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, wh
 
 fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no hang
 	@$(BIN)/python -m chaos.fuzz --count $(REQUESTS) --markdown BENCHMARKS.md
+
+bench-overload: dev ## Measure what four times the load that can be served does, and write BENCHMARKS.md
+	@$(BIN)/python -m bench.overload --cache $(CACHE)
 
 lock: ## Resolve the pinned versions anew
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py

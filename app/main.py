@@ -6,17 +6,21 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app import __version__
+from app.access.limiter import Limiter
 from app.access.ring import KeyRing
+from app.access.store import Store, open_storage
 from app.api import guard, ops, transport
 from app.api.calls import Calls
 from app.api.ollama import library as library_routes
 from app.api.ollama import routes
 from app.api.ollama.dialect import Dialect
+from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
@@ -27,6 +31,7 @@ from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.watch import watch
 from app.settings import Settings
+from app.telemetry import instruments as these
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
@@ -49,6 +54,7 @@ def build_app(
     """
     telemetry = telemetry or start_telemetry()
     keys = _keys(settings, telemetry)
+    store = _store(settings, telemetry)
     manager = Manager(
         _logged(start_engine, base_url(settings.host.host, settings.host.port), keyed=keys is not None),
         keep_alive_s=settings.keep_alive,
@@ -65,7 +71,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
     )
     app.state.services = Services(
         library,
@@ -74,6 +80,7 @@ def build_app(
         telemetry,
         settings.max_body_bytes,
         settings.body_timeout,
+        settings.request_timeout,
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
     )
@@ -82,6 +89,7 @@ def build_app(
     app.include_router(library_routes.router)
     app.include_router(ops.router)
     if keys is not None:
+        app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
         guard.install(app, keys, open_paths=settings.open_paths)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
     return RawSend(Calls(app, telemetry))
@@ -101,6 +109,14 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     return keys
 
 
+def _store(settings: Settings, telemetry: Telemetry) -> Store:
+    """Where the limits of keys are counted, each failure of which is counted too."""
+    answer_s = settings.limits_redis_timeout
+    storage = open_storage(settings.limits_redis_url, answer_s)
+    count = partial(telemetry.metrics.count, these.STORE_FAILURES)
+    return Store(storage, answer_s=answer_s, on_failure=count)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server bound to `host`."""
     return host == "localhost" or host.startswith("127.") or host == "::1"
@@ -113,7 +129,12 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings, library: Library, manager: Manager, telemetry: Telemetry, keys: KeyRing | None
+    settings: Settings,
+    library: Library,
+    manager: Manager,
+    telemetry: Telemetry,
+    keys: KeyRing | None,
+    store: Store,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -126,6 +147,7 @@ def _lifespan(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await manager.close()
+        await store.close()
         await asyncio.to_thread(telemetry.close)
 
     return lifespan

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.access.files import read_keys
+from app.api.connection import connection_class
 from app.catalogue.gguf import bundled_gguf
 from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
@@ -56,7 +57,7 @@ def run(settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=connection_class(settings.headers_timeout),
         ws="none",
         access_log=False,
         server_header=False,

@@ -259,6 +259,32 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time a request body may take to arrive: a duration or seconds.",
     )
+    headers_timeout: Seconds = Field(
+        default=15.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time the head of a request may take to arrive: a duration or seconds.",
+    )
+    request_timeout: Limit = Field(
+        default=0.0,
+        validate_default=True,
+        description="Longest time a request may take, from its head to the end of its answer; 0 is no limit.",
+    )
+    limits_redis_url: str = Field(
+        default="",
+        pattern=r"^((rediss?|redis\+unix)://.+)?$",
+        description="Redis that counts for all replicas what keys use; without it each counts for itself.",
+    )
+    limits_redis_timeout: Seconds = Field(
+        default=0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time that Redis may take to answer before a request goes on without it.",
+    )
+    limits_redis_fail: Literal["open", "closed"] = Field(
+        default="open",
+        description="Whether requests of keys with limits pass (`open`) or get 503 while that Redis is gone.",
+    )
     tool_calls_done_reason: Literal["tool_calls", "stop"] = Field(
         default="tool_calls", description="done_reason after a tool call; Ollama itself says `stop`."
     )

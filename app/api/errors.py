@@ -21,6 +21,12 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Draining: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.LimitsUnknown: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.RequestRateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TokenRateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ConcurrencyExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineDied: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -70,6 +76,8 @@ def answer(error: Exception) -> Response:
         headers["connection"] = "close"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, errors.RateLimited):
+        headers["retry-after"] = str(error.retry_after_s)
     return Refusal(error, headers)
 
 

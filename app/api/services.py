@@ -1,5 +1,6 @@
 """What a route may ask for: the parts of the running server, put there once by `main`."""
 
+import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,8 +27,13 @@ class Services:
     telemetry: Telemetry
     max_body_bytes: int
     body_timeout_s: float
+    request_timeout_s: float
     api_version: str
     dialect: Dialect
+
+    def time_left_s(self, call: Call) -> float:
+        """How long a request may still take; `inf` is for ever."""
+        return self.request_timeout_s - (time.monotonic_ns() - call.arrived_ns) / 1e9
 
 
 async def services(request: Request) -> Services:

@@ -6,6 +6,7 @@ last line. Events are closed, which aborts the engine's work, before the last me
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.calls import note_failure
+from app.api.deadline import within
 from app.core.errors import AppError, EngineFailed
 from app.core.events import Event
 
@@ -69,7 +71,7 @@ class RawSend:
 
 
 class EventResponse(Response):
-    """Answers with what `events` say; `on_error` gives a failure its status and body.
+    """Answers with what `events` say within `limit_s`; `on_error` gives a failure its status and body.
 
     It is a `Response` only so that FastAPI takes it from a route as it is.
     """
@@ -81,8 +83,10 @@ class EventResponse(Response):
         *,
         stream: bool,
         on_error: Callable[[Exception], tuple[int, bytes]],
+        limit_s: float = math.inf,
     ) -> None:
         super().__init__()
+        self._limit_s = limit_s
         self._events = events
         self._encoder = encoder
         self._stream = stream
@@ -106,12 +110,10 @@ class EventResponse(Response):
     async def _answer(self, scope: Scope, send: Send, frame_send: Send) -> list[Message]:
         """Send all but what is returned: the messages that end the response."""
         try:
-            if self._stream:
-                return await self._send_frames(send, frame_send)
-            async for item in self._events:
-                for event in item if isinstance(item, list) else (item,):
-                    self._encoder.collect(event)
-            return _document(HTTPStatus.OK, JSON, self._encoder.whole())
+            async with within(self._limit_s):
+                if self._stream:
+                    return await self._send_frames(send, frame_send)
+                return await self._collect()
         except AppError as error:
             note_failure(scope, error, str(error))
             return self._failure(error)
@@ -119,6 +121,12 @@ class EventResponse(Response):
             logger.exception("A reply failed unexpectedly")
             note_failure(scope, error, UNEXPECTED)
             return self._failure(error)
+
+    async def _collect(self) -> list[Message]:
+        async for item in self._events:
+            for event in item if isinstance(item, list) else (item,):
+                self._encoder.collect(event)
+        return _document(HTTPStatus.OK, JSON, self._encoder.whole())
 
     async def _send_frames(self, send: Send, frame_send: Send) -> list[Message]:
         feed = self._encoder.feed
@@ -148,12 +156,17 @@ class EventResponse(Response):
 
 
 class DocumentResponse(Response):
-    """Answers with the one document that `work` makes; a client that leaves stops the work."""
+    """Answers with the document that `work` makes within `limit_s`; a client that leaves stops the work."""
 
     def __init__(
-        self, work: Callable[[], Awaitable[bytes]], *, on_error: Callable[[Exception], tuple[int, bytes]]
+        self,
+        work: Callable[[], Awaitable[bytes]],
+        *,
+        on_error: Callable[[Exception], tuple[int, bytes]],
+        limit_s: float = math.inf,
     ) -> None:
         super().__init__()
+        self._limit_s = limit_s
         self._work = work
         self._on_error = on_error
 
@@ -165,7 +178,8 @@ class DocumentResponse(Response):
 
     async def _messages(self, scope: Scope) -> list[Message]:
         try:
-            return _document(HTTPStatus.OK, JSON, await self._work())
+            async with within(self._limit_s):
+                return _document(HTTPStatus.OK, JSON, await self._work())
         except AppError as error:
             note_failure(scope, error, str(error))
             status, body = self._on_error(error)

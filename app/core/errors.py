@@ -67,6 +67,45 @@ class Draining(Overloaded):
     rejection = "draining"
 
 
+class LimitsUnknown(Overloaded):
+    """The store of the limits cannot be asked, and the operator wants no request to pass unchecked."""
+
+    rejection = "limits_unknown"
+
+    def __init__(self) -> None:
+        super().__init__("the limits of this API key cannot be checked at the moment, please try again")
+
+
+class RateLimited(AppError):
+    """A limit of the caller's key is used up; trying again after `retry_after_s` seconds may succeed."""
+
+    def __init__(self, text: str, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(text)
+
+
+class RequestRateExceeded(RateLimited):
+    """Requests per minute."""
+
+    rejection = "request_rate"
+
+
+class TokenRateExceeded(RateLimited):
+    """Tokens per minute."""
+
+    rejection = "token_rate"
+
+
+class ConcurrencyExceeded(RateLimited):
+    """Requests at once."""
+
+    rejection = "concurrency"
+
+
+class DeadlineExceeded(AppError):
+    """The request took longer than any may."""
+
+
 class LoadFailed(AppError):
     """A model's engine could not be started."""
 

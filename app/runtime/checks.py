@@ -1,11 +1,14 @@
 """What a model can be asked for: pure checks in the order clients observe (ollama-api 6.2 and 7.2)."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from app.catalogue.library import read_reference
-from app.core.call import Caller
+from app.core.call import Caller, Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Model
 from app.core.quote import quoted
-from app.core.request import ChatPrompt, CompletionPrompt, Generation
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Json, Sampling
 
 
 def is_empty(asked: Generation) -> bool:
@@ -48,6 +51,28 @@ def check(model: Model, asked: Generation) -> None:
             raise InvalidRequest(f"{model.name.canonical} does not support tools")
     elif asked.prompt.suffix and not model.can("insert"):
         raise InvalidRequest(f"{model.name.canonical} does not support insert")
+
+
+def within_limits(
+    sampling: Sampling, options: Mapping[str, Json], limits: Limits, default_context: float
+) -> Sampling:
+    """The sampling of a caller with these limits. What the client named itself in `options` is never changed.
+
+    Raises:
+        Forbidden: for a `num_ctx` or `num_predict` that was asked for and is over the limit.
+    """
+    context, predict = limits.max_context, limits.max_predict
+    num_ctx, num_predict = sampling.num_ctx, sampling.num_predict
+    if context is not None and (num_ctx or default_context) > context:
+        if options.get("num_ctx") is not None:
+            raise Forbidden(f"this API key allows a num_ctx of at most {context}, {num_ctx} was asked for")
+        sampling = replace(sampling, num_ctx=context)
+    if predict is not None and not 0 < num_predict <= predict:
+        if options.get("num_predict") is not None:
+            asked = num_predict if num_predict > 0 else f"no limit ({num_predict})"
+            raise Forbidden(f"this API key allows a num_predict of at most {predict}, {asked} was asked for")
+        sampling = replace(sampling, num_predict=predict)
+    return sampling
 
 
 def _check_raw(prompt: CompletionPrompt) -> None:

@@ -90,7 +90,7 @@ class Manager:
         self._max_loaded = max_loaded
         self._load_timeout_s = load_timeout_s if math.isfinite(load_timeout_s) else None
         self._max_queue = max_queue
-        self._default_context = default_context
+        self.default_context = default_context
         self._observer = observer or Silent()
         self._clock = clock
         self._entries: dict[str, Entry] = {}
@@ -244,7 +244,7 @@ class Manager:
         self._pump()
 
     def _context_length(self, engine: Engine, num_ctx: int | None) -> int:
-        return min(num_ctx or self._default_context, engine.window)
+        return min(num_ctx or self.default_context, engine.window)
 
     # One entry: idle time, and the two ways to go.
 

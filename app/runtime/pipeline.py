@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.catalogue.library import Library
 from app.core.call import Call
@@ -16,7 +16,7 @@ from app.core.options import resolve
 from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
 from app.engine.base import Decoder, Prompt, Run
-from app.runtime.checks import check, check_allowed, is_empty, is_unload
+from app.runtime.checks import check, check_allowed, is_empty, is_unload, within_limits
 from app.runtime.compose import Composer
 from app.runtime.manager import Lease, Manager
 
@@ -59,7 +59,9 @@ class Pipeline:
             yield Unloaded()
             return
         check(model, asked)
-        call.sampling = sampling = resolve(model.spec.parameters, asked.options)
+        sampling = resolve(model.spec.parameters, asked.options)
+        sampling = within_limits(sampling, asked.options, call.caller.limits, self._manager.default_context)
+        call.sampling = sampling
         async with self._manager.lease(
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
         ) as lease:
@@ -100,6 +102,8 @@ class Pipeline:
         model = self._library.find(asked.model, case_sensitive=case_sensitive)
         call.model = str(model.name)
         sampling = resolve(model.spec.parameters, asked.options)
+        limits = replace(call.caller.limits, max_predict=None)  # There is nothing to predict.
+        sampling = within_limits(sampling, asked.options, limits, math.inf)
         async with self._manager.lease(
             model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
         ) as lease:

@@ -1,20 +1,24 @@
 """A real server on loopback, for what only sockets can show."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPResponse
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Generator[int]:
+def serving(
+    app: ASGIApp, http: type[asyncio.Protocol] | Literal["httptools"] = "httptools"
+) -> Generator[int]:
     """The port that `app` is served on. A client may connect at once: the socket listens already."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, http="httptools", ws="none", log_config=None)
+        config = uvicorn.Config(app, http=http, ws="none", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

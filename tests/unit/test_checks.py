@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from app.core.errors import InvalidRequest
+from app.core.call import Limits
+from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Capability, Model
+from app.core.options import resolve
 from app.core.request import FOREVER, ChatPrompt, CompletionPrompt, Generation, Message
-from app.runtime.checks import check, is_empty, is_unload
+from app.runtime.checks import check, is_empty, is_unload, within_limits
 from tests.unit.garage import model
 
 TOOL = {"type": "function", "function": {"name": "add"}}
@@ -133,3 +135,65 @@ def test_the_first_mistake_is_the_one_that_is_told() -> None:
         check(nothing, completion(suffix="x"))
     with refused('"M" does not support chat'):
         check(nothing, chat(*HELLO, tools=(TOOL,)))
+
+
+# The limits of a key.
+
+DEFAULT_CONTEXT = 4096
+
+
+def limited(model: dict[str, Any], asked: dict[str, Any], **limits: int) -> tuple[int | None, int]:
+    """`num_ctx` and `num_predict` of a request whose model has those parameters."""
+    sampling = within_limits(resolve(model, asked), asked, Limits(**limits), DEFAULT_CONTEXT)
+    return sampling.num_ctx, sampling.num_predict
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "limits", "expected"),
+    [
+        ({}, {}, {}, (None, -1)),
+        ({"num_ctx": 9, "num_predict": -2}, {}, {}, (9, -2)),
+        ({}, {}, {"max_context": 2048}, (2048, -1)),
+        ({}, {}, {"max_context": 4096}, (None, -1)),
+        ({"num_ctx": 8192}, {}, {"max_context": 5000}, (5000, -1)),
+        ({}, {"num_ctx": 2048}, {"max_context": 2048}, (2048, -1)),
+        ({"num_ctx": 8192}, {"num_ctx": 16}, {"max_context": 2048}, (16, -1)),
+        ({}, {"num_ctx": None}, {"max_context": 2048}, (2048, -1)),
+        ({}, {}, {"max_predict": 10}, (None, 10)),
+        ({"num_predict": 5}, {}, {"max_predict": 10}, (None, 5)),
+        ({"num_predict": 50}, {}, {"max_predict": 10}, (None, 10)),
+        ({}, {"num_predict": 10}, {"max_predict": 10}, (None, 10)),
+        ({}, {"num_predict": None}, {"max_predict": 10}, (None, 10)),
+    ],
+)
+def test_what_a_client_does_not_name_is_within_the_limits_of_its_key(
+    model: dict[str, Any], asked: dict[str, Any], limits: dict[str, int], expected: tuple[int | None, int]
+) -> None:
+    assert limited(model, asked, **limits) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits", "text"),
+    [
+        (
+            {"num_ctx": 2049},
+            {"max_context": 2048},
+            "this API key allows a num_ctx of at most 2048, 2049 was asked for",
+        ),
+        (
+            {"num_predict": 11},
+            {"max_predict": 10},
+            "this API key allows a num_predict of at most 10, 11 was asked for",
+        ),
+        (
+            {"num_predict": -1},
+            {"max_predict": 10},
+            "this API key allows a num_predict of at most 10, no limit (-1) was asked for",
+        ),
+    ],
+)
+def test_what_a_client_names_over_the_limits_of_its_key_is_refused(
+    asked: dict[str, Any], limits: dict[str, int], text: str
+) -> None:
+    with pytest.raises(Forbidden, match=f"^{re.escape(text)}$"):
+        limited({}, asked, **limits)

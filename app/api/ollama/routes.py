@@ -39,7 +39,10 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
     encoder = ChatEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
     )
-    return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
+    events = served.pipeline.run(asked, call)
+    return EventResponse(
+        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(call)
+    )
 
 
 @router.post("/generate")
@@ -51,7 +54,10 @@ async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
     encoder = GenerateEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
     )
-    return EventResponse(served.pipeline.run(asked, call), encoder, stream=read.stream, on_error=_failure)
+    events = served.pipeline.run(asked, call)
+    return EventResponse(
+        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(call)
+    )
 
 
 @router.post("/embed")
@@ -63,7 +69,7 @@ async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
     async def work() -> bytes:
         return _embed_document(asked, await _embedded(served.pipeline, asked, call))
 
-    return DocumentResponse(work, on_error=_failure)
+    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(call))
 
 
 @router.post("/embeddings")
@@ -79,7 +85,7 @@ async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
         found = await _embedded(served.pipeline, asked, call, legacy=True)
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
-    return DocumentResponse(work, on_error=_failure)
+    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(call))
 
 
 async def _read(decode: Callable[[bytes, int], _T], body: bytes) -> _T:

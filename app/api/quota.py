@@ -1,0 +1,26 @@
+"""The layer that keeps each key within its limits: behind the keys, before anything of the body is read."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.access.limiter import Limiter
+from app.api import errors
+from app.api.calls import call_of
+from app.core.errors import LimitsUnknown, RateLimited
+
+
+class Quota:
+    """Body frames of a reply pass beside it (`RawSend`), so a token costs nothing here."""
+
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+        self._app = app
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with self._limiter.admit(call_of(scope)):
+                await self._app(scope, receive, send)
+        except (RateLimited, LimitsUnknown) as error:
+            await errors.answer(error)(scope, receive, send)

@@ -1,0 +1,221 @@
+"""More requests than Caravan can serve: how much good work is still done, and how soon the rest is refused.
+
+Run it with `python -m bench.overload`. It starts the server as a process of its own and plays its clients,
+over real sockets, each request on a new connection. First the peak: as many clients as the engine has slots,
+then twice as many, each sending its next request when it has its answer. Then requests arrive at random at a
+multiple of that rate, whether or not earlier ones are answered. Only whole answers count as goodput.
+
+Two engines: `fake` takes its time per token and none of the machine's, so the front end is what is measured;
+`real` is vLLM with a tiny model, which shares the cores of the machine with the server and its clients.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.compare import answer_of, machine_lines, quantile, write_section
+from bench.servers import NAME, Body, cpu_seconds, free_port, serving, wait_ready
+from tests.models.build import build
+
+MARK = "<!-- bench:overload -->"
+REAL = "env CARAVAN_MAX_QUEUE={queue} {{python}} -m app.cli serve --port {{port}} --config {{config}}"
+FAKE = "{{python}} -m bench.overload --serve {{port}} --slots {slots} --queue {queue}"
+BUSY = b"server busy, please try again.  maximum pending requests exceeded"
+FAKE_TOKENS, FAKE_TOKEN_S = 20, 0.02
+REAL_TOKENS = 128
+RAMP_S = 2.0
+REPLY_S = 120.0
+
+
+class BadAnswer(Exception):
+    """Neither a whole answer nor a refusal for a full queue."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What came of the requests: when the good ones ended, and how long each good one and refusal took."""
+
+    ends: list[float] = field(default_factory=list[float])
+    served_s: list[float] = field(default_factory=list[float])
+    refused_s: list[float] = field(default_factory=list[float])
+
+    def goodput(self, start: float, end: float) -> float:
+        return sum(start <= each < end for each in self.ends) / (end - start)
+
+
+async def ask(port: int, body: bytes, load: Load) -> None:
+    """One request; its time counts from before its connection is made."""
+    head = (
+        "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    start = time.perf_counter()
+    async with asyncio.timeout(REPLY_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(head.encode() + body)
+            received = await reader.read(-1)
+        finally:
+            writer.close()
+    end = time.perf_counter()
+    if received.startswith(b"HTTP/1.1 503 ") and BUSY in received:
+        load.refused_s.append(end - start)
+    elif json.loads(answer_of(received).splitlines()[-1]).get("done"):
+        load.served_s.append(end - start)
+        load.ends.append(end)
+    else:
+        raise BadAnswer(received[-500:].decode(errors="replace"))
+
+
+async def closed(port: int, body: bytes, clients: int, seconds: float) -> float:
+    """Goodput of so many clients, each with one request at a time."""
+    load = Load()
+    start = time.perf_counter()
+    end = start + RAMP_S + seconds
+
+    async def client() -> None:
+        while time.perf_counter() < end:
+            await ask(port, body, load)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    if load.refused_s:
+        raise BadAnswer("the queue is shorter than the number of clients")
+    return load.goodput(start + RAMP_S, end)
+
+
+async def overload(port: int, body: bytes, rate: float, seconds: float) -> tuple[float, Load]:
+    """Goodput while requests arrive at this rate, and all that came of them."""
+    load, chance = Load(), random.Random(0)
+    start = time.perf_counter()
+    end, due = start + RAMP_S + seconds, start
+    async with asyncio.TaskGroup() as group:
+        while (due := due + chance.expovariate(rate)) < end:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(ask(port, body, load))
+    return load.goodput(start + RAMP_S, end), load
+
+
+async def measure(command: str, model: Path, engine: Body, body: Body, plan: argparse.Namespace) -> Body:
+    port = free_port()
+    asked = json.dumps(body).encode()
+    with serving(command, model, engine, port) as process:
+        await wait_ready("/", process, port)
+        await ask(port, asked, Load())
+        peaks = [await closed(port, asked, plan.slots * times, plan.seconds) for times in (1, 2)]
+        peak = max(peaks)
+        cpu = cpu_seconds(process)
+        good, load = await overload(port, asked, plan.times * peak, plan.seconds)
+        return {
+            "peak goodput, requests/s": peak,
+            f"goodput at {plan.times:g} times that, requests/s": good,
+            "of the peak": good / peak,
+            "served": len(load.served_s),
+            "refused": len(load.refused_s),
+            "median time of a refusal, ms": 1000 * quantile(load.refused_s, 0.5),
+            "p99 time of a refusal, ms": 1000 * quantile(load.refused_s, 0.99),
+            "longest refusal, ms": 1000 * max(load.refused_s),
+            "p99 time of an answer, ms": 1000 * quantile(load.served_s, 0.99),
+            "front-end CPU, cores": (cpu_seconds(process) - cpu) / (RAMP_S + plan.seconds),
+        }
+
+
+def chat(tokens: int) -> Body:
+    return {
+        "model": NAME,
+        "messages": [{"role": "user", "content": "Write a long story."}],
+        "options": {"temperature": 0, "num_predict": tokens},
+    }
+
+
+def serve(port: int, slots: int, queue: int) -> None:
+    """The whole server over an engine that waits for each token and does nothing else."""
+    import uvicorn
+
+    from app.api.connection import connection_class
+    from app.catalogue.library import Library
+    from app.core.model import Model
+    from app.engine.fake import FakeEngine, Reply
+    from app.main import build_app
+    from app.settings import read_settings
+    from tests.e2e.fake_site import fake_model
+
+    async def start(_: Model) -> FakeEngine:
+        return FakeEngine(default=Reply([" word"] * FAKE_TOKENS), slots=slots, delay_s=FAKE_TOKEN_S)
+
+    settings = read_settings(max_queue=queue)
+    app = build_app(settings, Library([fake_model(NAME)]), start)
+    uvicorn.run(
+        app,
+        port=port,
+        loop="uvloop",
+        http=connection_class(settings.headers_timeout),
+        ws="none",
+        log_config=None,
+        access_log=False,
+    )
+
+
+def run(name: str, plan: argparse.Namespace) -> Body:
+    if name == "fake":
+        command = FAKE.format(slots=plan.slots, queue=plan.queue)
+        return asyncio.run(measure(command, Path(), {}, chat(FAKE_TOKENS), plan))
+    engine: Body = {
+        "dtype": "float32",
+        "max_model_len": 1024,
+        "max_num_seqs": plan.slots,
+        "kv_cache_memory_bytes": 64 << 20,
+    }
+    model = build("llama", plan.cache / "test-models")
+    return asyncio.run(measure(REAL.format(queue=plan.queue), model, engine, chat(REAL_TOKENS), plan))
+
+
+def table(found: dict[str, Body]) -> str:
+    names = list(found)
+    lines = [f"| | {' | '.join(f'{name} engine' for name in names)} |", "| --- |" + " ---: |" * len(names)]
+    for row in found[names[0]]:
+        lines.append(f"| {row} | {' | '.join(_figure(found[name][row]) for name in names)} |")
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
+    parser.add_argument("--engine", nargs="+", choices=["fake", "real"], default=["fake", "real"])
+    parser.add_argument("--slots", type=int, default=16, help="requests the engine works on at once")
+    parser.add_argument("--queue", type=int, default=32, help="requests that may wait: OLLAMA_MAX_QUEUE")
+    parser.add_argument("--times", type=float, default=4.0, help="the overload, in peaks")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
+    parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    plan = options()
+    if plan.serve:
+        serve(plan.serve, plan.slots, plan.queue)
+        return
+    described = machine_lines()
+    found = {name: run(name, plan) for name in plan.engine}
+    shown = f"{plan.slots} slots, a queue of {plan.queue}, {plan.seconds:g} s each:"
+    text = "\n\n".join([described, shown, table(found)])
+    print(text)
+    write_section(plan.markdown, text, MARK)
+    if any(each["of the peak"] < 0.95 or each["p99 time of a refusal, ms"] > 50 for each in found.values()):
+        sys.exit("overload costs more than it may: goodput at least 0.95 of its peak, refusals within 50 ms")
+
+
+if __name__ == "__main__":
+    main()
