@@ -79,6 +79,11 @@ class TestRules:
         explained = {name for name in _HEADING.findall(GUIDE.read_text()) if name.startswith("Caravan")}
         assert explained == {alert["alert"] for alert in alerts()}
 
+    def test_links_within_the_guide_lead_somewhere(self) -> None:
+        guide = GUIDE.read_text()
+        anchors = {heading.lower().replace(" ", "-") for heading in _HEADING.findall(guide)}
+        assert set(re.findall(r"\]\(#([^)]+)\)", guide)) <= anchors
+
 
 class TestDashboard:
     def test_it_can_be_found_and_changed(self) -> None:
