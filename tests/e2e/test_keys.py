@@ -33,8 +33,9 @@ class Guarded:
     file: Path
     log: Path
 
-    def client(self, key: str) -> ollama.Client:
-        return ollama.Client(self.url, headers={"Authorization": f"Bearer {key}"}, timeout=240)
+    def client(self, key: str = "") -> ollama.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return ollama.Client(self.url, headers=headers, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +51,23 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Guarded]:
 @pytest.mark.row("A1", "B9")
 def test_ollama_s_client_works_with_a_key_and_not_without(guarded: Guarded) -> None:
     key = keys(guarded.file, "create", "--id", "client")
-    client = guarded.client(key)
     _until(lambda: _status(guarded.url, key) == 200)
-    assert [model.model for model in client.list().models] == ["plain:latest"]
-    whole = client.chat("plain", CHAT, options=SHORT)
+    with guarded.client(key) as client:
+        assert [model.model for model in client.list().models] == ["plain:latest"]
+        whole = client.chat("plain", CHAT, options=SHORT)
+        pieces = list(client.chat("plain", CHAT, options=SHORT, stream=True))
     assert whole.message.content
-    pieces = list(client.chat("plain", CHAT, options=SHORT, stream=True))
     assert pieces[-1].done
     assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content
 
-    for other in (ollama.Client(guarded.url), guarded.client(key[:-1] + ("0" if key[-1] != "0" else "1"))):
-        with pytest.raises(ollama.ResponseError) as refused:
-            other.chat("plain", CHAT)
-        assert refused.value.status_code == 401
-        with pytest.raises(ollama.ResponseError) as refused:
-            list(other.chat("plain", CHAT, stream=True))
-        assert refused.value.status_code == 401
+    for other in ("", key[:-1] + ("0" if key[-1] != "0" else "1")):
+        with guarded.client(other) as client:
+            with pytest.raises(ollama.ResponseError) as refused:
+                client.chat("plain", CHAT)
+            assert refused.value.status_code == 401
+            with pytest.raises(ollama.ResponseError) as refused:
+                list(client.chat("plain", CHAT, stream=True))
+            assert refused.value.status_code == 401
 
 
 @pytest.mark.row("A1")
@@ -80,9 +82,10 @@ def test_a_revoked_key_is_refused_while_the_server_runs(guarded: Guarded) -> Non
 def test_the_log_of_a_talkative_server_holds_no_key(guarded: Guarded) -> None:
     key = keys(guarded.file, "create", "--id", "loud")
     _until(lambda: _status(guarded.url, key) == 200)
-    guarded.client(key).chat("plain", CHAT, options=SHORT)
-    with pytest.raises(ollama.ResponseError):
-        guarded.client(key).chat("none", CHAT)
+    with guarded.client(key) as client:
+        client.chat("plain", CHAT, options=SHORT)
+        with pytest.raises(ollama.ResponseError):
+            client.chat("none", CHAT)
     log = guarded.log.read_text()
     assert "keys reloaded" in log
     assert key.rpartition("_")[2] not in log
