@@ -24,8 +24,8 @@ from chaos.traffic import Traffic
 MARK = "<!-- chaos:chaos -->"
 BETWEEN_S = 5.0
 """Traffic before, between and after harms."""
-SMALL_KV_CACHE = 2 * MIB
-"""Room for one full window of the tiny model, so a handful of stories already has to take turns."""
+SMALL_KV_CACHE = 2 * MIB + MIB // 4
+"""Little more than one full window of the tiny model: a handful of stories already has to take turns."""
 SMALL_S = 30.0
 _STOPPED_S = 3.0
 _STARVED_S = 20.0
@@ -81,7 +81,8 @@ async def crowded(plan: argparse.Namespace) -> tuple[str, list[str]]:
         await storm.calm(site, problems)
     if not preempted:
         problems.append("nothing was preempted, so nothing was tried")
-    told = f"A cache of {SMALL_KV_CACHE >> 20} MiB, {4 * plan.clients} clients, {preempted:,.0f} preemptions:"
+    room = f"{SMALL_KV_CACHE / MIB:g} MiB"
+    told = f"A cache of {room}, {4 * plan.clients} clients, {preempted:,.0f} preemptions:"
     return f"{told}\n\n{traffic.tally.table()}", problems
 
 
