@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload lock clean
+.PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-recovery lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ compat: dev ## Run the conformance tests and print the checklist: passed, depart
 
 bench: dev ## Measure Caravan beside vLLM's own server and write BENCHMARKS.md
 	@$(BIN)/python -m bench.compare --cache $(CACHE) && $(BIN)/python -m bench.path
+
+bench-recovery: dev ## Measure how fast a dead engine is replaced and write BENCHMARKS.md
+	@$(BIN)/python -m bench.recovery --cache $(CACHE)
 
 bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by side, and write BENCHMARKS.md
 	@$(BIN)/python -m bench.overhead --cache $(CACHE)

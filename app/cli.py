@@ -43,7 +43,7 @@ def serve(
     """Serve models over the Ollama API; without --model, the bundled smollm2:135m."""
     from app.access.files import BadKeys
     from app.core.errors import AppError
-    from app.serve import run
+    from app.serve import GaveUp, run
     from app.settings import BadSetting, read_settings
 
     try:
@@ -55,7 +55,7 @@ def serve(
         if port is not None:
             given["port"] = port
         run(read_settings(**given))
-    except (BadSetting, BadKeys, AppError) as error:
+    except (BadSetting, BadKeys, AppError, GaveUp) as error:
         print(f"caravan: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport
 from app.api.calls import Calls
+from app.api.drain import Drain
 from app.api.ollama import library as library_routes
 from app.api.ollama import routes
 from app.api.ollama.dialect import Dialect
@@ -24,11 +25,12 @@ from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
-from app.core.errors import AppError
 from app.core.model import Model
 from app.engine.base import Engine
+from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
+from app.runtime.recovery import Recovery
 from app.runtime.watch import watch
 from app.settings import Settings
 from app.telemetry import instruments as these
@@ -45,7 +47,11 @@ StartEngine = Callable[[Model], Awaitable[Engine]]
 
 
 def build_app(
-    settings: Settings, library: Library, start_engine: StartEngine, telemetry: Telemetry | None = None
+    settings: Settings,
+    library: Library,
+    start_engine: StartEngine,
+    telemetry: Telemetry | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
 
@@ -55,6 +61,7 @@ def build_app(
     telemetry = telemetry or start_telemetry()
     keys = _keys(settings, telemetry)
     store = _store(settings, telemetry)
+    lifecycle = lifecycle or Lifecycle()
     manager = Manager(
         _logged(start_engine, base_url(settings.host.host, settings.host.port), keyed=keys is not None),
         keep_alive_s=settings.keep_alive,
@@ -63,7 +70,10 @@ def build_app(
         max_queue=settings.max_queue,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
         observer=EngineEvents(telemetry.metrics),
+        recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
+        give_up=lifecycle.fail,
     )
+    lifecycle.ends_with(manager.close)
     pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
     app = FastAPI(
         title="Caravan",
@@ -83,14 +93,16 @@ def build_app(
         settings.request_timeout,
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
+        lifecycle,
     )
-    watch(telemetry, library, manager)
+    watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
     app.include_router(library_routes.router)
     app.include_router(ops.router)
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
         guard.install(app, keys, open_paths=settings.open_paths)
+    app.add_middleware(Drain, lifecycle=lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
     return RawSend(Calls(app, telemetry))
 
@@ -139,25 +151,18 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         models = library.all() if settings.preload else []
-        tasks = [asyncio.create_task(_preload(manager, model)) for model in models[:1]]
-        if keys is not None:
-            tasks.append(asyncio.create_task(keys.watch()))
+        for model in models[:1]:
+            manager.preload(model)
+        watching = [] if keys is None else [asyncio.create_task(keys.watch())]
         yield
-        for task in tasks:
+        for task in watching:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
         await store.close()
         await asyncio.to_thread(telemetry.close)
 
     return lifespan
-
-
-async def _preload(manager: Manager, model: Model) -> None:
-    # The manager logs why a load failed, and the next request for the model tries again.
-    with suppress(AppError):
-        async with manager.lease(model, keep_alive_s=None, num_ctx=None):
-            pass
 
 
 def _logged(start_engine: StartEngine, url: str, *, keyed: bool) -> StartEngine:

@@ -24,11 +24,13 @@ from app.core.model import Model, ModelSpec
 from app.engine.base import Engine
 from app.engine.vllm import forkserver
 from app.main import StartEngine, base_url, build_app
+from app.runtime.lifecycle import Lifecycle
 from app.settings import Address, BadSetting, ModelConfig, Settings, read_otlp
 from app.telemetry.setup import start as start_telemetry
 
 BUNDLED = "smollm2:135m"
-_GRACE_S = 30
+_LAST_WORDS_S = 3
+"""What a client has to take its last line once its stream has been ended."""
 _GC_THRESHOLD = (20_000, 20, 20)
 """A token makes some twenty short-lived objects and no cycles; by default that is a collection every 35."""
 _log = logging.getLogger("caravan")
@@ -41,8 +43,11 @@ def run(settings: Settings) -> None:
         BadSetting: for an address that cannot be listened on.
         BadKeys: for key files that cannot be used.
         AppError: for a model that cannot be prepared.
+        GaveUp: an engine was in a crash loop; whoever started the server is to start it anew.
     """
     _start_log(settings)
+    # As the first process of a container it would not die of the signal by default.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     telemetry = start_telemetry(read_otlp())
     if settings.keys_file is not None:
         read_keys(settings.keys_file)  # before the slow part: what is wrong with it is told at once
@@ -53,7 +58,8 @@ def run(settings: Settings) -> None:
     context = forkserver.start(debug=settings.debug) if _on_cpu() else None
     with _Bars() as bars:
         library = prepare(_specs(settings), settings.cache_dir, bars.show)
-    app = build_app(settings, library, _starter(settings, context), telemetry)
+    lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
+    app = build_app(settings, library, _starter(settings, context), telemetry, lifecycle)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -63,17 +69,27 @@ def run(settings: Settings) -> None:
         server_header=False,
         log_config=None,
         log_level="warning",
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=_LAST_WORDS_S,
     )
-    _Server(config, base_url(address.host, address.port)).run(sockets=[listener])
+    Server(config, base_url(address.host, address.port), lifecycle).run(sockets=[listener])
+    if lifecycle.failure:
+        raise GaveUp(lifecycle.failure)
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens, and ends well when told to: uvicorn itself would die of the signal once done."""
+class GaveUp(Exception):
+    """The server ended because it could not do its work any more."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+
+class Server(uvicorn.Server):
+    """Says where it listens, and ends as `Lifecycle` has it.
+
+    uvicorn itself would close the listener at the first signal, and die of the signal once done.
+    """
+
+    def __init__(self, config: uvicorn.Config, url: str, lifecycle: Lifecycle) -> None:
         super().__init__(config)
         self._url = url
+        self.lifecycle = lifecycle
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -81,11 +97,23 @@ class _Server(uvicorn.Server):
             _log.info("listening on %s", self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and sig == signal.SIGINT:
+        """Drain; at the second signal end what is under way; after that wait for nothing."""
+        if self.should_exit:
             self.force_exit = True
+        elif not self.started:
+            self.should_exit = True
         else:
-            _log.info("stopping: no new requests, those under way may take up to %d s", _GRACE_S)
-        self.should_exit = True
+            self.lifecycle.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: leave once the drain is over."""
+        busy = len(self.server_state.tasks)
+        if self.lifecycle.over(busy):
+            if busy:
+                _log.warning("requests that did not end in time and are ended: %d", busy)
+            await self.lifecycle.end()
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _bind(address: Address) -> socket.socket:
@@ -115,12 +143,12 @@ def _starter(settings: Settings, context: ForkServerContext | None) -> StartEngi
     async def start(model: Model) -> Engine:
         engine = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.engine")
         config = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.config")
-        if context is not None:
-            forkserver.adopt(context)
+        forkserver.adopt(context)
         defaults = config.EngineDefaults(
             kv_cache_bytes=settings.kv_cache_bytes,
             stream_interval=settings.stream_interval,
             max_num_seqs=settings.num_parallel,
+            hang_timeout_s=settings.engine_hang_timeout,
         )
         return await engine.VllmEngine.load(model, defaults)
 

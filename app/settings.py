@@ -285,6 +285,30 @@ class Settings(BaseSettings):
         default="open",
         description="Whether requests of keys with limits pass (`open`) or get 503 while that Redis is gone.",
     )
+    grace_period: Seconds = Field(
+        default=30.0,
+        allow_inf_nan=False,
+        description="Longest time that requests under way may take to end once the server is told to stop.",
+    )
+    drain_delay: Seconds = Field(
+        default=0.0,
+        allow_inf_nan=False,
+        description="Shortest time that a stopping server stays there to say that it is not ready.",
+    )
+    engine_hang_timeout: Limit = Field(
+        default=60.0,
+        description="An engine that shows no progress for so long is taken for hung and restarted; 0: never.",
+    )
+    crash_limit: int = Field(
+        default=5,
+        ge=0,
+        description="Deaths and failed loads in a row after which the server exits with status 1; 0: never.",
+    )
+    crash_window: Seconds = Field(
+        default=300.0,
+        gt=0,
+        description="An engine that ran for so long makes up for the deaths and failed loads before it.",
+    )
     tool_calls_done_reason: Literal["tool_calls", "stop"] = Field(
         default="tool_calls", description="done_reason after a tool call; Ollama itself says `stop`."
     )

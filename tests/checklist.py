@@ -291,7 +291,7 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ("1.5", "a body over `CARAVAN_MAX_BODY_BYTES` is 413, one slower than `CARAVAN_BODY_TIMEOUT` 408"),
     (
         "2",
-        "`/livez`, `/readyz` and `/metrics` exist besides Ollama's routes (Ollama has no `/metrics`)",
+        "`/livez`, `/readyz`, `/startupz` and `/metrics` exist besides Ollama's routes",
     ),
     (
         "2, 11, 12",

@@ -71,8 +71,9 @@ class Refusal(Response):
 
 def answer(error: Exception) -> Response:
     headers = {"content-type": "application/json; charset=utf-8"}
-    if isinstance(error, errors.BodyTimeout):
-        # Whoever sends too slowly is cut off, or it could hold the connection for ever.
+    if isinstance(error, errors.BodyTimeout | errors.Draining):
+        # Whoever sends too slowly is cut off, or it could hold the connection for ever; and a client or a
+        # load balancer must not send its next request to a server that ends.
         headers["connection"] = "close"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"

@@ -1,4 +1,4 @@
-"""For the operator: is the process alive, can it answer, and what do its engines count."""
+"""For the operator: is the process alive, has it started, can it answer, and what do its engines count."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from app.api.guard import needs
-from app.api.services import Served
+from app.api.services import Served, Services
 
 router = APIRouter()
 
@@ -20,13 +20,29 @@ async def livez() -> Response:
     return Response("ok", media_type="text/plain")
 
 
+@router.get("/startupz")
+@needs("nothing")
+async def startupz(served: Served) -> Response:
+    """Green from the end of the first load on, or at once where nothing is loaded at start."""
+    return _probe([] if served.manager.started else _troubles(served))
+
+
 @router.get("/readyz")
 @needs("nothing")
 async def readyz(served: Served) -> Response:
-    """Red from an engine's death until a model has been loaded again."""
-    if served.manager.healthy:
-        return Response("ok", media_type="text/plain")
-    return Response("an engine died", HTTPStatus.SERVICE_UNAVAILABLE, media_type="text/plain")
+    """Red while a model that is to be loaded is not, and once the server drains."""
+    if served.lifecycle.draining:
+        return _probe(["the server is shutting down"])
+    return _probe(_troubles(served))
+
+
+def _troubles(served: Services) -> list[str]:
+    return [f"{down.model.name}: {down.trouble}" for down in served.manager.down]
+
+
+def _probe(troubles: list[str]) -> Response:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if troubles else HTTPStatus.OK
+    return Response("\n".join(troubles) or "ok", status, media_type="text/plain")
 
 
 @router.get("/metrics")

@@ -62,9 +62,12 @@ class Overloaded(AppError):
 
 
 class Draining(Overloaded):
-    """The server is about to end and takes no more work."""
+    """The server takes no more work, or has ended what it had; another replica may take it."""
 
     rejection = "draining"
+
+    def __init__(self, text: str = "the server is shutting down") -> None:
+        super().__init__(text)
 
 
 class LimitsUnknown(Overloaded):

@@ -10,58 +10,34 @@ All state is changed between awaits on one event loop, so nothing needs a lock. 
    worker closes what is doomed before it loads what is queued.
 
 An entry is queued, then loading, then ready, then gone; it is gone at once if nobody waits for it any more
-before it loads, or if the load fails.
+before it loads, or if the load fails. What is to be kept loaded gets a new entry after a death or a failed
+load, which rests for its back-off before it is queued; requests may wait for it meanwhile.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from app.core.errors import Draining, LoadFailed, Overloaded
+from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime import policy
-from app.runtime.entry import Entry, State
+from app.runtime.entry import Entry, Lease, LoadedModel, State
+from app.runtime.loader import Loader
 from app.runtime.observer import Observer, Silent, UnloadReason
+from app.runtime.recovery import Down, Recovery, Trouble
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
-_CLOSING = "the server is shutting down"
-_TIMED_OUT = "timed out waiting for the model to load"
-
-# A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
-_SHORTEST_TIMER_S = 0.001
-_LONGEST_TIMER_S = 86400.0
 _log = logging.getLogger(__name__)
 
 _Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An engine in use. `load_ns` is how long this request waited for it, at least 1."""
-
-    engine: Engine
-    load_ns: int
-    context_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A row of `/api/ps`: `model` is the one that caused the load, `context_length` the last asked for."""
-
-    model: Model
-    memory_bytes: int
-    vram_bytes: int
-    context_length: int
-    expires_at: datetime
 
 
 class Manager:
@@ -71,6 +47,9 @@ class Manager:
     cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
     most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
     Requests for a loaded engine never wait here, even when another model waits for it to become idle.
+
+    An engine that dies is loaded again at once, and after a failure with the back-off of `recovery`;
+    `give_up` is told the reason when that is hopeless.
     """
 
     def __init__(
@@ -83,12 +62,13 @@ class Manager:
         max_queue: int,
         default_context: int = 4096,
         observer: Observer | None = None,
+        recovery: Recovery | None = None,
+        give_up: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._start = start
         self._keep_alive_s = keep_alive_s
         self._max_loaded = max_loaded
-        self._load_timeout_s = load_timeout_s if math.isfinite(load_timeout_s) else None
+        self._loader = Loader(start, load_timeout_s)
         self._max_queue = max_queue
         self.default_context = default_context
         self._observer = observer or Silent()
@@ -96,9 +76,9 @@ class Manager:
         self._entries: dict[str, Entry] = {}
         self._queue: deque[Entry] = deque()
         self._doomed: list[Entry] = []
-        self._dead: dict[str, Model] = {}
+        self._recovery = recovery or Recovery(clock=clock)
+        self._hopeless = give_up or _log.error
         self._worker: asyncio.Task[None] | None = None
-        self._starting: asyncio.Future[Engine] | None = None
         self._waiting = 0
         self._users = 0
         self._idle = asyncio.Event()
@@ -116,13 +96,14 @@ class Manager:
         return self._users
 
     @property
-    def healthy(self) -> bool:
-        """False from an engine's death until its model is loaded again."""
-        return not self._dead
+    def down(self) -> list[Down]:
+        """The models that cannot answer: a first load or the load after a death is not done."""
+        return self._recovery.down
 
-    def failed(self) -> list[Model]:
-        """The models whose engine died and was not loaded since."""
-        return list(self._dead.values())
+    @property
+    def started(self) -> bool:
+        """Whether everything that was to be loaded at start has been."""
+        return self._recovery.started
 
     def ready(self, model: Model) -> bool:
         """Whether a request for the model would be served without a load."""
@@ -158,7 +139,7 @@ class Manager:
 
         Raises:
             LoadFailed: with the engine's text.
-            Overloaded: too many requests wait already, or the server is shutting down.
+            Overloaded: too many requests wait already, or (`Draining`) the server is to end or ends.
         """
         began = self._clock()
         entry = self._join(model, keep_alive_s, num_ctx)
@@ -166,8 +147,18 @@ class Manager:
             engine = await self._engine_of(entry)
             load_ns = max(1, int((self._clock() - began) * 1e9))
             yield Lease(engine, load_ns, self._context_length(engine, num_ctx))
+        except EngineDied as error:
+            if self._closed:
+                raise Draining from error
+            raise
         finally:
             self._leave(entry)
+
+    def preload(self, model: Model) -> None:
+        """Load the model although no request asks for it; waits for nothing."""
+        if not self._closed and model.engine_key not in self._entries:
+            self._recovery.expect(model)
+            self._keep(Entry(model, self._keep_alive_s), 0.0)
 
     def unload(self, model: Model) -> None:
         """Unload the model's engine as soon as nothing uses it; waits for nothing."""
@@ -176,6 +167,8 @@ class Manager:
         entry.keep_alive_s, entry.leaves = 0, "asked"
         if entry.state is State.READY:
             self._check_idle(entry)
+        elif entry.state in (State.RESTING, State.QUEUED) and not entry.users:
+            self._drop(entry)
 
     async def wait_idle(self) -> None:
         """Return once no request holds an engine or waits for one."""
@@ -184,10 +177,9 @@ class Manager:
     async def close(self) -> None:
         """Unload everything at once and refuse what comes; requests under way fail in their engines."""
         self._closed = True
-        while self._queue:
-            self._give_up(self._queue.popleft(), Draining(_CLOSING))
-        if self._starting is not None:
-            self._starting.cancel()
+        for entry in [each for each in self._entries.values() if each.state in (State.RESTING, State.QUEUED)]:
+            self._give_up(entry, Draining())
+        self._loader.stop()
         while True:
             for entry in [each for each in self._entries.values() if each.state is State.READY]:
                 self._retire(entry, "shutdown")
@@ -200,7 +192,7 @@ class Manager:
 
     def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> Entry:
         if self._closed:
-            raise Draining(_CLOSING)
+            raise Draining()
         entry = self._entries.get(model.engine_key)
         users, slots = (0, None) if entry is None else (entry.users, entry.slots)
         if not policy.admits(users, slots, self._waiting, self._max_queue):
@@ -208,13 +200,13 @@ class Manager:
         if entry is None:
             entry = self._entries[model.engine_key] = Entry(model, self._keep_alive_s)
             self._queue.append(entry)
-            self._pump()
         entry.users += 1
         entry.num_ctx = num_ctx
         if keep_alive_s is not None:
             entry.keep_alive_s, entry.leaves = keep_alive_s, "idle"
         self._users += 1
         self._idle.clear()
+        self._pump()
         return entry
 
     async def _engine_of(self, entry: Entry) -> Engine:
@@ -226,7 +218,7 @@ class Manager:
                 self._waiting -= 1
         if entry.engine is None:
             # One exception per waiter: an instance raised in many tasks would gather all their tracebacks.
-            raise type(entry.error)(*entry.error.args) from entry.error.__cause__
+            raise copy(entry.error) from entry.error.__cause__
         return entry.engine
 
     def _leave(self, entry: Entry) -> None:
@@ -236,9 +228,8 @@ class Manager:
         entry.users -= 1
         if entry.users:
             return
-        if entry.state is State.QUEUED:
-            self._queue.remove(entry)
-            self._give_up(entry, LoadFailed("nobody waits for it"))
+        if entry.state is State.QUEUED and not entry.kept:
+            self._drop(entry)
         elif entry.state is State.READY:
             self._rest(entry)
         self._pump()
@@ -256,12 +247,10 @@ class Manager:
         """Unload an entry whose idle time is over; else look again when it should be."""
         entry.stop_timer()
         loaded, now = entry.snapshot(), self._clock()
-        left_s = policy.deadline(loaded) - now
         if policy.expired(loaded, now):
             self._retire(entry, entry.leaves)
             self._pump()
-        elif math.isfinite(left_s):
-            delay_s = min(max(left_s, _SHORTEST_TIMER_S), _LONGEST_TIMER_S)
+        elif (delay_s := policy.next_look_s(loaded, now)) is not None:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self._check_idle, entry)
 
     def _retire(self, entry: Entry, reason: UnloadReason) -> None:
@@ -276,18 +265,54 @@ class Manager:
 
     def _give_up(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         """Take an entry away that never had an engine."""
+        entry.stop_timer()
+        if entry.state is State.QUEUED:
+            self._queue.remove(entry)
         entry.state = State.GONE
         entry.error = error
         entry.settled.set()
         del self._entries[entry.key]
 
+    def _drop(self, entry: Entry) -> None:
+        """Take an entry away before it is loaded: nobody wants it."""
+        self._recovery.forget(entry.model)
+        self._give_up(entry, LoadFailed("nobody waits for it"))
+
     async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
         _log.error("the engine of %s died", entry.model.name)
         entry.watcher = None  # It is this task.
-        self._dead[entry.key] = entry.model
         self._observer.died(entry.model)
         self._retire(entry, "died")
+        self._recover(entry, "restarting", "its engine keeps dying")
+        self._pump()
+
+    # Models that stay loaded: after a death, or at start.
+
+    def _recover(self, entry: Entry, trouble: Trouble, reason: str) -> None:
+        """Load again what has just gone, in time."""
+        delay_s = self._recovery.failed(entry.model, trouble)
+        if delay_s is None:
+            self._hopeless(f"gave up on {entry.model.name}: {reason}")
+        elif entry.keep_alive_s <= 0 or self._closed:
+            self._recovery.forget(entry.model)
+        else:
+            _log.info("loading %s again in %.1f s", entry.model.name, delay_s)
+            self._keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx), delay_s)
+
+    def _keep(self, entry: Entry, delay_s: float) -> None:
+        entry.kept = True
+        entry.state = State.RESTING
+        self._entries[entry.key] = entry
+        if delay_s:
+            entry.timer = asyncio.get_running_loop().call_later(delay_s, self._enqueue, entry)
+        else:
+            self._enqueue(entry)
+
+    def _enqueue(self, entry: Entry) -> None:
+        entry.timer = None
+        entry.state = State.QUEUED
+        self._queue.append(entry)
         self._pump()
 
     # The worker: one move at a time.
@@ -307,15 +332,19 @@ class Manager:
 
     def _next_move(self) -> _Move | None:
         """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
-        if self._queue and not self._doomed:
-            ready = (entry for entry in self._entries.values() if entry.state is State.READY)
-            chosen = policy.victims((entry.snapshot() for entry in ready), self._max_loaded)
-            if chosen is None:
-                return None
-            if not chosen:
-                entry = self._queue.popleft()
+        while self._queue and not self._doomed:
+            entry = self._queue[0]
+            ready = (each for each in self._entries.values() if each.state is State.READY)
+            chosen = policy.victims((each.snapshot() for each in ready), self._max_loaded)
+            if chosen == []:
+                self._queue.popleft()
                 entry.state = State.LOADING
                 return partial(self._load, entry)
+            if not entry.users:
+                self._drop(entry)  # No engine goes for one that nobody waits for.
+                continue
+            if chosen is None:
+                return None
             for key in chosen:
                 self._retire(self._entries[key], "evicted")
         if not self._doomed:
@@ -324,42 +353,35 @@ class Manager:
         return partial(self._close_engines, doomed)
 
     async def _load(self, entry: Entry) -> None:
-        limit = asyncio.timeout(self._load_timeout_s)
         begun = self._clock()
-        if again := entry.key in self._dead:
+        if again := self._recovery.is_again(entry.model):
             self._observer.restarting(entry.model)
         try:
-            async with limit:
-                self._starting = asyncio.ensure_future(self._start(entry.model))
-                engine = await self._starting
-        except asyncio.CancelledError as error:
-            self._not_loaded(entry, Draining(_CLOSING) if self._closed else LoadFailed("cancelled"), error)
-            if (worker := asyncio.current_task()) is not None and worker.cancelling():
-                raise
-        except Exception as error:
-            # An edge: whatever stopped the engine from starting, those who wait for it must hear of it.
-            reason = _TIMED_OUT if limit.expired() else str(error) or type(error).__name__
-            self._not_loaded(entry, LoadFailed(reason), error)
+            engine = await self._loader.load(entry.model)
+        except (LoadFailed, Draining) as error:
+            self._not_loaded(entry, error)
+        except asyncio.CancelledError:
+            self._not_loaded(entry, LoadFailed("cancelled"))
+            raise
         else:
             self._observer.loaded(entry.model, self._clock() - begun)
             if again:
                 self._observer.restarted(entry.model)
             self._now_loaded(entry, engine)
-        finally:
-            self._starting = None
 
-    def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded, cause: BaseException) -> None:
+    def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         _log.error("could not load %s: %s", entry.model.name, error)
-        error.__cause__ = cause
         self._observer.load_failed(entry.model)
         self._give_up(entry, error)
+        if entry.kept and isinstance(error, LoadFailed):
+            self._recover(entry, "failed to load", str(error))
 
     def _now_loaded(self, entry: Entry, engine: Engine) -> None:
         entry.engine = engine
         entry.state = State.READY
         entry.watcher = asyncio.create_task(self._watch(entry, engine))
         entry.settled.set()
-        self._dead.pop(entry.key, None)
+        self._recovery.loaded(entry.model)
         if not entry.users:
             self._rest(entry)
 

@@ -18,7 +18,8 @@ from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation
 from app.engine.base import Decoder, Prompt, Run
 from app.runtime.checks import check, check_allowed, is_empty, is_unload, within_limits
 from app.runtime.compose import Composer
-from app.runtime.manager import Lease, Manager
+from app.runtime.entry import Lease
+from app.runtime.manager import Manager
 
 
 @dataclass(frozen=True, slots=True)

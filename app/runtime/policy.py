@@ -8,6 +8,13 @@ from datetime import datetime, timedelta
 LONGEST_KEEP_ALIVE_S = (2**63 - 1) / 1e9
 """What "for ever" looks like to a client: the most nanoseconds an int64 holds, about 292 years."""
 
+# A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
+_SHORTEST_TIMER_S = 0.001
+_LONGEST_TIMER_S = 86400.0
+
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -33,6 +40,12 @@ def deadline(loaded: Loaded) -> float:
 def expired(loaded: Loaded, now: float) -> bool:
     """Whether its idle time is over."""
     return deadline(loaded) <= now
+
+
+def next_look_s(loaded: Loaded, now: float) -> float | None:
+    """After how long to see again whether its idle time is over; None if nothing sets an end to it."""
+    left_s = deadline(loaded) - now
+    return min(max(left_s, _SHORTEST_TIMER_S), _LONGEST_TIMER_S) if math.isfinite(left_s) else None
 
 
 def expires_at(loaded: Loaded, now: float, wall: datetime) -> datetime:
@@ -69,3 +82,25 @@ def victims(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:
     if len(idle) < excess:
         return None
     return [key for *_, key in sorted(idle)[:excess]]
+
+
+def failures_in_a_row(before: int, ran_s: float, window_s: float) -> int:
+    """Failures of an engine up to and with this one; running for `window_s` makes up for all before it.
+
+    What counts is how long it ran, not how often it failed a minute: a big model that takes minutes to load
+    and dies at once is in a crash loop too.
+    """
+    return 1 if ran_s >= window_s else before + 1
+
+
+def restart_delay_s(failures: int, limit: int, chance: float) -> float | None:
+    """How long to wait before a load after this many failures in a row; None gives up (`limit` 0: never).
+
+    The first attempt is at once; then the time doubles from a second to a minute, each time between half
+    and one and a half of it as `chance` (0 to 1) has it, so that replicas do not load in step.
+    """
+    if limit and failures >= limit:
+        return None
+    if failures <= 1:
+        return 0.0
+    return min(_FIRST_DELAY_S * 2 ** min(failures - 2, 30), _LONGEST_DELAY_S) * (0.5 + chance)

@@ -5,19 +5,20 @@ from functools import partial
 
 from app.catalogue.library import Library
 from app.core.errors import AppError
+from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.telemetry import instruments as these
 from app.telemetry.metrics import Attributes
 from app.telemetry.report import Telemetry
 
 
-def watch(telemetry: Telemetry, library: Library, manager: Manager) -> None:
+def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: Lifecycle) -> None:
     """Have the gauges read whenever metrics are collected, and every series of events begin at 0."""
     metrics = telemetry.metrics
     names = [str(model.name) for model in library.all()]
     metrics.begin_at_zero(names, _rejections(AppError))
     metrics.watch(these.ACTIVE, partial(telemetry.active, names))
-    metrics.watch(these.SERVER_READY, lambda: [(int(manager.healthy), {})])
+    metrics.watch(these.SERVER_READY, lambda: [(int(not (manager.down or lifecycle.draining)), {})])
     metrics.watch(these.READY, partial(_ready, library, manager))
     metrics.watch(these.QUEUE_DEPTH, partial(_queued, manager))
 

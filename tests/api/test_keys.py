@@ -48,6 +48,7 @@ NEEDS: Mapping[tuple[str, str], str] = {
     ("GET", "/metrics"): "metrics",
     ("GET", "/livez"): "nothing",
     ("GET", "/readyz"): "nothing",
+    ("GET", "/startupz"): "nothing",
 }
 """What each route must ask for. A route that is not here must ask for `admin`, until somebody decides."""
 

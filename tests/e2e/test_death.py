@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.engines import DIED, STORY, OwnServer, busy, eventually, load, loaded, metric, own
+from tests.e2e.engines import DIED, STORY, OwnServer, busy, eventually, load, loaded, metric, own, unload
 from tests.models.catalogue import GREETING, LONG_STORY
 from tests.server import models, serving
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.engine
 NOTICED_S = 2.0
 LOADED_S = 60.0
 GONE_S = 20.0
+HANG_S = 5.0
 STREAMS = 4
 HELLO = {"model": "tool", "prompt": "Hello", "think": False, "stream": False, "options": {"temperature": 0}}
 
@@ -30,7 +31,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     """Has `tool` and `emb`; every test may kill what it likes, the last one the server."""
     scratch = tmp_path_factory.mktemp("death")
     served = [model for model in models() if model["name"] in {"tool", "emb"}]
-    with serving(served, scratch) as live, own(live, scratch) as running:
+    with (
+        serving(
+            served, scratch, CARAVAN_ENGINE_HANG_TIMEOUT=f"{HANG_S:.0f}s", CARAVAN_CRASH_WINDOW="1ms"
+        ) as live,
+        own(live, scratch) as running,
+    ):
         yield running
 
 
@@ -51,12 +57,13 @@ def readiness(site: OwnServer) -> int:
 
 
 def check_recovery(site: OwnServer, dead: list[psutil.Process]) -> None:
-    """Red until the next request has loaded the model again; nothing is left of what died."""
+    """Red until the model is loaded again, without a request; nothing is left of what died."""
     eventually(lambda: readiness(site) == 503, NOTICED_S)
+    assert site.client.get("/readyz").text in {"tool:latest: restarting", "ok"}
     assert site.client.get("/livez").status_code == 200
-    assert loaded(site.client) == []
+    eventually(lambda: readiness(site) == 200, LOADED_S)
+    assert loaded(site.client) == ["tool"]
     assert site.client.post("/api/generate", json=HELLO).json()["response"] == GREETING
-    assert readiness(site) == 200
     assert psutil.wait_procs(dead, GONE_S)[1] == []
     assert len(site.engines()) == 2
 
@@ -116,8 +123,49 @@ def test_a_dead_embedding_engine_fails_its_request_and_no_other(healthy: OwnServ
         assert (failed.status_code, failed.json()) == (500, {"error": DIED})
         assert story.result().json()["message"]["content"] == LONG_STORY
     assert metric(healthy.client, "num_requests_running", "tool") == 0
+    eventually(lambda: readiness(healthy) == 200, LOADED_S)
     load(healthy.client, "emb", input="again")
-    assert readiness(healthy) == 200
+
+
+def test_requests_wait_for_the_engine_that_takes_over(healthy: OwnServer) -> None:
+    healthy.engine("EngineCore").kill()
+    eventually(lambda: readiness(healthy) == 503, NOTICED_S)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        answers = list(pool.map(lambda _: healthy.client.post("/api/generate", json=HELLO), range(STREAMS)))
+    assert [answer.json()["response"] for answer in answers] == [GREETING] * STREAMS
+
+
+@pytest.mark.parametrize("part", ["EngineCore", "Worker"])
+def test_a_hung_engine_is_ended_and_replaced(healthy: OwnServer, part: str) -> None:
+    dead = healthy.engines()
+    with healthy.client.stream("POST", "/api/chat", json=STORY) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        healthy.engine(part).suspend()
+        stopped = time.monotonic()
+        assert json.loads(list(lines)[-1]) == {"error": DIED}
+        assert time.monotonic() - stopped < 2 * HANG_S
+    assert "the engine of tool:latest hangs and is killed" in healthy.log
+    eventually(lambda: readiness(healthy) == 200, LOADED_S)
+    assert healthy.client.post("/api/generate", json=HELLO).json()["response"] == GREETING
+    assert psutil.wait_procs(dead, GONE_S)[1] == []
+
+
+@pytest.mark.parametrize("part", ["EngineCore", "Worker"])
+def test_an_engine_killed_while_it_loads_fails_its_request_with_the_reason(
+    healthy: OwnServer, part: str
+) -> None:
+    unload(healthy.client, "tool")
+    eventually(lambda: not healthy.engines(), GONE_S)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(healthy.client.post, "/api/generate", json=HELLO)
+        eventually(lambda: [each for each in healthy.engines() if part in each.name()], LOADED_S)[0].kill()
+        failed = asked.result()
+    assert failed.status_code == 500
+    assert failed.json()["error"].startswith("failed to load model tool:latest: ")
+    assert failed.json()["error"].endswith("as happens when memory runs out")
+    assert readiness(healthy) == 200, "nobody but that request wanted it"
+    assert healthy.client.post("/api/generate", json=HELLO).json()["response"] == GREETING
 
 
 def test_a_hung_worker_does_not_outlive_its_core(healthy: OwnServer) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.engine.fake import FakeEngine
-from app.runtime.manager import Lease, LoadedModel, Manager
+from app.runtime.entry import Lease, LoadedModel
+from app.runtime.manager import Manager
 from app.runtime.observer import Recorder
+from app.runtime.recovery import Recovery
 from tests.unit.virtual_time import now
 
 
@@ -62,6 +64,7 @@ class Garage:
         self.slots = slots
         self.log: list[str] = []
         self.observed = Recorder()
+        self.hopeless: list[str] = []
         self.engines: list[TrackedEngine] = []
         self.errors: list[Exception] = []
         self.close_errors: list[Exception] = []
@@ -113,6 +116,8 @@ async def managed(
     max_queue: int = 512,
     default_context: int = 4096,
     slots: int = 0,
+    crash_limit: int = 5,
+    crash_window_s: float = 300,
 ) -> AsyncGenerator[tuple[Manager, Garage], None]:
     """A manager and its engines; nothing may be left of them at the end."""
     garage = Garage(slots)
@@ -124,6 +129,8 @@ async def managed(
         max_queue=max_queue,
         default_context=default_context,
         observer=garage.observed,
+        recovery=Recovery(limit=crash_limit, window_s=crash_window_s, clock=now, chance=lambda: 0.5),
+        give_up=garage.hopeless.append,
         clock=now,
     )
     yield manager, garage

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import LoadFailed, Overloaded
-from app.runtime.manager import Lease
+from app.runtime.entry import Lease
 from tests.unit.garage import A2, A, B, C, lease, managed, model, names, touch
 from tests.unit.virtual_time import advance, now, settle, virtual
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.errors import AppError, EngineDied, LoadFailed
+from app.core.errors import AppError, EngineDied
 from app.core.model import Model
 from app.core.request import Sampling
 from app.engine.base import Run
@@ -68,33 +68,6 @@ async def test_the_queue_moves_up_when_its_head_goes_away() -> None:
 
 
 @virtual
-async def test_a_dead_engine_is_dropped_at_once_and_the_next_request_loads_anew() -> None:
-    async with managed() as (manager, garage):
-        await touch(manager, A)
-        assert manager.healthy
-        garage.engines[0].die()
-        await settle()
-        assert (manager.healthy, manager.ready(A), manager.loaded()) == (False, False, [])
-        assert manager.failed() == [A]
-        assert garage.alive == []
-        await touch(manager, A)
-        assert (manager.healthy, manager.failed()) == (True, [])
-
-
-@virtual
-async def test_a_failed_reload_does_not_make_it_healthy() -> None:
-    async with managed() as (manager, garage):
-        await touch(manager, A)
-        garage.engines[0].die()
-        await settle()
-        garage.errors = [OSError("still broken")]
-        with pytest.raises(LoadFailed):
-            await touch(manager, A)
-        await touch(manager, B)
-        assert not manager.healthy
-
-
-@virtual
 async def test_requests_under_way_fail_in_the_engine_when_it_dies() -> None:
     async with managed() as (manager, garage):
         gate = asyncio.Event()
@@ -135,7 +108,7 @@ async def test_a_death_while_it_waits_to_be_closed_is_no_failure() -> None:
         manager.unload(A)
         garage.engines[0].die()
         await settle()
-        assert manager.healthy
+        assert manager.down == []
         garage.may_start.set()
         await waiter
 

@@ -279,7 +279,7 @@ async def test_a_failure_ends_the_events(after: int) -> None:
         with pytest.raises(EngineFailed, match="broken"):
             await anext(events)
         assert seen == [Content("a "), Content("b ")][:after]
-        assert made.manager.healthy
+        assert made.manager.down == []
 
 
 @pytest.mark.parametrize(("told", "reason"), [(False, "stop"), (True, "tool_calls")])

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.runtime.policy import Loaded, admits, deadline, expired, expires_at, victims
+from app.runtime.policy import (
+    Loaded,
+    admits,
+    deadline,
+    expired,
+    expires_at,
+    failures_in_a_row,
+    restart_delay_s,
+    victims,
+)
 
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
 
@@ -123,3 +132,16 @@ def test_an_engine_has_its_slots_and_a_queue(users: int, slots: int, max_queue: 
 )
 def test_loads_have_one_queue_that_takes_one_at_least(loading: int, max_queue: int, expected: bool) -> None:
     assert admits(99, None, loading, max_queue) is expected
+
+
+def test_failures_count_in_a_row_until_an_engine_ran_for_the_window() -> None:
+    assert [failures_in_a_row(before, 0, 300) for before in (0, 1, 4)] == [1, 2, 5]
+    assert failures_in_a_row(4, 299, 300) == 5
+    assert failures_in_a_row(4, 300, 300) == 1
+
+
+def test_restarts_come_at_once_then_ever_later_then_no_more() -> None:
+    delays = [restart_delay_s(failures, 9, 0.5) for failures in range(1, 10)]
+    assert delays == [0, 1, 2, 4, 8, 16, 32, 60, None]
+    assert restart_delay_s(10_000, 0, 0.5) == 60
+    assert (restart_delay_s(3, 0, 0.0), restart_delay_s(3, 0, 1.0)) == (1, 3)

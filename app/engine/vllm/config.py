@@ -1,5 +1,6 @@
 """A model's engine arguments: vLLM's own names, our defaults, the operator's last word."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,13 @@ class EngineDefaults:
 
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
-    0 leaves that to vLLM.
+    0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
     """
 
     kv_cache_bytes: int = 1 << 30
     stream_interval: int = 1
     max_num_seqs: int = 0
+    hang_timeout_s: float = math.inf
 
 
 def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:

@@ -7,15 +7,13 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from pydantic import ValidationError
 from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.renderers import ChatParams, TokenizeParams
@@ -24,27 +22,29 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
-from app.core.events import Delta, Timings, Usage
+from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import EngineDefaults, engine_args, windowed
+from app.engine.vllm.counts import STOPPED, account, last_delta
+from app.engine.vllm.failures import first_line, load_reason, log_last_lines
 from app.engine.vllm.llm import StreamingLLM, start_llm
 from app.engine.vllm.logprobs import TokenBytes
 from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
 from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
+from app.engine.vllm.output import ChildOutput, cause
 from app.engine.vllm.processes import EngineProcesses, start_in_thread
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
+from app.engine.vllm.watchdog import Look, wait_hung
 
 _log = logging.getLogger(__name__)
 _LONG_TEXT = 4096
 _CLOSE_S = 7.0
-_STOPPED = (
-    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
-    "check the server logs for details"
-)
+_FIRST = -(1 << 31)
+"""The priority before all others, where the engine schedules by priority."""
 
 
 class VllmDecoder(ReplyDecoder):
@@ -59,15 +59,23 @@ class VllmEngine:
     """One loaded model. Build it with `load`."""
 
     def __init__(
-        self, model: Model, llm: StreamingLLM, registry: CollectorRegistry, *, windowed_options: bool
+        self,
+        model: Model,
+        llm: StreamingLLM,
+        registry: EngineRegistry,
+        output: ChildOutput,
+        defaults: EngineDefaults,
+        *,
+        windowed_options: bool,
     ) -> None:
         self._model = model
         self._llm = llm
         self._registry = registry
+        self._output, self._hang_timeout_s = output, defaults.hang_timeout_s
         self._windowed = windowed_options
         self._ids = itertools.count()
-        self._closing = False
-        self._processes = EngineProcesses(_cores(llm))
+        self._closing = self._died = False
+        self._processes = EngineProcesses(llm)
         self._tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(self._tokenizer)
         self._parsers = Parsers(
@@ -87,15 +95,17 @@ class VllmEngine:
         # vLLM reads some variables from the environment for every token until it is told that they are final.
         enable_envs_cache()
         registry = EngineRegistry()
-        args = engine_args(model, defaults)
+        args, output = engine_args(model, defaults), ChildOutput()
         try:
-            config = await asyncio.to_thread(args.create_engine_config)
-            llm = await start_in_thread(start_llm, config, stat_logger(registry))
+            with output.of_what_starts():
+                config = await asyncio.to_thread(args.create_engine_config)
+                llm = await start_in_thread(start_llm, config, stat_logger(registry))
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
-            raise LoadFailed(f"failed to load model {model.name}: {_load_reason(error)}") from error
+            reason = await load_reason(error, output)
+            raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
         async with AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, llm.shutdown)
-            engine = cls(model, llm, registry, windowed_options=windowed(args))
+            engine = cls(model, llm, registry, output, defaults, windowed_options=windowed(args))
             undo.push_async_callback(engine.close)
             await engine._warm_up()
             undo.pop_all()
@@ -156,7 +166,7 @@ class VllmEngine:
                 # Two ways to a thread and back would cost more than they spare the event loop.
                 _, (rendered,) = self._llm.renderer.render_chat(*asked)
         except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
-            raise InvalidRequest(f"the chat template refused the messages: {_first_line(error)}") from error
+            raise InvalidRequest(f"the chat template refused the messages: {first_line(error)}") from error
         found: Any = rendered
         token_ids = found["prompt_token_ids"]
         text = found.get("prompt") or await self.detokenize(token_ids)
@@ -183,7 +193,7 @@ class VllmEngine:
                 [data], TokenizeParams(max_total_tokens=None)
             )
         except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(_first_line(error)) from error
+            raise InvalidRequest(first_line(error)) from error
         except AssertionError as error:
             # How vLLM says that it did not find where a picture goes.
             raise InvalidRequest("the prompt has no place for every image") from error
@@ -248,18 +258,16 @@ class VllmEngine:
                 if not ended:
                     await self._llm.abort(deltas.request_id, internal=True)
         except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(_first_line(error)) from error
+            raise InvalidRequest(first_line(error)) from error
         except EngineDeadError as error:
             self._processes.note_gone()
-            raise EngineDied(_STOPPED) from error
+            raise EngineDied(STOPPED) from error
         except EngineGenerateError as error:
-            cause = error.__cause__ or error
-            raise EngineFailed(
-                f"an error was encountered while running the model: {_first_line(cause)}"
-            ) from error
+            reason = first_line(error.__cause__ or error)
+            raise EngineFailed(f"an error was encountered while running the model: {reason}") from error
         finally:
             if output is not None:
-                _account(run.usage, output)
+                account(run.usage, output)
 
     def _delta(self, output: RequestOutput) -> Delta:
         piece = output.outputs[0]
@@ -267,29 +275,7 @@ class VllmEngine:
         logprobs = self._token_bytes.logprobs(piece) if piece.logprobs else None
         if not output.finished:
             return Delta(piece.text, token_ids, logprobs)
-        return self._last(output, piece, token_ids, logprobs)
-
-    def _last(self, output: RequestOutput, piece: CompletionOutput, token_ids: Any, logprobs: Any) -> Delta:
-        if piece.finish_reason == "abort":
-            raise EngineDied(_STOPPED)
-        if piece.finish_reason == "error":
-            raise EngineFailed("an error was encountered while running the model")
-        stats = output.metrics
-        timings = Timings()
-        produced = len(token_ids)
-        if stats is not None:
-            produced = stats.num_generation_tokens
-            timings.prompt_eval_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
-            timings.eval_ns = _ns(stats.last_token_ts - stats.first_token_ts)
-        return Delta(
-            piece.text,
-            token_ids,
-            logprobs,
-            finish="length" if piece.finish_reason == "length" else "stop",
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            output_tokens=produced,
-            timings=timings,
-        )
+        return last_delta(output, logprobs)
 
     async def embed(
         self,
@@ -342,12 +328,12 @@ class VllmEngine:
                 async for output in outputs:
                     vector = output.outputs.data.float().tolist()
         except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(_first_line(error)) from error
+            raise InvalidRequest(first_line(error)) from error
         except EngineDeadError as error:
             self._processes.note_gone()
-            raise EngineDied(_STOPPED) from error
+            raise EngineDied(STOPPED) from error
         except EngineGenerateError as error:
-            raise EngineFailed(_first_line(error.__cause__ or error)) from error
+            raise EngineFailed(first_line(error.__cause__ or error)) from error
         return vector
 
     def metrics(self) -> Mapping[str, float]:
@@ -357,10 +343,17 @@ class VllmEngine:
         }
 
     async def wait_dead(self) -> None:
-        await self._processes.wait_gone()
+        hung = partial(wait_hung, self._hang_timeout_s, self._look, self._ask_once)
+        await self._processes.wait_gone(hung, str(self._model.name))
         if self._closing:
             await asyncio.get_running_loop().create_future()
+        self._died = True
         self._end_requests()
+
+    def _look(self) -> Look:
+        owes = self._llm.output_processor.has_unfinished_requests()
+        computes = owes and current_platform.is_cpu()
+        return Look(self._registry.outputs, owes, self._processes.worker_cpu_s if computes else 0.0)
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait for ever."""
@@ -380,6 +373,8 @@ class VllmEngine:
         finally:
             await asyncio.to_thread(self._processes.kill)
             self._end_requests()
+            if self._died:
+                await log_last_lines(self._output)
             # What the load froze of this engine may go now; the next load freezes what is left.
             gc.unfreeze()
 
@@ -388,50 +383,18 @@ class VllmEngine:
         self._llm.output_processor.propagate_error(EngineDeadError())
 
     async def _warm_up(self) -> None:
+        try:
+            await self._ask_once()
+        except (VLLMValidationError, EngineDeadError, EngineGenerateError, AppError) as error:
+            reason = cause(self._output.lines) or first_line(error.__cause__ or error)
+            raise LoadFailed(f"failed to load model {self._model.name}: {reason}") from error
+
+    async def _ask_once(self) -> None:
+        """Have the engine work as little as it can, before all else it has to do."""
         if not self._model.can("completion"):
             await self._encode([0, 1], normalize=True)
             return
         params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
-        try:
-            prompt = TokensPrompt(prompt_token_ids=[0] * 8)
-            async for _ in self._llm.generate(prompt, params, "caravan-warm-up"):
-                pass
-        except (VLLMValidationError, EngineDeadError, EngineGenerateError) as error:
-            raise LoadFailed(
-                f"failed to load model {self._model.name}: {_first_line(error.__cause__ or error)}"
-            ) from error
-
-
-def _cores(llm: StreamingLLM) -> list[BaseProcess]:
-    manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
-    return manager.processes if manager else []
-
-
-def _load_reason(error: Exception) -> str:
-    """vLLM's own words; what went wrong in a process of the engine is only in what that process wrote."""
-    if isinstance(error, ValidationError):
-        return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
-    line, in_child, _ = _first_line(error).partition(". See root cause above")
-    return f"{line}, check the server logs for details" if in_child else line
-
-
-def _account(usage: Usage, output: RequestOutput) -> None:
-    """What the request has come to; vLLM keeps count on each output, so its last one tells."""
-    usage.prompt_tokens = len(output.prompt_token_ids or ())
-    usage.cached_tokens = output.num_cached_tokens or 0
-    if (stats := output.metrics) is None:
-        return
-    usage.output_tokens = stats.num_generation_tokens
-    usage.first_token_ns = _ns(stats.first_token_latency)
-    usage.queue_ns = _ns(stats.scheduled_ts - stats.queued_ts)
-    usage.prefill_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
-    usage.decode_ns = _ns(stats.last_token_ts - stats.first_token_ts)
-
-
-def _ns(seconds: float) -> int:
-    return max(int(seconds * 1e9), 1)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+        prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
+        async for _ in self._llm.generate(prompt, params, name, priority=_FIRST):
+            pass

@@ -9,12 +9,16 @@ import multiprocessing
 import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from typing import Any
+
+from app.engine.vllm import output
 
 _PRELOAD = [
     "app.engine.vllm.forked",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
     "app.engine.vllm.logits",
+    "app.engine.vllm.output",
 ]
 _OVERRIDES_KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _log = logging.getLogger(__name__)
@@ -48,12 +52,18 @@ def start(*, debug: bool) -> ForkServerContext:
     return context
 
 
-def adopt(context: ForkServerContext) -> None:
-    """Make vLLM start its engine cores from the fork server.
+def adopt(context: ForkServerContext | None) -> None:
+    """Make vLLM start its engine cores from the fork server, where there is one, and note what they write.
 
-    vLLM 0.32 has no setting for it on CPU (it falls back to spawn), so its hook is replaced; the version is
-    pinned, and the engine tests fail if the hook moves.
+    vLLM 0.32 has a setting for neither (on CPU it falls back to spawn), so its hook is replaced; the version
+    is pinned, and the engine tests fail if the hook moves.
     """
     import vllm.v1.engine.utils as engine_utils
+    from vllm.utils.system_utils import get_mp_context
 
-    engine_utils.get_mp_context = lambda: context  # type: ignore[assignment]
+    def choose() -> Any:
+        chosen = context or get_mp_context()
+        captured = output.current.get()
+        return chosen if captured is None else output.CapturingContext(chosen, captured)
+
+    engine_utils.get_mp_context = choose  # type: ignore[assignment]

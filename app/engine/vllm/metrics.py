@@ -53,10 +53,14 @@ class BufferedHistogram(Histogram):
 
 
 class EngineRegistry(CollectorRegistry):
-    """The metrics of one engine. `before_read` is called before anything is read."""
+    """The metrics of one engine. `before_read` is called before anything is read.
+
+    `outputs` counts what the engine has given, each for all the requests of one of its steps.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.outputs = 0
         self.before_read: Callable[[], None] = lambda: None
 
     def collect(self) -> Iterable[Metric]:
@@ -93,6 +97,7 @@ class EngineMetrics(PrometheusStatLogger):
         mm_cache_stats: MultiModalCacheStats | None = None,
         engine_idx: int = 0,
     ) -> None:
+        self.registry.outputs += 1
         if iteration_stats is not None and not (mm_cache_stats or engine_idx or _is_rare(scheduler_stats)):
             self._held.append((scheduler_stats, iteration_stats))
             if len(self._held) >= self._most:

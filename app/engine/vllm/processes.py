@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import psutil
 
@@ -25,18 +25,31 @@ class EngineProcesses:
     They are noted while all are alive: a worker whose core was killed has no parent to be found by.
     """
 
-    def __init__(self, cores: Sequence[BaseProcess]) -> None:
+    def __init__(self, llm: StreamingLLM) -> None:
+        manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
+        cores: Sequence[BaseProcess] = manager.processes if manager else []
         self._sentinels = [core.sentinel for core in cores]
         self._all = _families(cores)
+        pids = {core.pid for core in cores}
+        self._workers = [process for process in self._all if process.pid not in pids] or self._all
         self._gone = asyncio.Event()
 
     @property
     def resident_bytes(self) -> int:
         return sum(map(_resident, self._all))
 
-    async def wait_gone(self) -> None:
-        """Return when a core has ended. The kernel makes its sentinel readable then, so nothing polls."""
+    @property
+    def worker_cpu_s(self) -> float:
+        """What those that run the model have computed so far."""
+        return sum(map(_cpu_s, self._workers))
+
+    async def wait_gone(self, hung: Callable[[], Coroutine[Any, Any, None]], model: str) -> None:
+        """Return when a core has ended. The kernel makes its sentinel readable then, so nothing polls.
+
+        Once `hung` returns all are killed.
+        """
         loop = asyncio.get_running_loop()
+        watching = asyncio.create_task(self._kill_after(hung, model))
         for sentinel in self._sentinels:
             loop.add_reader(sentinel, self._gone.set)
         try:
@@ -44,6 +57,12 @@ class EngineProcesses:
         finally:
             for sentinel in self._sentinels:
                 loop.remove_reader(sentinel)
+            watching.cancel()
+
+    async def _kill_after(self, hung: Callable[[], Coroutine[Any, Any, None]], model: str) -> None:
+        await hung()
+        _log.error("the engine of %s hangs and is killed", model)
+        await asyncio.to_thread(self.kill)
 
     def note_gone(self) -> None:
         """Whoever finds that the engine works no more says so here."""
@@ -98,6 +117,14 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def _resident(process: psutil.Process) -> int:

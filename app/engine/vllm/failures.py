@@ -1,0 +1,42 @@
+"""Why an engine did not load or died, in words for the client and for the log."""
+
+import asyncio
+import logging
+import re
+
+from pydantic import ValidationError
+
+from app.engine.vllm.output import ChildOutput, cause
+
+_IN_CHILD = ". See root cause above"
+_KILLED = re.compile(r"'\w+': -(\d+)")
+_log = logging.getLogger(__name__)
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+async def load_reason(error: BaseException, output: ChildOutput) -> str:
+    """What vLLM raised; what went wrong in a process of the engine is in what that process wrote."""
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
+    line = first_line(error)
+    if _IN_CHILD not in line:
+        return line
+    await log_last_lines(output)
+    return cause(output.lines) or _without_words(line)
+
+
+async def log_last_lines(output: ChildOutput) -> None:
+    """Repeat what the engine wrote last, where the log is kept apart from the terminal."""
+    await asyncio.to_thread(output.wait_end)
+    if output.lines:
+        _log.error("the last lines of the engine's own output:\n%s", output.last)
+
+
+def _without_words(line: str) -> str:
+    if killed := _KILLED.search(line):
+        return f"its process was killed by signal {killed[1]}, as happens when memory runs out"
+    return "one of its processes ended without a word, as happens when memory runs out"
