@@ -25,7 +25,8 @@ from app.engine.base import Engine
 from app.engine.vllm import forkserver
 from app.main import StartEngine, base_url, build_app
 from app.runtime.lifecycle import Lifecycle
-from app.settings import Address, BadSetting, ModelConfig, Settings, read_otlp
+from app.settings import Address, BadSetting, ModelConfig, Settings, hand_down, read_otlp
+from app.telemetry import logs
 from app.telemetry.setup import start as start_telemetry
 
 BUNDLED = "smollm2:135m"
@@ -45,10 +46,12 @@ def run(settings: Settings) -> None:
         AppError: for a model that cannot be prepared.
         GaveUp: an engine was in a crash loop; whoever started the server is to start it anew.
     """
-    _start_log(settings)
+    logs.start(settings.log_format, debug=settings.debug)
     # As the first process of a container it would not die of the signal by default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    telemetry = start_telemetry(read_otlp())
+    otlp = read_otlp()
+    hand_down(otlp)
+    telemetry = start_telemetry(otlp, keeps_content=settings.capture_content)
     if settings.keys_file is not None:
         read_keys(settings.keys_file)  # before the slow part: what is wrong with it is told at once
     listener = _bind(settings.host)
@@ -59,7 +62,8 @@ def run(settings: Settings) -> None:
     with _Bars() as bars:
         library = prepare(_specs(settings), settings.cache_dir, bars.show)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
-    app = build_app(settings, library, _starter(settings, context), telemetry, lifecycle)
+    starter = _starter(settings, context, traces=otlp.traces is not None)
+    app = build_app(settings, library, starter, telemetry, lifecycle)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -137,11 +141,12 @@ def _on_cpu() -> bool:
     return True
 
 
-def _starter(settings: Settings, context: ForkServerContext | None) -> StartEngine:
+def _starter(settings: Settings, context: ForkServerContext | None, *, traces: bool) -> StartEngine:
     """How a model gets its engine. vLLM takes seconds to import, so that happens beside the event loop."""
 
     async def start(model: Model) -> Engine:
         engine = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.engine")
+        logs.adopt("vllm")
         config = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.config")
         forkserver.adopt(context)
         defaults = config.EngineDefaults(
@@ -149,6 +154,7 @@ def _starter(settings: Settings, context: ForkServerContext | None) -> StartEngi
             stream_interval=settings.stream_interval,
             max_num_seqs=settings.num_parallel,
             hang_timeout_s=settings.engine_hang_timeout,
+            traces=traces,
         )
         return await engine.VllmEngine.load(model, defaults)
 
@@ -177,13 +183,6 @@ def _spec(model: ModelConfig) -> ModelSpec:
         reasoning_parser=model.reasoning_parser,
         engine=model.engine,
     )
-
-
-def _start_log(settings: Settings) -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
-    logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
 
 
 class _Bars:

@@ -36,6 +36,7 @@ from app.api.origins import Origins
 from app.catalogue.names import parse_name
 from app.core.errors import InvalidRequest
 from app.core.options import resolve
+from app.telemetry.logs import LogFormat
 from app.telemetry.otlp import PROTOCOLS, Otlp, Protocol
 
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
@@ -117,6 +118,12 @@ def read_json(value: object) -> object:
 def read_switch(value: object) -> object:
     """A boolean, or a level of which 0 is off."""
     return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
+
+
+def read_capture(value: object) -> object:
+    """A boolean, or OpenTelemetry's word for where content may go: anywhere is yes."""
+    words = {"no_content": False, "span_only": True, "event_only": True, "span_and_event": True}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def check_origins(value: list[str]) -> list[str]:
@@ -249,6 +256,17 @@ class Settings(BaseSettings):
     )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."
+    )
+    log_format: LogFormat = Field(
+        default="auto",
+        description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.",
+    )
+    capture_content: Annotated[bool, BeforeValidator(read_capture)] = Field(
+        default=False,
+        validation_alias=AliasChoices(
+            "CARAVAN_CAPTURE_CONTENT", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+        ),
+        description="Put prompts and answers into logs and traces.",
     )
     max_body_bytes: int = Field(
         default=64 << 20, ge=1, description="Largest request body; a larger one gets 413."
@@ -387,7 +405,13 @@ def read_otlp() -> Otlp:
     Raises:
         BadSetting: for a protocol that is not known.
     """
-    return Otlp(metrics=_otlp_protocol("METRICS"))
+    return Otlp(metrics=_otlp_protocol("METRICS"), traces=_otlp_protocol("TRACES"))
+
+
+def hand_down(otlp: Otlp) -> None:
+    """Tell vLLM's processes the protocol: they know this variable alone and would take gRPC."""
+    if otlp.traces:
+        os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", otlp.traces)
 
 
 def _otlp_protocol(signal: str) -> Protocol | None:

@@ -25,6 +25,11 @@ from tests.models.build import DEFAULT_CACHE, build
 START_S = 240.0
 STOP_S = 60.0
 MIB = 1 << 20
+_ENVIRONMENT = {
+    "CARAVAN_MAX_LOADED_MODELS": "2",
+    "CARAVAN_PRELOAD": "false",
+    "CARAVAN_LOG_FORMAT": "text",
+}
 _TINY: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 64 * MIB}
 
 
@@ -104,7 +109,7 @@ def serving(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", program, "serve", "--port", str(port), "--config", str(config)],
-            env=os.environ | {"CARAVAN_MAX_LOADED_MODELS": "2", "CARAVAN_PRELOAD": "false", **environment},
+            env=os.environ | _ENVIRONMENT | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -90,4 +90,4 @@ def _call(scope: Scope) -> Call:
         elif name == REQUEST_ID:
             given = value
     request_id = given.decode() if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
-    return Call(request_id=request_id, trace=trace, method=scope["method"])
+    return Call(request_id=request_id, trace=trace, method=scope["method"], path=scope["path"])

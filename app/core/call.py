@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, get_args
 
 from app.core.model import ModelName
-from app.core.request import Sampling
+from app.core.request import ChatPrompt, CompletionPrompt, Sampling
 
 Scope: TypeAlias = Literal["inference", "models:read", "models:write", "metrics", "admin"]
 """What a key may be good for; `admin` is good for everything, and `metrics` for a scrape alone."""
@@ -75,17 +75,20 @@ class Call:
     hand on. `route` is the path as it is registered, empty where there is none; `model` a name that is
     served, never one that was only asked for. `admission_ns` is the time in the queue of the server,
     `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own times; `first_token_ns` is from the
-    request's arrival to the first token. `finish` is the finish reason. `failure` is the name of the error's
-    class, `error` its text as the client read it, `rejection` the reason where the request was turned away.
-    `status` stays 0 where no answer began; `answered` tells that it was sent to its end.
+    request's arrival to the first token. `status` stays 0 where no answer began; `answered` tells that it
+    was sent to its end. `finish` is the finish reason. `failure` is the name of the error's class, `error`
+    its text as the client read it, `rejection` the reason where the request was turned away. `prompt` and
+    `answer` are kept only where `keeps_content`.
     """
 
     caller: Caller = ANYBODY
     request_id: str = ""
     trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    trace_id: str = ""
     started_ns: int = field(default_factory=time.time_ns)
     arrived_ns: int = field(default_factory=time.monotonic_ns)
     method: str = ""
+    path: str = ""
     route: str = ""
     operation: Operation = ""
     model: str = ""
@@ -107,6 +110,9 @@ class Call:
     failure: str = ""
     error: str = ""
     rejection: str = ""
+    keeps_content: bool = False
+    prompt: ChatPrompt | CompletionPrompt | None = None
+    answer: str = ""
 
     @property
     def outcome(self) -> Outcome:

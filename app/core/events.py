@@ -28,8 +28,8 @@ class Timings:
 class Usage:
     """What one generation took, filled in by the engine when the generation ends, however it ends.
 
-    Durations are nanoseconds by the engine's own clock, 0 where unknown; `first_token_ns` is from the moment
-    the engine was asked to the first token.
+    Durations are nanoseconds by the engine's own clock, 0 where unknown; `first_token_at_ns` is by the wall
+    clock.
     """
 
     prompt_tokens: int = 0
@@ -38,7 +38,7 @@ class Usage:
     queue_ns: int = 0
     prefill_ns: int = 0
     decode_ns: int = 0
-    first_token_ns: int = 0
+    first_token_at_ns: int = 0
 
 
 @dataclass(slots=True)

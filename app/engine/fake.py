@@ -357,7 +357,7 @@ def _account(usage: Usage, called_ns: int, asked_ns: int, first_ns: int) -> None
     if usage.output_tokens:
         timings = _timings(asked_ns, first_ns)
         usage.prefill_ns, usage.decode_ns = timings.prompt_eval_ns, timings.eval_ns
-        usage.first_token_ns = max(1, first_ns - called_ns)
+        usage.first_token_at_ns = time.time_ns() - (time.perf_counter_ns() - first_ns)
 
 
 def _turn(role: str, content: str) -> str:

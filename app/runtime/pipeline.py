@@ -75,18 +75,20 @@ class Pipeline:
                 return
             run = _run(asked, sampling, _room(sampling, prompt, lease), call)
             decoder = lease.engine.decoder(run, prompt)
-            reply = _Reply(decoder, keeps_text=_gives_context(asked.prompt))
-            begun_ns = time.monotonic_ns()
+            gives_context = _gives_context(asked.prompt)
+            reply = _Reply(decoder, keeps_text=gives_context or call.keeps_content)
             try:
                 async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
                     async for delta in deltas:
                         if event := reply.read(delta):
                             yield event
             finally:
-                _account(call, prompt, run.usage, begun_ns)
+                _account(call, prompt, run.usage)
+                if call.keeps_content:
+                    call.prompt, call.answer = asked.prompt, reply.text
             if rest := reply.rest():
                 yield rest
-            context = await _context(prompt, reply.text, lease) if reply.text is not None else None
+            context = await _context(prompt, reply.text, lease) if gives_context else None
             done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
             call.finish = done.reason
             yield done
@@ -158,9 +160,9 @@ class _Reply:
         return events
 
     @property
-    def text(self) -> str | None:
+    def text(self) -> str:
         """All the model wrote, reasoning tags included, where that is kept."""
-        return None if self._pieces is None else "".join(self._pieces)
+        return "".join(self._pieces or ())
 
     def done(
         self, received_ns: int, load_ns: int, context: list[int] | None, *, tool_calls_reason: bool
@@ -212,16 +214,16 @@ def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> 
     )
 
 
-def _account(call: Call, prompt: Prompt, usage: Usage, begun_ns: int) -> None:
-    """What the engine says of a generation that has ended, at `begun_ns` handed to it."""
+def _account(call: Call, prompt: Prompt, usage: Usage) -> None:
+    """What the engine says of a generation that has ended."""
     call.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
     call.cached_tokens = usage.cached_tokens
     call.output_tokens = usage.output_tokens
     call.queue_ns = usage.queue_ns
     call.prefill_ns = usage.prefill_ns
     call.decode_ns = usage.decode_ns
-    if usage.first_token_ns:
-        call.first_token_ns = begun_ns - call.arrived_ns + usage.first_token_ns
+    if usage.first_token_at_ns:
+        call.first_token_ns = max(1, usage.first_token_at_ns - call.started_ns)
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:

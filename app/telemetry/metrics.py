@@ -87,7 +87,8 @@ class Metrics:
 
     def record(self, call: Call) -> None:
         """All that a request adds, once it is over."""
-        error = _error(call)
+        kind = error_of(call)
+        error: Attributes = {these.ERROR: kind} if kind else {}
         self.observe(these.HTTP_DURATION, call.duration_ns / 1e9, _http(call, error))
         key = self.key(call)
         if call.rejection:
@@ -132,11 +133,11 @@ def _status(call: Call) -> Attributes:
     return {these.STATUS: call.status} if call.status else {}
 
 
-def _error(call: Call) -> Attributes:
-    """By the conventions: the class of the error, else the status; nothing for a success."""
+def error_of(call: Call) -> str:
+    """`error.type` by the conventions: the class of the error, else the status; empty for a success."""
     if call.outcome == "ok":
-        return {}
-    return {these.ERROR: CANCELLED if call.outcome == CANCELLED else call.failure or str(call.status)}
+        return ""
+    return CANCELLED if call.outcome == CANCELLED else call.failure or str(call.status)
 
 
 def _waits(call: Call) -> Iterator[tuple[Stage, int]]:

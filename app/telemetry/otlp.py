@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.trace.export import SpanExporter
 
 Protocol: TypeAlias = Literal["http/protobuf", "grpc"]
 PROTOCOLS: Mapping[str, Protocol] = {each: each for each in get_args(Protocol)}
@@ -16,6 +17,7 @@ class Otlp:
     """The protocol of each signal; None where it is not sent."""
 
     metrics: Protocol | None = None
+    traces: Protocol | None = None
 
 
 # Each protocol is imported where it is used: gRPC takes a while.
@@ -29,3 +31,13 @@ def metric_exporter(protocol: Protocol) -> MetricExporter:
     from opentelemetry.exporter.otlp.proto.http import metric_exporter as http
 
     return http.OTLPMetricExporter()
+
+
+def span_exporter(protocol: Protocol) -> SpanExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
+
+        return grpc.OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
+
+    return http.OTLPSpanExporter()

@@ -3,23 +3,35 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry
 
 from app.core.call import Call
+from app.telemetry import access
 from app.telemetry import instruments as these
 from app.telemetry.metrics import Attributes, Metrics
+from app.telemetry.spans import Spans
 
 
 class Telemetry:
-    """All that is told of one server. `registry` holds its metrics for Prometheus."""
+    """All that is told of one server. `registry` holds its metrics for Prometheus; `keeps_content` says
+    whether prompts and answers are told of too."""
 
     def __init__(
-        self, metrics: Metrics, registry: CollectorRegistry, closers: Sequence[Callable[[], None]] = ()
+        self,
+        metrics: Metrics,
+        spans: Spans,
+        registry: CollectorRegistry,
+        closers: Sequence[Callable[[], None]] = (),
+        *,
+        keeps_content: bool = False,
     ) -> None:
         self.metrics = metrics
         self.registry = registry
         self._closers = closers
-        self._active: dict[int, Call] = {}
+        self._keeps_content = keeps_content
+        self._spans = spans
+        self._active: dict[int, tuple[Call, Span | None]] = {}
 
     def close(self) -> None:
         """Send what has not been sent; may take seconds where nobody receives it."""
@@ -27,15 +39,19 @@ class Telemetry:
             close()
 
     def begin(self, call: Call) -> None:
-        self._active[id(call)] = call
+        call.keeps_content = self._keeps_content
+        self._active[id(call)] = call, self._spans.begin(call)
 
     def end(self, call: Call) -> None:
-        del self._active[id(call)]
+        _, span = self._active.pop(id(call))
         self.metrics.record(call)
+        if span is not None:
+            self._spans.end(span, call)
+        access.log(call)
 
     def active(self, models: Iterable[str]) -> Iterator[tuple[float, Attributes]]:
         """The requests to models that are under way; 0 for each of `models` that has none."""
-        calls = [call for call in list(self._active.values()) if call.operation]
+        calls = [call for call, _ in list(self._active.values()) if call.operation]
         whose = (self.metrics.model(call) | self.metrics.key(call) for call in calls)
         counts = Counter(tuple(attributes.items()) for attributes in whose)
         busy = {call.model for call in calls}

@@ -4,17 +4,21 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import set_tracer_provider
 from prometheus_client import CollectorRegistry
 
 from app import __version__
 from app.telemetry.metrics import Metrics
-from app.telemetry.otlp import Otlp, metric_exporter
+from app.telemetry.otlp import Otlp, metric_exporter, span_exporter
 from app.telemetry.report import Telemetry
+from app.telemetry.spans import Spans
 
 NAME = "caravan"
 
 
-def start(otlp: Otlp = Otlp()) -> Telemetry:  # noqa: B008  # it is frozen
+def start(otlp: Otlp = Otlp(), *, keeps_content: bool = False) -> Telemetry:  # noqa: B008  # it is frozen
     """Telemetry that `/metrics` can show and that goes where `otlp` says."""
     registry = CollectorRegistry()
     readers: list[MetricReader] = [
@@ -22,8 +26,18 @@ def start(otlp: Otlp = Otlp()) -> Telemetry:  # noqa: B008  # it is frozen
     ]
     if otlp.metrics:
         readers.append(PeriodicExportingMetricReader(metric_exporter(otlp.metrics)))
-    meters = MeterProvider(readers, _resource(), shutdown_on_exit=False)
-    return Telemetry(Metrics(meters.get_meter(NAME, __version__)), registry, [meters.shutdown])
+    resource = _resource()
+    meters = MeterProvider(readers, resource, shutdown_on_exit=False)
+    metrics = Metrics(meters.get_meter(NAME, __version__))
+    if otlp.traces is None:
+        return Telemetry(metrics, Spans(None), registry, [meters.shutdown], keeps_content=keeps_content)
+    traces = TracerProvider(resource=resource, shutdown_on_exit=False)
+    traces.add_span_processor(BatchSpanProcessor(span_exporter(otlp.traces)))
+    # The global one, which vLLM's own spans go through too.
+    set_tracer_provider(traces)
+    spans = Spans(traces.get_tracer(NAME, __version__))
+    closers = [traces.shutdown, meters.shutdown]
+    return Telemetry(metrics, spans, registry, closers, keeps_content=keeps_content)
 
 
 def _resource() -> Resource:

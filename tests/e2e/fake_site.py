@@ -14,6 +14,7 @@ from app.core.model import Capability, Model, ModelFacts, ModelName, ModelSpec
 from app.engine.fake import FakeEngine
 from app.main import build_app
 from app.settings import read_settings
+from app.telemetry.report import Telemetry
 from tests.api.live import serving
 
 WAIT_S = 30.0
@@ -56,7 +57,10 @@ class FakeSite:
 
 @contextmanager
 def fake_site(
-    *models: Model, engine: Callable[[], FakeEngine] = FakeEngine, **settings: Any
+    *models: Model,
+    engine: Callable[[], FakeEngine] = FakeEngine,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
 ) -> Generator[FakeSite]:
     """Serve `models`, each on an `engine` of its own."""
     started: list[FakeEngine] = []
@@ -65,7 +69,7 @@ def fake_site(
         started.append(engine())
         return started[-1]
 
-    app = build_app(read_settings(preload=False, **settings), Library(models), start_engine)
+    app = build_app(read_settings(preload=False, **settings), Library(models), start_engine, telemetry)
     with (
         serving(app) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client,

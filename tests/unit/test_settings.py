@@ -23,6 +23,8 @@ SET: dict[str, tuple[str, Any]] = {
     "keys_file": ("/etc/caravan/keys.yaml", Path("/etc/caravan/keys.yaml")),
     "open_paths": ("none", []),
     "debug": ("1", True),
+    "log_format": ("json", "json"),
+    "capture_content": ("on", True),
     "max_body_bytes": ("1000", 1000),
     "body_timeout": ("10s", 10.0),
     "headers_timeout": ("5s", 5.0),
@@ -69,6 +71,8 @@ BAD = {
     "origins": ("example.com", "https://*.a.*"),
     "open_paths": ("/api/tags", "all", "/,none"),
     "debug": ("loud",),
+    "log_format": ("xml",),
+    "capture_content": ("loud",),
     "max_body_bytes": ("0",),
     "body_timeout": ("0", "-1", "1x"),
     "headers_timeout": ("0", "-1", "soon"),
@@ -110,7 +114,8 @@ def test_the_tables_here_name_every_setting() -> None:
 
 
 def test_the_settings_shared_with_ollama_are_these() -> None:
-    shared = [name for name, field in Settings.model_fields.items() if field.validation_alias is not None]
+    aliases = {name: field.validation_alias for name, field in Settings.model_fields.items()}
+    shared = [name for name, alias in aliases.items() if "OLLAMA_" in str(alias)]
     assert tuple(shared) == SHARED
     for name in shared:
         alias = Settings.model_fields[name].validation_alias
@@ -225,6 +230,16 @@ def test_keep_alive_is_a_duration_or_seconds(
 def test_a_load_timeout_of_nothing_is_no_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_LOAD_TIMEOUT", text)
     assert read_settings().load_timeout == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "captures"), [("true", True), ("NO_CONTENT", False), ("SPAN_ONLY", True), ("false", False)]
+)
+def test_content_is_switched_on_by_the_standard_variable_too(
+    text: str, captures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", text)
+    assert read_settings().capture_content is captures
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ class EngineDefaults:
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
     0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
+    `traces` has vLLM make a span of each request that ends.
     """
 
     kv_cache_bytes: int = 1 << 30
     stream_interval: int = 1
     max_num_seqs: int = 0
     hang_timeout_s: float = math.inf
+    traces: bool = False
 
 
 def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:

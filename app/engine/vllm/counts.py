@@ -20,7 +20,9 @@ def account(usage: Usage, output: RequestOutput) -> None:
     if (stats := output.metrics) is None:
         return
     usage.output_tokens = stats.num_generation_tokens
-    usage.first_token_ns = _ns(stats.first_token_latency)
+    if stats.first_token_latency:
+        # vLLM's arrival may be that of the chat that was rendered, well before the request.
+        usage.first_token_at_ns = _ns(stats.arrival_time + stats.first_token_latency)
     usage.queue_ns = _ns(stats.scheduled_ts - stats.queued_ts)
     usage.prefill_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
     usage.decode_ns = _ns(stats.last_token_ts - stats.first_token_ts)

@@ -38,6 +38,7 @@ from app.engine.vllm.output import ChildOutput, cause
 from app.engine.vllm.processes import EngineProcesses, start_in_thread
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
+from app.engine.vllm.tracing import headers_for, trace_requests
 from app.engine.vllm.watchdog import Look, wait_hung
 
 _log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class VllmEngine:
             engine = cls(model, llm, registry, output, defaults, windowed_options=windowed(args))
             undo.push_async_callback(engine.close)
             await engine._warm_up()
+            if defaults.traces:
+                trace_requests(llm)
             undo.pop_all()
         freeze_gc_heap()
         return engine
@@ -225,7 +228,10 @@ class VllmEngine:
         self, prompt: Prompt, run: Run, decoder: Decoder | None = None
     ) -> AsyncGenerator[Delta, None]:
         parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
-        arguments: dict[str, Any] = {"priority": run.priority, "trace_headers": run.trace}
+        arguments: dict[str, Any] = {
+            "priority": run.priority,
+            "trace_headers": headers_for(self._llm, run.trace),
+        }
         if run.format is not None and self._parsers.reasoning is not None:
             # Where no reasoning is expected the constraint must not wait for its end.
             arguments |= {
@@ -235,6 +241,13 @@ class VllmEngine:
                 },
             }
         output: RequestOutput | None = None
+
+        def convert(made: RequestOutput) -> Delta:
+            """Called for the first output at least; what vLLM counts in it goes on counting."""
+            nonlocal output
+            output = made
+            return self._delta(made)
+
         try:
             make_params = partial(
                 sampling_params,
@@ -246,7 +259,7 @@ class VllmEngine:
             params = make_params() if run.format is None else await asyncio.to_thread(make_params)
             payload = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             deltas = await self._llm.submit(
-                f"caravan-{next(self._ids)}", payload, params, self._delta, **arguments
+                f"caravan-{next(self._ids)}", payload, params, convert, **arguments
             )
             ended = False
             try:
@@ -319,7 +332,7 @@ class VllmEngine:
             TokensPrompt(prompt_token_ids=token_ids),
             params,
             f"caravan-{next(self._ids)}",
-            trace_headers=trace,
+            trace_headers=headers_for(self._llm, trace),
             priority=priority,
         )
         vector: list[float] = []

@@ -1,0 +1,67 @@
+"""How a log line looks: JSON for programs, text for people; and who writes them."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+LogFormat: TypeAlias = Literal["auto", "json", "text"]
+
+FIELDS = "caravan_fields"
+"""The attribute of a record that holds what a JSON line has besides the message."""
+
+_OURS = ("caravan", "app")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "timestamp": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:
+            # Half of a surrogate pair, from a client's own text.
+            return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """One line for a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+
+def start(form: LogFormat, *, debug: bool) -> None:
+    """Write this process's log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(form, terminal=sys.stderr.isatty()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if debug:
+        for name in _OURS:
+            logging.getLogger(name).setLevel(logging.DEBUG)
+
+
+def formatter(form: LogFormat, *, terminal: bool) -> logging.Formatter:
+    """`auto` is text on a terminal and JSON elsewhere."""
+    return TextFormatter() if form == "text" or (form == "auto" and terminal) else JsonFormatter()
+
+
+def adopt(name: str) -> None:
+    """Have a library that set up a log of its own write to ours, at the level it chose."""
+    logger = logging.getLogger(name)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.propagate = True

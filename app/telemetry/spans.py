@@ -1,0 +1,150 @@
+"""The span of a request and its children, within the trace of the client.
+
+The children are made when all is over, from the times that the engine measured.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from app.core.call import Call
+from app.core.request import Sampling
+from app.telemetry import instruments as these
+from app.telemetry.access import PROBES
+from app.telemetry.content import answer_of, messages_of
+from app.telemetry.metrics import error_of
+
+PROVIDER = "vllm"
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+Attributes: TypeAlias = dict[str, Any]
+
+
+class Spans:
+    """Makes the spans of requests. Without a tracer only the client's trace id is read."""
+
+    def __init__(self, tracer: Tracer | None) -> None:
+        self._tracer = tracer
+
+    def begin(self, call: Call) -> Span | None:
+        """The span of a request, which becomes the parent of what the engine makes of it."""
+        if self._tracer is None or call.path in PROBES:
+            call.trace_id = trace_id_of(call.trace)
+            return None
+        span = self._tracer.start_span(
+            call.method, _PROPAGATOR.extract(call.trace), SpanKind.SERVER, start_time=call.started_ns
+        )
+        carrier: dict[str, str] = {}
+        _PROPAGATOR.inject(carrier, set_span_in_context(span))
+        call.trace = carrier
+        call.trace_id = trace_id_of(carrier)
+        return span
+
+    def end(self, span: Span, call: Call) -> None:
+        if not span.is_recording() or self._tracer is None:
+            return
+        within = set_span_in_context(span)
+        for name, begun_ns, ended_ns in phases(call):
+            self._tracer.start_span(name, within, start_time=begun_ns).end(ended_ns)
+        span.update_name(_name(call))
+        span.set_attributes(_http(call))
+        if call.operation:
+            span.set_attributes(_gen_ai(call))
+        if call.outcome == "error" and (call.status >= 500 or call.status < 400):
+            span.set_status(StatusCode.ERROR, call.error or call.failure)
+        span.end(call.started_ns + call.duration_ns)
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str:
+    """Empty where the client is not tracing, or says so in a way that is not valid."""
+    if "traceparent" not in headers:
+        return ""
+    span = get_current_span(_PROPAGATOR.extract(headers)).get_span_context()
+    return format_trace_id(span.trace_id) if span.is_valid else ""
+
+
+def phases(call: Call) -> Iterator[tuple[str, int, int]]:
+    """Queue, prefill and decode, laid around the first token: begin and end by the wall clock."""
+    if not call.first_token_ns:
+        return
+    first_ns = call.started_ns + call.first_token_ns
+    scheduled_ns = first_ns - call.prefill_ns
+    yield "queue", scheduled_ns - call.queue_ns, scheduled_ns
+    yield "prefill", scheduled_ns, first_ns
+    yield "decode", first_ns, first_ns + call.decode_ns
+
+
+def _name(call: Call) -> str:
+    """By the conventions, and never with a word that only a client knows."""
+    words = (call.operation, call.model) if call.operation else (call.method, call.route)
+    return " ".join(word for word in words if word)
+
+
+def _http(call: Call) -> Attributes:
+    return _known(
+        {
+            these.METHOD: call.method,
+            these.ROUTE: call.route,
+            "url.path": call.path,
+            these.STATUS: call.status,
+            these.ERROR: error_of(call),
+            these.KEY: call.caller.key_id,
+            "caravan.request.id": call.request_id,
+            "caravan.rejection": call.rejection,
+        }
+    )
+
+
+def _gen_ai(call: Call) -> Attributes:
+    told = {
+        these.OPERATION: call.operation,
+        "gen_ai.provider.name": PROVIDER,
+        these.MODEL: call.model,
+        "gen_ai.response.model": call.model if call.output_tokens else "",
+        "gen_ai.request.stream": call.stream,
+        "gen_ai.response.finish_reasons": [call.finish] if call.finish else [],
+        "gen_ai.response.time_to_first_chunk": call.first_token_ns / 1e9,
+        "gen_ai.usage.input_tokens": call.prompt_tokens,
+        "gen_ai.usage.output_tokens": call.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": call.cached_tokens,
+        "caravan.admission.duration": call.admission_ns / 1e9,
+        "caravan.load.duration": call.load_ns / 1e9,
+    }
+    if call.prompt is not None:
+        told |= {
+            "gen_ai.input.messages": json.dumps(messages_of(call.prompt)),
+            "gen_ai.output.messages": json.dumps(answer_of(call.answer, call.finish)),
+        }
+    asked = _request(call.sampling) if call.sampling is not None else {}
+    return _known(told) | asked
+
+
+def _request(sampling: Sampling) -> Attributes:
+    """What was asked of the model; stop strings are content and are left out."""
+    asked: Attributes = {
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.top_k": sampling.top_k,
+        "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
+        "gen_ai.request.presence_penalty": sampling.presence_penalty,
+    }
+    if sampling.num_predict > 0:
+        asked["gen_ai.request.max_tokens"] = sampling.num_predict
+    if sampling.seed >= 0:
+        asked["gen_ai.request.seed"] = sampling.seed
+    return asked
+
+
+def _known(attributes: Attributes) -> Attributes:
+    return {name: value for name, value in attributes.items() if value}
