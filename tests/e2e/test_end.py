@@ -35,11 +35,10 @@ def test_a_model_that_never_loads_ends_the_server_with_status_1(tmp_path: Path) 
         failed = site.client.post("/api/generate", json={"model": "small", "prompt": "Hello"})
         assert failed.status_code == 500
         reason = failed.json()["error"]
-        assert reason.startswith("failed to load model small:latest: To serve at least one request")
-        assert "KV cache" in reason
+        assert reason.startswith("failed to load model small:latest: No available memory for the cache")
         assert server.wait(LOADED_S) == 1
         assert f"caravan: gave up on small:latest: {reason}" in site.log
-        assert site.log.count("loading small:latest") == 2
+        assert site.log.count("loading small:latest") >= 2  # a load that the request asked for counts not
 
 
 def test_a_second_sigterm_ends_streams_with_an_error_line(tmp_path: Path) -> None:

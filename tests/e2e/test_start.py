@@ -145,8 +145,8 @@ def test_weights_that_end_too_early_fail_the_request_with_the_reason(site: OwnSe
         answer = site.client.post("/api/generate", json={"model": "torn", "prompt": "Hello"})
         assert answer.status_code == 500
         assert answer.json()["error"] == (
-            "failed to load model torn:latest: safetensors_rust.SafetensorError: Error while deserializing "
-            "header: incomplete metadata, file not fully covered"
+            "failed to load model torn:latest: safetensors._safetensors_rust.SafetensorError: "
+            "Error while deserializing header: incomplete metadata, file not fully covered"
         )
     assert "the last lines of the engine's own output" in site.log
     assert len(site.engines()) == 2, "of the engine that did not start nothing is left"
