@@ -47,6 +47,8 @@ def run(settings: Settings) -> None:
         GaveUp: an engine was in a crash loop; whoever started the server is to start it anew.
     """
     logs.start(settings.log_format, debug=settings.debug)
+    # vLLM sets its own level up only when some of it has been imported and has spoken.
+    logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
     # As the first process of a container it would not die of the signal by default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     otlp = read_otlp()
