@@ -9,9 +9,7 @@ import asyncio
 import json
 import math
 import random
-import re
 import time
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,8 +20,8 @@ from app.core.errors import AppError, EngineDied, InvalidRequest
 from app.core.events import Delta, Event, Timings, TokenLogprob, Usage
 from app.core.request import ChatPrompt, Message, Think
 from app.engine.base import Decoder, Prompt, Run, Vectors
+from app.engine.words import Words, split
 
-_WORD = re.compile(r"<\|\w+\|>|\s?[^\s<]+|\s|<")
 _DIED = "the model runner has unexpectedly stopped"
 _TOO_LONG = "the input length exceeds the context length"
 _NO_ROOM = "input after truncation exceeds maximum context length"
@@ -69,34 +67,6 @@ class Rendering(NamedTuple):
     think: Think
     continue_last: bool
     chat_template: str
-
-
-class Words:
-    """A tokenizer without training: a token is a word with the white space before it.
-
-    An id is a hash of its word, so it is the same in every process; but only words that were encoded here
-    can be decoded, so engines that stand for one model share one of these.
-    """
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-        self._words: dict[int, str] = {}
-
-    def encode(self, text: str) -> list[int]:
-        return [self._ids.get(word) or self._learn(word) for word in _WORD.findall(text)]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        try:
-            return "".join([self._words[token_id] for token_id in token_ids])
-        except KeyError as error:
-            raise InvalidRequest(f"token id {error} is not in the vocabulary") from None
-
-    def _learn(self, word: str) -> int:
-        token_id = zlib.crc32(word.encode("utf-8", "surrogatepass")) | 1
-        while self._words.setdefault(token_id, word) != word:
-            token_id += 1
-        self._ids[word] = token_id
-        return token_id
 
 
 class ScriptedDecoder:
@@ -343,7 +313,7 @@ class FakeEngine:
             text = self._words.decode(token_ids)
         if logprobs is None:
             return Delta(text, token_ids)
-        return Delta(text, token_ids, [_logprob(word, logprobs) for word in _WORD.findall(text)])
+        return Delta(text, token_ids, [_logprob(word, logprobs) for word in split(text)])
 
 
 def _timings(asked_ns: int, first_ns: int) -> Timings:

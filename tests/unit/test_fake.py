@@ -11,7 +11,8 @@ from app.core.errors import EngineDied, EngineFailed, InvalidRequest
 from app.core.events import Content, Delta, Event, Thinking
 from app.core.request import ChatPrompt, Message, PastToolCall, Sampling
 from app.engine.base import Prompt, Run
-from app.engine.fake import FakeEngine, Reply, Words
+from app.engine.fake import FakeEngine, Reply
+from app.engine.words import Words
 
 RUN = Run(Sampling(), max_tokens=100)
 

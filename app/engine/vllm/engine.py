@@ -16,7 +16,6 @@ from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
-from vllm.renderers import ChatParams, TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -32,17 +31,17 @@ from app.engine.vllm.counts import STOPPED, account, last_delta
 from app.engine.vllm.failures import first_line, load_reason, log_last_lines
 from app.engine.vllm.llm import StreamingLLM, start_llm
 from app.engine.vllm.logprobs import TokenBytes
-from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
+from app.engine.vllm.messages import thinking_kwargs
 from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.output import ChildOutput, cause
 from app.engine.vllm.processes import EngineProcesses, start_in_thread
+from app.engine.vllm.prompts import Prompts
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
 from app.engine.vllm.tracing import headers_for, trace_requests
 from app.engine.vllm.watchdog import Look, wait_hung
 
 _log = logging.getLogger(__name__)
-_LONG_TEXT = 4096
 _CLOSE_S = 7.0
 _FIRST = -(1 << 31)
 """The priority before all others, where the engine schedules by priority."""
@@ -77,10 +76,11 @@ class VllmEngine:
         self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm)
-        self._tokenizer: Any = llm.renderer.get_tokenizer()
-        self._token_bytes = TokenBytes(self._tokenizer)
+        self._prompts = Prompts(model, llm.renderer)
+        tokenizer: Any = llm.renderer.get_tokenizer()
+        self._token_bytes = TokenBytes(tokenizer)
         self._parsers = Parsers(
-            self._tokenizer,
+            tokenizer,
             llm.model_config,
             model.facts.tool_parser if model.can("tools") else None,
             model.facts.reasoning_parser if model.can("thinking") else None,
@@ -143,71 +143,15 @@ class VllmEngine:
     async def render(
         self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
     ) -> Prompt:
-        image_count = sum(len(message.images) for message in chat.messages)
-        if image_count and not self._model.can("vision"):
-            raise InvalidRequest(f"{self._model.name} does not support image input")
-        params = ChatParams(
-            chat_template=chat_template or None,
-            chat_template_kwargs={
-                "tools": [dict(tool) for tool in chat.tools] or None,
-                "tokenize": False,
-                "add_generation_prompt": not continue_last,
-                "continue_final_message": continue_last,
-                **thinking_kwargs(self._model.facts.thinking_variable, think),
-            },
+        return await self._prompts.render(
+            chat, think=think, continue_last=continue_last, chat_template=chat_template
         )
-        no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
-        asked: Any = ([to_conversation(chat.messages)], params, no_limit)
-        try:
-            if (
-                image_count
-                or chat.tools
-                or sum(len(message.content) for message in chat.messages) > _LONG_TEXT
-            ):
-                _, (rendered,) = await self._llm.renderer.render_chat_async(*asked)
-            else:
-                # Two ways to a thread and back would cost more than they spare the event loop.
-                _, (rendered,) = self._llm.renderer.render_chat(*asked)
-        except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
-            raise InvalidRequest(f"the chat template refused the messages: {first_line(error)}") from error
-        found: Any = rendered
-        token_ids = found["prompt_token_ids"]
-        text = found.get("prompt") or await self.detokenize(token_ids)
-        return Prompt(text, token_ids, image_count, found, continues=continue_last)
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
-        if images:
-            return await self._with_images(text, images)
-        if len(text) > _LONG_TEXT:
-            token_ids = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=special)
-        else:
-            token_ids = self._tokenizer.encode(text, add_special_tokens=special)
-        return Prompt(text, token_ids)
-
-    async def _with_images(self, text: str, images: Sequence[bytes]) -> Prompt:
-        if not self._model.can("vision"):
-            raise InvalidRequest(f"{self._model.name} does not support image input")
-        data: Any = {
-            "prompt": text,
-            "multi_modal_data": {"image": [open_image(image) for image in images]},
-        }
-        try:
-            (rendered,) = await self._llm.renderer.render_cmpl_async(
-                [data], TokenizeParams(max_total_tokens=None)
-            )
-        except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(first_line(error)) from error
-        except AssertionError as error:
-            # How vLLM says that it did not find where a picture goes.
-            raise InvalidRequest("the prompt has no place for every image") from error
-        found: Any = rendered
-        return Prompt(text, found["prompt_token_ids"], len(images), found)
+        return await self._prompts.tokenize(text, images=images, special=special)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        size = len(self._tokenizer)
-        if any(not 0 <= token_id < size for token_id in token_ids):
-            raise InvalidRequest("context holds a token that is not in the model's vocabulary")
-        return await asyncio.to_thread(self._tokenizer.decode, list(token_ids))
+        return await self._prompts.detokenize(token_ids)
 
     def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
         thinking = run.think is not False and not prompt.continues and self._parsers.reasoning is not None
@@ -300,7 +244,7 @@ class VllmEngine:
         priority: int = 0,
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
-        prompts = [await self._embed_prompt(text, truncate=truncate, limit=limit) for text in inputs]
+        prompts = [await self._prompts.fitted(text, truncate=truncate, limit=limit) for text in inputs]
         encode = partial(self._encode, normalize=normalize, priority=priority, trace=trace)
         try:
             async with asyncio.TaskGroup() as group:
@@ -308,16 +252,6 @@ class VllmEngine:
         except* AppError as errors:
             raise errors.exceptions[0] from errors
         return Vectors([task.result() for task in tasks], sum(map(len, prompts)))
-
-    async def _embed_prompt(self, text: str, *, truncate: bool, limit: int) -> list[int]:
-        prompt = await self.tokenize(text)
-        if len(prompt.token_ids) <= limit:
-            return list(prompt.token_ids)
-        if not truncate:
-            raise InvalidRequest("the input length exceeds the context length")
-        if limit <= self._tokenizer.num_special_tokens_to_add(False):
-            raise InvalidRequest("input after truncation exceeds maximum context length")
-        return await asyncio.to_thread(self._tokenizer.encode, text, truncation=True, max_length=limit)
 
     async def _encode(
         self,
