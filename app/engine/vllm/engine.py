@@ -34,7 +34,7 @@ from app.engine.vllm.logprobs import TokenBytes
 from app.engine.vllm.messages import thinking_kwargs
 from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.output import ChildOutput, cause
-from app.engine.vllm.processes import EngineProcesses, start_in_thread
+from app.engine.vllm.processes import EngineProcesses, start_in_thread, trim_heap
 from app.engine.vllm.prompts import Prompts
 from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
@@ -113,6 +113,7 @@ class VllmEngine:
                 trace_requests(llm)
             undo.pop_all()
         freeze_gc_heap()
+        await asyncio.to_thread(trim_heap)
         return engine
 
     @property

@@ -1,7 +1,9 @@
 """The processes of an engine: what memory they take, when one dies, and that none outlives its engine."""
 
 import asyncio
+import ctypes
 import logging
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import active_children
@@ -96,6 +98,12 @@ async def start_in_thread(
                     _kill(_families(child for child in active_children() if child not in before))
                     await asyncio.wait({starting}, timeout=_LOOK_S)
         raise
+
+
+def trim_heap() -> None:
+    """Hand what a load or a death freed back to the system: glibc would keep it for this process."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _discard(started: asyncio.Future[StreamingLLM]) -> None:
