@@ -25,7 +25,8 @@ from app.engine.base import Engine
 from app.engine.vllm import forkserver
 from app.main import StartEngine, base_url, build_app
 from app.runtime.lifecycle import Lifecycle
-from app.settings import Address, BadSetting, ModelConfig, Settings, hand_down, read_otlp
+from app.setting_values import Address
+from app.settings import BadSetting, ModelConfig, Settings, hand_down, read_otlp
 from app.telemetry import logs
 from app.telemetry.setup import start as start_telemetry
 

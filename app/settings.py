@@ -4,15 +4,11 @@ Each field can be set by `CARAVAN_<NAME>` and, where Ollama has a variable of th
 The README's table is made from this class.
 """
 
-import json
-import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import goduration
 import yaml
 from pydantic import (
     AfterValidator,
@@ -32,126 +28,27 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app.api.origins import Origins
-from app.catalogue.names import parse_name
-from app.core.errors import InvalidRequest
-from app.core.options import resolve
+from app.setting_values import (
+    Address,
+    Limit,
+    OpenPaths,
+    OriginList,
+    Seconds,
+    check_name,
+    check_parameters,
+    read_address,
+    read_capture,
+    read_json,
+    read_switch,
+)
 from app.telemetry.logs import LogFormat
 from app.telemetry.otlp import PROTOCOLS, Otlp, Protocol
 
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class BadSetting(Exception):
     """A setting that cannot be used; the text is one line that says where it was set."""
-
-
-class Address(BaseModel):
-    """Where to listen. An empty host means every interface."""
-
-    model_config = ConfigDict(frozen=True)
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=11434, ge=0, le=65535)
-
-
-def read_address(value: object) -> object:
-    """`OLLAMA_HOST`'s grammar: `[scheme://]host[:port][/path]` (ollama-api 1.1)."""
-    if not isinstance(value, str):
-        return value
-    scheme, found, rest = value.partition("://")
-    if not found:
-        scheme, rest = "", value
-    default_port = {"http": 80, "https": 443}.get(scheme, 11434)
-    host_port = rest.partition("/")[0]
-    if host_port.startswith("["):
-        host, _, port = host_port[1:].partition("]")
-        port = port.removeprefix(":")
-    elif host_port.count(":") > 1:
-        host, port = host_port, ""
-    else:
-        host, _, port = host_port.partition(":")
-    if port and not _WHOLE_NUMBER.fullmatch(port):
-        raise ValueError(f"{port!r} is not a port")
-    if not host_port:
-        host = "127.0.0.1"
-    return {"host": host, "port": int(port) if port else default_port}
-
-
-def read_seconds(value: object) -> object:
-    """A Go duration (`5m`, `1h30m`) or whole seconds, as a number of seconds; negative is for ever."""
-    if isinstance(value, bool) or value != value:
-        raise ValueError(f"{value} is not a duration")
-    if isinstance(value, str):
-        value = float(value) if _WHOLE_NUMBER.fullmatch(value) else _go_seconds(value)
-    return math.inf if isinstance(value, int | float) and value < 0 else value
-
-
-def _go_seconds(value: str) -> float:
-    try:
-        return goduration.Duration.parse(value).nanoseconds / 1e9
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a duration such as 5m or a number of seconds") from error
-
-
-def read_list(value: object) -> object:
-    """A comma-separated list."""
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-
-
-def read_paths(value: object) -> object:
-    """A comma-separated list, or `none`: a variable that is empty counts as not set."""
-    return [] if value == "none" else read_list(value)
-
-
-def read_json(value: object) -> object:
-    """A JSON text, or what a configuration file holds in its place."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-
-
-def read_switch(value: object) -> object:
-    """A boolean, or a level of which 0 is off."""
-    return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
-
-
-def read_capture(value: object) -> object:
-    """A boolean, or OpenTelemetry's word for where content may go: anywhere is yes."""
-    words = {"no_content": False, "span_only": True, "event_only": True, "span_and_event": True}
-    return words.get(value.lower(), value) if isinstance(value, str) else value
-
-
-def check_origins(value: list[str]) -> list[str]:
-    Origins(value)
-    return value
-
-
-def check_name(value: str) -> str:
-    try:
-        parse_name(value)
-    except InvalidRequest as error:
-        raise ValueError(f"{error} {value!r}") from error
-    return value
-
-
-def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        resolve(value)
-    except InvalidRequest as error:
-        raise ValueError(str(error)) from error
-    return value
-
-
-OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
-OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
-Seconds = Annotated[float, BeforeValidator(read_seconds)]
-Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
-"""Seconds of which 0 means no limit, like less than 0."""
 
 
 class ModelConfig(BaseModel):

@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 
 from app.core.options import OPTIONS
 from app.core.request import Sampling
-from app.settings import Address, ModelConfig, Settings
+from app.setting_values import Address
+from app.settings import ModelConfig, Settings
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 from scripts.dashboard import dashboard_json
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges

@@ -7,7 +7,8 @@ import pytest
 from pydantic import AliasChoices
 
 from app.api.origins import Origins
-from app.settings import CONFIG_VARIABLE, Address, BadSetting, Settings, read_address, read_settings
+from app.setting_values import Address, read_address
+from app.settings import CONFIG_VARIABLE, BadSetting, Settings, read_settings
 
 SET: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0:8080", Address(host="0.0.0.0", port=8080)),
