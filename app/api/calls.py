@@ -57,7 +57,7 @@ class _Answer:
     def __call__(self, message: Message) -> Awaitable[None]:
         call = self._call
         if message["type"] == "http.response.start":
-            call.status = message["status"]
+            call.status = int(message["status"])  # an enumeration of HTTP would count apart from a number
             added = (REQUEST_ID, call.request_id.encode())
             message = {**message, "headers": [*message.get("headers", ()), added]}
         elif message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -75,14 +75,18 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
 
 
 def phases(call: Call) -> Iterator[tuple[str, int, int]]:
-    """Queue, prefill and decode, laid around the first token: begin and end by the wall clock."""
+    """Queue, prefill and decode, laid around the first token: begin and end by the wall clock.
+
+    The engine's clock is another than the request's, so what would stand out of the request is cut.
+    """
     if not call.first_token_ns:
         return
     first_ns = call.started_ns + call.first_token_ns
-    scheduled_ns = first_ns - call.prefill_ns
-    yield "queue", scheduled_ns - call.queue_ns, scheduled_ns
+    ended_ns = call.started_ns + call.duration_ns
+    scheduled_ns = max(first_ns - call.prefill_ns, call.started_ns)
+    yield "queue", max(scheduled_ns - call.queue_ns, call.started_ns), scheduled_ns
     yield "prefill", scheduled_ns, first_ns
-    yield "decode", first_ns, first_ns + call.decode_ns
+    yield "decode", first_ns, min(first_ns + call.decode_ns, ended_ns)
 
 
 def _name(call: Call) -> str:

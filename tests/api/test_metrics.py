@@ -247,3 +247,11 @@ def test_prometheus_knows_every_metric_by_the_name_in_the_guide() -> None:
     shown = {sample.name for family in telemetry.registry.collect() for sample in family.samples}
     assert {prometheus_name(each) + series[each.kind] for each in INSTRUMENTS} <= shown
     telemetry.close()
+
+
+def test_a_series_is_told_once_whoever_answers(site: FakeSite) -> None:
+    """One bad request is found by the route, the other by what runs its answer: both are 400."""
+    assert site.client.post("/api/chat", content=b"{").status_code == 400
+    assert site.client.post("/api/chat", json={**CHAT, "options": {"temperature": "hot"}}).status_code == 400
+    series = [(each.name, frozenset(each.labels.items())) for each in samples(site.client)]
+    assert len(series) == len(set(series))

@@ -26,7 +26,10 @@ async def load_reason(error: BaseException, output: ChildOutput) -> str:
     if _IN_CHILD not in line:
         return line
     await log_last_lines(output)
-    return cause(output.lines) or _without_words(line)
+    if killed := _KILLED.search(line):
+        # What the others wrote then is that it was gone.
+        return f"its process was killed by signal {killed[1]}, as happens when memory runs out"
+    return cause(output.lines) or "one of its processes ended without a word, as happens when memory runs out"
 
 
 async def log_last_lines(output: ChildOutput) -> None:
@@ -34,9 +37,3 @@ async def log_last_lines(output: ChildOutput) -> None:
     await asyncio.to_thread(output.wait_end)
     if output.lines:
         _log.error("the last lines of the engine's own output:\n%s", output.last)
-
-
-def _without_words(line: str) -> str:
-    if killed := _KILLED.search(line):
-        return f"its process was killed by signal {killed[1]}, as happens when memory runs out"
-    return "one of its processes ended without a word, as happens when memory runs out"
