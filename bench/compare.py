@@ -25,6 +25,8 @@ from tests.models.build import build
 
 REPLY_S = 900.0
 MARK = "<!-- bench:compare -->"
+BUNDLED = "`smollm2:135m` (SmolLM2-135M-Instruct as `make run` serves it)"
+TINY = "A tiny Llama of 105,000 parameters, where servers are what costs"
 CARAVAN = "{python} -m app.cli serve --port {port} --config {config}"
 VLLM = (
     "{python} -m vllm.entrypoints.openai.api_server --host 127.0.0.1 --port {port} --model {model} "
@@ -129,6 +131,7 @@ def one_story(count: int, _: int) -> list[str]:
 class Workload:
     """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments."""
 
+    title: str
     model: Path
     prompts: Callable[[int, int], list[str]]
     tokens: int
@@ -215,7 +218,7 @@ async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespac
     results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
     for number in range(plan.rounds):
         for side in sides:
-            print(f"{model.name}, round {number + 1} of {plan.rounds}: {side.name}", file=sys.stderr)
+            print(f"{load.title}, round {number + 1} of {plan.rounds}: {side.name}", file=sys.stderr)
             port = free_port()
             with serving(side.command, model, engine, port) as process:
                 await wait_ready(side.ready, process, port)
@@ -296,11 +299,11 @@ def workloads(plan: argparse.Namespace) -> list[Workload]:
     if plan.only != "tiny":
         folder = convert(bundled_gguf(), plan.cache, lambda _phase, _fraction: None)
         engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
-        found.append(Workload(folder, prompts, 96, round(4 * plan.scale), engine))
+        found.append(Workload(BUNDLED, folder, prompts, 96, round(4 * plan.scale), engine))
     if plan.only != "bundled":
         folder = build("llama", plan.cache / "test-models")
         engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
-        found.append(Workload(folder, one_story, 512, round(16 * plan.scale), engine))
+        found.append(Workload(TINY, folder, one_story, 512, round(16 * plan.scale), engine))
     return found
 
 
@@ -317,7 +320,7 @@ def main() -> None:
         results = asyncio.run(compare(sides, load, plan))
         warnings = [f"**Not equal**: {text}" for text in unequal(results, plan.clients, sides)]
         settings = json.dumps(load.engine)
-        shown = f"`{load.model.name}`, replies of up to {load.tokens} tokens, engine `{settings}`:"
+        shown = f"{load.title}, replies of up to {load.tokens} tokens, engine `{settings}`:"
         sections += [shown, table(results, plan.clients, sides), *warnings]
         figures = [
             {"server": name, "clients": clients, **found.figures(), "tokens/s by round": found.round_rates}

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from bench.compare import (
     CARAVAN,
+    TINY,
     Results,
     Side,
     Workload,
@@ -167,7 +168,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     plan = options()
     model = build("llama", plan.cache / "test-models")
-    load = Workload(model, one_story, 512, plan.repeat, engine_arguments(model, {"dtype": "float32"}))
+    load = Workload(TINY, model, one_story, 512, plan.repeat, engine_arguments(model, {"dtype": "float32"}))
     results, both = asyncio.run(measure(load, plan))
     text = report(results, both, load, plan)
     print(text)
