@@ -13,7 +13,7 @@ PROBES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 """Routes that machines ask every few seconds."""
 
 _log = logging.getLogger("caravan.access")
-_DURATIONS = ("admission", "load", "queue", "first_token", "prefill", "decode")
+_DURATIONS = ("load", "queue", "first_token", "prefill", "decode")
 _COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
 
 

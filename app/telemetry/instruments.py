@@ -83,7 +83,7 @@ QUEUE_DURATION = Instrument(
     "caravan.queue.duration",
     "histogram",
     "s",
-    "Time a request waited: for `admission`, for its model to `load`, in the `engine`'s own queue.",
+    "Time a request waited: for its model to `load`, in the `engine`'s own queue.",
     (STAGE, MODEL, KEY),
     _QUEUE_S,
 )

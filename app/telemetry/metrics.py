@@ -24,7 +24,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _SHORTEST_LOAD_NS = 1_000_000
 """A lease of a loaded engine takes microseconds and is no wait."""
 
-Stage: TypeAlias = Literal["admission", "load", "engine"]
+Stage: TypeAlias = Literal["load", "engine"]
 Attributes: TypeAlias = dict[str, str | int]
 GivenAttributes: TypeAlias = Mapping[str, str | int] | None
 Readings: TypeAlias = Callable[[], Iterable[tuple[float, Attributes]]]
@@ -141,8 +141,6 @@ def error_of(call: Call) -> str:
 
 
 def _waits(call: Call) -> Iterator[tuple[Stage, int]]:
-    if call.admission_ns:
-        yield "admission", call.admission_ns
     if call.load_ns >= _SHORTEST_LOAD_NS:
         yield "load", call.load_ns
     if call.queue_ns:

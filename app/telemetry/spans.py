@@ -122,7 +122,6 @@ def _gen_ai(call: Call) -> Attributes:
         "gen_ai.usage.input_tokens": call.prompt_tokens,
         "gen_ai.usage.output_tokens": call.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": call.cached_tokens,
-        "caravan.admission.duration": call.admission_ns / 1e9,
         "caravan.load.duration": call.load_ns / 1e9,
     }
     if call.prompt is not None:

@@ -55,7 +55,6 @@ def test_all_times_and_counts_of_a_good_answer() -> None:
             caller=Caller(key_id="k1"),
             prompt_tokens=7,
             output_tokens=5,
-            admission_ns=SECOND,
             load_ns=SECOND,
             queue_ns=SECOND // 2,
             decode_ns=2 * SECOND,
@@ -72,7 +71,6 @@ def test_all_times_and_counts_of_a_good_answer() -> None:
         ({**of, these.TOKEN_TYPE: "output"}, 5),
     ]
     assert points[these.QUEUE_DURATION.name] == [
-        ({**whose, these.STAGE: "admission"}, 1),
         ({**whose, these.STAGE: "load"}, 1),
         ({**whose, these.STAGE: "engine"}, 0.5),
     ]
