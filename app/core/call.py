@@ -74,10 +74,10 @@ class Call:
     `started_ns` is by the wall clock, `arrived_ns` by the monotonic one. `trace` holds the W3C headers to
     hand on. `route` is the path as it is registered, empty where there is none; `model` a name that is
     served, never one that was only asked for. `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own
-    times; `first_token_ns` is from the request's arrival to the first token. `status` stays 0 where no answer
-    began; `answered` tells that it was sent to its end. `finish` is the finish reason. `failure` is the name of the error's class, `error`
-    its text as the client read it, `rejection` the reason where the request was turned away. `prompt` and
-    `answer` are kept only where `keeps_content`.
+    times; `first_token_ns` is from the request's arrival to the first token. `status` stays 0 where no
+    answer began; `answered` tells that it was sent to its end. `finish` is the finish reason. `failure` is
+    the name of the error's class, `error` its text as the client read it, `rejection` the reason where the
+    request was turned away. `prompt` and `answer` are kept only where `keeps_content`.
     """
 
     caller: Caller = ANYBODY
