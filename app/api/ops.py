@@ -49,6 +49,7 @@ def _probe(troubles: list[str]) -> Response:
 @needs("metrics")
 async def metrics(served: Served) -> Response:
     """Caravan's metrics, and vLLM's own of every loaded engine; `model_name` tells those apart."""
+    served.telemetry.flush()
     engines = [engine.registry for _, engine in served.manager.engines()]
     merged = CollectorRegistry()
     merged.register(_Merged([served.telemetry.registry, *(each for each in engines if each is not None)]))

@@ -48,7 +48,7 @@ class Spans:
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier, set_span_in_context(span))
         call.trace = carrier
-        call.trace_id = trace_id_of(carrier)
+        call.trace_id = format_trace_id(span.get_span_context().trace_id)
         return span
 
     def end(self, span: Span, call: Call) -> None:

@@ -296,6 +296,8 @@ class VllmEngine:
         if self._closing:
             await asyncio.get_running_loop().create_future()
         self._died = True
+        # A worker notices the end of its core only after a second, and holds its memory until then.
+        self._processes.kill_all()
         self._end_requests()
 
     def _look(self) -> Look:

@@ -70,9 +70,13 @@ class EngineProcesses:
         """Whoever finds that the engine works no more says so here."""
         self._gone.set()
 
+    def kill_all(self) -> None:
+        """Kill what is still alive, and do not wait for its end."""
+        _kill(self._all)
+
     def kill(self) -> None:
         """Kill what is still alive and wait until the kernel has its memory back."""
-        _kill(self._all)
+        self.kill_all()
         _, left = psutil.wait_procs(self._all, _KILL_S)
         for process in left:
             _log.error("process %d of an engine does not end", process.pid)
