@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import logging
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import active_children
@@ -18,6 +19,7 @@ _P = ParamSpec("_P")
 _KILL_S = 5.0
 _ABANDON_S = 30.0
 _LOOK_S = 0.1
+_POLL_S = 0.01
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +79,11 @@ class EngineProcesses:
     def kill(self) -> None:
         """Kill what is still alive and wait until the kernel has its memory back."""
         self.kill_all()
-        _, left = psutil.wait_procs(self._all, _KILL_S)
+        deadline, left = time.monotonic() + _KILL_S, self._all
+        while left := [process for process in left if not _ended(process)]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_S)
         for process in left:
             _log.error("process %d of an engine does not end", process.pid)
 
@@ -129,6 +135,14 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether nothing of it runs and it holds no memory; its parent, or an init, may be slow to hear of that."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _cpu_s(process: psutil.Process) -> float:
