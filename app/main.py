@@ -27,6 +27,7 @@ from app.api.stream import RawSend
 from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.base import Engine
+from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
@@ -75,13 +76,14 @@ def build_app(
     )
     lifecycle.ends_with(manager.close)
     pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
+    peers = Peers(settings.peers, settings.peer_timeout)
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys, store, peers),
     )
     app.state.services = Services(
         library,
@@ -94,6 +96,7 @@ def build_app(
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
+        peers,
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
@@ -147,6 +150,7 @@ def _lifespan(
     telemetry: Telemetry,
     keys: KeyRing | None,
     store: Store,
+    peers: Peers,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -160,6 +164,7 @@ def _lifespan(
         await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
         await store.close()
+        await peers.close()
         await asyncio.to_thread(telemetry.close)
 
     return lifespan

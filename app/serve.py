@@ -61,9 +61,10 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    context = forkserver.start(debug=settings.debug) if _on_cpu() else None
+    specs = _specs(settings)
+    context = forkserver.start(debug=settings.debug) if specs and _on_cpu() else None
     with _Bars() as bars:
-        library = prepare(_specs(settings), settings.cache_dir, bars.show)
+        library = prepare(specs, settings.cache_dir, bars.show)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, context, traces=otlp.traces is not None)
     app = build_app(settings, library, starter, telemetry, lifecycle)
@@ -165,7 +166,7 @@ def _starter(settings: Settings, context: ForkServerContext | None, *, traces: b
 
 
 def _specs(settings: Settings) -> list[ModelSpec]:
-    if settings.models:
+    if settings.models or settings.peers:
         return [_spec(model) for model in settings.models]
     # In bfloat16 the two likeliest first tokens of this small model can tie; float32 keeps them apart.
     bundled = ModelConfig(name=BUNDLED, source=str(bundled_gguf()), engine={"dtype": "float32"})

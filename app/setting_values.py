@@ -4,6 +4,7 @@ import json
 import math
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import goduration
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -101,6 +102,14 @@ def check_origins(value: list[str]) -> list[str]:
     return value
 
 
+def check_peers(value: list[str]) -> list[str]:
+    for url in value:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            raise ValueError(f"{url!r} is not a base URL such as http://caravan:11434")
+    return value
+
+
 def check_name(value: str) -> str:
     try:
         parse_name(value)
@@ -118,6 +127,7 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 
 
 OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
+PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]

@@ -33,6 +33,7 @@ from app.setting_values import (
     Limit,
     OpenPaths,
     OriginList,
+    PeerList,
     Seconds,
     check_name,
     check_parameters,
@@ -95,6 +96,17 @@ class Settings(BaseSettings):
     models: Annotated[list[ModelConfig], BeforeValidator(read_json), NoDecode] = Field(
         default_factory=list[ModelConfig],
         description="Models to serve, as a JSON list; none means the bundled smollm2:135m.",
+    )
+    peers: PeerList = Field(
+        default_factory=list[str],
+        description="Servers to list the models of too, comma-separated: `http://name:port`, where a name "
+        "stands for all its addresses. With peers, no models means none.",
+    )
+    peer_timeout: Seconds = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time that a peer may take to list its models before it is left out.",
     )
     preload: bool = Field(
         default=True, description="Load the first model at start instead of on its first request."

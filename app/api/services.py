@@ -12,6 +12,7 @@ from app.api.calls import call_of
 from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
 from app.core.call import Call
+from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
@@ -32,6 +33,7 @@ class Services:
     api_version: str
     dialect: Dialect
     lifecycle: Lifecycle
+    peers: Peers
 
     def time_left_s(self, call: Call) -> float:
         """How long a request may still take; `inf` is for ever."""

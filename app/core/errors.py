@@ -61,6 +61,10 @@ class Overloaded(AppError):
     rejection = "queue_full"
 
 
+class PeersSilent(AppError):
+    """There are other servers to tell of, and none of them answers."""
+
+
 class Draining(Overloaded):
     """The server takes no more work, or has ended what it had; another replica may take it."""
 

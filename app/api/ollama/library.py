@@ -3,14 +3,17 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
-from app.api.services import Body, CurrentCall, Served
+from app.api.services import Body, CurrentCall, Served, Services
 from app.api.stream import json_response
+from app.peers import merge
+from app.peers.peers import ASKED_BY_PEER, Rows
 from app.runtime.checks import check_allowed
 
 router = APIRouter()
@@ -37,21 +40,33 @@ async def status() -> Response:
 
 @router.api_route("/api/tags", methods=["HEAD", "GET"])
 @needs("models:read")
-async def tags(served: Served, call: CurrentCall) -> Response:
-    """The models that the caller may use."""
+async def tags(request: Request, served: Served, call: CurrentCall) -> Response:
+    """The models that the caller may use, on the servers behind this one too."""
     models = (model for model in served.library.all() if call.caller.may_use(model.name))
-    return json_response(dumps(views.tags(models)))
+    listed = views.tags(models)
+    if others := await _of_peers(request, served):
+        listed["models"] = merge.tags([listed["models"], *others])
+    return json_response(dumps(listed))
 
 
 @router.get("/api/ps")
 @needs("models:read")
-async def ps(served: Served, call: CurrentCall) -> Response:
+async def ps(request: Request, served: Served, call: CurrentCall) -> Response:
     running = [
         Running(row.model, row.memory_bytes, row.vram_bytes, row.context_length, row.expires_at)
         for row in served.manager.loaded()
         if call.caller.may_use(row.model.name)
     ]
-    return json_response(dumps(views.ps(running)))
+    listed = views.ps(running)
+    if others := await _of_peers(request, served):
+        listed["models"] = merge.ps([listed["models"], *others])
+    return json_response(dumps(listed))
+
+
+async def _of_peers(request: Request, served: Services) -> list[Rows]:
+    if ASKED_BY_PEER in request.headers:
+        return []
+    return await served.peers.rows(request.url.path, request.headers.get("authorization", ""))
 
 
 @router.post("/api/show")

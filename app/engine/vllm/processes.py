@@ -83,7 +83,7 @@ class EngineProcesses:
         while left := [process for process in left if not _ended(process)]:
             if time.monotonic() > deadline:
                 break
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # noqa: TID251  # in a thread of its own
         for process in left:
             _log.error("process %d of an engine does not end", process.pid)
 
@@ -138,7 +138,7 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def _ended(process: psutil.Process) -> bool:
-    """Whether nothing of it runs and it holds no memory; its parent, or an init, may be slow to hear of that."""
+    """Whether nothing of it runs and it holds no memory; its parent may be slow to hear of that."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
     except psutil.NoSuchProcess:

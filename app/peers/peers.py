@@ -1,0 +1,94 @@
+"""Asks the other servers of a cluster for their lists, so that one server can tell of all."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+import httpx
+
+from app.core.errors import Forbidden, PeersSilent, Unauthorized
+
+Rows: TypeAlias = list[dict[str, Any]]
+"""What a server lists in `models`."""
+
+ASKED_BY_PEER = "x-caravan-peer"
+"""Marks a request of this kind, which is answered for one server alone: servers may name each other."""
+
+_REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
+_log = logging.getLogger(__name__)
+
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
+"""The addresses of a host and a port; `OSError` where there are none."""
+
+
+async def resolve(host: str, port: int) -> set[str]:
+    """As the system knows them."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return {str(address[0]) for *_, address in found}
+
+
+class Peers:
+    """`urls` are bases such as `http://qwen3:11434`; a host name stands for every address that it has.
+
+    Each server has `timeout_s` to answer. One that does not is left out, so that the others are listed.
+    """
+
+    def __init__(self, urls: Sequence[str], timeout_s: float, resolve: Resolve = resolve) -> None:
+        self._urls = [httpx.URL(url) for url in urls]
+        self._timeout_s = timeout_s
+        self._resolve = resolve
+        # No pool of kept connections: the servers come and go, and are asked now and then.
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def rows(self, path: str, authorization: str) -> list[Rows]:
+        """The `models` of `path` (`/api/tags` or `/api/ps`) on each server, asked with the client's key.
+
+        Raises:
+            Unauthorized, Forbidden: where servers refuse the key and none takes it.
+            PeersSilent: where there are servers and none answers.
+        """
+        found = await asyncio.gather(*(self._addresses(url) for url in self._urls))
+        servers = [(url, host) for url, hosts in zip(self._urls, found, strict=True) for host in hosts]
+        answers = await asyncio.gather(*(self._ask(url, host, path, authorization) for url, host in servers))
+        rows = [answer for answer in answers if isinstance(answer, list)]
+        if not rows and servers:
+            refused = (answer for answer in answers if isinstance(answer, Unauthorized | Forbidden))
+            raise next(refused, PeersSilent("none of the servers behind this one answers"))
+        return rows
+
+    async def _addresses(self, url: httpx.URL) -> list[str]:
+        """The hosts to ask: where a certificate is checked, the name; else each address of it."""
+        if url.scheme == "https":
+            return [url.host]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return sorted(await self._resolve(url.host, url.port or 80))
+        except (OSError, TimeoutError) as error:
+            # A model of which no replica runs has no address.
+            _log.debug("no address of %s: %s", url.host, error)
+            return []
+
+    async def _ask(
+        self, url: httpx.URL, host: str, path: str, authorization: str
+    ) -> Rows | Unauthorized | Forbidden | None:
+        headers = {"host": url.netloc.decode(), ASKED_BY_PEER: "1"}
+        if authorization:
+            headers["authorization"] = authorization
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._client.get(url.copy_with(host=host, path=path), headers=headers)
+            if refusal := _REFUSALS.get(HTTPStatus(answer.status_code)):
+                return refusal(str(answer.json()["error"]))
+            return list(answer.raise_for_status().json()["models"])
+        except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            _log.warning("%s (%s) does not list its models: %s", url, host, error or type(error).__name__)
+            return None

@@ -1,0 +1,203 @@
+"""A server without models that lists those of others, as it stands beside the gateway of a cluster (C7)."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+
+from app.peers.peers import Peers
+from tests.e2e.fake_site import FakeSite, fake_model, fake_site
+from tests.server import free_port
+
+TIMEOUT_S = 1.0
+LOAD = {"messages": [{"role": "user", "content": "Hi"}], "stream": False}
+
+
+def url(port: int, host: str = "127.0.0.1") -> str:
+    return f"http://{host}:{port}"
+
+
+@contextmanager
+def directory(*ports: int, **settings: Any) -> Generator[FakeSite]:
+    with fake_site(peers=[url(port) for port in ports], peer_timeout=TIMEOUT_S, **settings) as site:
+        yield site
+
+
+@contextmanager
+def silent_port() -> Generator[int]:
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def names(site: FakeSite, path: str) -> list[str]:
+    answer = site.client.get(path)
+    assert answer.status_code == 200, answer.text
+    return [row["name"] for row in answer.json()["models"]]
+
+
+def test_the_official_client_sees_the_models_of_all_servers() -> None:
+    with (
+        fake_site(fake_model("a")) as first,
+        fake_site(fake_model("b"), fake_model("c")) as second,
+        directory(first.port, second.port) as whole,
+        closing(ollama.Client(url(whole.port))) as client,
+    ):
+        assert {row.model for row in client.list().models} == {"a:latest", "b:latest", "c:latest"}
+        assert client.ps().models == []
+        first.client.post("/api/chat", json={"model": "a", **LOAD}).raise_for_status()
+        (loaded,) = client.ps().models
+        assert (loaded.model, loaded.expires_at is not None) == ("a:latest", True)
+
+
+def test_replicas_of_a_model_are_one_row() -> None:
+    with (
+        fake_site(fake_model("a")) as first,
+        fake_site(fake_model("a")) as second,
+        directory(first.port, second.port) as whole,
+    ):
+        assert names(whole, "/api/tags") == ["a:latest"]
+        for site in (first, second):
+            site.client.post("/api/chat", json={"model": "a", **LOAD}).raise_for_status()
+        (row,) = whole.client.get("/api/ps").json()["models"]
+        assert row["replicas"] == 2
+        alone = first.client.get("/api/ps").json()["models"][0]
+        assert "replicas" not in alone
+        assert row["size"] == 2 * alone["size"]
+
+
+async def test_a_name_stands_for_all_of_its_addresses() -> None:
+    """As that of a headless Service does. Both addresses are this machine's."""
+
+    async def resolve(host: str, _: int) -> list[str]:
+        assert host == "replicas.test"
+        return ["127.0.0.1", "localhost"]
+
+    with fake_site(fake_model("a")) as site:
+        peers = Peers([url(site.port, "replicas.test")], TIMEOUT_S, resolve)
+        try:
+            answers = await peers.rows("/api/tags", "")
+        finally:
+            await peers.close()
+    assert [[row["name"] for row in rows] for rows in answers] == [["a:latest"]] * 2
+
+
+def test_a_server_that_is_down_or_silent_does_not_break_the_list() -> None:
+    with (
+        fake_site(fake_model("a")) as site,
+        silent_port() as silent,
+        directory(site.port, silent, free_port()) as whole,
+    ):
+        begun = time.monotonic()
+        assert names(whole, "/api/tags") == ["a:latest"]
+        assert time.monotonic() - begun < 5 * TIMEOUT_S
+
+
+def test_where_no_server_answers_that_is_said() -> None:
+    with directory(free_port()) as whole:
+        answer = whole.client.get("/api/tags")
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "none of the servers behind this one answers"}
+
+
+def test_a_name_without_an_address_is_a_model_without_replicas() -> None:
+    with (
+        fake_site(fake_model("a")) as site,
+        fake_site(peers=[url(site.port), "http://nobody.invalid:11434"], peer_timeout=TIMEOUT_S) as whole,
+    ):
+        assert names(whole, "/api/tags") == ["a:latest"]
+
+
+def test_servers_that_name_each_other_answer_once() -> None:
+    port = free_port()
+    with (
+        fake_site(fake_model("a"), peers=[url(port)], peer_timeout=TIMEOUT_S) as first,
+        directory(first.port) as second,
+    ):
+        assert names(second, "/api/tags") == ["a:latest"]
+
+
+def test_what_is_no_list_is_answered_as_by_any_server() -> None:
+    with fake_site(fake_model("a")) as site, directory(site.port) as whole:
+        answer = whole.client.post("/api/chat", json={"model": "nobody", **LOAD})
+        assert (answer.status_code, answer.json()) == (404, {"error": "model 'nobody' not found"})
+        assert whole.client.get("/").text == "Ollama is running"
+        assert whole.client.post("/api/chat", content=b"{").status_code == 400
+        assert whole.client.get("/readyz").status_code == 200
+
+
+def test_the_key_of_the_client_is_what_the_servers_are_asked_with(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    keys = [make_key(file, "a-only", "--model", "a"), make_key(file, "all")]
+    with (
+        fake_site(fake_model("a"), fake_model("b"), keys_file=file) as site,
+        directory(site.port) as whole,
+        directory(site.port, keys_file=file) as guarded,
+    ):
+        for each in (whole, guarded):
+            seen = [listed(each, key) for key in keys]
+            assert seen == [["a:latest"], ["a:latest", "b:latest"]]
+            refused = each.client.get("/api/tags")
+            assert refused.status_code == 401
+            assert "key" in refused.json()["error"]
+
+
+def listed(site: FakeSite, key: str) -> list[str]:
+    answer = site.client.get("/api/tags", headers={"authorization": f"Bearer {key}"})
+    return sorted(row["name"] for row in answer.json()["models"])
+
+
+def make_key(file: Path, name: str, *options: str) -> str:
+    made = subprocess.run(
+        [sys.executable, "-m", "app.cli", "keys", "create", "--id", name, "--file", str(file), *options],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return made.stdout.split()[-1]
+
+
+def test_it_starts_without_an_engine_and_without_vllm(tmp_path: Path) -> None:
+    """`caravan serve` with peers alone: no bundled model, no engine process, nothing of vLLM."""
+    port = free_port()
+    code = (
+        "import sys\n"
+        "from app.serve import run\n"
+        "from app.settings import read_settings\n"
+        "run(read_settings())\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('vllm', 'torch')]\n"
+    )
+    environment = {
+        "CARAVAN_HOST": f"127.0.0.1:{port}",
+        "CARAVAN_PEERS": url(free_port()),
+        "CARAVAN_CACHE_DIR": str(tmp_path / "cache"),
+        "PATH": "/usr/bin:/bin",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until_it_serves(port, process)
+        assert httpx.get(url(port) + "/readyz").text == "ok"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
+def wait_until_it_serves(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            httpx.get(url(port))
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
