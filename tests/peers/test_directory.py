@@ -80,7 +80,7 @@ async def test_a_name_stands_for_all_of_its_addresses() -> None:
         assert host == "replicas.test"
         return ["127.0.0.1", "localhost"]
 
-    with fake_site(fake_model("a")) as site:
+    with fake_site(fake_model("a"), host="0.0.0.0") as site:
         peers = Peers([url(site.port, "replicas.test")], TIMEOUT_S, resolve)
         try:
             answers = await peers.rows("/api/tags", "")
