@@ -2,12 +2,17 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app import __version__, keys_cli
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 _app = typer.Typer(
     add_completion=False,
@@ -30,31 +35,56 @@ def version() -> None:
     print(__version__)
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="NAME=SOURCE; SOURCE is a folder, a .gguf file or a hub repository. Repeatable."),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings, `models` among them.")]
+
+
 @_app.command()
 def serve(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=SOURCE; SOURCE is a folder, a .gguf file or a hub repository. Repeatable."),
-    ] = None,
+    model: Models = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, HOST[:PORT].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings, `models` among them.")] = None,
+    config: Config = None,
 ) -> None:
     """Serve models over the Ollama API; without --model, the bundled smollm2:135m."""
+    with _one_line():
+        from app.serve import run
+
+        run(_settings(config, model, host=host, port=port))
+
+
+@_app.command()
+def fetch(model: Models = None, config: Config = None) -> None:
+    """Fetch and convert models into CARAVAN_CACHE_DIR, so that a server needs neither time nor network for it."""
+    with _one_line():
+        from app.fetch import run
+
+        run(_settings(config, model))
+
+
+def _settings(config: Path | None, models: list[str] | None, **given: Any) -> "Settings":
+    from app.settings import read_settings
+
+    if config is not None:
+        os.environ["CARAVAN_CONFIG"] = str(config)  # noqa: TID251  # where the settings look for it
+    if models:
+        given["models"] = [_named(text) for text in models]
+    return read_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What the operator has to mend is one line and exit code 1; anything else is a fault with its traceback."""
     from app.access.files import BadKeys
     from app.core.errors import AppError
-    from app.serve import GaveUp, run
-    from app.settings import BadSetting, read_settings
+    from app.runtime.lifecycle import GaveUp
+    from app.settings import BadSetting
 
     try:
-        if config is not None:
-            os.environ["CARAVAN_CONFIG"] = str(config)  # noqa: TID251  # where the settings look for it
-        given: dict[str, Any] = {"models": [_named(text) for text in model]} if model else {}
-        if host is not None:
-            given["host"] = host
-        if port is not None:
-            given["port"] = port
-        run(read_settings(**given))
+        yield
     except (BadSetting, BadKeys, AppError, GaveUp) as error:
         print(f"caravan: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

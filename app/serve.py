@@ -12,25 +12,20 @@ from multiprocessing.context import ForkServerContext
 from types import FrameType
 
 import uvicorn
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.access.files import read_keys
 from app.api.connection import connection_class
-from app.catalogue.gguf import bundled_gguf
-from app.catalogue.library import prepare
-from app.catalogue.names import parse_name
-from app.core.model import Model, ModelSpec
+from app.core.model import Model
 from app.engine.base import Engine
 from app.engine.vllm import forkserver
 from app.main import StartEngine, base_url, build_app
-from app.runtime.lifecycle import Lifecycle
+from app.models import prepare, served
+from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.setting_values import Address
-from app.settings import BadSetting, ModelConfig, Settings, hand_down, read_otlp
+from app.settings import BadSetting, Settings, hand_down, read_otlp
 from app.telemetry import logs
 from app.telemetry.setup import start as start_telemetry
 
-BUNDLED = "smollm2:135m"
 _LAST_WORDS_S = 3
 """What a client has to take its last line once its stream has been ended."""
 _GC_THRESHOLD = (20_000, 20, 20)
@@ -61,10 +56,8 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    specs = _specs(settings)
-    context = forkserver.start(debug=settings.debug) if specs and _on_cpu() else None
-    with _Bars() as bars:
-        library = prepare(specs, settings.cache_dir, bars.show)
+    context = forkserver.start(debug=settings.debug) if served(settings) and _on_cpu() else None
+    library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, context, traces=otlp.traces is not None)
     app = build_app(settings, library, starter, telemetry, lifecycle)
@@ -82,10 +75,6 @@ def run(settings: Settings) -> None:
     Server(config, base_url(address.host, address.port), lifecycle).run(sockets=[listener])
     if lifecycle.failure:
         raise GaveUp(lifecycle.failure)
-
-
-class GaveUp(Exception):
-    """The server ended because it could not do its work any more."""
 
 
 class Server(uvicorn.Server):
@@ -163,57 +152,3 @@ def _starter(settings: Settings, context: ForkServerContext | None, *, traces: b
         return await engine.VllmEngine.load(model, defaults)
 
     return start
-
-
-def _specs(settings: Settings) -> list[ModelSpec]:
-    if settings.models or settings.peers:
-        return [_spec(model) for model in settings.models]
-    # In bfloat16 the two likeliest first tokens of this small model can tie; float32 keeps them apart.
-    bundled = ModelConfig(name=BUNDLED, source=str(bundled_gguf()), engine={"dtype": "float32"})
-    return [_spec(bundled)]
-
-
-def _spec(model: ModelConfig) -> ModelSpec:
-    return ModelSpec(
-        parse_name(model.name),
-        model.source,
-        system=model.system,
-        template=model.template,
-        chat_template=model.chat_template,
-        parameters=model.parameters,
-        messages=tuple(model.messages),
-        license=tuple(model.license),
-        tool_parser=model.tool_parser,
-        reasoning_parser=model.reasoning_parser,
-        engine=model.engine,
-    )
-
-
-class _Bars:
-    """Progress bars on a terminal; a line per phase where there is none."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, model: str, phase: str, fraction: float) -> None:
-        label = f"{model}: {phase}"
-        if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label, total=1.0)
-            if not sys.stderr.isatty():
-                _log.info("%s", label)
-        self._progress.update(self._tasks[label], completed=fraction)

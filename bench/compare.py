@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from app.catalogue.gguf import bundled_gguf, convert
+from app.catalogue.bundled import bundled
+from app.catalogue.gguf import convert
 from bench.servers import NAME, Body, cpu_seconds, free_port, installed, machine, serving, wait_ready
 from tests.models.build import build
 
@@ -297,7 +298,7 @@ def workloads(plan: argparse.Namespace) -> list[Workload]:
     """The bundled model as `make run` serves it, and a tiny one where servers are what costs."""
     found: list[Workload] = []
     if plan.only != "tiny":
-        folder = convert(bundled_gguf(), plan.cache, lambda _phase, _fraction: None)
+        folder = convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None)
         engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
         found.append(Workload(BUNDLED, folder, prompts, 96, round(4 * plan.scale), engine))
     if plan.only != "bundled":

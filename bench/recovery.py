@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.catalogue.gguf import bundled_gguf, convert
+from app.catalogue.bundled import bundled
+from app.catalogue.gguf import convert
 from bench.compare import CARAVAN, engine_arguments, write_section
 from bench.servers import NAME, free_port, machine, serving, wait_ready
 from tests.models.build import build
@@ -101,7 +102,7 @@ def main() -> None:
     plan = options()
     described = "\n".join(f"- {name}: {value}" for name, value in machine().items())
     models = {
-        "smollm2:135m": convert(bundled_gguf(), plan.cache, lambda _phase, _fraction: None),
+        "smollm2:135m": convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None),
         "A tiny Llama": build("llama", plan.cache / "test-models"),
     }
     sections = [described]

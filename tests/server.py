@@ -65,7 +65,7 @@ def models(cache: Path = DEFAULT_CACHE) -> list[dict[str, Any]]:
     """
     bundled = {"dtype": "float32", "kv_cache_memory_bytes": 512 * MIB}
     return [
-        {"name": "plain", "source": _bundled(), "engine": bundled},
+        {"name": "plain", "source": "bundled", "engine": bundled},
         {
             "name": "sys",
             "source": "plain",
@@ -84,12 +84,6 @@ def models(cache: Path = DEFAULT_CACHE) -> list[dict[str, Any]]:
         {"name": "fim", "source": str(build("coder", cache)), "engine": _TINY},
         {"name": "emb", "source": str(embedding_model(cache))},
     ]
-
-
-def _bundled() -> str:
-    from app.catalogue.gguf import bundled_gguf
-
-    return str(bundled_gguf())
 
 
 @contextmanager

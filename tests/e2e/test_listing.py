@@ -162,10 +162,12 @@ def _context_length(path: Path, config: dict[str, Any]) -> int:
 
 
 def test_a_gguf_file_is_described_as_it_is(client: httpx.Client) -> None:
-    from app.catalogue.gguf import bundled_gguf
+    from app.catalogue.bundled import installed
 
+    gguf = installed()
+    assert gguf is not None
     item = tags(client)["plain:latest"]
-    assert item["size"] == bundled_gguf().stat().st_size
+    assert item["size"] == gguf.stat().st_size
     assert item["details"]["parameter_size"] == "134.52M"
     assert (item["details"]["format"], item["details"]["quantization_level"]) == ("gguf", "Q4_1")
     assert (item["details"]["context_length"], item["details"]["embedding_length"]) == (8192, 576)

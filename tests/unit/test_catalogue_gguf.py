@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.catalogue.gguf import bundled_gguf, convert
+from app.catalogue.bundled import bundled
+from app.catalogue.gguf import convert
 from app.catalogue.library import prepare
 from app.core.errors import LoadFailed
 from tests.unit.catalogue_folders import spec
@@ -46,9 +47,10 @@ def test_the_reason_of_a_failure_is_told_and_nothing_is_left(tmp_path: Path) -> 
 @pytest.mark.engine
 def test_the_bundled_model_is_converted_once(tmp_path: Path) -> None:
     heard = list[tuple[str, float]]()
+    gguf = bundled(tmp_path, silent)
 
     def run(_number: int) -> Path:
-        return convert(bundled_gguf(), tmp_path, lambda phase, fraction: heard.append((phase, fraction)))
+        return convert(gguf, tmp_path, lambda phase, fraction: heard.append((phase, fraction)))
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(run, range(2))
@@ -63,11 +65,11 @@ def test_the_bundled_model_is_converted_once(tmp_path: Path) -> None:
     assert "<|im_start|>assistant" in (first / "chat_template.jinja").read_text()
     assert {file.stat().st_mode & 0o444 for file in first.iterdir()} == {0o444}
 
-    [model] = prepare([spec("smollm2", bundled_gguf())], tmp_path).all()
+    [model] = prepare([spec("smollm2", gguf)], tmp_path).all()
     facts = model.facts
     assert (facts.path, facts.format, facts.quantization) == (first, "gguf", "Q4_1")
     assert (facts.family, facts.parameter_size, facts.context_length) == ("llama", "134.52M", 8192)
-    assert (facts.capabilities, facts.size_bytes) == (("completion",), bundled_gguf().stat().st_size)
+    assert (facts.capabilities, facts.size_bytes) == (("completion",), gguf.stat().st_size)
     assert facts.info["general.file_type"] == 3
     assert facts.info["tokenizer.ggml.pre"] == "smollm"
     assert len(facts.info["tokenizer.ggml.tokens"]) == 49152

@@ -1,0 +1,21 @@
+"""`caravan fetch`: fill the cache ahead of the servers, as a job of a cluster does. Knows no engine."""
+
+import logging
+
+from app.models import prepare
+from app.settings import Settings
+from app.telemetry import logs
+
+_log = logging.getLogger("caravan")
+
+
+def run(settings: Settings) -> None:
+    """Make every model of the settings ready in the cache, saying what is done.
+
+    Raises:
+        AppError: for a model that cannot be had.
+    """
+    logs.start(settings.log_format, debug=settings.debug)
+    _log.info("fetching into %s", settings.cache_dir)
+    for model in prepare(settings).all():
+        _log.info("%s is ready: %s", model.name, model.facts.path)
