@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +37,9 @@ def version() -> None:
 
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="NAME=SOURCE; SOURCE is a folder, a .gguf file or a hub repository. Repeatable."),
+    typer.Option(
+        "--model", help="NAME=SOURCE; SOURCE is a folder, a .gguf file or a hub repository. Repeatable."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings, `models` among them.")]
 
@@ -58,7 +60,7 @@ def serve(
 
 @_app.command()
 def fetch(model: Models = None, config: Config = None) -> None:
-    """Fetch and convert models into CARAVAN_CACHE_DIR, so that a server needs neither time nor network for it."""
+    """Fetch and convert models into CARAVAN_CACHE_DIR; a server then needs no network for them."""
     with _one_line():
         from app.fetch import run
 
@@ -76,8 +78,8 @@ def _settings(config: Path | None, models: list[str] | None, **given: Any) -> "S
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """What the operator has to mend is one line and exit code 1; anything else is a fault with its traceback."""
+def _one_line() -> Generator[None]:
+    """What the operator has to mend is one line and exit code 1; any other failure keeps its traceback."""
     from app.access.files import BadKeys
     from app.core.errors import AppError
     from app.runtime.lifecycle import GaveUp

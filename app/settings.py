@@ -61,7 +61,8 @@ class ModelConfig(BaseModel):
         description="Name that clients use, `model[:tag]`."
     )
     source: str = Field(
-        min_length=1, description="Folder, .gguf file, hub repository, the name of another model here, or `bundled`."
+        min_length=1,
+        description="Folder, .gguf file, hub repository, the name of another model here, or `bundled`.",
     )
     system: str = Field(default="", description="System prompt, as SYSTEM in a Modelfile.")
     template: str = Field(default="", description="Go template, as TEMPLATE in a Modelfile.")

