@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	chaos soak fuzz lock clean
+	bench-locust chaos soak fuzz loadtest lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -35,8 +35,8 @@ else
 endif
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.installed requirements/dev.lock
-	@$(PIP) --no-deps -r requirements/dev.lock
+$(VENV)/.dev: $(VENV)/.installed requirements/dev.lock requirements/loadtest.lock
+	@$(PIP) --no-deps -r requirements/dev.lock -r requirements/loadtest.lock
 	@touch $@
 
 tools: dev ## Fetch the Debian programs that tests use (Prometheus, Redis); nothing is installed
@@ -85,6 +85,14 @@ soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, wh
 
 fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no hang
 	@$(BIN)/python -m chaos.fuzz --count $(REQUESTS) --markdown BENCHMARKS.md
+
+bench-locust: dev ## Measure what one locust process can read and write BENCHMARKS.md
+	@$(BIN)/python -m bench.locust
+
+LOADTEST ?=
+
+loadtest: dev ## Load test HOST, or the bundled model if there is none; LOADTEST has more options (loadtest/README.md)
+	@$(BIN)/python -m loadtest $(if $(HOST),--target $(HOST)) $(LOADTEST)
 
 bench-overload: dev ## Measure what four times the load that can be served does, and write BENCHMARKS.md
 	@$(BIN)/python -m bench.overload --cache $(CACHE)

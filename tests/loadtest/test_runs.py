@@ -1,0 +1,146 @@
+"""Locust itself, against a server over the scripted engine and against one that answers wrongly (row C7)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.model import Capability
+from app.engine.base import Prompt
+from app.engine.base import Run as EngineRun
+from app.engine.fake import FakeEngine, Reply
+from loadtest import report
+from tests.e2e.fake_site import EVERYTHING, FakeSite, fake_model, fake_site
+from tests.loadtest.locust_runs import finish, run, start
+from tests.loadtest.stub import DONE, END, HEAD, TEXT, line, stub
+from tests.server import free_port
+
+pytestmark = pytest.mark.row("C7")
+
+ALL: tuple[Capability, ...] = (*EVERYTHING, "embedding")
+WORDS = [" word"] * 30
+FITTING = Reply([json.dumps({"mood": "good", "stars": 5, "urgent": False})])
+EQUAL = "--mix=chat=1,generate=1,schema=1,tools=1,embed=1"
+
+
+def answer(_: Prompt, asked: EngineRun) -> Reply:
+    return FITTING if asked.format else Reply(WORDS)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[FakeSite]:
+    engine = lambda: FakeEngine(answer, delay_s=0.005)  # noqa: E731
+    with fake_site(fake_model("all", *ALL), fake_model("plain", "completion"), engine=engine) as running:
+        yield running
+
+
+def url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def test_all_kinds_are_timed_and_counted(site: FakeSite, tmp_path: Path) -> None:
+    found = run(
+        tmp_path, url(site.port), "--model=all", EQUAL, "--lengths=64/20", "--turns=2",
+        "--shape=step", "--steps=2",
+        "--thresholds=errors<=0,requests>=20,ttft.p95<=5000,tpot.p95<=1000,throughput>=50",
+    )  # fmt: skip
+    assert found.status == 0, found.output
+    samples = found.run.samples
+    by_kind = Counter(each.kind for each in samples)
+    assert found.counts("POST") == by_kind
+    assert min(by_kind[kind] for kind in ("chat", "generate", "schema", "tools", "embed")) > 0
+    words = {kind: count for kind, count in by_kind.items() if kind not in ("embed", "schema")}
+    assert found.counts("TTFT") == words | {"schema": by_kind["schema"]}
+    assert found.counts("tokens/s") == words | {"schema": by_kind["schema"]}
+    assert found.counts("TPOT").items() >= words.items()
+    assert {each.output_tokens for each in samples if each.kind in words} == {20}
+    assert all(each.began < each.first < each.ended for each in samples if each.kind in words)
+    assert all(0.004 < (each.tpot_s or 0) < 1 for each in samples if each.kind in words)
+    users = [each.users for each in found.run.crowds]
+    assert {2, 4} <= set(users) <= {0, 1, 2, 3, 4}
+    assert users[-1] == 0
+    assert "TTFT" in (tmp_path / "locust.html").read_text()
+    report.main([str(tmp_path), "--out", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 6
+    assert "throughput&gt;=50" in page
+
+
+def test_a_missed_threshold_is_the_exit_status(site: FakeSite, tmp_path: Path) -> None:
+    found = run(
+        tmp_path, url(site.port), "--model=plain", "--lengths=8/3", "--thresholds=ttft.p50<=0.001", seconds=1
+    )
+    assert found.status == 1
+    assert "ttft.p50<=0.001" in found.output
+    assert "MISSED" in found.output
+    assert "left out of the mix, for the model cannot do it: embed, tools" in found.output
+    assert {each.kind for each in found.run.samples} <= {"chat", "generate", "schema"}
+    assert [each["holds"] for each in found.run.about["verdicts"]] == [False]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--mix=tea=1", "a mix has"),
+        ("--turns=0", "turns"),
+    ],
+)
+def test_an_option_that_cannot_be_used(argument: str, said: str, tmp_path: Path) -> None:
+    found = run(tmp_path, url(1), argument)
+    assert found.status == 2, found.output
+    assert said in found.output
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    found = run(tmp_path, url(free_port()), seconds=1)
+    assert found.status == 1, found.output
+    assert "--mix says what to ask" in found.output
+
+
+def test_answers_that_are_not_whole_are_failures(tmp_path: Path) -> None:
+    answers = [
+        ("good", TEXT + DONE + END),
+        ("cut in the middle", TEXT),
+        ("cut in the middle", TEXT + b"5\r\nab"),
+        ("no answer", HEAD[:20]),
+        ("the stream ends without a done line", TEXT + END),
+        ("error line: gone", TEXT + line(error="gone") + END),
+        ("a line that is no JSON", TEXT + b'3\r\n{"a\r\n' + END),
+        ("status 503: busy", b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbusy"),
+        ("nothing came for 0.5 s", b""),
+    ]
+    with stub(answers) as server:
+        found = run(
+            tmp_path, url(server.port) + "/base/", "--mix=generate", "--lengths=8/5", "--key=sesame",
+            "--timeout=0.5", "--thresholds=errors<=0.5",
+        )  # fmt: skip
+    assert found.status == 1, found.output
+    errors = Counter(each.error for each in found.run.samples)
+    told = Counter({name: count for name, count in server.given.items() if name != "good"})
+    assert errors.pop("") == server.given["good"] > 2
+    assert {next(name for name in told if error.startswith(name)) for error in errors} == set(told)
+    assert sum(errors.values()) == told.total() == found.failures()
+    assert all(head.startswith("POST /base/api/generate HTTP/1.1\r\n") for head in server.heads)
+    assert all("Authorization: Bearer sesame\r\n" in head for head in server.heads)
+    assert "sesame" not in (tmp_path / "run.json").read_text()
+
+
+def test_a_master_and_two_workers(site: FakeSite, tmp_path: Path) -> None:
+    port = f"--master-port={(bind := free_port())}"
+    folder = tmp_path / "master"
+    workers = [start(tmp_path / f"worker{number}", "--worker", port) for number in range(2)]
+    master = start(
+        folder, "--master", f"--master-bind-port={bind}", "--master-bind-host=127.0.0.1",
+        "--expect-workers=2", f"--host={url(site.port)}", "--users=4", "--run-time=4", "--stop-timeout=20",
+        "--model=all", EQUAL, "--lengths=16/10",
+    )  # fmt: skip
+    found = finish(master, folder)
+    ended = [finish(worker, tmp_path / f"worker{number}") for number, worker in enumerate(workers)]
+    assert [found.status, *(each.status for each in ended)] == [0, 0, 0], found.output
+    assert Counter(each.kind for each in found.run.samples) == found.counts("POST")
+    assert len(found.run.samples) > 20
+    assert max(each.users for each in found.run.crowds) == 4
+    assert not any((each.folder / "run.json").exists() for each in ended)
