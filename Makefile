@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-locust chaos soak fuzz loadtest lock clean
+	bench-locust bench-peers chaos soak fuzz loadtest lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -88,6 +88,13 @@ fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no ha
 
 bench-locust: dev ## Measure what one locust process can read and write BENCHMARKS.md
 	@$(BIN)/python -m bench.locust
+
+bench-peers: dev $(CACHE)/peers/.installed ## Measure Caravan beside llama.cpp on the bundled model's GGUF and write BENCHMARKS.md
+	@$(BIN)/python -m bench.peers --cache $(CACHE) --llama $(CACHE)/peers/bin/python
+
+$(CACHE)/peers/.installed: requirements/peers.lock
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<
+	@touch $@
 
 LOADTEST ?=
 

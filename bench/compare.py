@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -243,13 +243,17 @@ def add(total: Measured, more: Measured) -> None:
     total.round_rates += more.round_rates
 
 
-def table(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> str:
-    """Markdown: a row for each figure, and Caravan's as a multiple of vLLM's."""
+def table(
+    results: Results, clients: Sequence[int], sides: Sequence[Side], without: Collection[str] = ()
+) -> str:
+    """Markdown: a row for each figure but those `without`; the first side's as a multiple of the second's."""
     ours, theirs = (side.name for side in sides)
     lines = [f"| clients | | {ours} | {theirs} | {ours} / {theirs} |", "| ---: | --- | ---: | ---: | ---: |"]
     for count in clients:
         left, right = results[ours, count].figures(), results[theirs, count].figures()
         for name, value in left.items():
+            if name in without:
+                continue
             ratio = value / right[name] if right[name] else float("nan")
             lines.append(f"| {count} | {name} | {value:,.4g} | {right[name]:,.4g} | {ratio:.2f} |")
     return "\n".join(lines)

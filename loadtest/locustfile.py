@@ -11,9 +11,9 @@ from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from loadtest.capabilities import CannotAsk, usual_mix
 from loadtest.mix import Mix
 from loadtest.options import DEFAULT_RUN_S, Plan, add_options, read_options
+from loadtest.prelude import CannotAsk, usual_mix, warm_up
 from loadtest.recorder import Recorder
 from loadtest.shapes import SHAPES
 from loadtest.users import ModelUser
@@ -54,8 +54,10 @@ def _start(environment: Environment, **_: Any) -> None:
     ModelUser.plan = plan = _plan(environment)
     try:
         ModelUser.mix = _mix(environment.host or "", plan)
+        if not isinstance(environment.runner, WorkerRunner):
+            warm_up(environment.host or "", plan, ModelUser.mix)
     except CannotAsk as error:
-        _log.error("%s; --mix says what to ask", error)
+        _log.error("cannot ask %s", error)
         environment.process_exit_code = 1
         assert environment.runner is not None
         environment.runner.quit()

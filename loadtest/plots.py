@@ -20,7 +20,7 @@ LOADS = 12
 PERCENTILES = {0.5: "-", 0.95: "--"}
 """With the line that each is drawn in."""
 _SIZE_IN = (8.0, 3.2)
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "loadtest",
     "font.family": "sans-serif",
@@ -65,7 +65,7 @@ Draw = Callable[[Axes, Run, str], None]
 
 
 def _plot(name: str, title: str, runs: Sequence[Run], unit: str, draw: Draw, along: str = "seconds") -> Plot:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(_SIZE_IN, layout="constrained")
         axes = figure.add_subplot()
         for number, run in enumerate(runs):

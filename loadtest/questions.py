@@ -28,7 +28,7 @@ SCHEMA: Json = {
     "required": ["mood", "stars", "urgent"],
     "additionalProperties": False,
 }
-SCHEMA_TOKENS = 256
+SCHEMA_TOKENS = 128
 """Room for an answer of `SCHEMA` with any white space that a model may put into it."""
 TOOL: Json = {
     "type": "function",

@@ -41,7 +41,8 @@ def resolve(*extras: str) -> dict[str, str]:
 
 def write(name: str, versions: dict[str, str]) -> None:
     versions = dict(sorted((versions | CARRIERS[name]).items(), key=lambda pair: pair[0].lower()))
-    lines = [f"# Made by `make lock`; install with --no-deps{'' if name == 'cpu' else ', beside cpu.lock'}.\n"]
+    beside = "" if name == "cpu" else ", beside cpu.lock"
+    lines = [f"# Made by `make lock`; install with --no-deps{beside}.\n"]
     lines += [f"{package}=={version}\n" for package, version in versions.items()]
     (ROOT / "requirements" / f"{name}.lock").write_text("".join(lines))
 

@@ -1,14 +1,16 @@
-"""What to ask models of, where nobody says it: what an Ollama server's own `show` says that they can do."""
+"""What comes before a run: what the models can be asked, and one request to each, so that it is loaded."""
 
 import httpx
 
-from loadtest.apis.base import Kind
+from loadtest.apis.base import Ask, Kind
 from loadtest.mix import NEEDS, USUAL, Mix, parse_mix
 from loadtest.options import Plan
 
+_HELLO = {"role": "user", "content": "Hi"}
+
 
 class CannotAsk(Exception):
-    """The server does not tell of a model."""
+    """The server does not answer, or does not tell of a model."""
 
 
 def usual_mix(host: str, plan: Plan) -> tuple[Mix, set[Kind]]:
@@ -34,3 +36,21 @@ def _capabilities(host: str, model: str, headers: dict[str, str]) -> set[str]:
         return set(answer.json()["capabilities"])
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise CannotAsk(f"show of {model!r} at {host}: {error}") from error
+
+
+def warm_up(host: str, plan: Plan, mix: Mix) -> None:
+    """Have each model answer once; how long it takes to load is not measured."""
+    asks = {
+        plan.models.of(kind): Ask(
+            "embed" if kind == "embed" else "chat", plan.models.of(kind), "Hi", [_HELLO], 1
+        )
+        for kind in mix.weights
+    }
+    for model, ask in asks.items():
+        path, body = plan.api.request(ask)
+        try:
+            httpx.post(
+                f"{host.rstrip('/')}{path}", json=body, headers=plan.headers, timeout=plan.timeout_s
+            ).raise_for_status()
+        except httpx.HTTPError as error:
+            raise CannotAsk(f"{model!r} at {host}: {error}") from error
