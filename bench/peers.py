@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from app.catalogue.gguf import bundled_gguf
+from app.catalogue.bundled import bundled
 from bench.compare import (
     CARAVAN,
     Results,
@@ -48,7 +48,7 @@ PANELS = {"output tokens/s": "output tokens/s", "median TTFT, ms": "median time 
 
 def sides(plan: argparse.Namespace) -> tuple[Side, Side]:
     llama = LLAMA.format(
-        llama=plan.llama, gguf=bundled_gguf(), slots=SLOTS, context=CONTEXT, threads=plan.threads
+        llama=plan.llama, gguf=bundled(plan.cache), slots=SLOTS, context=CONTEXT, threads=plan.threads
     )
     return (
         Side("Caravan", CARAVAN, "/", "/api/chat", ollama_body, ollama_counts),
@@ -93,7 +93,7 @@ def main() -> None:
     (load,) = workloads(plan)
     results = asyncio.run(compare(both, load, plan))
     shown = (
-        f"`{bundled_gguf().name}`, replies of up to {load.tokens} tokens, {plan.rounds} rounds; "
+        f"`{bundled(plan.cache).name}`, replies of up to {load.tokens} tokens, {plan.rounds} rounds; "
         f"llama.cpp with {SLOTS} slots on {plan.threads} threads:"
     )
     text = "\n\n".join([described, shown, table(results, plan.clients, both, WITHOUT)])
