@@ -1,0 +1,251 @@
+{{- /* Envoy's whole configuration: every model's workload is a cluster, chosen by what route.lua finds in the body. */}}
+{{- define "caravan.envoy.config" -}}
+{{- $maxBody := int .Values.gateway.maxBodyBytes }}
+{{- $idle := printf "%ds" (int .Values.gateway.streamIdleSeconds) }}
+admin:
+  address:
+    socket_address: {address: 127.0.0.1, port_value: 9901}
+overload_manager:
+  resource_monitors:
+    - name: envoy.resource_monitors.global_downstream_max_connections
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+        max_active_downstream_connections: 50000
+static_resources:
+  listeners:
+    - name: http
+      address:
+        socket_address: {address: 0.0.0.0, port_value: 11434}
+      # The whole body is read before a route is chosen; what is larger gets 413.
+      per_connection_buffer_limit_bytes: {{ $maxBody }}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: gateway
+                use_remote_address: true
+                preserve_external_request_id: true
+                server_header_transformation: PASS_THROUGH
+                normalize_path: false
+                stream_idle_timeout: {{ $idle }}
+                request_timeout: 300s
+                request_headers_timeout: 15s
+                common_http_protocol_options:
+                  idle_timeout: 300s
+                  headers_with_underscores_action: ALLOW
+                http_protocol_options:
+                  accept_http_10: true
+                {{- if .Values.gateway.accessLog }}
+                access_log:
+                  - name: envoy.access_loggers.stdout
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+                      log_format:
+                        json_format:
+                          time: "%START_TIME%"
+                          method: "%REQ(:METHOD)%"
+                          path: "%REQ(:PATH)%"
+                          model: "%REQ(X-CARAVAN-MODEL)%"
+                          status: "%RESPONSE_CODE%"
+                          flags: "%RESPONSE_FLAGS%"
+                          duration_ms: "%DURATION%"
+                          upstream: "%UPSTREAM_HOST%"
+                          attempts: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"
+                          request_id: "%REQ(X-REQUEST-ID)%"
+                {{- end }}
+                # Envoy's own errors look like Ollama's.
+                local_reply_config:
+                  mappers:
+                    - filter:
+                        status_code_filter:
+                          comparison: {op: EQ, value: {default_value: 413, runtime_key: caravan.too_large}}
+                      body:
+                        inline_string: "request body is too large: the limit is {{ $maxBody }} bytes"
+                    - filter:
+                        response_flag_filter: {flags: [UH, UF, UC, URX]}
+                      body:
+                        inline_string: "no replica of this model answers, please try again"
+                  body_format:
+                    json_format: {error: "%LOCAL_REPLY_BODY%"}
+                    content_type: application/json; charset=utf-8
+                http_filters:
+                  - name: envoy.filters.http.lua
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+                      default_source_code:
+                        inline_string: |
+                          {{- include "caravan.route.lua" . | nindent 26 }}
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                      suppress_envoy_headers: true
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      request_headers_to_remove: [x-caravan-model, x-caravan-affinity]
+                      routes:
+                        {{- range .Values.models }}
+                        {{- $slug := include "caravan.model.slug" . }}
+                        - match:
+                            prefix: /
+                            headers:
+                              - name: x-caravan-model
+                                string_match: {exact: {{ $slug | quote }}}
+                          route:
+                            {{- include "caravan.envoy.stream" $ | nindent 28 }}
+                            cluster: {{ printf "model-%s" $slug }}
+                            hash_policy:
+                              - header: {header_name: x-caravan-affinity}
+                        {{- end }}
+                        - match: {prefix: /}
+                          route:
+                            {{- include "caravan.envoy.stream" . | nindent 28 }}
+                            cluster: directory
+    - name: metrics
+      address:
+        socket_address: {address: 0.0.0.0, port_value: 9902}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: metrics
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                route_config:
+                  virtual_hosts:
+                    - name: admin
+                      domains: ["*"]
+                      routes:
+                        - match: {path: /ready}
+                          route: {cluster: admin}
+                        - match: {path: /stats/prometheus}
+                          route: {cluster: admin}
+                        - match: {path: /live}
+                          direct_response: {status: 200, body: {inline_string: ok}}
+  clusters:
+    - name: admin
+      type: STATIC
+      connect_timeout: 1s
+      load_assignment:
+        cluster_name: admin
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  address:
+                    socket_address: {address: 127.0.0.1, port_value: 9901}
+    - name: directory
+      type: STATIC
+      connect_timeout: 1s
+      {{- include "caravan.envoy.upstream" . | nindent 6 }}
+      load_assignment:
+        cluster_name: directory
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  address:
+                    socket_address: {address: 127.0.0.1, port_value: 11435}
+    {{- range .Values.models }}
+    {{- $slug := include "caravan.model.slug" . }}
+    {{- $host := printf "%s-%s" (include "caravan.fullname" $) $slug }}
+    - name: {{ printf "model-%s" $slug }}
+      # Every address of the headless Service, looked up anew all the time.
+      cluster_type:
+        name: envoy.clusters.dns
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+          dns_refresh_rate: 1s
+          dns_failure_refresh_rate: {base_interval: 1s, max_interval: 2s}
+          dns_lookup_family: ALL
+      # A pod that is gone from DNS gets no more requests, whatever its last health check said.
+      ignore_health_on_host_removal: true
+      connect_timeout: 2s
+      {{- include "caravan.envoy.upstream" $ | nindent 6 }}
+      lb_policy: RING_HASH
+      ring_hash_lb_config: {minimum_ring_size: 1024}
+      common_lb_config:
+        healthy_panic_threshold: {value: 0}
+        consistent_hashing_lb_config:
+          hash_balance_factor: {{ $.Values.gateway.hashBalanceFactor }}
+      health_checks:
+        - timeout: 2s
+          interval: 1s
+          no_traffic_interval: 1s
+          unhealthy_threshold: 2
+          healthy_threshold: 1
+          http_health_check: {path: /readyz}
+      outlier_detection:
+        # Only what never reached a server counts against it: a full queue is no fault.
+        split_external_local_origin_errors: true
+        consecutive_local_origin_failure: 2
+        enforcing_consecutive_5xx: 0
+        enforcing_consecutive_gateway_failure: 0
+        enforcing_success_rate: 0
+        enforcing_local_origin_success_rate: 0
+        interval: 1s
+        base_ejection_time: 2s
+        max_ejection_time: 10s
+        max_ejection_percent: 100
+      load_assignment:
+        cluster_name: {{ printf "model-%s" $slug }}
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  hostname: {{ $host }}
+                  address:
+                    socket_address: {address: {{ $host }}, port_value: 11434}
+    {{- end }}
+{{- end }}
+
+{{- define "caravan.route.lua" -}}
+MODELS = {
+{{- range .Values.models }}
+{{- $slug := include "caravan.model.slug" . }}
+  [{{ .name | quote }}] = {{ $slug | quote }},
+{{- range .aliases }}
+  [{{ .name | quote }}] = {{ $slug | quote }},
+{{- end }}
+{{- end }}
+}
+AFFINITY = {{ .Values.gateway.cacheAffinity }}
+
+{{ .Files.Get "files/route.lua" }}
+{{- end }}
+
+{{- /* Of every route: a stream may take for ever, and what nothing was done for is tried elsewhere. */}}
+{{- define "caravan.envoy.stream" -}}
+timeout: 0s
+idle_timeout: {{ int .Values.gateway.streamIdleSeconds }}s
+retry_policy:
+  retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
+  # A server that is to stop, or whose queue is full, says 503 before it does any work.
+  retriable_status_codes: [503]
+  num_retries: {{ .Values.gateway.retries }}
+  retry_back_off: {base_interval: 0.025s, max_interval: 0.25s}
+  retry_host_predicate:
+    - name: envoy.retry_host_predicates.previous_hosts
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
+  host_selection_retry_max_attempts: 5
+{{- end }}
+
+{{- /* Of every server behind Envoy. Idle connections go before the server closes them, which it does after 5 s. */}}
+{{- define "caravan.envoy.upstream" -}}
+per_connection_buffer_limit_bytes: {{ int .Values.gateway.maxBodyBytes }}
+circuit_breakers:
+  thresholds:
+    - max_connections: 1000000
+      max_pending_requests: 1000000
+      max_requests: 1000000
+      max_retries: 1000
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    common_http_protocol_options: {idle_timeout: 4s}
+    explicit_http_config:
+      http_protocol_options: {}
+{{- end }}

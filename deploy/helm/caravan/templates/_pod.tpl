@@ -1,0 +1,265 @@
+{{- /* Pod of a model: (dict "root" $ "model" merged "role" "server"|"leader"|"worker"). */}}
+{{- define "caravan.model.pod" -}}
+{{- $root := .root }}
+{{- $model := .model }}
+{{- $where := dict "root" $root "component" "model" "slug" $model.slug "spec" $model }}
+metadata:
+  labels:
+    {{- include "caravan.labels" $where | nindent 4 }}
+    {{- with $model.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/config: {{ include "caravan.model.config" . | sha256sum }}
+    {{- with $root.Values.keys.data }}
+    checksum/keys: {{ . | sha256sum }}
+    {{- end }}
+    {{- with $model.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "caravan.serviceAccountName" $root }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  securityContext:
+    {{- include "caravan.podSecurityContext" $root | nindent 4 }}
+  terminationGracePeriodSeconds: {{ include "caravan.terminationGracePeriodSeconds" $root }}
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- include "caravan.placement" $where | nindent 2 }}
+  {{- if or $model.initContainers (ne $model.cache.mode "shared") }}
+  initContainers:
+    {{- if ne $model.cache.mode "shared" }}
+    - {{- include "caravan.model.fetch" . | nindent 6 }}
+    {{- end }}
+    {{- with $model.initContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    {{- if eq .role "worker" }}
+    - {{- include "caravan.model.worker" . | nindent 6 }}
+    {{- else }}
+    - {{- include "caravan.model.server" . | nindent 6 }}
+    {{- end }}
+    {{- with $model.sidecars }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    {{- include "caravan.model.volumes" . | nindent 4 }}
+{{- end }}
+
+{{- /* What both the server and its workers have. */}}
+{{- define "caravan.model.container" -}}
+image: {{ include "caravan.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  {{- include "caravan.securityContext" .root | nindent 2 }}
+{{- end }}
+
+{{- define "caravan.model.env" -}}
+{{- include "caravan.env" .root }}
+- name: CARAVAN_CACHE_DIR
+  value: /cache
+- name: HF_HOME
+  value: /cache/huggingface
+{{- end }}
+
+{{- define "caravan.model.server" -}}
+name: server
+{{ include "caravan.model.container" . }}
+args: [serve]
+env:
+  {{- include "caravan.model.env" . | nindent 2 }}
+  - name: HF_HUB_OFFLINE
+    value: "1"
+  {{- if eq .role "leader" }}
+  # The models once more, since the kubelet fills in the leader's address here and not in a file.
+  - name: CARAVAN_MODELS
+    value: {{ get (include "caravan.model.config" . | fromYaml) "models" | toJson | quote }}
+  - name: VLLM_HOST_IP
+    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  {{- end }}
+  {{- with .model.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .model.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  - name: http
+    containerPort: 11434
+    protocol: TCP
+startupProbe:
+  httpGet: {path: /startupz, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ div (add (int .model.loadTimeoutSeconds) 64) 5 }}
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 3
+  timeoutSeconds: 3
+  failureThreshold: 1
+livenessProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+lifecycle:
+  preStop:
+    exec:
+      command: [sleep, {{ .root.Values.shutdown.drainSeconds | quote }}]
+resources:
+  {{- toYaml .model.resources | nindent 2 }}
+volumeMounts:
+  {{- include "caravan.model.mounts" . | nindent 2 }}
+{{- end }}
+
+{{- /* A further node of a model's replica: vLLM's own headless workers. */}}
+{{- define "caravan.model.worker" -}}
+name: worker
+{{ include "caravan.model.container" . }}
+command: [python, -m, vllm.entrypoints.cli.main, serve]
+args:
+  - {{ .model.source | quote }}
+  - --headless
+  - --nnodes={{ .model.nodes }}
+  - --node-rank=$(LWS_WORKER_INDEX)
+  - --master-addr=$(LWS_LEADER_ADDRESS)
+  {{- range $name, $value := .model.engine }}
+  {{- $flag := replace "_" "-" $name }}
+  {{- if kindIs "bool" $value }}
+  - {{ ternary (printf "--%s" $flag) (printf "--no-%s" $flag) $value | quote }}
+  {{- else if or (kindIs "map" $value) (kindIs "slice" $value) }}
+  - {{ printf "--%s=%s" $flag (toJson $value) | quote }}
+  {{- else }}
+  - {{ printf "--%s=%s" $flag (toJson $value | trimAll "\"") | quote }}
+  {{- end }}
+  {{- end }}
+env:
+  {{- include "caravan.model.env" . | nindent 2 }}
+  - name: HF_HUB_OFFLINE
+    value: "1"
+  - name: VLLM_HOST_IP
+    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  {{- with .model.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .model.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml .model.resources | nindent 2 }}
+volumeMounts:
+  {{- include "caravan.model.mounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "caravan.model.mounts" -}}
+- {name: config, mountPath: /etc/caravan, readOnly: true}
+- {name: cache, mountPath: /cache, readOnly: true}
+- {name: tmp, mountPath: /tmp}
+- {name: shm, mountPath: /dev/shm}
+{{- if include "caravan.keysSecret" .root }}
+- {name: keys, mountPath: /etc/caravan-keys, readOnly: true}
+{{- end }}
+{{- with .model.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Fetches and converts the model's files, with a log of its own. */}}
+{{- define "caravan.model.fetch" -}}
+name: fetch
+{{ include "caravan.model.container" . }}
+args: [fetch]
+env:
+  - name: HOME
+    value: /tmp
+  - name: CARAVAN_CONFIG
+    value: /etc/caravan/caravan.yaml
+  - name: CARAVAN_CACHE_DIR
+    value: /cache
+  - name: HF_HOME
+    value: /cache/huggingface
+  {{- with include "caravan.hubSecret" .root }}
+  - name: HF_TOKEN
+    valueFrom:
+      secretKeyRef:
+        name: {{ . }}
+        key: {{ $.root.Values.hub.secretKey }}
+  {{- end }}
+  {{- with .model.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .model.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml .model.cache.resources | nindent 2 }}
+volumeMounts:
+  - {name: config, mountPath: /etc/caravan, readOnly: true}
+  - {name: cache, mountPath: /cache}
+  - {name: tmp, mountPath: /tmp}
+  {{- with .model.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "caravan.model.volumes" -}}
+- name: config
+  configMap:
+    name: {{ .name }}
+- name: tmp
+  emptyDir: {sizeLimit: 2Gi}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ .model.sharedMemory }}}
+{{- if eq .model.cache.mode "ephemeral" }}
+- name: cache
+  emptyDir: {sizeLimit: {{ .model.cache.size }}}
+{{- else if eq .model.cache.mode "shared" }}
+- name: cache
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-cache" .name) .model.cache.existingClaim }}
+{{- end }}
+{{- with include "caravan.keysSecret" .root }}
+- name: keys
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .model.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Caravan's configuration file for one workload. */}}
+{{- define "caravan.model.config" -}}
+{{- $keys := list "name" "source" "system" "template" "chat_template" "parameters" "messages" "license" "tool_parser" "reasoning_parser" "engine" }}
+{{- $model := dict }}
+{{- range $keys }}
+{{- if hasKey $.model . }}
+{{- $_ := set $model . (get $.model .) }}
+{{- end }}
+{{- end }}
+{{- if gt (int .model.nodes) 1 }}
+{{- $parts := dict "nnodes" (int .model.nodes) "node_rank" 0 "master_addr" "$(LWS_LEADER_ADDRESS)" }}
+{{- $_ := set $model "engine" (merge $parts (default dict .model.engine)) }}
+{{- end }}
+{{- $models := list $model }}
+{{- range .model.aliases }}
+{{- $models = append $models (merge (dict "source" $.model.name) .) }}
+{{- end }}
+{{- $own := dict
+  "host" "0.0.0.0:11434"
+  "models" $models
+  "load_timeout" (int .model.loadTimeoutSeconds)
+  "grace_period" (int .root.Values.shutdown.gracePeriodSeconds)
+  "drain_delay" (int .root.Values.shutdown.drainSeconds)
+  "max_body_bytes" (int .root.Values.gateway.maxBodyBytes)
+}}
+{{- toYaml (merge $own .root.Values.settings) }}
+{{- end }}
