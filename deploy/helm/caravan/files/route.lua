@@ -232,6 +232,7 @@ function envoy_on_request(handle)
   end
   local workload, hash = route(body:getBytes(0, body:length()))
   if workload then
+    headers = handle:headers() -- the one from before the body came is no longer good
     headers:add(MODEL, workload)
     if hash then
       headers:add(AFFINITY_KEY, hash)
