@@ -40,8 +40,9 @@ $(VENV)/.dev: $(VENV)/.installed requirements/dev.lock requirements/loadtest.loc
 	@$(PIP) --no-deps -r requirements/dev.lock -r requirements/loadtest.lock
 	@touch $@
 
-tools: dev ## Fetch the Debian programs that tests use (Prometheus, Redis); nothing is installed
+tools: dev ## Fetch the programs that tests use (Prometheus, Redis, Helm); nothing is installed
 	@CACHE=$(CACHE) $(BIN)/python -m scripts.tools >/dev/null
+	@CACHE=$(CACHE) $(BIN)/python -m scripts.helm >/dev/null
 
 test: dev tools ## Run every test, the real engine included
 	@CACHE=$(CACHE) $(BIN)/python -m pytest

@@ -52,16 +52,24 @@ def run(major: int, *arguments: str | Path, given: str = "") -> subprocess.Compl
 
 
 def template(
-    *values: Path, given: Mapping[str, Any] | None = None, major: int = 4, kube: str = "1.33", chart: Path = CHART
+    *values: Path,
+    given: Mapping[str, Any] | None = None,
+    major: int = 4,
+    kube: str = "1.33",
+    chart: Path = CHART,
 ) -> str:
-    """What Helm renders of the values files and then `given`; an `AssertionError` with its words if it refuses."""
+    """What Helm renders of the values files and then `given`; an `AssertionError` if it refuses."""
     done = try_template(*values, given=given, major=major, kube=kube, chart=chart)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def try_template(
-    *values: Path, given: Mapping[str, Any] | None = None, major: int = 4, kube: str = "1.33", chart: Path = CHART
+    *values: Path,
+    given: Mapping[str, Any] | None = None,
+    major: int = 4,
+    kube: str = "1.33",
+    chart: Path = CHART,
 ) -> subprocess.CompletedProcess[str]:
     files = [part for file in values for part in ("--values", str(file))]
     return run(
@@ -99,7 +107,9 @@ def pod_specs(every: Iterable[Object]) -> list[tuple[str, Object]]:
             found.append((name, spec))
         elif each["kind"] == "LeaderWorkerSet":
             parts = spec["leaderWorkerTemplate"]
-            found += [(f"{name} {part}", parts[part]["spec"]) for part in ("leaderTemplate", "workerTemplate")]
+            found += [
+                (f"{name} {part}", parts[part]["spec"]) for part in ("leaderTemplate", "workerTemplate")
+            ]
         elif each["kind"] in ("Deployment", "StatefulSet", "Job"):
             found.append((name, spec["template"]["spec"]))
     return found
@@ -110,14 +120,16 @@ def containers(spec: Object) -> Sequence[Object]:
     return [*spec.get("initContainers", ()), *spec["containers"]]
 
 
-class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class UniqueKeys(yaml.CSafeLoader):
     """YAML in which a key of a map may be written once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if len(keys) != len(set(keys)):
             twice = {key for key in keys if keys.count(key) > 1}
-            raise yaml.constructor.ConstructorError(None, None, f"keys written twice: {twice}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"keys written twice: {twice}", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
