@@ -1,72 +1,12 @@
-"""The gateway that the chart renders, as a real Envoy in front of real servers over scripted engines (C7)."""
+"""The gateway that the chart renders: names, lists, errors, streams (C7)."""
 
 import json
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from typing import Any
+from contextlib import closing
 
-import httpx
 import ollama
-import pytest
 
-from app.engine.fake import FakeEngine, Reply
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
-from tests.gateway.envoy import HOST, Gateway, gateway
-
-MIB = 1 << 20
-TOKEN_S = 0.02
-WORDS = tuple(f" {n}" for n in range(20))
-QUEUE = 1
-VALUES: dict[str, Any] = {
-    "models": [
-        {"name": "qwen3", "source": "x/qwen3", "aliases": [{"name": "pirate", "system": "Arr."}]},
-        {"name": "llama", "source": "x/llama"},
-    ],
-    "gateway": {"maxBodyBytes": MIB},
-}
-
-
-@dataclass
-class Cluster:
-    """Two replicas of `qwen3` (`pirate` is the same), one of `llama`, the directory and the gateway."""
-
-    gateway: Gateway
-    client: httpx.Client
-    replicas: list[FakeSite]
-    other: FakeSite
-
-    def chat(self, text: str = "Hi", model: str = "qwen3", **more: Any) -> httpx.Response:
-        asked = {"model": model, "messages": [{"role": "user", "content": text}], "stream": False, **more}
-        return self.client.post("/api/chat", json=asked)
-
-    def served(self) -> list[int]:
-        """Requests that each replica has had."""
-        return [sum(len(engine.asked) for engine in site.engines) for site in self.replicas]
-
-
-def engine() -> FakeEngine:
-    return FakeEngine(default=Reply(WORDS), delay_s=TOKEN_S)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    with ExitStack() as stack:
-
-        def site(*names: str) -> FakeSite:
-            models = (fake_model(name) for name in names)
-            return stack.enter_context(fake_site(*models, host="0.0.0.0", engine=engine, max_body_bytes=MIB))
-
-        replicas, other = [site("qwen3", "pirate") for _ in range(2)], site("llama")
-        peers = [f"http://{HOST}:{each.port}" for each in (*replicas, other)]
-        directory = stack.enter_context(fake_site(host="0.0.0.0", peers=peers, max_body_bytes=MIB))
-        servers = {"qwen3": [each.port for each in replicas], "llama": [other.port]}
-        made = stack.enter_context(
-            gateway(VALUES, servers, directory.port, tmp_path_factory.mktemp("gateway"))
-        )
-        client = stack.enter_context(httpx.Client(base_url=made.url, timeout=30))
-        yield Cluster(made, client, replicas, other)
+from tests.gateway.conftest import MIB, TOKEN_S, WORDS, Cluster
 
 
 def test_each_model_is_reached_by_all_its_names(cluster: Cluster) -> None:

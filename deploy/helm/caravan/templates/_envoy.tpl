@@ -84,7 +84,6 @@ static_resources:
                   virtual_hosts:
                     - name: all
                       domains: ["*"]
-                      request_headers_to_remove: [x-caravan-model, x-caravan-affinity]
                       routes:
                         {{- range .Values.models }}
                         {{- $slug := include "caravan.model.slug" . }}
@@ -230,7 +229,8 @@ retry_policy:
     - name: envoy.retry_host_predicates.previous_hosts
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
-  host_selection_retry_max_attempts: 5
+  # Neighbours on the ring are often the same replica.
+  host_selection_retry_max_attempts: 20
 {{- end }}
 
 {{- /* Of every server behind Envoy. Idle connections go before the server closes them, which it does after 5 s. */}}

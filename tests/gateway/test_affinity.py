@@ -1,0 +1,30 @@
+"""Which replica a request goes to: the one that has its beginning cached, unless that one has too much to do."""
+
+from tests.gateway.conftest import Cluster
+
+CONVERSATIONS = 12
+
+
+def turns(number: int, count: int) -> list[dict[str, str]]:
+    """A chat after so many questions."""
+    said = [{"role": "system", "content": "Be brief."}]
+    for turn in range(count):
+        said += [{"role": "user", "content": f"{number}.{turn}?"}, {"role": "assistant", "content": "So."}]
+    return said[:-1]
+
+
+def growth(before: list[int], after: list[int]) -> list[int]:
+    return [new - old for old, new in zip(before, after, strict=True)]
+
+
+def test_a_conversation_stays_and_conversations_spread(cluster: Cluster) -> None:
+    homes: list[int] = []
+    for number in range(CONVERSATIONS):
+        before = cluster.served()
+        for count in (1, 2, 3):
+            asked = {"model": "qwen3", "messages": turns(number, count), "options": {"num_predict": 1}}
+            cluster.client.post("/api/chat", json={**asked, "stream": False}).raise_for_status()
+        served = growth(before, cluster.served())
+        assert sorted(served) == [0, 3], f"conversation {number} went to {served}"
+        homes.append(served.index(3))
+    assert len(set(homes)) == 2, "one replica has them all"
