@@ -11,7 +11,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-locust bench-peers chaos soak fuzz loadtest image test-image test-cluster lock clean
+	bench-load bench-locust bench-peers chaos soak fuzz loadtest image test-image test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no ha
 
 bench-locust: dev ## Measure what one locust process can read and write BENCHMARKS.md
 	@$(BIN)/python -m bench.locust
+
+bench-load: dev ## Load test the bundled model for some minutes and write BENCHMARKS.md
+	@$(BIN)/python -m bench.load
 
 bench-peers: dev $(CACHE)/peers/.installed ## Measure Caravan beside llama.cpp on the bundled model's GGUF and write BENCHMARKS.md
 	@$(BIN)/python -m bench.peers --cache $(CACHE) --llama $(CACHE)/peers/bin/python

@@ -67,10 +67,11 @@ def _start(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener
 def _quit(environment: Environment, **_: Any) -> None:
-    if isinstance(environment.runner, WorkerRunner) or not hasattr(ModelUser, "plan"):
+    runner = environment.runner
+    if runner is None or isinstance(runner, WorkerRunner) or not hasattr(ModelUser, "plan"):
         return
-    holds = ModelUser.recorder.finish(ModelUser.plan)
-    environment.process_exit_code = environment.process_exit_code or (0 if holds else 1)
+    passed = ModelUser.recorder.finish(ModelUser.plan) and not runner.exceptions
+    environment.process_exit_code = environment.process_exit_code or (0 if passed else 1)
 
 
 def _plan(environment: Environment) -> Plan:

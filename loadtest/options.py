@@ -22,7 +22,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "model": {"default": "smollm2:135m", "help": "model that is asked"},
     "embed-model": {"default": "", "help": "model that embeds, if another"},
     "tool-model": {"default": "", "help": "model that is given tools, if another"},
-    "key": {"default": "", "help": "API key, sent as Authorization: Bearer", "is_secret": True},
+    "key": {"default": "", "help": "API key, sent as Authorization: Bearer", "include_in_web_ui": False},
     "mix": {
         "default": "",
         "help": f"weights of the kinds of request; none means {mix.USUAL}, less what the models cannot do",

@@ -48,7 +48,7 @@ def receive(
         ended_s = time.perf_counter()
         rest = response.read()
     except gevent.socket.timeout:
-        raise BadAnswer(f"nothing came for {client_timeout(client):g} s") from None
+        raise BadAnswer("silent for longer than --timeout") from None
     except (HTTPParseError, OSError) as error:
         cut = "cut in the middle" if lines else "no answer"
         raise BadAnswer(f"{cut}: {error}") from None
@@ -57,7 +57,3 @@ def receive(
         text = body[:_ERROR_SHOWN].decode(errors="replace").strip()
         raise BadAnswer(f"status {response.status_code}: {text}")
     return Answer(body, len(lines), began_s, first_s, ended_s)
-
-
-def client_timeout(client: HTTPClient) -> float:
-    return client._connection_pool.network_timeout  # pyright: ignore[reportPrivateUsage]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import ClassVar
 
+import gevent
 import orjson
 from geventhttpclient.client import HTTPClient
 from geventhttpclient.url import URL
@@ -23,6 +24,8 @@ from loadtest.stream import Answer, receive
 from loadtest.thresholds import EACH
 
 CONNECT_S = 10.0
+AFTER_FAILURE_S = 0.1
+"""A user that was refused waits a little, so that a server that is down is not asked as fast as can be."""
 ENTRIES = {"ttft": "TTFT", "tpot": "TPOT", "speed": "tokens/s"}
 """Locust's statistics have these beside POST, in its column for the method. Its times are in milliseconds; a
 speed stands there as the number it is."""
@@ -69,6 +72,7 @@ class ModelUser(User):
         except BadAnswer as error:
             took_s = time.perf_counter() - began_s
             self._tell(Sample(ask.kind, began, 0.0, began + took_s, 0, 0, str(error)), 0, error)
+            gevent.sleep(AFTER_FAILURE_S)
             return
         self._questions.answered(ask, reply)
         first = began + answer.first_s - answer.began_s if answer.first_s else 0.0
@@ -97,7 +101,5 @@ def read_reply(plan: Plan, ask: Ask, answer: Answer) -> Reply:
         reply = plan.api.reply(ask, answer.body)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswer(f"not of the API's form: {type(error).__name__} {error}") from error
-    if reply.output_tokens and not answer.first_s and not reply.cut_at_limit and reply.text:
-        raise BadAnswer("text that no line brought")
     check(ask, reply)
     return reply

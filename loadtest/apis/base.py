@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
@@ -39,7 +39,7 @@ class Reply:
     output_tokens: int = 0
     calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     cut_at_limit: bool = False
-    vectors: int = field(default=0)
+    vectors: int = 0
 
 
 class Api(Protocol):

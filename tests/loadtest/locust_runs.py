@@ -34,11 +34,12 @@ class Outcome:
         return json.loads((self.folder / "locust.json").read_text())
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, headless: bool = True) -> subprocess.Popen[str]:
     """Locust on our file, not waited for."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"),
+            *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--only-summary"),
+            *(["--headless"] if headless else []),
             *(f"--json-file={folder / 'locust'}", *arguments),
         ],
         stdout=subprocess.PIPE,
