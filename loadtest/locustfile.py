@@ -5,6 +5,7 @@ Options, users, shape and thresholds are in the modules beside this one; here th
 
 import logging
 import sys
+import time
 from typing import Any
 
 from locust import LoadTestShape, events
@@ -22,15 +23,26 @@ _log = logging.getLogger(__name__)
 
 
 class Shape(LoadTestShape):
-    """The number of users at each moment; `--users` is the most, `--run-time` the length of the run."""
+    """The number of users at each moment; `--users` is the most, `--run-time` the length of the run.
+
+    Locust asks for it while models are still loaded; the time of a run begins after that, with `begin`.
+    """
 
     use_common_options = True
+    _began_s: float | None = None
+
+    def reset_time(self) -> None:
+        self._began_s = None
+
+    def begin(self) -> None:
+        self._began_s = time.perf_counter()
 
     def tick(self) -> tuple[int, float] | None:
         assert self.runner is not None
         options = self.runner.environment.parsed_options
         assert options is not None
-        share = self.get_run_time() / (options.run_time or DEFAULT_RUN_S)
+        passed_s = time.perf_counter() - self._began_s if self._began_s is not None else 0.0
+        share = passed_s / (options.run_time or DEFAULT_RUN_S)
         if share >= 1:
             return None
         users = SHAPES[options.shape](share, options.num_users or 1, options.steps)
@@ -62,6 +74,8 @@ def _start(environment: Environment, **_: Any) -> None:
         assert environment.runner is not None
         environment.runner.quit()
         return
+    if isinstance(environment.shape_class, Shape):
+        environment.shape_class.begin()
     ModelUser.recorder.start(plan)
 
 

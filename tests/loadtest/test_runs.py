@@ -99,6 +99,18 @@ def test_an_option_that_cannot_be_used(argument: str, said: str, tmp_path: Path)
     assert not (tmp_path / "run.json").exists()
 
 
+def test_a_run_begins_when_its_model_is_loaded(tmp_path: Path) -> None:
+    def loading() -> FakeEngine:
+        time.sleep(3)
+        return FakeEngine(answer, delay_s=0.005)
+
+    with fake_site(fake_model("slow"), engine=loading) as slow:
+        found = run(tmp_path, url(slow.port), "--model=slow", "--mix=chat", "--lengths=8/5", seconds=2)
+    assert found.status == 0, found.output
+    assert len(found.run.samples) > 4
+    assert max(each.ttft_s or 0 for each in found.run.samples) < 2.5
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     found = run(tmp_path, url(free_port()), seconds=1)
     assert found.status == 1, found.output
