@@ -173,6 +173,8 @@ def test_the_line_of_a_request_leads_to_its_trace(site: OwnServer) -> None:
 
 
 def test_every_line_of_the_log_is_json(site: OwnServer) -> None:
+    odd = [line for line in site.log.splitlines() if not line.startswith("{")]
+    assert odd == []
     lines = [json.loads(line) for line in site.log.splitlines()]
     assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in lines)
     assert any(line["message"].startswith("listening on") for line in lines)
