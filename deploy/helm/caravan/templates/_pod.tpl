@@ -122,7 +122,7 @@ volumeMounts:
 {{- define "caravan.model.worker" -}}
 name: worker
 {{ include "caravan.model.container" . }}
-command: [python, -m, vllm.entrypoints.cli.main, serve]
+command: [python3, -m, vllm.entrypoints.cli.main, serve]
 args:
   - {{ .model.source | quote }}
   - --headless
