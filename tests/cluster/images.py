@@ -1,4 +1,4 @@
-"""The images that the cluster runs, as an archive that its node loads: Caravan's own, Envoy's and the pause."""
+"""The images that the cluster runs, as one archive that its node loads: Caravan's own, Envoy's, the pause."""
 
 import shutil
 import subprocess

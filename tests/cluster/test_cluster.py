@@ -226,7 +226,7 @@ def test_the_autoscaler_follows_the_queue(node: Node, release: Release) -> None:
 
 
 def test_the_bundled_model_on_a_claim_that_a_job_fills(node: Node, release: Release, folder: Path) -> None:
-    """Its cache is a claim that the chart's Job fills, of a file on the volume: this cluster has no way out."""
+    """The Job converts a file that the volume has: this cluster has no way out."""
     release.uninstall()
     volume = folder / "volume"
     file = bundled(CACHE / "models")
