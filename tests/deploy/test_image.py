@@ -23,7 +23,7 @@ CONFINED = (
     "--tmpfs",
     "/tmp:rw,size=1g",
 )
-READY_S = 300.0
+READY_S = 900.0
 """Longest time from the start of a container until its engine is loaded, on a slow machine."""
 
 CHAT = """
@@ -94,7 +94,10 @@ class Running:
 @pytest.fixture(scope="module")
 def container(image: str, cache: Path) -> Iterator[Running]:
     """A server without a network, on a cache that it cannot write to."""
-    running = Running(image, "--network", "none", "--volume", f"{cache}:/cache:ro")
+    running = Running(
+        *(image, "--network", "none", "--volume", f"{cache}:/cache:ro"),
+        *("--env", f"CARAVAN_LOAD_TIMEOUT={READY_S:.0f}s"),
+    )
     try:
         eventually(running.ready, READY_S)
         yield running
