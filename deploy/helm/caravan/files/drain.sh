@@ -5,7 +5,7 @@ notice=$1 grace=$2
 
 admin() {
   exec 3<>/dev/tcp/127.0.0.1/9901 || return
-  printf '%s %s HTTP/1.0\r\nHost: admin\r\nContent-Length: 0\r\n\r\n' "$1" "$2" >&3
+  printf '%s %s HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: 0\r\n\r\n' "$1" "$2" >&3
   cat <&3
   exec 3>&-
 }
