@@ -1,4 +1,4 @@
-"""Which replica a request goes to: the one that has its beginning cached, unless that one has too much to do."""
+"""The replica that a request goes to has its beginning cached, unless it has too much to do."""
 
 from tests.gateway.conftest import Cluster
 

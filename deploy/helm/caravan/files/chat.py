@@ -4,7 +4,8 @@ import json
 import os
 import urllib.request
 
-body = {"model": os.environ["MODEL"], "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+question = {"role": "user", "content": "What is the capital of France?"}
+body = {"model": os.environ["MODEL"], "messages": [question]}
 request = urllib.request.Request(os.environ["OLLAMA_HOST"] + "/api/chat", json.dumps(body).encode())
 text, last = "", {}
 with urllib.request.urlopen(request, timeout=600) as answer:
