@@ -1,4 +1,8 @@
-"""The replica that a request goes to has its beginning cached, unless it has too much to do."""
+"""Which replica gets a request: the one that has its beginning cached, unless it has too much to do (C7)."""
+
+import asyncio
+
+import httpx
 
 from tests.gateway.conftest import Cluster
 
@@ -28,3 +32,13 @@ def test_a_conversation_stays_and_conversations_spread(cluster: Cluster) -> None
         assert sorted(served) == [0, 3], f"conversation {number} went to {served}"
         homes.append(served.index(3))
     assert len(set(homes)) == 2, "one replica has them all"
+
+
+async def test_one_conversation_for_all_does_not_keep_the_other_replica_idle(cluster: Cluster) -> None:
+    """A beginning that everybody sends spills over once its home has 1.5 times its share."""
+    before = cluster.served()
+    asked = {"model": "qwen3", "messages": turns(0, 1), "stream": False}
+    async with httpx.AsyncClient(base_url=cluster.gateway.url, timeout=30) as client:
+        answers = await asyncio.gather(*(client.post("/api/chat", json=asked) for _ in range(24)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert min(growth(before, cluster.served())) >= 5

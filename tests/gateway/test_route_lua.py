@@ -1,6 +1,7 @@
 """route.lua: the model that a body names, found as the server finds it, and what is hashed of it (C7)."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -173,6 +174,31 @@ def test_what_begins_otherwise_has_another_hash() -> None:
         {"model": "qwen3", "prompt": "Hi", "system": "Be brief."},
     ]
     assert len({hashed(body) for body in bodies}) == len(bodies)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief. " * 1000])
+def test_conversations_are_told_apart_behind_any_instructions(system: str) -> None:
+    told = [{"role": role, "content": system} for role in ("system", "developer") if system]
+    bodies = [{"model": "qwen3", "messages": [*told, {"role": "user", "content": f"{n}"}]} for n in range(8)]
+    assert len({hashed(body) for body in bodies}) == len(bodies)
+
+
+def test_a_prompt_and_a_context_that_grow_keep_their_hash() -> None:
+    prompt, context = "def f(): pass\n" * 100, list(range(1000))
+    for field, shorter, longer in (("prompt", prompt, prompt + "more"), ("context", context, [*context, 7])):
+        asked = {"model": "qwen3", field: shorter}
+        assert hashed(asked) == hashed({**asked, field: longer})
+    following = {"model": "qwen3", "context": context, "prompt": "A"}
+    assert hashed(following) == hashed({**following, "prompt": "B"})
+
+
+def test_large_images_cost_little() -> None:
+    """32 MiB of base64, with its slashes escaped as some encoders do."""
+    image = "iVBORw0KGgo\\/" * (32 * 2**20 // 13)
+    body = f'{{"messages": [{{"role": "user", "images": ["{image}"]}}], "model": "qwen3"}}'.encode()
+    begun = time.process_time()
+    assert workload(body) == "q"
+    assert time.process_time() - begun < 1
 
 
 def test_what_has_no_beginning_to_be_cached_is_not_hashed() -> None:

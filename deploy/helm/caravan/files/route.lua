@@ -5,7 +5,7 @@
 -- What cannot be read or is not known gets no route here; the directory answers it, as any server would.
 
 local MODEL, AFFINITY_KEY = "x-caravan-model", "x-caravan-affinity"
-local MOST_HASHED = 4096
+local MOST_HASHED = 1024 -- bytes of either end of what is hashed, about 250 tokens
 
 local find, sub, byte, lower = string.find, string.sub, string.byte, string.lower
 
@@ -26,17 +26,21 @@ for name, workload in pairs(MODELS) do
   workloads[canonical(name)] = workload
 end
 
--- The index behind the string whose first character is at `i`, or nil.
+-- The index behind the string whose first character is at `i`, or nil. Images are long: only quotes are looked for.
 local function past_string(text, i)
+  local quote = i - 1
   while true do
-    i = find(text, '["\\]', i)
-    if not i then
+    quote = find(text, '"', quote + 1, true)
+    if not quote then
       return nil
     end
-    if byte(text, i) == 34 then
-      return i + 1
+    local before = quote - 1
+    while before >= i and byte(text, before) == 92 do
+      before = before - 1
     end
-    i = i + 2
+    if (quote - before) % 2 == 1 then
+      return quote + 1
+    end
   end
 end
 
@@ -153,40 +157,50 @@ local function string_at(text, place)
   return unescaped(sub(text, place[1] + 1, place[2] - 1))
 end
 
--- The messages up to the first that is not the system's: all turns of a conversation begin with them.
-local function opening(text, place)
-  if not place or byte(text, place[1]) ~= 91 then
-    return ""
+-- Where the messages end that all turns of a conversation begin with: those of the system and one more. Or nil.
+local function past_opening(text, place)
+  if byte(text, place[1]) ~= 91 then
+    return nil
   end
   local i = next_char(text, place[1] + 1)
   while i <= place[2] and byte(text, i) == 123 do
     local past = past_value(text, i)
     if not past then
-      break
+      return nil
     end
     local message = sub(text, i, past - 1)
     local role = string_at(message, (members(message) or {}).role)
     i = next_char(text, past)
-    if role ~= "system" or byte(text, i) ~= 44 then
-      return sub(text, place[1], past - 1)
+    if (role ~= "system" and role ~= "developer") or byte(text, i) ~= 44 then
+      return past
     end
     i = next_char(text, i + 1)
   end
-  return ""
+  return nil
 end
 
-local function part(text, place)
-  return place and sub(text, place[1], math.min(place[2], place[1] + MOST_HASHED)) or ""
+-- What stands for a text: its two ends and its length, so that long ones cost no more than short ones.
+local function digest(text, first, last)
+  if last - first < 2 * MOST_HASHED then
+    return sub(text, first, last)
+  end
+  return sub(text, first, first + MOST_HASHED - 1) .. (last - first) .. sub(text, last - MOST_HASHED + 1, last)
+end
+
+local function whole(text, place)
+  return place and digest(text, place[1], place[2]) or ""
 end
 
 -- What requests have in common whose prompts begin alike; empty where nothing is cached (embeddings).
 local function beginning(text, found)
+  local fixed = whole(text, found.system) .. whole(text, found.tools)
   if found.messages then
-    return part(text, found.tools) .. sub(opening(text, found.messages), 1, MOST_HASHED)
-  elseif found.prompt then
-    return part(text, found.system) .. part(text, found.context) .. part(text, found.prompt)
+    local past = past_opening(text, found.messages)
+    return past and fixed .. digest(text, found.messages[1], past - 1) or ""
   end
-  return ""
+  -- A prompt that grows, and a context with each turn, keep their first part only.
+  local grows = found.context or found.prompt
+  return grows and fixed .. sub(text, grows[1], math.min(grows[2], grows[1] + MOST_HASHED - 1)) or ""
 end
 
 -- FNV-1a of 32 bits.
