@@ -51,6 +51,13 @@ class Gateway:
             assert time.monotonic() < deadline, f"healthy are {found}, not {ports}"
             time.sleep(0.05)
 
+    def wait_red(self) -> None:
+        """Until the gateway says that it is not ready."""
+        deadline = time.monotonic() + START_S
+        while httpx.get(f"http://{HOST}:{self.metrics}/ready").status_code == 200:
+            assert time.monotonic() < deadline, "the gateway stays ready"
+            time.sleep(0.05)
+
 
 def program() -> Path:
     """Envoy's program, which a package of the development tools carries."""

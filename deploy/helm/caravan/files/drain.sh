@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# drain.sh NOTICE GRACE: before Envoy is told to stop, be red for NOTICE seconds, so that nobody sends new
-# requests, then wait until none is under way, for GRACE seconds at most. Envoy's image has neither curl nor wget.
-notice=$1 grace=$2
+# drain.sh NOTICE GRACE [ADMIN_PORT]: before Envoy is told to stop, be red for NOTICE seconds, so that nobody sends
+# new requests, then wait until none is under way, for GRACE seconds at most. Envoy's image has no curl.
+notice=$1 grace=$2 port=${3:-9901}
 
 admin() {
-  exec 3<>/dev/tcp/127.0.0.1/9901 || return
-  printf '%s %s HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: 0\r\n\r\n' "$1" "$2" >&3
+  exec 3<>/dev/tcp/127.0.0.1/$port || return
+  printf '%s %s HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$1" "$2" >&3
   cat <&3
   exec 3>&-
 }

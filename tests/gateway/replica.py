@@ -1,0 +1,93 @@
+"""Replicas as processes: the whole server, signals and drain included, over a scripted engine.
+
+`python -m tests.gateway.replica` forks one for each line `NAME PORT LOG` that it reads, so that all that is
+imported is imported once, and writes its process id. Those left are killed when the lines end. The replies of
+a replica begin with its name, so that a client sees who answered.
+"""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from app.api.connection import connection_class
+from app.catalogue.library import Library
+from app.core.model import Model
+from app.engine.fake import FakeEngine, Reply
+from app.main import build_app
+from app.runtime.lifecycle import Lifecycle
+from app.serve import Server
+from app.settings import read_settings
+from tests.e2e.fake_site import fake_model
+
+MODEL = "qwen3"
+WORDS = 200
+TOKEN_S = 0.02
+GRACE_S = 60.0
+DRAIN_S = 3.0
+"""Long enough for the gateway to see that the replica goes: two health checks, a second apart."""
+
+
+def reply(name: str) -> list[str]:
+    """What a replica says, word by word, until it may say no more."""
+    return [name, *(f" {number}" for number in range(1, WORDS))]
+
+
+def serve(name: str, port: int) -> None:
+    async def start(_: Model) -> FakeEngine:
+        return FakeEngine(default=Reply(reply(name)), delay_s=TOKEN_S)
+
+    settings = read_settings(port=port)
+    lifecycle = Lifecycle(grace_s=GRACE_S, delay_s=DRAIN_S)
+    app = build_app(settings, Library([fake_model(MODEL)]), start, lifecycle=lifecycle)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=connection_class(settings.headers_timeout),
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=3,
+    )
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    Server(config, f"http://127.0.0.1:{port}", lifecycle).run(sockets=[listener])
+
+
+def fork(name: str, port: int, log: Path) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with log.open("ab") as output:
+            for stream in (1, 2):
+                os.dup2(output.fileno(), stream)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        serve(name, port)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for their status
+    started: list[int] = []
+    for line in sys.stdin:
+        name, port, log = line.split(maxsplit=2)
+        started.append(fork(name, int(port), Path(log.strip())))
+        print(started[-1], flush=True)
+    for pid in started:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+if __name__ == "__main__":
+    main()

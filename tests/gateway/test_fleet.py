@@ -1,0 +1,108 @@
+"""A cluster on one machine: what users see of a rolling restart, and of a replica that dies (C7, C3)."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway.envoy import CHART
+from tests.gateway.fleet import NAMES, Crowd, Fleet, fleet
+from tests.gateway.replica import MODEL
+
+CLIENTS = 24
+REQUESTS = 1000
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
+
+
+async def test_a_rolling_restart_under_load_loses_nothing(running: Fleet) -> None:
+    crowd = Crowd(running.gateway.port, REQUESTS)
+
+    def restart() -> None:
+        for name in NAMES:
+            running.end(name, signal.SIGTERM)
+            running.start(name)
+            running.wait_healthy(*NAMES)
+
+    load = asyncio.create_task(crowd.run(CLIENTS))
+    try:
+        await asyncio.to_thread(restart)
+    finally:
+        crowd.stopped = True
+        await load
+    assert len(crowd.answers) >= REQUESTS
+    assert crowd.of("refused", "cut", "wrong") == []
+    assert {answer.by for answer in crowd.answers} == set(NAMES)
+
+
+async def test_a_replica_that_is_killed_loses_its_own_streams_and_nobody_is_deceived(running: Fleet) -> None:
+    crowd = Crowd(running.gateway.port)
+    victim = NAMES[0]
+    load = asyncio.create_task(crowd.run(CLIENTS))
+    try:
+        await asyncio.sleep(2)
+        before = len(crowd.answers)
+        running.end(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        await asyncio.to_thread(running.wait_healthy, *NAMES[1:])
+        await asyncio.sleep(2)
+    finally:
+        crowd.stopped = True
+        await load
+    lost = crowd.of("refused", "cut", "wrong")
+    assert [answer for answer in lost if answer.outcome == "wrong"] == []
+    assert 0 < len(lost) <= CLIENTS
+    assert {answer.by for answer in lost} <= {victim, ""}
+    assert max(answer.begun for answer in lost) < killed + 0.1
+    after = [answer for answer in crowd.answers[before:] if answer.begun > killed + 0.1]
+    assert {answer.by for answer in after} == set(NAMES[1:])
+
+
+def test_where_no_replica_is_left_that_is_said_at_once(running: Fleet) -> None:
+    for name in NAMES[1:]:
+        running.end(name, signal.SIGKILL)
+    begun = time.monotonic()
+    answer = httpx.post(f"{running.gateway.url}/api/chat", json={"model": MODEL, "messages": []}, timeout=30)
+    assert (answer.status_code, time.monotonic() - begun < 10) == (503, True)
+    assert answer.json() == {"error": "no replica of this model answers, please try again"}
+
+
+def test_replicas_that_come_back_are_used(running: Fleet) -> None:
+    for name in NAMES:
+        running.start(name)
+    running.wait_healthy(*NAMES)
+    answer = httpx.post(f"{running.gateway.url}/api/chat", json=chat(1))
+    assert answer.status_code == 200
+
+
+def chat(tokens: int) -> dict[str, object]:
+    messages = [{"role": "user", "content": "Hi"}]
+    return {"model": MODEL, "messages": messages, "options": {"num_predict": tokens}}
+
+
+def test_a_gateway_that_is_to_stop_waits_for_its_streams(running: Fleet) -> None:
+    """What `preStop` runs: red at once, over when the last stream is."""
+    gateway, tokens = running.gateway, 150
+    with httpx.stream("POST", f"{gateway.url}/api/chat", json=chat(tokens), timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        drain = subprocess.Popen(["bash", CHART / "files" / "drain.sh", "0", "60", str(gateway.admin)])
+        gateway.wait_red()
+        assert drain.poll() is None
+        assert json.loads(list(lines)[-1])["eval_count"] == tokens
+    assert drain.wait(10) == 0
+
+
+def test_the_log_of_a_replica_names_nothing_that_went_wrong(running: Fleet) -> None:
+    for file in Path(running.scratch).glob("?.log"):
+        assert "Traceback" not in file.read_text()
