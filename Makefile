@@ -11,7 +11,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-load bench-locust bench-peers chaos soak fuzz loadtest image test-image test-cluster lock clean
+	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, wh
 
 fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no hang
 	@$(BIN)/python -m chaos.fuzz --count $(REQUESTS) --markdown BENCHMARKS.md
+
+bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache affinity gains, and write BENCHMARKS.md
+	@CACHE=$(CACHE) $(BIN)/python -m bench.gateway --cache $(CACHE)
 
 bench-locust: dev ## Measure what one locust process can read and write BENCHMARKS.md
 	@$(BIN)/python -m bench.locust

@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,14 +20,20 @@ VALUES: dict[str, Any] = {
     "models": [
         {"name": "qwen3", "source": "x/qwen3", "aliases": [{"name": "pirate", "system": "Arr."}]},
         {"name": "llama", "source": "x/llama"},
+        {"name": "narrow", "source": "x/narrow"},
     ],
     "gateway": {"maxBodyBytes": MIB},
 }
 
+OPEN: dict[str, Any] = {"host": "0.0.0.0", "max_body_bytes": MIB}
+
 
 @dataclass
 class Cluster:
-    """Two replicas of `qwen3` (`pirate` is the same), one of `llama`, the directory and the gateway."""
+    """Two replicas of `qwen3` (`pirate` is the same), one of `llama`, the directory and the gateway.
+
+    Each of the two replicas of `narrow` runs one request while another one waits.
+    """
 
     gateway: Gateway
     client: httpx.Client
@@ -42,22 +49,25 @@ class Cluster:
         return [sum(len(engine.asked) for engine in site.engines) for site in self.replicas]
 
 
-def engine() -> FakeEngine:
-    return FakeEngine(default=Reply(WORDS), delay_s=TOKEN_S)
+def engine(slots: int = 0) -> FakeEngine:
+    return FakeEngine(default=Reply(WORDS), delay_s=TOKEN_S, slots=slots)
 
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
     with ExitStack() as stack:
 
-        def site(*names: str) -> FakeSite:
+        def site(*names: str, slots: int = 0, **settings: Any) -> FakeSite:
             models = (fake_model(name) for name in names)
-            return stack.enter_context(fake_site(*models, host="0.0.0.0", engine=engine, max_body_bytes=MIB))
+            made = partial(engine, slots)
+            return stack.enter_context(fake_site(*models, **OPEN, engine=made, **settings))
 
         replicas, other = [site("qwen3", "pirate") for _ in range(2)], site("llama")
+        narrow = [site("narrow", slots=1, max_queue=1) for _ in range(2)]
         peers = [f"http://{HOST}:{each.port}" for each in (*replicas, other)]
-        directory = stack.enter_context(fake_site(host="0.0.0.0", peers=peers, max_body_bytes=MIB))
+        directory = stack.enter_context(fake_site(**OPEN, peers=peers))
         servers = {"qwen3": [each.port for each in replicas], "llama": [other.port]}
+        servers["narrow"] = [each.port for each in narrow]
         made = stack.enter_context(
             gateway(VALUES, servers, directory.port, tmp_path_factory.mktemp("gateway"))
         )
