@@ -8,10 +8,12 @@ import sys
 import time
 from typing import Any
 
+import gevent
 from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from loadtest.apis.base import Kind
 from loadtest.mix import Mix
 from loadtest.options import DEFAULT_RUN_S, Plan, add_options, read_options
 from loadtest.prelude import CannotAsk, usual_mix, warm_up
@@ -20,6 +22,7 @@ from loadtest.shapes import SHAPES
 from loadtest.users import ModelUser
 
 _log = logging.getLogger(__name__)
+RETRY_S = 2.0
 
 
 class Shape(LoadTestShape):
@@ -65,9 +68,7 @@ def _start(environment: Environment, **_: Any) -> None:
     """On each node: options may have come from the web form or the master."""
     ModelUser.plan = plan = _plan(environment)
     try:
-        ModelUser.mix = _mix(environment.host or "", plan)
-        if not isinstance(environment.runner, WorkerRunner):
-            warm_up(environment.host or "", plan, ModelUser.mix)
+        ModelUser.mix = _prepare(environment, plan)
     except CannotAsk as error:
         _log.error("cannot ask %s", error)
         environment.process_exit_code = 1
@@ -97,11 +98,21 @@ def _plan(environment: Environment) -> Plan:
         sys.exit(2)
 
 
-def _mix(host: str, plan: Plan) -> Mix:
-    """What was asked for, or what the models can do, as far as the server tells."""
-    if plan.mix:
-        return plan.mix
-    mix, lacking = usual_mix(host, plan)
+def _prepare(environment: Environment, plan: Plan) -> Mix:
+    """What to ask, once the server is there and, unless this is a worker, has the models loaded."""
+    host = environment.host or ""
+    deadline = time.monotonic() + plan.wait_s
+    while True:
+        try:
+            mix, lacking = (plan.mix, set[Kind]()) if plan.mix else usual_mix(host, plan)
+            if not isinstance(environment.runner, WorkerRunner):
+                warm_up(host, plan, mix)
+            break
+        except CannotAsk as error:
+            if time.monotonic() >= deadline:
+                raise
+            _log.info("not yet: %s", error)
+            gevent.sleep(RETRY_S)
     if lacking:
         _log.warning("left out of the mix, for the model cannot do it: %s", ", ".join(sorted(lacking)))
     return mix

@@ -43,6 +43,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "shape": {"choices": sorted(SHAPES), "default": "soak", "help": "how the number of users goes"},
     "steps": {"type": int, "default": 4, "help": "steps of the stairs; a spike starts from one of them"},
     "timeout": {"type": float, "default": 600.0, "help": "longest silence in an answer, in seconds"},
+    "wait": {"type": float, "default": 0.0, "help": "longest time to wait for the server, in seconds"},
     "thresholds": {
         "default": "errors<=0",
         "help": "what decides the exit status; see loadtest/thresholds.py",
@@ -71,6 +72,7 @@ class Plan:
     turns: int
     think_time_s: float
     timeout_s: float
+    wait_s: float
     thresholds: list[Threshold]
     results: Path | None
     about: dict[str, Any]
@@ -98,6 +100,7 @@ def read_options(options: Namespace) -> Plan:
         turns=options.turns,
         think_time_s=options.think_time,
         timeout_s=options.timeout,
+        wait_s=options.wait,
         thresholds=thresholds.parse_all(options.thresholds),
         results=Path(options.results) if options.results else None,
         about=_about(options),

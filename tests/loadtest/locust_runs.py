@@ -34,19 +34,26 @@ class Outcome:
         return json.loads((self.folder / "locust.json").read_text())
 
 
-def start(folder: Path, *arguments: str, headless: bool = True) -> subprocess.Popen[str]:
-    """Locust on our file, not waited for."""
+def command(*arguments: str) -> list[str]:
+    """As the image of the load tests runs it."""
+    return [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", *arguments]
+
+
+def launch(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Locust, not waited for; its results go to `folder`."""
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--only-summary"),
-            *(["--headless"] if headless else []),
-            *(f"--json-file={folder / 'locust'}", *arguments),
-        ],
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"LOADTEST_RESULTS": str(folder)},
     )
+
+
+def start(folder: Path, *arguments: str, headless: bool = True) -> subprocess.Popen[str]:
+    """Locust with its statistics as a file, not waited for."""
+    shown = ["--only-summary", f"--json-file={folder / 'locust'}", *(["--headless"] if headless else [])]
+    return launch(command(*shown, *arguments), folder)
 
 
 def finish(process: subprocess.Popen[str], folder: Path) -> Outcome:
