@@ -29,16 +29,18 @@ class Shape(LoadTestShape):
     """The number of users at each moment; `--users` is the most, `--run-time` the length of the run.
 
     Locust asks for it while models are still loaded; the time of a run begins after that, with `begin`.
+    Locust's own `reset_time` comes before that in one kind of process and after it in another, so it does not
+    count.
     """
 
     use_common_options = True
     _began_s: float | None = None
 
-    def reset_time(self) -> None:
-        self._began_s = None
-
     def begin(self) -> None:
         self._began_s = time.perf_counter()
+
+    def end(self) -> None:
+        self._began_s = None
 
     def tick(self) -> tuple[int, float] | None:
         assert self.runner is not None
@@ -78,6 +80,12 @@ def _start(environment: Environment, **_: Any) -> None:
     if isinstance(environment.shape_class, Shape):
         environment.shape_class.begin()
     ModelUser.recorder.start(plan)
+
+
+@events.test_stop.add_listener
+def _stop(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.shape_class, Shape):
+        environment.shape_class.end()
 
 
 @events.quitting.add_listener
