@@ -152,7 +152,7 @@ def test_a_master_and_two_workers(site: FakeSite, tmp_path: Path) -> None:
     workers = [start(tmp_path / f"worker{number}", "--worker", port) for number in range(2)]
     master = start(
         folder, "--master", f"--master-bind-port={bind}", "--master-bind-host=127.0.0.1",
-        "--expect-workers=2", f"--host={url(site.port)}", "--users=4", "--run-time=4", "--stop-timeout=20",
+        "--expect-workers=2", f"--host={url(site.port)}", "--users=4", "--run-time=10", "--stop-timeout=20",
         "--model=all", EQUAL, "--lengths=16/10",
     )  # fmt: skip
     found = finish(master, folder)
