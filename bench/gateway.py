@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,38 +81,45 @@ def servers(
         yield started
 
 
+async def in_turns(ports: Mapping[str, int], pairs: int) -> dict[str, list[float]]:
+    """Seconds to the first token of one request at a time, first one way, then the other."""
+    found: dict[str, list[float]] = {name: [] for name in ports}
+    for number in range(-2, pairs):  # the first ones warm up
+        for name in sorted(ports, reverse=bool(number % 2)):
+            first, received = await ask(side(name), ports[name], ollama_body("Hi", FAKE_TOKENS))
+            ollama_counts(answer_of(received))
+            found[name] += [first] if number >= 0 else []
+    return found
+
+
 def cost(plan: argparse.Namespace) -> tuple[str, bool]:
     """The table of both ways, and whether the gateway costs no more than it may."""
     command = OPEN + FAKE.format(slots=SLOTS, queue=64)
-    ways = {"direct": Measured(), "gateway": Measured()}
-    alone = {"direct": Measured(), "gateway": Measured()}
+    crowds = {"direct": Measured(), "gateway": Measured()}
     with (
         servers(command, 1, Path(), {}) as [(process, port)],
         through_envoy([port], affinity=True) as front,
     ):
         ports = {"direct": port, "gateway": front}
+        alone = asyncio.run(in_turns(ports, plan.turns * 10))
         for turn in range(plan.turns + 1):
             for name in sorted(ports, reverse=bool(turn % 2)):
-                one = asyncio.run(wave(side(name), process, ports[name], 1, prompts(8, 0), FAKE_TOKENS))
-                many = asyncio.run(
-                    wave(side(name), process, ports[name], CLIENTS, prompts(6 * CLIENTS, 0), FAKE_TOKENS)
-                )
+                asked = prompts(6 * CLIENTS, 0)
+                crowd = asyncio.run(wave(side(name), process, ports[name], CLIENTS, asked, FAKE_TOKENS))
                 if turn:  # the first one warms up
-                    add(alone[name], one)
-                    add(ways[name], many)
-    medians = {name: 1e3 * statistics.median(found.first_s) for name, found in alone.items()}
-    rates = {name: found.tokens / found.seconds for name, found in ways.items()}
-    rows = [
-        ("median TTFT, one client, ms", medians),
-        ("p90 TTFT, one client, ms", {n: 1e3 * quantile(each.first_s, 0.9) for n, each in alone.items()}),
-        (
-            f"median TTFT, {CLIENTS} clients, ms",
-            {n: 1e3 * statistics.median(w.first_s) for n, w in ways.items()},
-        ),
-        (f"output tokens/s, {CLIENTS} clients", rates),
-    ]
+                    add(crowds[name], crowd)
+    rates = {name: each.tokens / each.seconds for name, each in crowds.items()}
+    medians = {name: 1e3 * statistics.median(each) for name, each in alone.items()}
+    rows = {
+        "median TTFT, one client, ms": medians,
+        "p90 TTFT, one client, ms": {name: 1e3 * quantile(each, 0.9) for name, each in alone.items()},
+        f"median TTFT, {CLIENTS} clients, ms": {
+            name: 1e3 * statistics.median(each.first_s) for name, each in crowds.items()
+        },
+        f"output tokens/s, {CLIENTS} clients": rates,
+    }
     lines = ["| | direct | through the gateway | difference |", "| --- | ---: | ---: | ---: |"]
-    for name, found in rows:
+    for name, found in rows.items():
         direct, fronted = found["direct"], found["gateway"]
         change = f"{fronted - direct:+.2f} ms" if "ms" in name else f"{100 * (fronted / direct - 1):+.1f} %"
         lines.append(f"| {name} | {direct:.2f} | {fronted:.2f} | {change} |")

@@ -25,6 +25,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
         yield made
 
 
+def chat(tokens: int) -> dict[str, object]:
+    messages = [{"role": "user", "content": "Hi"}]
+    return {"model": MODEL, "messages": messages, "options": {"num_predict": tokens}}
+
+
 async def test_a_rolling_restart_under_load_loses_nothing(running: Fleet) -> None:
     crowd = Crowd(running.gateway.port, REQUESTS)
 
@@ -66,28 +71,22 @@ async def test_a_replica_that_is_killed_loses_its_own_streams_and_nobody_is_dece
     assert max(answer.begun for answer in lost) < killed + 0.1
     after = [answer for answer in crowd.answers[before:] if answer.begun > killed + 0.1]
     assert {answer.by for answer in after} == set(NAMES[1:])
+    running.start(victim)
+    await asyncio.to_thread(running.wait_healthy, *NAMES)
 
 
-def test_where_no_replica_is_left_that_is_said_at_once(running: Fleet) -> None:
-    for name in NAMES[1:]:
+def test_where_no_replica_is_left_that_is_said_and_those_that_come_back_are_used(running: Fleet) -> None:
+    for name in NAMES:
         running.end(name, signal.SIGKILL)
+    url = f"{running.gateway.url}/api/chat"
     begun = time.monotonic()
-    answer = httpx.post(f"{running.gateway.url}/api/chat", json={"model": MODEL, "messages": []}, timeout=30)
+    answer = httpx.post(url, json=chat(1), timeout=30)
     assert (answer.status_code, time.monotonic() - begun < 10) == (503, True)
     assert answer.json() == {"error": "no replica of this model answers, please try again"}
-
-
-def test_replicas_that_come_back_are_used(running: Fleet) -> None:
     for name in NAMES:
         running.start(name)
     running.wait_healthy(*NAMES)
-    answer = httpx.post(f"{running.gateway.url}/api/chat", json=chat(1))
-    assert answer.status_code == 200
-
-
-def chat(tokens: int) -> dict[str, object]:
-    messages = [{"role": "user", "content": "Hi"}]
-    return {"model": MODEL, "messages": messages, "options": {"num_predict": tokens}}
+    assert httpx.post(url, json=chat(1)).status_code == 200
 
 
 def test_a_gateway_that_is_to_stop_waits_for_its_streams(running: Fleet) -> None:
