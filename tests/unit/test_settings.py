@@ -12,6 +12,8 @@ from app.settings import CONFIG_VARIABLE, BadSetting, Settings, read_settings
 
 SET: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0:8080", Address(host="0.0.0.0", port=8080)),
+    "peers": ("http://a:11434, https://b", ["http://a:11434", "https://b"]),
+    "peer_timeout": ("500ms", 0.5),
     "preload": ("false", False),
     "cache_dir": ("/var/caravan", Path("/var/caravan")),
     "keep_alive": ("1h30m", 5400.0),
@@ -62,6 +64,8 @@ SHARED = (
 BAD = {
     "host": ("h:port", "h:65536", "h:-1", "http://h:x/"),
     "models": ("{}", "[{", '"m"', '[{"name":"m"}]', '[{"name":"m","source":""}]'),
+    "peers": ("a:11434", "http://", "ftp://a", "http://a/api"),
+    "peer_timeout": ("0", "-1", "soon"),
     "preload": ("maybe",),
     "keep_alive": ("soon", "1.5", "5 m", "99999999999h"),
     "load_timeout": ("soon",),
