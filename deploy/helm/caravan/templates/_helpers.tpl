@@ -83,15 +83,26 @@ annotations:
 {{- default (regexReplaceAll "[^a-z0-9]+" (lower .name) "-") .slug | trunc 20 | trimAll "-" }}
 {{- end }}
 
-{{- /* Two models must not share objects. */}}
+{{- /* What the schema cannot say: models must not share objects, nor a claim that only one node may write. */}}
 {{- define "caravan.check" -}}
 {{- $seen := dict }}
+{{- range list "deny" "gateway" "gateway-metrics" "models" "fetch" "test" "test-chat" "keys" "hub" "dashboard" }}
+{{- $_ := set $seen . "a part of the chart" }}
+{{- end }}
 {{- range .Values.models }}
 {{- $slug := include "caravan.model.slug" . }}
+{{- if not $slug }}
+{{- fail (printf "model %s has no letter or digit to name objects by: give it a slug" .name) }}
+{{- end }}
 {{- if hasKey $seen $slug }}
-{{- fail (printf "models %s and %s would both be named %s: give one of them a slug" (get $seen $slug) .name $slug) }}
+{{- fail (printf "model %s would be named %s, as is %s: give it a slug" .name $slug (get $seen $slug)) }}
 {{- end }}
 {{- $_ := set $seen $slug .name }}
+{{- $model := include "caravan.model" (dict "root" $ "given" .) | fromYaml }}
+{{- $many := or (gt (int $model.replicas) 1) (gt (int $model.nodes) 1) (ne $model.autoscaling.kind "none") }}
+{{- if and $many (eq $model.cache.mode "shared") (not $model.cache.existingClaim) (ne $model.cache.accessMode "ReadWriteMany") }}
+{{- fail (printf "the pods of model %s share a claim: it needs the access mode ReadWriteMany" .name) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -1,0 +1,193 @@
+"""The chart and the server that it runs cannot drift: settings, probes, ports, commands and metrics agree."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer.main
+import yaml
+
+from app.catalogue.library import Library
+from app.cli import _app as commands  # pyright: ignore[reportPrivateUsage]  # the commands that there are
+from app.core.model import Model
+from app.engine.base import Engine
+from app.main import build_app
+from app.settings import Settings, read_settings
+from app.telemetry.instruments import INSTRUMENTS
+from scripts.generate import prometheus_name
+from tests.chart.helm import ROOT, VALUES, Object, containers, objects, of_kind, pod_specs
+from tests.observability.promql import DASHBOARD, RULES, needs
+from tests.programs import program
+
+pytestmark = pytest.mark.row("C2")
+
+EVERY = [(file, objects(file)) for file in VALUES]
+GUARDED = next(every for file, every in EVERY if file.stem == "guarded-values")
+OURS = ("server", "directory", "fetch")
+"""Containers that run Caravan."""
+METRICS = {
+    prometheus_name(each) + suffix: {label.replace(".", "_") for label in each.attributes}
+    for each in INSTRUMENTS
+    for suffix in (("_bucket", "_sum", "_count") if each.kind == "histogram" else ("",))
+}
+
+
+def configurations() -> Iterator[tuple[str, str]]:
+    """Caravan's configuration files, and whose they are."""
+    for file, every in EVERY:
+        for each in of_kind("ConfigMap", every):
+            if text := each["data"].get("caravan.yaml"):
+                yield f"{file.stem}:{each['metadata']['name']}", text
+
+
+def ours() -> Iterator[tuple[Object, Object]]:
+    """Each container that runs Caravan, and the spec of its pod."""
+    for _, every in EVERY:
+        for _, spec in pod_specs(every):
+            for each in containers(spec):
+                if each["name"] in OURS:
+                    yield each, spec
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), list(configurations()), ids=lambda value: str(value)[:60].split("\n")[0]
+)
+def test_the_server_takes_the_configuration(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "caravan.yaml"
+    file.write_text(text)
+    monkeypatch.setenv("CARAVAN_CONFIG", str(file))
+    settings = read_settings()
+    port = 11435 if name.endswith("-gateway") else 11434
+    assert (settings.host.host, settings.host.port) == ("0.0.0.0", port)
+    assert bool(settings.peers) == name.endswith("-gateway")
+    assert bool(settings.models) != bool(settings.peers)
+
+
+def test_environment_names_are_the_servers() -> None:
+    known = {f"CARAVAN_{name.upper()}" for name in Settings.model_fields} | {"CARAVAN_CONFIG"}
+    used = {each["name"] for container, _ in ours() for each in container["env"]}
+    assert {name for name in used if name.startswith("CARAVAN_")} <= known
+    assert used >= {"CARAVAN_CONFIG", "CARAVAN_CACHE_DIR", "CARAVAN_KEYS_FILE"}
+
+
+def test_commands_exist() -> None:
+    known = set(typer.main.get_command(commands).commands)  # pyright: ignore[reportAttributeAccessIssue]
+    assert {container["args"][0] for container, _ in ours()} == {"serve", "fetch"} <= known
+
+
+async def test_probes_ask_for_routes_that_there_are() -> None:
+    async def start(_: Model) -> Engine:
+        raise AssertionError("nothing can be loaded")
+
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    paths = {
+        container[kind]["httpGet"]["path"] for container, _ in ours() for kind in kinds if kind in container
+    }
+    assert paths == {"/startupz", "/readyz", "/livez"}
+    monitors = [each for kind in ("ServiceMonitor", "PodMonitor") for each in of_kind(kind, GUARDED)]
+    ends = [
+        end
+        for each in monitors
+        for key in ("endpoints", "podMetricsEndpoints")
+        for end in each["spec"].get(key, ())
+    ]
+    paths |= {end["path"] for end in ends if end["port"] == "http"}
+    assert "/metrics" in paths
+    app = build_app(read_settings(), Library([]), start)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        for path in paths:
+            assert (await client.get(path)).status_code in (200, 503), path
+
+
+def test_ports_are_those_that_the_configuration_names() -> None:
+    for container, _ in ours():
+        ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+        expected = {"server": {"http": 11434}, "directory": {"directory": 11435}, "fetch": {}}
+        assert ports == expected[container["name"]]
+
+
+def test_files_are_mounted_where_the_server_looks() -> None:
+    for container, spec in ours():
+        env = {each["name"]: each.get("value", "") for each in container["env"]}
+        mounts = {each["mountPath"] for each in container["volumeMounts"]}
+        assert env["CARAVAN_CONFIG"] == "/etc/caravan/caravan.yaml"
+        assert mounts >= {"/etc/caravan", "/tmp"}
+        assert env["CARAVAN_CACHE_DIR"] in {"/cache", "/tmp/caravan"}
+        assert env.get("CARAVAN_KEYS_FILE") in ({None, "/etc/caravan-keys"} & (mounts | {None}))
+        volumes = {each["name"] for each in spec["volumes"]} | {"cache"}
+        assert {each["name"] for each in container["volumeMounts"]} <= volumes
+
+
+def test_a_pod_has_the_time_that_its_server_takes_to_drain() -> None:
+    for file, every in EVERY:
+        texts = [each["data"].get("caravan.yaml", "") for each in of_kind("ConfigMap", every)]
+        graces = [yaml.safe_load(text)["grace_period"] for text in texts if text]
+        for name, spec in pod_specs(every):
+            if any(container["name"] == "server" for container in spec["containers"]):
+                [server] = [each for each in spec["containers"] if each["name"] == "server"]
+                wait = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+                assert spec["terminationGracePeriodSeconds"] > max(graces) + wait, (file.stem, name)
+
+
+def test_metrics_that_scale_are_the_servers() -> None:
+    scaled = [each for _, every in EVERY for each in of_kind("ScaledObject", every)]
+    queries = [trigger["metadata"]["query"] for each in scaled for trigger in each["spec"]["triggers"]]
+    assert len(queries) >= 2
+    for need in (need for query in queries for need in needs(query)):
+        assert need.metric in METRICS
+        assert need.labels - {"namespace", "pod", "le"} <= METRICS[need.metric]
+    hpas = [each for _, every in EVERY for each in of_kind("HorizontalPodAutoscaler", every)]
+    names = {
+        metric["pods"]["metric"]["name"]
+        for each in hpas
+        for metric in each["spec"]["metrics"]
+        if "pods" in metric
+    }
+    derived = {"caravan_time_to_first_token_seconds_p95"}
+    assert names - derived <= METRICS.keys()
+    assert "caravan_queue_depth" in names
+    adapter = (ROOT / "docs" / "scaling.md").read_text()
+    assert all(f"as: {name}" in adapter for name in names)
+
+
+def test_rules_and_dashboard_are_those_of_the_repository(tmp_path: Path) -> None:
+    [rule] = of_kind("PrometheusRule", GUARDED)
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+    boards = [each["data"] for each in of_kind("ConfigMap", GUARDED) if "caravan.json" in each["data"]]
+    assert [json.loads(board["caravan.json"]) for board in boards] == [json.loads(DASHBOARD.read_text())]
+    file, tool = tmp_path / "rules.yaml", program("promtool")
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    done = subprocess.run([tool.path, "check", "rules", file], env=tool.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_workers_get_arguments_that_vllm_has() -> None:
+    """Read, not run: more than one node is beyond what a test has."""
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    home = Path(spec.origin).parent
+    text = "".join(
+        (home / file).read_text() for file in ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
+    )
+    known = set(re.findall(r'"(--[a-z-]+)"', text))
+    workers: list[Any] = [
+        container
+        for _, every in EVERY
+        for _, spec in pod_specs(every)
+        for container in spec["containers"]
+        if container["name"] == "worker"
+    ]
+    assert workers
+    for worker in workers:
+        flags = {argument.split("=")[0] for argument in worker["args"] if argument.startswith("--")}
+        assert flags >= {"--headless", "--nnodes", "--node-rank", "--master-addr"}
+        assert {re.sub("^--no-", "--", flag) for flag in flags} <= known
