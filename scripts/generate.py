@@ -24,6 +24,7 @@ from app.core.request import Sampling
 from app.setting_values import Address
 from app.settings import ModelConfig, Settings
 from app.telemetry.instruments import INSTRUMENTS, Instrument
+from scripts import chart_values
 from scripts.dashboard import dashboard_json
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
@@ -32,6 +33,9 @@ README = Path("README.md")
 COMPATIBILITY = Path("docs/compatibility.md")
 DASHBOARD = Path("deploy/observability/dashboard.json")
 OPERATIONS = Path("docs/operations.md")
+CHART_README = Path("deploy/helm/caravan/README.md")
+CHART_FILES = Path("deploy/helm/caravan/files")
+RULES = Path("deploy/observability/rules.yaml")
 END = "<!-- /generated -->"
 _PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
 MOST_SHOWN = 4
@@ -121,12 +125,26 @@ def prometheus_name(instrument: Instrument) -> str:
     return instrument.name.replace(".", "_") + unit + ("_total" if instrument.kind == "counter" else "")
 
 
+def values_table() -> str:
+    rows = chart_values.rows((ROOT / chart_values.VALUES).read_text("utf-8"))
+    return _table(("value", "default", "meaning"), rows)
+
+
+def rules_yaml() -> str:
+    return (ROOT / RULES).read_text("utf-8")
+
+
 DOCUMENTS: Mapping[Path, Document] = {
     README: {"settings": settings_tables},
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
     OPERATIONS: {"metrics": metrics_table},
+    CHART_README: {"values": values_table},
 }
-FILES: Mapping[Path, Callable[[], str]] = {DASHBOARD: dashboard_json}
+FILES: Mapping[Path, Callable[[], str]] = {
+    DASHBOARD: dashboard_json,
+    CHART_FILES / "dashboard.json": dashboard_json,
+    CHART_FILES / "rules.yaml": rules_yaml,
+}
 
 SETTINGS_SECTION = """
 ## Settings

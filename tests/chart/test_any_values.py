@@ -1,4 +1,4 @@
-"""Whatever the schema allows renders into objects that Kubernetes takes, or is refused for a reason of the chart.
+"""Whatever the schema allows renders into what Kubernetes takes, or is refused for a reason of the chart.
 
 Many values are rendered by one run of Helm, as aliases of one dependency: each is judged by the schema and
 rendered for itself, as in a chart that uses this one.
