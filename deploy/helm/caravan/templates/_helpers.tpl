@@ -28,17 +28,17 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 
 {{- define "caravan.selector" -}}
-app.kubernetes.io/name: {{ include "caravan.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/name: {{ include "caravan.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component | quote }}
 {{- with .slug }}
-caravan/model: {{ . }}
+caravan/model: {{ . | quote }}
 {{- end }}
 {{- end }}
 
 {{- define "caravan.metadata" -}}
-name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "caravan.labels" . | nindent 2 }}
 {{- with .root.Values.commonAnnotations }}
@@ -132,10 +132,10 @@ seccompProfile:
 {{- /* Where pods go: (dict "root" $ "spec" values "component" c "slug" s). */}}
 {{- define "caravan.placement" -}}
 {{- with .spec.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .spec.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .spec.nodeSelector }}
 nodeSelector:

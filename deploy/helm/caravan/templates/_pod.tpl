@@ -18,7 +18,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "caravan.serviceAccountName" $root }}
+  serviceAccountName: {{ include "caravan.serviceAccountName" $root | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext:
@@ -53,7 +53,7 @@ spec:
 
 {{- /* What both the server and its workers have. */}}
 {{- define "caravan.model.container" -}}
-image: {{ include "caravan.image" .root }}
+image: {{ include "caravan.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "caravan.securityContext" .root | nindent 2 }}
@@ -189,7 +189,7 @@ env:
   - name: HF_TOKEN
     valueFrom:
       secretKeyRef:
-        name: {{ . }}
+        name: {{ . | quote }}
         key: {{ $.root.Values.hub.secretKey }}
   {{- end }}
   {{- with .model.extraEnv }}
@@ -213,7 +213,7 @@ volumeMounts:
 {{- define "caravan.model.volumes" -}}
 - name: config
   configMap:
-    name: {{ .name }}
+    name: {{ .name | quote }}
 - name: tmp
   emptyDir: {sizeLimit: 2Gi}
 - name: shm
@@ -224,12 +224,12 @@ volumeMounts:
 {{- else if eq .model.cache.mode "shared" }}
 - name: cache
   persistentVolumeClaim:
-    claimName: {{ default (printf "%s-cache" .name) .model.cache.existingClaim }}
+    claimName: {{ default (printf "%s-cache" .name) .model.cache.existingClaim | quote }}
 {{- end }}
 {{- with include "caravan.keysSecret" .root }}
 - name: keys
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
 {{- end }}
 {{- with .model.extraVolumes }}
 {{ toYaml . }}
