@@ -22,7 +22,7 @@ MAJORS = (3, 4)
 KUBES = ("1.27", "1.30", "1.33", "1.36")
 RELEASE = "caravan"
 NAMESPACE = "llm"
-RUN_S = 60
+RUN_S = 300
 
 Object: TypeAlias = dict[str, Any]
 """A Kubernetes object as the chart renders it."""

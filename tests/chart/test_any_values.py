@@ -23,7 +23,7 @@ from tests.chart.schemas import custom_faults, faults
 pytestmark = pytest.mark.row("C2")
 
 SETS = 2000
-BATCH = 125
+BATCH = 40
 REASONS = ("give it a slug", "needs the access mode ReadWriteMany")
 """What the chart itself refuses: the schema cannot say it."""
 VALID = jsonschema_rs.Draft7Validator(SCHEMA)

@@ -17,7 +17,9 @@ from app.engine.base import Engine
 from app.main import build_app
 from app.settings import ModelConfig, Settings, read_settings
 from scripts import generate
-from scripts.generate import COMPATIBILITY, END, OPERATIONS, README, ROOT, fill, proofs
+from scripts.chart_values import VALUES
+from scripts.chart_values import rows as value_rows
+from scripts.generate import CHART_README, COMPATIBILITY, END, OPERATIONS, README, ROOT, RULES, fill, proofs
 
 DOCUMENT = (ROOT / COMPATIBILITY).read_text("utf-8")
 BODIES = {
@@ -48,6 +50,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / COMPATIBILITY).write_text(f"# Compatibility\n\n{parts}after\n")
     (tmp_path / README).write_text("# Caravan\n")
     (tmp_path / OPERATIONS).write_text(f"# Operations\n\n<!-- generated:metrics -->\n{END}\n")
+    (tmp_path / CHART_README).parent.mkdir(parents=True)
+    (tmp_path / CHART_README).write_text(f"# Chart\n\n<!-- generated:values -->\n{END}\n")
+    for file in (VALUES, RULES):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text((ROOT / file).read_text("utf-8"))
     return tmp_path
 
 
@@ -169,3 +176,10 @@ def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
         5: ["test_c", "test_b"],
         6: ["test_c", "test_b"],
     }
+
+
+def test_every_value_of_the_chart_is_explained() -> None:
+    text = "a:\n  # -- First.\n  # More.\n  b: 1\n# -- Second.\nc: {d: x}\n"
+    assert value_rows(text) == [("`a.b`", "`1`", "First. More."), ("`c`", '`{"d": "x"}`', "Second.")]
+    with pytest.raises(ValueError, match=r"does not explain a\.b"):
+        value_rows("a:\n  b: 1\n")
