@@ -141,6 +141,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a setting that the chart makes": {"settings": {"host": "0.0.0.0"}},
     "two models of one name": {"models": [MODEL, MODEL]},
     "a model named as a part of the chart": {"models": [MODEL | {"name": "gateway"}]},
+    "scaling on nothing": model(autoscaling={"kind": "keda", "queueDepth": 0}),
     "many pods on a claim of one node": model(
         cache={"mode": "shared", "accessMode": "ReadWriteOnce"}, replicas=2
     ),

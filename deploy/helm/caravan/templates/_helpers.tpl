@@ -99,6 +99,10 @@ annotations:
 {{- end }}
 {{- $_ := set $seen $slug .name }}
 {{- $model := include "caravan.model" (dict "root" $ "given" .) | fromYaml }}
+{{- $scale := $model.autoscaling }}
+{{- if and (ne $scale.kind "none") (not $scale.queueDepth) (not $scale.firstTokenSeconds) }}
+{{- fail (printf "model %s scales on nothing: set queueDepth or firstTokenSeconds" .name) }}
+{{- end }}
 {{- $many := or (gt (int $model.replicas) 1) (gt (int $model.nodes) 1) (ne $model.autoscaling.kind "none") }}
 {{- if and $many (eq $model.cache.mode "shared") (not $model.cache.existingClaim) (ne $model.cache.accessMode "ReadWriteMany") }}
 {{- fail (printf "the pods of model %s share a claim: it needs the access mode ReadWriteMany" .name) }}
