@@ -54,9 +54,8 @@ def test_every_port_names_its_protocol(values: Any) -> None:
 @files
 def test_selectors_find_the_pods_that_they_are_for(values: Any) -> None:
     every = objects(values)
-    pods = [
-        _labels(each) for each in every if each["kind"] in ("Deployment", "StatefulSet", "LeaderWorkerSet")
-    ]
+    kinds = ("Deployment", "StatefulSet", "LeaderWorkerSet", "Job")
+    pods = [_labels(each) for each in every if each["kind"] in kinds]
     for each in every:
         if each["kind"] in ("Service", "PodDisruptionBudget"):
             selector = each["spec"]["selector"]
