@@ -10,7 +10,7 @@ from rstr import Rstr
 from tests.chart.helm import CHART
 
 Schema: TypeAlias = Mapping[str, Any]
-SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 
 ODD = (
     "",

@@ -43,9 +43,9 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """As Helm merges values: maps key by key, all else replaced."""
     found = dict(under)
     for key, value in over.items():
-        below = found.get(key)
+        below: Any = found.get(key)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        found[key] = merged(below, value) if both else value
+        found[key] = merged(dict(below), value) if both else value
     return found
 
 
