@@ -111,7 +111,7 @@ local function members(text)
   if byte(text, i) ~= 123 then
     return nil
   end
-  local found = {}
+  local found, exact = {}, {}
   i = next_char(text, i + 1)
   if byte(text, i) == 125 then
     return found
@@ -124,7 +124,8 @@ local function members(text)
     if not behind then
       return nil
     end
-    local key = lower(unescaped(sub(text, i + 1, behind - 2)))
+    local written = unescaped(sub(text, i + 1, behind - 2))
+    local key = lower(written)
     i = next_char(text, behind)
     if byte(text, i) ~= 58 then
       return nil
@@ -134,8 +135,11 @@ local function members(text)
     if not past then
       return nil
     end
+    if written == key and not exact[key] then
+      exact[key], found[key] = true, nil
+    end
     -- null leaves what an earlier key has set.
-    if sub(text, i, past - 1) ~= "null" then
+    if (written == key or not exact[key]) and sub(text, i, past - 1) ~= "null" then
       found[key] = { i, past - 1 }
     end
     i = next_char(text, past)
