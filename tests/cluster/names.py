@@ -15,7 +15,7 @@ from dnslib import QTYPE, RCODE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSServer
 
 DOMAIN = "svc.cluster.local."
-EVERY_S = 0.5
+EVERY_S = 1.0
 """How often the API is asked: as late as an answer can be."""
 TTL_S = 1
 

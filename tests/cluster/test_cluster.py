@@ -92,9 +92,11 @@ def values(**more: Any) -> dict[str, Any]:
     }
 
 
-def tiny(**more: Any) -> dict[str, Any]:
-    """Two servers of the tiny model, from a folder of the node."""
-    source = build("llama")
+def tiny(folder: Path, **more: Any) -> dict[str, Any]:
+    """Two servers of the tiny model, from a folder of the node that any user may read."""
+    source = folder / "models" / "tiny"
+    if not source.exists():
+        shutil.copytree(build("llama"), source, copy_function=shutil.copyfile)
     return values(
         models=[
             {
@@ -102,7 +104,7 @@ def tiny(**more: Any) -> dict[str, Any]:
                 "source": f"/models/{source.name}",
                 "replicas": 2,
                 "engine": {"dtype": "float32", "kv_cache_memory_bytes": 64 << 20},
-                "extraVolumes": [{"name": "models", "hostPath": {"path": str(source.parent.resolve())}}],
+                "extraVolumes": [{"name": "models", "hostPath": {"path": str(source.parent)}}],
                 "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
                 **more,
             }
@@ -113,7 +115,7 @@ def tiny(**more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def release(node: Node, folder: Path) -> Release:
     installed = Release(node, "caravan", folder)
-    installed.upgrade(tiny())
+    installed.upgrade(tiny(folder))
     return installed
 
 
@@ -199,7 +201,7 @@ def test_a_pod_that_is_killed_takes_only_its_own_streams_with_it(node: Node, rel
     assert not [answer for answer in told.lost() if answer["request"] and answer["request"] in log]
 
 
-def test_the_autoscaler_follows_the_queue(node: Node, release: Release) -> None:
+def test_the_autoscaler_follows_the_queue(node: Node, release: Release, folder: Path) -> None:
     """One server works on one request at a time, so that the others wait."""
     node.serve_metrics()
     scaled = {
