@@ -193,17 +193,18 @@ def test_a_drain_waits_for_the_budget(node: Node, release: Release) -> None:
     assert told.lost() == []
 
 
-def test_a_pod_that_is_killed_takes_only_its_own_streams_with_it(node: Node, release: Release) -> None:
+def test_a_server_that_is_killed_takes_only_its_own_streams_with_it(node: Node, release: Release) -> None:
     victim, survivor = servers(node)
     with streams(release.url, 6, LONG) as told:
         killed_at = time.time()
-        node.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        node.kill(victim, "server")
+        time.sleep(5)
         eventually(lambda: len(servers(node)) == 2, ROLLOUT_S)
     log = node.kubectl("logs", survivor, "--container", "server")
     print(dict(told.tally), [answer["why"] for answer in told.lost()])
     assert told.tally["silent"] == 0, "a stream that broke off looked whole"
     under_way = [answer for answer in told.answers if answer["from"] < killed_at < answer["to"]]
-    assert {answer["ended"] for answer in under_way} > {"whole"}, "both pods had streams"
+    assert {answer["ended"] for answer in under_way} > {"whole"}, "both servers had streams"
     assert not [answer for answer in told.lost() if answer not in under_way], "a later request was lost"
     assert not [answer for answer in told.lost() if answer["request"] and answer["request"] in log]
 
