@@ -137,6 +137,8 @@ class _Preparation:
             facts = read_facts(folder, spec, self._hashes, report)
         except LoadFailed as error:
             raise LoadFailed(f"model '{name}': {error}") from error
+        except OSError as error:
+            raise LoadFailed(f"model '{name}': cannot read {error.filename}: {error.strerror}") from error
         return Model(spec, facts, engine_key(spec, facts))
 
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:

@@ -25,6 +25,7 @@ PODS, SERVICES = "10.88.0.0/16", "10.96.0.0/16"
 PAUSE = "localhost/pause:1"
 NAME = "node"
 READY_S = 180.0
+COMMAND_S = 1200.0
 
 CONTAINERD = """
 version = 2
@@ -101,7 +102,7 @@ class Node:
         """What kubectl prints; `given` is its standard input."""
         done = subprocess.run(
             [*within(NODE), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments],
-            input=given, capture_output=True, text=True, timeout=600, check=False,
+            input=given, capture_output=True, text=True, timeout=COMMAND_S, check=False,
         )  # fmt: skip
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}")
@@ -123,6 +124,12 @@ class Node:
     def load(self, archive: Path) -> None:
         """Give the node the images of an archive; it pulls none."""
         self._ctr("images", "import", "--no-unpack", str(archive))
+
+    def kill(self, pod: str, container: str) -> None:
+        """Kill every process of a container at once, as the kernel does where memory runs out."""
+        statuses = self.get("pod", pod)["status"]["containerStatuses"]
+        (running,) = (status["containerID"] for status in statuses if status["name"] == container)
+        self._ctr("tasks", "kill", "--signal", "SIGKILL", "--all", running.removeprefix("containerd://"))
 
     def _ctr(self, *arguments: str) -> None:
         socket = f"{self.folder}/run/containerd.sock"

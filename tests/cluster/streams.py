@@ -14,6 +14,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ PAUSE_S = 0.05
 
 async def one(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """One request on a connection of its own."""
-    told: dict[str, Any] = {"ended": "silent", "lines": 0, "request": "", "why": ""}
+    told: dict[str, Any] = {"ended": "silent", "lines": 0, "request": "", "why": "", "from": time.time()}
     try:
         async with (
             httpx.AsyncClient(base_url=url, timeout=120) as client,
@@ -41,7 +42,7 @@ async def one(url: str, body: dict[str, Any]) -> dict[str, Any]:
         told |= {"ended": "cut", "why": f"{type(error).__name__} {error}"}
     except ValueError as error:
         told |= {"ended": "error", "why": str(error)}
-    return told
+    return told | {"to": time.time()}
 
 
 async def main(url: str, clients: str, body: str) -> None:

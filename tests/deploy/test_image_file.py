@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chart.test_policy import program, scan
 from tests.deploy.container import DOCKERFILE, ROOT
 
 pytestmark = pytest.mark.row("C2")
@@ -34,6 +35,15 @@ def test_hadolint_has_nothing_to_say() -> None:
         [hadolint, str(DOCKERFILE)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_checkov_finds_nothing() -> None:
+    found = scan(
+        *(program("python"), program("checkov"), "--file", DOCKERFILE, "--framework", "dockerfile"),
+        *("--skip-download", "--compact", "--quiet", "--soft-fail", "--output", "json"),
+    )
+    assert found["results"]["failed_checks"] == []
+    assert found["summary"]["passed"] > 100
 
 
 def test_every_base_is_pinned_to_a_release() -> None:

@@ -75,5 +75,15 @@ def test_a_model_that_cannot_be_had_is_one_line(tmp_path: Path, source: str, rea
     assert reason in line
 
 
+def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """A dangling link stands for a file that may not be read, since tests may run as root."""
+    weights = make_folder(tmp_path / "tiny") / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(tmp_path / "gone")
+    done = fetch("--model", f"mine={weights.parent}", cache=tmp_path / "cache")
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("{"))
+    assert (done.returncode, "mine:latest" in line) == (1, True)
+
+
 def test_an_option_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert fetch("--model", "mine", cache=tmp_path).returncode == 2
