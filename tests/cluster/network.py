@@ -24,11 +24,14 @@ def up() -> None:
 
 
 def down() -> None:
+    for name in names() & {NODE, OUTSIDE}:
+        ip("netns", "delete", name)
+
+
+def names() -> set[str]:
+    """All network namespaces of this machine that have a name; every pod has one."""
     known = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    for line in known.splitlines():
-        name = line.split()[0]
-        if name in (NODE, OUTSIDE):
-            ip("netns", "delete", name)
+    return {line.split()[0] for line in known.splitlines()}
 
 
 def within(name: str) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class Node:
         self._programs = programs
         self._token = secrets.token_hex(16)
         self._processes = Processes(folder)
+        self._others = network.names()
 
     def start(self) -> None:
         """Return once the node is ready to run pods."""
@@ -96,6 +97,8 @@ class Node:
             subprocess.run(["kill", "-9", shim], check=False)
         _unmount(self.folder)
         _remove_cgroups()
+        for pod in network.names() - self._others - {network.NODE, network.OUTSIDE}:
+            network.ip("netns", "delete", pod)
         network.down()
 
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
