@@ -149,10 +149,6 @@ def test_a_chat_through_the_gateway_by_the_official_client(release: Release) -> 
     assert chat(release.url, "TINY:latest", HELLO.messages) == HELLO.content
 
 
-def test_the_charts_own_test(release: Release) -> None:
-    print(release.test())
-
-
 def test_a_rolling_restart_loses_nothing(node: Node, release: Release) -> None:
     before = set(servers(node))
     with streams(release.url, 4, LONG) as told:
@@ -267,4 +263,5 @@ def test_the_bundled_model_on_a_claim_that_a_job_fills(node: Node, release: Rele
     answer = chat(demo.url, "smollm2:135m", [{"role": "user", "content": "What is the capital of France?"}])
     print(log, answer)
     assert "Paris" in answer
+    assert "Succeeded" in demo.test()
     demo.uninstall()
