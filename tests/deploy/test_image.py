@@ -87,6 +87,7 @@ class Running:
         return said
 
     def ready(self) -> bool:
+        assert self.inspect(".State.Running") == "true", self.log
         asked = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:11434/readyz').status)"
         return podman("exec", self.id, "python", "-c", asked, check=False).strip() == "200"
 
@@ -96,7 +97,7 @@ def container(image: str, cache: Path) -> Iterator[Running]:
     """A server without a network, on a cache that it cannot write to."""
     running = Running(
         *(image, "--network", "none", "--volume", f"{cache}:/cache:ro"),
-        *("--env", f"CARAVAN_LOAD_TIMEOUT={READY_S:.0f}s"),
+        *("--shm-size", "1g", "--env", f"CARAVAN_LOAD_TIMEOUT={READY_S:.0f}s"),
     )
     try:
         eventually(running.ready, READY_S)
