@@ -76,14 +76,13 @@ def build_app(
     )
     lifecycle.ends_with(manager.close)
     pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
-    peers = Peers(settings.peers, settings.peer_timeout)
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys, store, peers),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
     )
     app.state.services = Services(
         library,
@@ -96,7 +95,7 @@ def build_app(
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
-        peers,
+        Peers(settings.peers, settings.peer_timeout),
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
@@ -150,7 +149,6 @@ def _lifespan(
     telemetry: Telemetry,
     keys: KeyRing | None,
     store: Store,
-    peers: Peers,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -164,7 +162,6 @@ def _lifespan(
         await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
         await store.close()
-        await peers.close()
         await asyncio.to_thread(telemetry.close)
 
     return lifespan

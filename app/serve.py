@@ -12,6 +12,7 @@ from multiprocessing.context import ForkServerContext
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from app.access.files import read_keys
 from app.api.connection import connection_class
@@ -52,7 +53,7 @@ def run(settings: Settings) -> None:
     telemetry = start_telemetry(otlp, keeps_content=settings.capture_content)
     if settings.keys_file is not None:
         read_keys(settings.keys_file)  # before the slow part: what is wrong with it is told at once
-    listener = _bind(settings.host)
+    listener = bind(settings.host)
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
@@ -61,6 +62,13 @@ def run(settings: Settings) -> None:
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, context, traces=otlp.traces is not None)
     app = build_app(settings, library, starter, telemetry, lifecycle)
+    listen(app, settings, lifecycle, listener)
+    if lifecycle.failure:
+        raise GaveUp(lifecycle.failure)
+
+
+def listen(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
+    """Serve HTTP until told to stop."""
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -72,9 +80,7 @@ def run(settings: Settings) -> None:
         log_level="warning",
         timeout_graceful_shutdown=_LAST_WORDS_S,
     )
-    Server(config, base_url(address.host, address.port), lifecycle).run(sockets=[listener])
-    if lifecycle.failure:
-        raise GaveUp(lifecycle.failure)
+    Server(config, base_url(settings.host.host, settings.host.port), lifecycle).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
@@ -113,7 +119,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _bind(address: Address) -> socket.socket:
+def bind(address: Address) -> socket.socket:
     """Take the port before the slow part of the start, so that one in use is told at once."""
     host = address.host or "0.0.0.0"
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -31,33 +31,6 @@ TOKENS = 200
 FAST_USERS = 16
 
 
-def serve(port: int, delay_s: float) -> None:
-    """The whole server over an engine that waits for each token and does nothing else."""
-    import uvicorn
-
-    from app.api.connection import connection_class
-    from app.catalogue.library import Library
-    from app.core.model import Model
-    from app.engine.fake import FakeEngine, Reply
-    from app.main import build_app
-    from app.settings import read_settings
-    from tests.e2e.fake_site import fake_model
-
-    async def start(_: Model) -> FakeEngine:
-        return FakeEngine(default=Reply([" word"] * TOKENS), delay_s=delay_s)
-
-    settings = read_settings(preload=False)
-    uvicorn.run(
-        build_app(settings, Library([fake_model(NAME)]), start),
-        port=port,
-        loop="uvloop",
-        http=connection_class(settings.headers_timeout),
-        ws="none",
-        log_config=None,
-        access_log=False,
-    )
-
-
 def measure(users: int, delay_s: float, seconds: int) -> tuple[Run, dict[str, float]]:
     """A run of one locust process, and the cores that it and the server took meanwhile."""
     port = free_port()
@@ -117,7 +90,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     plan = options()
     if plan.serve:
-        serve(plan.serve, plan.delay)
+        from bench.fake_server import serve
+
+        serve(plan.serve, [" word"] * TOKENS, delay_s=plan.delay, preload=False)
         return
     described = machine_lines()
     paced = measure(plan.users, plan.delay, plan.seconds)

@@ -135,34 +135,6 @@ def chat(tokens: int) -> Body:
     }
 
 
-def serve(port: int, slots: int, queue: int) -> None:
-    """The whole server over an engine that waits for each token and does nothing else."""
-    import uvicorn
-
-    from app.api.connection import connection_class
-    from app.catalogue.library import Library
-    from app.core.model import Model
-    from app.engine.fake import FakeEngine, Reply
-    from app.main import build_app
-    from app.settings import read_settings
-    from tests.e2e.fake_site import fake_model
-
-    async def start(_: Model) -> FakeEngine:
-        return FakeEngine(default=Reply([" word"] * FAKE_TOKENS), slots=slots, delay_s=FAKE_TOKEN_S)
-
-    settings = read_settings(max_queue=queue)
-    app = build_app(settings, Library([fake_model(NAME)]), start)
-    uvicorn.run(
-        app,
-        port=port,
-        loop="uvloop",
-        http=connection_class(settings.headers_timeout),
-        ws="none",
-        log_config=None,
-        access_log=False,
-    )
-
-
 def run(name: str, plan: argparse.Namespace) -> Body:
     if name == "fake":
         command = FAKE.format(slots=plan.slots, queue=plan.queue)
@@ -205,7 +177,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     plan = options()
     if plan.serve:
-        serve(plan.serve, plan.slots, plan.queue)
+        from bench.fake_server import serve
+
+        reply = [" word"] * FAKE_TOKENS
+        serve(plan.serve, reply, delay_s=FAKE_TOKEN_S, slots=plan.slots, max_queue=plan.queue)
         return
     described = machine_lines()
     found = {name: run(name, plan) for name in plan.engine}

@@ -41,13 +41,7 @@ class Peers:
         self._urls = [httpx.URL(url) for url in urls]
         self._timeout_s = timeout_s
         self._resolve = resolve
-        # No pool of kept connections: the servers come and go, and are asked now and then.
-        self._client = httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
-        )
-
-    async def close(self) -> None:
-        await self._client.aclose()
+        self._verifies = any(url.scheme == "https" for url in self._urls)
 
     async def rows(self, path: str, authorization: str) -> list[Rows]:
         """The `models` of `path` (`/api/tags` or `/api/ps`) on each server, asked with the client's key.
@@ -58,9 +52,16 @@ class Peers:
         """
         found = await asyncio.gather(*(self._addresses(url) for url in self._urls))
         servers = [(url, host) for url, hosts in zip(self._urls, found, strict=True) for host in hosts]
-        answers = await asyncio.gather(*(self._ask(url, host, path, authorization) for url, host in servers))
+        if not servers:
+            return []
+        # No client that stays: the servers come and go, and are asked now and then.
+        async with httpx.AsyncClient(
+            trust_env=False, verify=self._verifies, limits=httpx.Limits(), timeout=self._timeout_s
+        ) as client:
+            asked = (self._ask(client, url, host, path, authorization) for url, host in servers)
+            answers = await asyncio.gather(*asked)
         rows = [answer for answer in answers if isinstance(answer, list)]
-        if not rows and servers:
+        if not rows:
             refused = (answer for answer in answers if isinstance(answer, Unauthorized | Forbidden))
             raise next(refused, PeersSilent("none of the servers behind this one answers"))
         return rows
@@ -78,14 +79,14 @@ class Peers:
             return []
 
     async def _ask(
-        self, url: httpx.URL, host: str, path: str, authorization: str
+        self, client: httpx.AsyncClient, url: httpx.URL, host: str, path: str, authorization: str
     ) -> Rows | Unauthorized | Forbidden | None:
         headers = {"host": url.netloc.decode(), ASKED_BY_PEER: "1"}
         if authorization:
             headers["authorization"] = authorization
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._client.get(url.copy_with(host=host, path=path), headers=headers)
+                answer = await client.get(url.copy_with(host=host, path=path), headers=headers)
             if refusal := _REFUSALS.get(HTTPStatus(answer.status_code)):
                 return refusal(str(answer.json()["error"]))
             return list(answer.raise_for_status().json()["models"])

@@ -67,10 +67,13 @@ class Telemetry:
 
     def _tell_some(self) -> None:
         """More at a time where many wait, so that the row of them does not grow for ever."""
-        for _ in range(min(len(self._over), _AT_ONCE + len(self._over) // 8)):
-            self._tell(*self._over.popleft())
-        again = asyncio.get_running_loop().call_later(_NEXT_S, self._tell_some) if self._over else None
-        self._timer = again
+        self._timer = None
+        try:
+            for _ in range(min(len(self._over), _AT_ONCE + len(self._over) // 8)):
+                self._tell(*self._over.popleft())
+        finally:
+            if self._over:
+                self._timer = asyncio.get_running_loop().call_later(_NEXT_S, self._tell_some)
 
     def _tell(self, call: Call, span: Span | None) -> None:
         self.metrics.record(call)

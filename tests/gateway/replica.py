@@ -7,19 +7,15 @@ a replica begin with its name, so that a client sees who answered.
 
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
-from app.api.connection import connection_class
 from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
-from app.serve import Server
+from app.serve import bind, listen
 from app.settings import read_settings
 from tests.e2e.fake_site import fake_model
 
@@ -43,19 +39,7 @@ def serve(name: str, port: int) -> None:
     settings = read_settings(port=port)
     lifecycle = Lifecycle(grace_s=GRACE_S, delay_s=DRAIN_S)
     app = build_app(settings, Library([fake_model(MODEL)]), start, lifecycle=lifecycle)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=connection_class(settings.headers_timeout),
-        ws="none",
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=3,
-    )
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    Server(config, f"http://127.0.0.1:{port}", lifecycle).run(sockets=[listener])
+    listen(app, settings, lifecycle, bind(settings.host))
 
 
 def fork(name: str, port: int, log: Path) -> int:

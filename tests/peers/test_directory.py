@@ -82,10 +82,7 @@ async def test_a_name_stands_for_all_of_its_addresses() -> None:
 
     with fake_site(fake_model("a"), host="0.0.0.0") as site:
         peers = Peers([url(site.port, "replicas.test")], TIMEOUT_S, resolve)
-        try:
-            answers = await peers.rows("/api/tags", "")
-        finally:
-            await peers.close()
+        answers = await peers.rows("/api/tags", "")
     assert [[row["name"] for row in rows] for rows in answers] == [["a:latest"]] * 2
 
 

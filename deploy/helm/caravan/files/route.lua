@@ -105,7 +105,8 @@ local function next_char(text, i)
 end
 
 -- The members of the object at the start of `text`: from a key in lower case to where its last value is. Nil where
--- it is no object or ends before its brace. As in Go, a key may be written in any case, and the last one counts.
+-- it is no object or ends before its brace. As in Go, a key may be written in any case: the one that is written
+-- exactly counts before others, else the last.
 local function members(text)
   local i = next_char(text, 1)
   if byte(text, i) ~= 123 then
