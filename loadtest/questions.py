@@ -30,6 +30,8 @@ SCHEMA: Json = {
 }
 SCHEMA_TOKENS = 128
 """Room for an answer of `SCHEMA` with any white space that a model may put into it."""
+MOST_SILENT = 8
+"""Tokens that an answer may have with no text at all: a model may end with a few special ones."""
 TOOL: Json = {
     "type": "function",
     "function": {
@@ -106,7 +108,7 @@ def check(ask: Ask, reply: Reply) -> None:
         return
     if reply.output_tokens > ask.most_tokens:
         raise BadAnswer("more tokens than were asked for")
-    if not reply.text and not reply.calls and not reply.cut_at_limit and reply.output_tokens > 1:
+    if not reply.text and not reply.calls and not reply.cut_at_limit and reply.output_tokens > MOST_SILENT:
         raise BadAnswer("tokens without text")
     if ask.schema and not reply.cut_at_limit:
         _check_schema(ask.schema, reply.text)

@@ -32,7 +32,7 @@ OPEN: dict[str, Any] = {"host": "0.0.0.0", "max_body_bytes": MIB}
 class Cluster:
     """Two replicas of `qwen3` (`pirate` is the same), one of `llama`, the directory and the gateway.
 
-    Each of the two replicas of `narrow` runs one request while another one waits.
+    Each of the two replicas of `narrow` runs one request while three others wait.
     """
 
     gateway: Gateway
@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
             return stack.enter_context(fake_site(*models, **OPEN, engine=made, **settings))
 
         replicas, other = [site("qwen3", "pirate") for _ in range(2)], site("llama")
-        narrow = [site("narrow", slots=1, max_queue=1) for _ in range(2)]
+        narrow = [site("narrow", slots=1, max_queue=3) for _ in range(2)]
         peers = [f"http://{HOST}:{each.port}" for each in (*replicas, other)]
         directory = stack.enter_context(fake_site(**OPEN, peers=peers))
         servers = {"qwen3": [each.port for each in replicas], "llama": [other.port]}

@@ -16,15 +16,13 @@
 {{- end }}
 {{- end }}
 
-{{- /* Labels of an object; the component is given. */}}
+{{- /* Labels of an object: those it is selected by, then its `own`, then those of all; the component is given. */}}
 {{- define "caravan.labels" -}}
-{{ include "caravan.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $chart := dict
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- toYaml (merge (include "caravan.selector" . | fromYaml) (default dict .own) .root.Values.commonLabels $chart) }}
 {{- end }}
 
 {{- define "caravan.selector" -}}

@@ -5,18 +5,13 @@
 {{- $where := dict "root" $root "component" "model" "slug" $model.slug "spec" $model }}
 metadata:
   labels:
-    {{- include "caravan.labels" $where | nindent 4 }}
-    {{- with $model.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "caravan.labels" (merge (dict "own" $model.podLabels) $where) | nindent 4 }}
   annotations:
-    checksum/config: {{ include "caravan.model.config" . | sha256sum }}
+    {{- $sums := dict "checksum/config" (include "caravan.model.config" . | sha256sum) }}
     {{- with $root.Values.keys.data }}
-    checksum/keys: {{ . | sha256sum }}
+    {{- $_ := set $sums "checksum/keys" (sha256sum .) }}
     {{- end }}
-    {{- with $model.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- toYaml (merge $sums $model.podAnnotations) | nindent 4 }}
 spec:
   serviceAccountName: {{ include "caravan.serviceAccountName" $root | quote }}
   automountServiceAccountToken: false
@@ -190,7 +185,7 @@ env:
     valueFrom:
       secretKeyRef:
         name: {{ . | quote }}
-        key: {{ $.root.Values.hub.secretKey }}
+        key: {{ $.root.Values.hub.secretKey | quote }}
   {{- end }}
   {{- with .model.extraEnv }}
   {{- toYaml . | nindent 2 }}
