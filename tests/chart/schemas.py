@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema_rs
 import kubernetes_validate
+from filelock import FileLock
 
 from tests.chart.helm import ROOT, Object, npm
 
@@ -89,15 +90,16 @@ def custom_faults(every: Sequence[Object]) -> list[str]:
 
 @cache
 def _validate() -> Path:
-    """The script, once the schemas that it imports are there."""
+    """The script, once the schemas that it imports are there; tests may ask for it side by side."""
     made, wanted = CRDS / "node_modules" / ".package-lock.json", CRDS / "package-lock.json"
-    if not made.exists() or made.stat().st_mtime < wanted.stat().st_mtime:
-        done = subprocess.run(
-            [npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=CRDS,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_S,
-        )
-        assert done.returncode == 0, done.stderr
+    with FileLock(CRDS / ".install.lock"):
+        if not made.exists() or made.stat().st_mtime < wanted.stat().st_mtime:
+            done = subprocess.run(
+                [npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=CRDS,
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_S,
+            )
+            assert done.returncode == 0, done.stderr
     return CRDS / "validate.mjs"
