@@ -12,7 +12,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-cluster lock clean
+	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -133,6 +133,9 @@ image: ## Build the container image caravan:VERSION-TARGET (cpu, gpu, loadtest) 
 
 test-image: dev ## Build the CPU image without Docker and run it confined (root on Debian, minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -m image tests/deploy
+
+snapshots: dev tools ## Write down anew what the chart renders, for review
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -q tests/chart/test_snapshots.py --snapshot-update
 
 test-cluster: dev ## Run the chart in a real Kubernetes node (root on Debian; builds it first, half an hour)
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -m cluster tests/cluster

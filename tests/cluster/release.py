@@ -45,8 +45,8 @@ class Release:
         )
 
     def test(self) -> str:
-        """The chart's own test. Its pod goes when it has succeeded, before Helm could read a log."""
-        return self._helm("test", self.name, "--timeout", f"{WAIT_S}s")
+        """What the chart's own test says."""
+        return self._helm("test", self.name, "--logs", "--timeout", f"{WAIT_S}s")
 
     def uninstall(self) -> None:
         self._helm("uninstall", self.name, "--wait", "--timeout", f"{WAIT_S}s")
