@@ -14,6 +14,8 @@ from tests.e2e.collector import Collector, SentSpan, collecting
 from tests.e2e.engines import STORY, OwnServer, asking, busy, eventually, load, own
 from tests.server import models, serving
 
+pytestmark = pytest.mark.engine
+
 SOON_S = 20.0
 SECRET = "sk-very-secret"
 OF_TOOL = {"gen_ai_request_model": "tool:latest"}

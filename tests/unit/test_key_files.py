@@ -3,6 +3,7 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ def test_a_key_stands_for_its_record(ring: KeyRing, scheme: str) -> None:
         (f"Bearer {A.replace('_a_', '_c_')}", WRONG_KEY),
         (f"Bearer {A_HASH}", WRONG_KEY),
     ],
+    ids=count(),
 )
 def test_nothing_else_does(ring: KeyRing, header: str, complaint: str) -> None:
     with pytest.raises(Unauthorized) as caught:

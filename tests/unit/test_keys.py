@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import pytest
@@ -41,7 +42,9 @@ def test_a_changed_secret_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "cvn", "cvn_a_b", KEY[:-1], KEY + "0", KEY.upper(), "sk" + KEY[3:], f" {KEY}", f"{KEY}\n"]
+    "text",
+    ["", "cvn", "cvn_a_b", KEY[:-1], KEY + "0", KEY.upper(), "sk" + KEY[3:], f" {KEY}", f"{KEY}\n"],
+    ids=count(),
 )
 def test_what_is_no_key(text: str) -> None:
     assert split_key(text) is None
@@ -116,7 +119,7 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=str)
+@pytest.mark.parametrize("bad", BAD, ids=count())
 def test_a_record_is_read_strictly(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         record(**bad)
