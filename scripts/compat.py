@@ -99,7 +99,8 @@ def _summary(found: Iterable[Row]) -> str:
 def _run(arguments: Sequence[str]) -> Path:
     REPORT.unlink(missing_ok=True)
     # In one word: pytest learns of the option late, and would take a word of its own for a path to test.
-    subprocess.run([sys.executable, "-m", "pytest", f"--points-report={REPORT}", *arguments], check=False)
+    command = [sys.executable, "-m", "pytest", "-m", "point", f"--points-report={REPORT}", *arguments]
+    subprocess.run(command, check=False)
     return REPORT
 
 

@@ -37,6 +37,7 @@ class Store:
     ) -> None:
         self.storage = storage
         known = storage.base_exceptions
+        self._may_wait = not isinstance(storage, MemoryStorage)
         self._errors = (OSError, TimeoutError, *(known if isinstance(known, tuple) else (known,)))
         self._answer_s = answer_s
         self._retry_s = retry_s
@@ -46,6 +47,8 @@ class Store:
 
     async def ask(self, question: Callable[[], Awaitable[_T]]) -> _T:
         """The answer, or `StoreGone`: at once while the store is known to be gone."""
+        if not self._may_wait:
+            return await question()
         gone, now = self._retry_at is not None, self._clock()
         if self._retry_at is not None:
             if now < self._retry_at:

@@ -1,23 +1,23 @@
 """Tells of each request once it is over, and knows which are under way.
 
 Telling takes some hundred microseconds, and requests that were batched together end together, just when
-others wait for their first token. So it is put off a little, and done for a few requests at a time.
+others wait for their first token. So it is put off until those are under way, and done for a few requests at
+a time; who reads the metrics has all of them told first.
 """
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry
 
 from app.core.call import Call
 from app.telemetry import access
 from app.telemetry import instruments as these
 from app.telemetry.metrics import Attributes, Metrics
-from app.telemetry.spans import Spans
+from app.telemetry.spans import Begun, Spans
 
-_LATER_S = 0.05
+_LATER_S = 0.25
 _NEXT_S = 0.005
 _AT_ONCE = 4
 
@@ -40,8 +40,8 @@ class Telemetry:
         self._closers = closers
         self._keeps_content = keeps_content
         self._spans = spans
-        self._active: dict[int, tuple[Call, Span | None]] = {}
-        self._over: deque[tuple[Call, Span | None]] = deque()
+        self._active: dict[int, tuple[Call, Begun | None]] = {}
+        self._over: deque[tuple[Call, Begun | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Telemetry:
         self._active[id(call)] = call, self._spans.begin(call)
 
     def end(self, call: Call) -> None:
-        """The request is over; it is told of within moments."""
+        """The request is over; it is told of within a second."""
         self._over.append(self._active.pop(id(call)))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._tell_some)
@@ -75,10 +75,10 @@ class Telemetry:
             if self._over:
                 self._timer = asyncio.get_running_loop().call_later(_NEXT_S, self._tell_some)
 
-    def _tell(self, call: Call, span: Span | None) -> None:
+    def _tell(self, call: Call, begun: Begun | None) -> None:
         self.metrics.record(call)
-        if span is not None:
-            self._spans.end(span, call)
+        if begun is not None:
+            self._spans.end(begun, call)
         access.log(call)
 
     def active(self, models: Iterable[str]) -> Iterator[tuple[float, Attributes]]:

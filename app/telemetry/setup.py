@@ -13,7 +13,7 @@ from app import __version__
 from app.telemetry.metrics import Metrics
 from app.telemetry.otlp import Otlp, metric_exporter, span_exporter
 from app.telemetry.report import Telemetry
-from app.telemetry.spans import Spans
+from app.telemetry.spans import GivenIds, Spans
 
 NAME = "caravan"
 
@@ -31,11 +31,12 @@ def start(otlp: Otlp = Otlp(), *, keeps_content: bool = False) -> Telemetry:  # 
     metrics = Metrics(meters.get_meter(NAME, __version__))
     if otlp.traces is None:
         return Telemetry(metrics, Spans(None), registry, [meters.shutdown], keeps_content=keeps_content)
-    traces = TracerProvider(resource=resource, shutdown_on_exit=False)
+    ids = GivenIds()
+    traces = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=ids)
     traces.add_span_processor(BatchSpanProcessor(span_exporter(otlp.traces)))
     # The global one, which vLLM's own spans go through too.
     set_tracer_provider(traces)
-    spans = Spans(traces.get_tracer(NAME, __version__))
+    spans = Spans(traces.get_tracer(NAME, __version__), ids)
     closers = [traces.shutdown, meters.shutdown]
     return Telemetry(metrics, spans, registry, closers, keeps_content=keeps_content)
 

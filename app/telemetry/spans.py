@@ -1,16 +1,24 @@
 """The span of a request and its children, within the trace of the client.
 
-The children are made when all is over, from the times that the engine measured.
+A span is made when all is over, its children from the times that the engine measured: while others wait for
+their first token there is time for no more than the ids that the engine has to know.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.trace import (
-    Span,
+    NonRecordingSpan,
+    SpanContext,
     SpanKind,
     StatusCode,
+    TraceFlags,
     Tracer,
     format_trace_id,
     get_current_span,
@@ -31,33 +39,72 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 Attributes: TypeAlias = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A span that is not made yet: what it is made in, and its own context."""
+
+    within: Context
+    own: SpanContext
+
+
+class GivenIds(IdGenerator):
+    """Makes the ids of a tracer provider; a span that was given its own before gets those."""
+
+    def __init__(self) -> None:
+        self._random = RandomIdGenerator()
+        self._given: SpanContext | None = None
+
+    @contextmanager
+    def of(self, given: SpanContext) -> Generator[None]:
+        """For the span that is made within."""
+        self._given = given
+        try:
+            yield
+        finally:
+            self._given = None
+
+    def generate_span_id(self) -> int:
+        return self._given.span_id if self._given else self._random.generate_span_id()
+
+    def generate_trace_id(self) -> int:
+        return self._given.trace_id if self._given else self._random.generate_trace_id()
+
+
 class Spans:
-    """Makes the spans of requests. Without a tracer only the client's trace id is read."""
+    """Makes the spans of requests. Without a tracer, whose provider has these `ids`, only the client's trace
+    id is read."""
 
-    def __init__(self, tracer: Tracer | None) -> None:
-        self._tracer = tracer
+    def __init__(self, tracer: Tracer | None, ids: GivenIds | None = None) -> None:
+        self._tracer = tracer if isinstance(tracer, SdkTracer) else None  # one that does nothing is none
+        self._ids = ids or GivenIds()
 
-    def begin(self, call: Call) -> Span | None:
+    def begin(self, call: Call) -> Begun | None:
         """The span of a request, which becomes the parent of what the engine makes of it."""
         if self._tracer is None or call.path in PROBES:
             call.trace_id = trace_id_of(call.trace)
             return None
-        span = self._tracer.start_span(
-            call.method, _PROPAGATOR.extract(call.trace), SpanKind.SERVER, start_time=call.started_ns
-        )
+        within = _PROPAGATOR.extract(call.trace)
+        parent = get_current_span(within).get_span_context()
+        trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
+        sampled = self._tracer.sampler.should_sample(within, trace_id, call.method, SpanKind.SERVER)
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled.decision.is_sampled() else TraceFlags.DEFAULT)
+        own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
         carrier: dict[str, str] = {}
-        _PROPAGATOR.inject(carrier, set_span_in_context(span))
+        _PROPAGATOR.inject(carrier, set_span_in_context(NonRecordingSpan(own)))
         call.trace = carrier
-        call.trace_id = format_trace_id(span.get_span_context().trace_id)
-        return span
+        call.trace_id = format_trace_id(trace_id)
+        return Begun(within, own)
 
-    def end(self, span: Span, call: Call) -> None:
-        if not span.is_recording() or self._tracer is None:
+    def end(self, begun: Begun, call: Call) -> None:
+        if self._tracer is None or not begun.own.trace_flags.sampled:
             return
+        with self._ids.of(begun.own):
+            span = self._tracer.start_span(
+                _name(call), begun.within, SpanKind.SERVER, start_time=call.started_ns
+            )
         within = set_span_in_context(span)
         for name, begun_ns, ended_ns in phases(call):
             self._tracer.start_span(name, within, start_time=begun_ns).end(ended_ns)
-        span.update_name(_name(call))
         span.set_attributes(_http(call))
         if call.operation:
             span.set_attributes(_gen_ai(call))

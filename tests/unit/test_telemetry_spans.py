@@ -1,6 +1,7 @@
 """The span of a request and its children, as an exporter gets them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 
 from app.core.call import Call, Caller
 from app.core.request import ChatPrompt, Message, Sampling
-from app.telemetry.spans import Spans
+from app.telemetry.spans import GivenIds, Spans
 
 MS = 1_000_000
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -37,17 +38,24 @@ class Traced:
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
-        provider = TracerProvider(shutdown_on_exit=False)
+        ids = GivenIds()
+        provider = TracerProvider(shutdown_on_exit=False, id_generator=ids)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.spans = Spans(provider.get_tracer("test"))
+        self.spans = Spans(provider.get_tracer("test"), ids)
 
     def run(self, **changes: Any) -> dict[str, ReadableSpan]:
         """The spans of a call by their names."""
         call = Call(**(CHAT | changes))
-        span = self.spans.begin(call)
-        if span is not None:
-            self.spans.end(span, call)
-        return {each.name: each for each in self._exporter.get_finished_spans()}
+        begun = self.spans.begin(call)
+        if begun is not None:
+            self.spans.end(begun, call)
+        return self.spans_made()
+
+    def spans_made(self) -> dict[str, ReadableSpan]:
+        return {each.name: each for each in self.finished()}
+
+    def finished(self) -> Sequence[ReadableSpan]:
+        return self._exporter.get_finished_spans()
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -69,12 +77,24 @@ def test_the_span_of_a_chat_joins_the_clients_trace() -> None:
 def test_the_engine_gets_the_span_as_its_parent() -> None:
     traced = Traced()
     call = Call(**CHAT, trace=SAMPLED)
-    span = traced.spans.begin(call)
-    assert span is not None
-    context = span.get_span_context()
-    assert call.trace["traceparent"] == f"00-{TRACE}-{format_span_id(context.span_id)}-01"
-    assert call.trace["tracestate"] == "vendor=1"
-    assert call.trace_id == TRACE
+    begun = traced.spans.begin(call)
+    assert begun is not None
+    given = dict(call.trace)
+    traced.spans.end(begun, call)
+    made = traced.spans_made()["chat m:latest"].get_span_context()
+    assert made is not None
+    assert given["traceparent"] == f"00-{TRACE}-{format_span_id(made.span_id)}-01"
+    assert given["tracestate"] == "vendor=1"
+    assert call.trace_id == format_trace_id(made.trace_id) == TRACE
+
+
+def test_spans_have_ids_of_their_own() -> None:
+    traced = Traced()
+    for _ in range(3):
+        traced.run(first_token_ns=500 * MS)
+    contexts = [each.get_span_context() for each in traced.finished()]
+    assert len({each.span_id for each in contexts if each}) == 12
+    assert len({each.trace_id for each in contexts if each}) == 3
 
 
 def test_what_is_told_of_a_good_answer() -> None:
