@@ -5,8 +5,10 @@ over real sockets, each request on a new connection. First the peak: as many cli
 then twice as many, each sending its next request when it has its answer. Then requests arrive at random at a
 multiple of that rate, whether or not earlier ones are answered. Only whole answers count as goodput.
 
-Two engines: `fake` takes its time per token and none of the machine's, so the front end is what is measured;
-`real` is vLLM with a tiny model, which shares the cores of the machine with the server and its clients.
+Three engines, on the machine of the server and its clients: `fake` takes its time per token and none of the
+machine's, so the front end is what is measured; `bundled` is vLLM with SmolLM2-135M, whose worker computes on
+one core; `tiny` is vLLM with a model so small that its processes fill two cores, which clients then take from
+it.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.catalogue.bundled import bundled
+from app.catalogue.gguf import convert
 from bench.compare import answer_of, machine_lines, quantile, write_section
 from bench.servers import NAME, Body, cpu_seconds, free_port, serving, wait_ready
 from tests.models.build import build
@@ -28,7 +32,7 @@ REAL = "env CARAVAN_MAX_QUEUE={queue} {{python}} -m app.cli serve --port {{port}
 FAKE = "{{python}} -m bench.overload --serve {{port}} --slots {slots} --queue {queue}"
 BUSY = b"server busy, please try again.  maximum pending requests exceeded"
 FAKE_TOKENS, FAKE_TOKEN_S = 20, 0.02
-REAL_TOKENS = 128
+REAL_TOKENS = {"tiny": 128, "bundled": 16}
 RAMP_S = 2.0
 REPLY_S = 120.0
 
@@ -39,14 +43,18 @@ class BadAnswer(Exception):
 
 @dataclass(slots=True)
 class Load:
-    """What came of the requests: when the good ones ended, and how long each good one and refusal took."""
+    """What came of the requests: when each good answer began and ended, and how long each good one and each
+    refusal took."""
 
-    ends: list[float] = field(default_factory=list[float])
+    answers: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     served_s: list[float] = field(default_factory=list[float])
     refused_s: list[float] = field(default_factory=list[float])
 
     def goodput(self, start: float, end: float) -> float:
-        return sum(start <= each < end for each in self.ends) / (end - start)
+        """Good answers a second. One that reaches over the bounds counts by its part within: answers that
+        were batched together end together, and whole ones would count by the batch."""
+        parts = ((min(last, end) - max(first, start)) / (last - first) for first, last in self.answers)
+        return sum(part for part in parts if part > 0) / (end - start)
 
 
 async def ask(port: int, body: bytes, load: Load) -> None:
@@ -60,7 +68,9 @@ async def ask(port: int, body: bytes, load: Load) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(head.encode() + body)
-            received = await reader.read(-1)
+            received = await reader.readline()
+            first = time.perf_counter()
+            received += await reader.read(-1)
         finally:
             writer.close()
     end = time.perf_counter()
@@ -68,7 +78,7 @@ async def ask(port: int, body: bytes, load: Load) -> None:
         load.refused_s.append(end - start)
     elif json.loads(answer_of(received).splitlines()[-1]).get("done"):
         load.served_s.append(end - start)
-        load.ends.append(end)
+        load.answers.append((first, end))
     else:
         raise BadAnswer(received[-500:].decode(errors="replace"))
 
@@ -143,15 +153,19 @@ def run(name: str, plan: argparse.Namespace) -> Body:
         "dtype": "float32",
         "max_model_len": 1024,
         "max_num_seqs": plan.slots,
-        "kv_cache_memory_bytes": 64 << 20,
+        "kv_cache_memory_bytes": 512 << 20,
     }
-    model = build("llama", plan.cache / "test-models")
-    return asyncio.run(measure(REAL.format(queue=plan.queue), model, engine, chat(REAL_TOKENS), plan))
+    if name == "tiny":
+        model = build("llama", plan.cache / "test-models")
+    else:
+        model = convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None)
+    body = chat(REAL_TOKENS[name])
+    return asyncio.run(measure(REAL.format(queue=plan.queue), model, engine, body, plan))
 
 
 def table(found: dict[str, Body]) -> str:
     names = list(found)
-    lines = [f"| | {' | '.join(f'{name} engine' for name in names)} |", "| --- |" + " ---: |" * len(names)]
+    lines = [f"| | {' | '.join(f'`{name}`' for name in names)} |", "| --- |" + " ---: |" * len(names)]
     for row in found[names[0]]:
         lines.append(f"| {row} | {' | '.join(_figure(found[name][row]) for name in names)} |")
     return "\n".join(lines)
@@ -163,11 +177,13 @@ def _figure(value: float) -> str:
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
-    parser.add_argument("--engine", nargs="+", choices=["fake", "real"], default=["fake", "real"])
+    parser.add_argument(
+        "--engine", nargs="+", choices=["fake", "bundled", "tiny"], default=["fake", "bundled"]
+    )
     parser.add_argument("--slots", type=int, default=16, help="requests the engine works on at once")
     parser.add_argument("--queue", type=int, default=32, help="requests that may wait: OLLAMA_MAX_QUEUE")
     parser.add_argument("--times", type=float, default=4.0, help="the overload, in peaks")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=40.0, help="length of each measurement")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
