@@ -162,6 +162,7 @@ def _lifespan(
         await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
         await store.close()
+        telemetry.flush()  # here, where the requests ended: a thread has no part in it
         await asyncio.to_thread(telemetry.close)
 
     return lifespan

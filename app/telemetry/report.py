@@ -6,6 +6,7 @@ a time; who reads the metrics has all of them told first.
 """
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -17,6 +18,7 @@ from app.telemetry import instruments as these
 from app.telemetry.metrics import Attributes, Metrics
 from app.telemetry.spans import Begun, Spans
 
+_log = logging.getLogger("caravan")
 _LATER_S = 0.25
 _NEXT_S = 0.005
 _AT_ONCE = 4
@@ -68,18 +70,20 @@ class Telemetry:
     def _tell_some(self) -> None:
         """More at a time where many wait, so that the row of them does not grow for ever."""
         self._timer = None
-        try:
-            for _ in range(min(len(self._over), _AT_ONCE + len(self._over) // 8)):
-                self._tell(*self._over.popleft())
-        finally:
-            if self._over:
-                self._timer = asyncio.get_running_loop().call_later(_NEXT_S, self._tell_some)
+        for _ in range(min(len(self._over), _AT_ONCE + len(self._over) // 8)):
+            self._tell(*self._over.popleft())
+        if self._over:
+            self._timer = asyncio.get_running_loop().call_later(_NEXT_S, self._tell_some)
 
     def _tell(self, call: Call, begun: Begun | None) -> None:
-        self.metrics.record(call)
-        if begun is not None:
-            self._spans.end(begun, call)
-        access.log(call)
+        """One that cannot be told of is no reason to be silent of others, or to fail a scrape."""
+        try:
+            self.metrics.record(call)
+            if begun is not None:
+                self._spans.end(begun, call)
+            access.log(call)
+        except Exception:
+            _log.exception("request %s could not be told of", call.request_id)
 
     def active(self, models: Iterable[str]) -> Iterator[tuple[float, Attributes]]:
         """The requests to models that are under way; 0 for each of `models` that has none."""

@@ -9,7 +9,7 @@ import pytest
 from loadtest.apis import APIS
 from loadtest.apis.base import Ask, BadAnswer
 from loadtest.lengths import Lengths, distributions
-from loadtest.questions import SCHEMA, TOOL, Models, Questions, check
+from loadtest.questions import MOST_SILENT, SCHEMA, TOOL, Models, Questions, check
 
 pytestmark = pytest.mark.row("C6")
 
@@ -121,6 +121,15 @@ def test_an_answer_keeps_its_schema(text: str, right: bool) -> None:
     else:
         with pytest.raises(BadAnswer, match="schema"):
             check(ask, reply)
+
+
+def test_an_answer_of_many_tokens_has_text() -> None:
+    ask = Ask("chat", "m", messages=CHAT.messages, most_tokens=20)
+    for tokens in (1, MOST_SILENT):
+        check(ask, APIS["ollama"].reply(ask, ndjson(says("", **DONE | {"eval_count": tokens}))))
+    silent = ndjson(says("", **DONE | {"eval_count": MOST_SILENT + 1}))
+    with pytest.raises(BadAnswer, match="without text"):
+        check(ask, APIS["ollama"].reply(ask, silent))
 
 
 def test_other_things_that_were_not_asked_for() -> None:
