@@ -1,9 +1,9 @@
 """Caravan's `/api/chat` beside vLLM's own server: one model, one engine configuration, one client.
 
-Run it with `python -m bench.compare`. The servers take turns, so that what else the machine does hits both.
-Replies are greedy and end where the model ends them, at a limit at the latest: Ollama's API has no
-`ignore_eos`, and left to itself one engine writes as much for one server as for the other. The tokens counted
-are those that each server reports.
+Run it with `python -m bench.compare`. Both servers are up, one idle while the other is asked, and they take
+short turns, so that what else the machine does hits both alike. Replies are greedy and end where the model
+ends them, at a limit at the latest: Ollama's API has no `ignore_eos`, and left to itself one engine writes as
+much for one server as for the other. The tokens counted are those that each server reports.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from bench.servers import NAME, Body, cpu_seconds, free_port, installed, machine
 from tests.models.build import build
 
 REPLY_S = 900.0
+TURNS = 4
+"""Of each server at each concurrency, in a round."""
 MARK = "<!-- bench:compare -->"
 BUNDLED = "`smollm2:135m` (SmolLM2-135M-Instruct as `make run` serves it)"
 TINY = "A tiny Llama of 105,000 parameters, where servers are what costs"
@@ -63,7 +66,7 @@ class Measured:
     prompt_tokens: int = 0
     tokens: int = 0
     first_s: list[float] = field(default_factory=list[float])
-    round_rates: list[float] = field(default_factory=list[float])
+    turn_rates: list[float] = field(default_factory=list[float])
 
     def figures(self) -> dict[str, float]:
         return {
@@ -200,7 +203,7 @@ async def wave(
     measured.first_s = [first for first, _ in answers]
     if not all(measured.first_s):
         raise BadAnswer(f"{side.name} gave a reply without text")
-    measured.round_rates = [measured.tokens / seconds]
+    measured.turn_rates = [measured.tokens / seconds]
     return measured
 
 
@@ -215,22 +218,28 @@ def engine_arguments(model: Path, given: Body) -> Body:
 
 
 async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespace) -> Results:
-    model, engine = load.model, load.engine
     results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
     for number in range(plan.rounds):
-        for side in sides:
-            print(f"{load.title}, round {number + 1} of {plan.rounds}: {side.name}", file=sys.stderr)
-            port = free_port()
-            with serving(side.command, model, engine, port) as process:
+        with ExitStack() as running:
+            up: list[tuple[Side, psutil.Process, int]] = []
+            for side in sides:
+                port = free_port()
+                process = running.enter_context(serving(side.command, load.model, load.engine, port))
                 await wait_ready(side.ready, process, port)
                 most = max(plan.clients)
                 await wave(side, process, port, most, load.prompts(most, 10**6), min(load.tokens, 16))
-                for clients in plan.clients:
-                    asked = load.prompts(max(clients * load.repeat, 4), (number * 100 + clients) * 1000)
-                    add(
-                        results[side.name, clients],
-                        await wave(side, process, port, clients, asked, load.tokens),
-                    )
+                up.append((side, process, port))
+            for clients in plan.clients:
+                print(
+                    f"{load.title}, round {number + 1} of {plan.rounds}: {clients} clients", file=sys.stderr
+                )
+                asked = load.prompts(max(clients * load.repeat, TURNS), (number * 100 + clients) * 1000)
+                size = max(clients, len(asked) // TURNS)
+                for turn, start in enumerate(range(0, len(asked), size)):
+                    for side, process, port in up if (number + turn) % 2 else up[::-1]:
+                        part = asked[start : start + size]
+                        measured = await wave(side, process, port, clients, part, load.tokens)
+                        add(results[side.name, clients], measured)
     return results
 
 
@@ -240,7 +249,7 @@ def add(total: Measured, more: Measured) -> None:
     total.prompt_tokens += more.prompt_tokens
     total.tokens += more.tokens
     total.first_s += more.first_s
-    total.round_rates += more.round_rates
+    total.turn_rates += more.turn_rates
 
 
 def table(
@@ -257,6 +266,18 @@ def table(
             ratio = value / right[name] if right[name] else float("nan")
             lines.append(f"| {count} | {name} | {value:,.4g} | {right[name]:,.4g} | {ratio:.2f} |")
     return "\n".join(lines)
+
+
+def by_turn(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> str:
+    """How far the ratio of throughputs goes from turn to turn, which says how far to trust it."""
+    ours, theirs = (side.name for side in sides)
+    found: list[str] = []
+    for count in clients:
+        pairs = zip(results[ours, count].turn_rates, results[theirs, count].turn_rates, strict=True)
+        ratios = [left / right for left, right in pairs]
+        low, middle, high = (quantile(ratios, share) for share in (0.25, 0.5, 0.75))
+        found.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) with {count} clients in {len(ratios)} turns")
+    return f"Throughput of {ours} / {theirs} by turn, median and quartiles: {', '.join(found)}."
 
 
 def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> list[str]:
@@ -289,7 +310,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many requests of each client")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each server")
+    parser.add_argument("--rounds", type=int, default=2, help="times that both are started")
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
     parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")
@@ -326,9 +347,10 @@ def main() -> None:
         warnings = [f"**Not equal**: {text}" for text in unequal(results, plan.clients, sides)]
         settings = json.dumps(load.engine)
         shown = f"{load.title}, replies of up to {load.tokens} tokens, engine `{settings}`:"
-        sections += [shown, table(results, plan.clients, sides), *warnings]
+        sections += [shown, table(results, plan.clients, sides)]
+        sections += [by_turn(results, plan.clients, sides), *warnings]
         figures = [
-            {"server": name, "clients": clients, **found.figures(), "tokens/s by round": found.round_rates}
+            {"server": name, "clients": clients, **found.figures(), "tokens/s by turn": found.turn_rates}
             for (name, clients), found in results.items()
         ]
         saved.append(

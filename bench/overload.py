@@ -1,9 +1,11 @@
 """More requests than Caravan can serve: how much good work is still done, and how soon the rest is refused.
 
 Run it with `python -m bench.overload`. It starts the server as a process of its own and plays its clients,
-over real sockets, each request on a new connection. First the peak: as many clients as the engine has slots,
-then twice as many, each sending its next request when it has its answer. Then requests arrive at random at a
-multiple of that rate, whether or not earlier ones are answered. Only whole answers count as goodput.
+over real sockets, each request on a new connection. First the capacity: twice as many clients as the engine
+has slots, each sending its next request when it has its answer. Then requests arrive at random at multiples
+of that rate, whether or not earlier ones are answered; the most good work done at one of the lower rates is
+the peak. The rates take turns, so that a machine that gets slower or faster does so for all of them. Only
+whole answers count as goodput.
 
 Three engines, on the machine of the server and its clients: `fake` takes its time per token and none of the
 machine's, so the front end is what is measured; `bundled` is vLLM with SmolLM2-135M, whose worker computes on
@@ -33,7 +35,9 @@ FAKE = "{{python}} -m bench.overload --serve {{port}} --slots {slots} --queue {q
 BUSY = b"server busy, please try again.  maximum pending requests exceeded"
 FAKE_TOKENS, FAKE_TOKEN_S = 20, 0.02
 REAL_TOKENS = {"tiny": 128, "bundled": 16}
-RAMP_S = 2.0
+PEAKS_AT = (1.0, 1.5, 2.0)
+"""Rates of arrival, in capacities, of which the best makes the peak."""
+RAMP_S = 3.0
 REPLY_S = 120.0
 
 
@@ -101,40 +105,48 @@ async def closed(port: int, body: bytes, clients: int, seconds: float) -> float:
     return load.goodput(start + RAMP_S, end)
 
 
-async def overload(port: int, body: bytes, rate: float, seconds: float) -> tuple[float, Load]:
-    """Goodput while requests arrive at this rate, and all that came of them."""
-    load, chance = Load(), random.Random(0)
+async def arriving(port: int, body: bytes, rate: float, seconds: float, load: Load) -> float:
+    """Goodput while requests arrive at this rate; what came of them is added to `load`."""
+    earlier, chance = len(load.answers), random.Random(0)
     start = time.perf_counter()
     end, due = start + RAMP_S + seconds, start
     async with asyncio.TaskGroup() as group:
         while (due := due + chance.expovariate(rate)) < end:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(ask(port, body, load))
-    return load.goodput(start + RAMP_S, end), load
+    return Load(load.answers[earlier:]).goodput(start + RAMP_S, end)
 
 
 async def measure(command: str, model: Path, engine: Body, body: Body, plan: argparse.Namespace) -> Body:
     port = free_port()
     asked = json.dumps(body).encode()
+    rates = (*PEAKS_AT, plan.times)
     with serving(command, model, engine, port) as process:
         await wait_ready("/", process, port)
         await ask(port, asked, Load())
-        peaks = [await closed(port, asked, plan.slots * times, plan.seconds) for times in (1, 2)]
-        peak = max(peaks)
-        cpu = cpu_seconds(process)
-        good, load = await overload(port, asked, plan.times * peak, plan.seconds)
-        return {
-            "peak goodput, requests/s": peak,
-            f"goodput at {plan.times:g} times that, requests/s": good,
-            "of the peak": good / peak,
-            "served": len(load.served_s),
-            "refused": len(load.refused_s),
-            "median time of a refusal, ms": 1000 * quantile(load.refused_s, 0.5),
-            "p99 time of a refusal, ms": 1000 * quantile(load.refused_s, 0.99),
-            "longest refusal, ms": 1000 * max(load.refused_s),
-            "p99 time of an answer, ms": 1000 * quantile(load.served_s, 0.99),
-            "front-end CPU, cores": (cpu_seconds(process) - cpu) / (RAMP_S + plan.seconds),
-        }
+        capacity = await closed(port, asked, 2 * plan.slots, plan.seconds)
+        found: dict[float, list[float]] = {times: [] for times in rates}
+        overloaded, cpu_s = Load(), 0.0
+        for number in range(plan.rounds):
+            for times in rates if number % 2 else rates[::-1]:
+                load = overloaded if times == plan.times else Load()
+                before = cpu_seconds(process)
+                found[times].append(await arriving(port, asked, times * capacity, plan.seconds, load))
+                if load is overloaded:
+                    cpu_s += cpu_seconds(process) - before
+    good = {times: sum(each) / plan.rounds for times, each in found.items()}
+    return {
+        "capacity: clients that wait for their answers, requests/s": capacity,
+        **{f"goodput at {times:g} times the capacity, requests/s": good[times] for times in rates},
+        "of the peak": good[plan.times] / max(good[times] for times in PEAKS_AT),
+        "served": len(overloaded.served_s),
+        "refused": len(overloaded.refused_s),
+        "median time of a refusal, ms": 1000 * quantile(overloaded.refused_s, 0.5),
+        "p99 time of a refusal, ms": 1000 * quantile(overloaded.refused_s, 0.99),
+        "longest refusal, ms": 1000 * max(overloaded.refused_s),
+        "p99 time of an answer, ms": 1000 * quantile(overloaded.served_s, 0.99),
+        "front-end CPU, cores": cpu_s / plan.rounds / (RAMP_S + plan.seconds),
+    }
 
 
 def chat(tokens: int) -> Body:
@@ -182,8 +194,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--slots", type=int, default=16, help="requests the engine works on at once")
     parser.add_argument("--queue", type=int, default=32, help="requests that may wait: OLLAMA_MAX_QUEUE")
-    parser.add_argument("--times", type=float, default=4.0, help="the overload, in peaks")
-    parser.add_argument("--seconds", type=float, default=40.0, help="length of each measurement")
+    parser.add_argument("--times", type=float, default=4.0, help="the overload, in capacities")
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of each turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each rate")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -200,7 +213,8 @@ def main() -> None:
         return
     described = machine_lines()
     found = {name: run(name, plan) for name in plan.engine}
-    shown = f"{plan.slots} slots, a queue of {plan.queue}, {plan.seconds:g} s each:"
+    turns = f"{plan.rounds} turns of {plan.seconds:g} s of each rate"
+    shown = f"{plan.slots} slots, a queue of {plan.queue}, {turns}:"
     text = "\n\n".join([described, shown, table(found)])
     print(text)
     write_section(plan.markdown, text, MARK)
