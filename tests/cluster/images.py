@@ -13,8 +13,8 @@ GATEWAY = "localhost/envoy:1"
 
 
 def archive(scratch: Path) -> Path:
-    """One file of all images, which share layers. Caravan's is built first where it is not up to date."""
-    build()
+    """One file of all images, which share layers. Caravan's are built first where they are not up to date."""
+    caravan, load = build(), build("loadtest")
     _pause(scratch)
     _envoy(scratch)
     file = scratch / "images.tar"
@@ -26,7 +26,8 @@ def archive(scratch: Path) -> Path:
         str(file),
         PAUSE,
         GATEWAY,
-        IMAGE,
+        caravan,
+        load,
         timeout_s=BUILD_S,
     )
     return file

@@ -1,7 +1,7 @@
 """A real Kubernetes node on this machine, and what operating Caravan in it does to its clients (rows C2, C7).
 
 The node is of Kubernetes 1.20, the newest that Debian 12 has sources of. Two servers of a tiny model stand
-behind two gateways; the bundled model is installed with a claim and its Job, and chatted with.
+behind two gateways; the bundled model is installed with a claim and its Job, chatted with, and load tested.
 """
 
 import json
@@ -22,8 +22,8 @@ from tests.cluster.network import OUTSIDE, within
 from tests.cluster.node import Node, cluster, eventually
 from tests.cluster.release import Release
 from tests.cluster.traffic import streams
-from tests.deploy.container import CACHE, IMAGE, ROOT, run
-from tests.models.build import build
+from tests.deploy.container import CACHE, IMAGE, ROOT, build, run
+from tests.models import build as models
 from tests.models.catalogue import case
 
 pytestmark = [pytest.mark.cluster, pytest.mark.row("C2", "C7"), pytest.mark.timeout(7200)]
@@ -100,7 +100,7 @@ def tiny(folder: Path, **more: Any) -> dict[str, Any]:
     """Two servers of the tiny model, from a folder of the node that any user may read."""
     source = folder / "models" / "tiny"
     if not source.exists():
-        shutil.copytree(build("llama"), source, copy_function=shutil.copyfile)
+        shutil.copytree(models.build("llama"), source, copy_function=shutil.copyfile)
     return values(
         models=[
             {
@@ -264,4 +264,39 @@ def test_the_bundled_model_on_a_claim_that_a_job_fills(node: Node, release: Rele
     print(log, answer)
     assert "Paris" in answer
     assert "Succeeded" in demo.test()
+    loads(node, demo, given)
     demo.uninstall()
+
+
+def loads(node: Node, demo: Release, given: dict[str, Any]) -> None:
+    """The chart's own load test: its Job is its verdict."""
+    repository, tag = build("loadtest").rsplit(":", 1)
+    load = {
+        "enabled": True,
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "workers": 1,
+        "options": {
+            "users": 2,
+            "run-time": 30,
+            "mix": "chat=3,generate=1",
+            "scale": 0.1,
+            "thresholds": "errors<=0",
+        },
+        "resources": SMALL,
+    }
+    demo.upgrade(given | {"loadtest": load})
+    (master,) = (
+        job["metadata"]["name"]
+        for job in node.get("jobs")["items"]
+        if job["metadata"]["labels"]["app.kubernetes.io/component"] == "loadtest-master"
+    )
+
+    def ended() -> bool:
+        status = node.get("job", master)["status"]
+        return bool(status.get("succeeded") or status.get("failed"))
+
+    eventually(ended, ROLLOUT_S)
+    log = node.kubectl("logs", f"job/{master}")
+    print(log)
+    assert node.get("job", master)["status"].get("succeeded"), log
+    assert "chat" in log

@@ -41,6 +41,7 @@ def podman(*arguments: str, timeout_s: float = STEP_S, check: bool = True) -> st
 
 def build(target: str = "cpu") -> str:
     """The name of the image built from the Dockerfile as it is; layers that did not change are kept."""
+    name = IMAGE.replace(":cpu", f":{target}")
     run(str(ROOT / "scripts/debian.sh"), *PACKAGES)
     _base()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -51,10 +52,10 @@ def build(target: str = "cpu") -> str:
         *("build", "--isolation", "chroot", "--format", "docker", "--layers", "--pull-never"),
         *("--secret", f"id=pip.conf,src={conf}"),
         *(part for path in mounts for part in ("--volume", f"{path}:{path}:ro")),
-        *("--target", target, "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT)),
+        *("--target", target, "--file", str(DOCKERFILE), "--tag", name, str(ROOT)),
         timeout_s=BUILD_S,
     )
-    return IMAGE
+    return name
 
 
 def base_name() -> str:

@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import psutil
 import pytest
+from opentelemetry.trace import get_current_span
 
 from app.core.errors import EngineDied, InvalidRequest, LoadFailed
 from app.core.request import Sampling
@@ -74,6 +76,39 @@ async def test_two_engines_keep_their_own_metrics() -> None:
             await eventually(lambda: (generated(first), generated(second)) == (17, 1 + made))
         await tokens(first, 8)
         await eventually(lambda: generated(first) == 25)
+
+
+async def test_a_trace_costs_the_tokens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine core would send the headers back with each; and the span is made when others have theirs."""
+    made: list[tuple[int, int]] = []
+    came: list[Any] = []
+    async with loaded("tool") as engine:
+        tracing = importlib.import_module("app.engine.vllm.tracing")
+
+        def instrument(_: str, start: int, end: int, __: Any, *, context: Any, **___: Any) -> None:
+            made.append((get_current_span(context).get_span_context().trace_id, end - start))
+
+        monkeypatch.setattr(tracing, "instrument_manual", instrument)
+        outputs = engine._llm.output_processor
+        tracing.trace_requests(engine._llm)
+        process = outputs.process_outputs
+
+        def see(given: Any, *rest: Any) -> Any:
+            came.extend(output.trace_headers for output in given)
+            return process(given, *rest)
+
+        monkeypatch.setattr(outputs, "process_outputs", see)
+        prompt = await engine.tokenize("Once upon a time")
+        run = Run(GREEDY, 8, trace={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"})
+        begun = time.perf_counter_ns()
+        async with aclosing(engine.generate(prompt, run)) as deltas:
+            assert [delta async for delta in deltas][-1].output_tokens == 8
+        took = time.perf_counter_ns() - begun
+        assert came == [None] * 8
+        assert made == []
+    ((trace_id, duration),) = made
+    assert trace_id == int("ab" * 16, 16)
+    assert 0 < duration <= took
 
 
 async def test_what_cannot_be_sent_to_the_engine_takes_no_slot() -> None:

@@ -36,7 +36,6 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
         convert(tmp_path / "m.gguf", tmp_path / "cache", silent)
 
 
-@pytest.mark.engine
 def test_the_reason_of_a_failure_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(LoadFailed, match=r"cannot convert m\.gguf: \S+"):
@@ -44,7 +43,6 @@ def test_the_reason_of_a_failure_is_told_and_nothing_is_left(tmp_path: Path) -> 
     assert [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.suffix != ".lock"] == []
 
 
-@pytest.mark.engine
 def test_the_bundled_model_is_converted_once(tmp_path: Path) -> None:
     heard = list[tuple[str, float]]()
     gguf = bundled(tmp_path, silent)

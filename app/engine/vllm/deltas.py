@@ -1,7 +1,7 @@
 """One request's way out of the engine: a slot that holds what its reader has not taken yet."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -14,12 +14,18 @@ class Deltas(RequestOutputCollector):
     """vLLM's collector with deltas in the place of its outputs.
 
     A reader that falls behind finds one delta that holds all that it missed. `convert` reads what vLLM made
-    in full: a request's first output and its last.
+    in full: a request's first output and its last. `trace` are the headers that its span is to be joined to.
     """
 
-    def __init__(self, request_id: str, convert: Callable[[RequestOutput], Delta]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        convert: Callable[[RequestOutput], Delta],
+        trace: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(RequestOutputKind.DELTA, request_id)
         self._convert = convert
+        self.trace = trace
         self._delta: Delta | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -314,6 +314,7 @@ class VllmEngine:
             # It would log the end of the processes as an error.
             self._llm.output_handler.cancel()
         self._end_requests()
+        self._llm.output_processor.later.flush()
         stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
         try:
             async with asyncio.timeout(_CLOSE_S):

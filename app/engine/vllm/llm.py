@@ -9,6 +9,7 @@ the engine tests fail if what is used here moves.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, cast
 
 import zmq
@@ -31,12 +32,30 @@ from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
 from app.engine.vllm.deltas import Deltas
+from app.telemetry.later import Later
 
 _log = logging.getLogger(__name__)
 
 
 class TokenOutputs(OutputProcessor):
-    """Hands plain tokens to `Deltas` directly; the rest is `OutputProcessor`'s."""
+    """Hands plain tokens to `Deltas` directly; the rest is `OutputProcessor`'s.
+
+    `later` makes the spans of requests that have ended, where there are any.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.later = Later()
+
+    def do_tracing(
+        self,
+        engine_core_output: EngineCoreOutput,
+        req_state: RequestState,
+        iteration_stats: IterationStats | None,
+    ) -> None:
+        if isinstance(req_state.queue, Deltas):
+            engine_core_output.trace_headers = req_state.queue.trace
+        self.later.add(partial(super().do_tracing, engine_core_output, req_state, iteration_stats))
 
     def process_outputs(
         self,
@@ -100,7 +119,7 @@ class StreamingLLM(AsyncLLM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = self.output_processor
-        self.output_processor = TokenOutputs(
+        self.output_processor: TokenOutputs = TokenOutputs(
             own.tokenizer,
             log_stats=own.log_stats,
             stream_interval=own.stream_interval,
@@ -135,7 +154,6 @@ class StreamingLLM(AsyncLLM):
             prompt,
             params,
             supported_tasks=await self.get_supported_tasks(),
-            trace_headers=trace_headers if self.observability_config.otlp_traces_endpoint else None,
             priority=priority,
         )
         if reasoning_ended is not None:
@@ -143,7 +161,8 @@ class StreamingLLM(AsyncLLM):
         if reasoning_parser_kwargs is not None:
             request.reasoning_parser_kwargs = reasoning_parser_kwargs
         self.input_processor.assign_request_id(request)
-        deltas = Deltas(request.request_id, convert)
+        # The engine core would send the headers back with every token.
+        deltas = Deltas(request.request_id, convert, trace_headers)
         await self._add_request(request, None, None, 0, deltas)
         return deltas
 

@@ -1,16 +1,11 @@
 """vLLM's own spans, through the tracer provider of this process."""
 
-import asyncio
-import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from vllm.tracing import instrument_manual
+from vllm.tracing import SpanAttributes, instrument_manual
 from vllm.v1.engine import output_processor
 from vllm.v1.engine.async_llm import AsyncLLM
-
-_LATER_S = 0.05
 
 
 def trace_requests(llm: AsyncLLM) -> None:
@@ -20,13 +15,13 @@ def trace_requests(llm: AsyncLLM) -> None:
     """
     llm.output_processor.tracing_enabled = True
     llm.observability_config.otlp_traces_endpoint = "the tracer provider of this process"
-    output_processor.instrument_manual = _instrument_later  # type: ignore[assignment]
+    output_processor.instrument_manual = _instrument  # type: ignore[assignment]
 
 
-def _instrument_later(span_name: str, start_time: int, **given: Any) -> None:
-    """Put the making of the span off, out of the way of the tokens; it still ends now."""
-    make = partial(instrument_manual, span_name, start_time, end_time=time.time_ns(), **given)
-    asyncio.get_running_loop().call_later(_LATER_S, make)
+def _instrument(span_name: str, start_time: int, attributes: dict[str, Any], **given: Any) -> None:
+    """The span ends when the request did; vLLM would take the time at which it is made, which is later."""
+    ended = start_time + int(attributes[SpanAttributes.GEN_AI_LATENCY_E2E] * 1e9)
+    instrument_manual(span_name, start_time, ended, attributes, **given)
 
 
 def headers_for(llm: AsyncLLM, trace: Mapping[str, str] | None) -> Mapping[str, str] | None:
