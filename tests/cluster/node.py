@@ -95,6 +95,7 @@ class Node:
         self._processes.stop()
         for shim in _shims(self.folder):
             subprocess.run(["kill", "-9", shim], check=False)
+        _kill_pods()
         _unmount(self.folder)
         _remove_cgroups()
         for pod in network.names() - self._others - {network.NODE, network.OUTSIDE}:
@@ -213,7 +214,8 @@ class Node:
             READY_S,
             self._processes.check,
         )
-        as_admin = ("--kubeconfig", str(self.kubeconfig))
+        # One of each: a lease that a busy machine renews too late would end them.
+        as_admin = ("--kubeconfig", str(self.kubeconfig), "--leader-elect=false")
         self._run(
             *("kube-controller-manager", *as_admin, "--service-account-private-key-file", key),
             *("--use-service-account-credentials", "--horizontal-pod-autoscaler-sync-period", "5s"),
@@ -293,6 +295,19 @@ def _unmount(folder: Path) -> None:
     for place in sorted(mounts, reverse=True):
         if place.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
+
+
+def _kill_pods() -> None:
+    """What runs in containers that are left does not end with its shim."""
+    deadline = time.monotonic() + READY_S
+    while pids := {
+        pid
+        for listed in Path("/sys/fs/cgroup").glob("*/kubepods/**/cgroup.procs")
+        for pid in listed.read_text().split()
+    }:
+        assert time.monotonic() < deadline, f"processes of containers that do not end: {pids}"
+        subprocess.run(["kill", "-9", *pids], check=False, capture_output=True)
+        time.sleep(0.1)
 
 
 def _remove_cgroups() -> None:
