@@ -3,7 +3,7 @@ client.
 
 Run it with `python -m bench.peers`. Both are asked as `bench.compare` asks, in turns. They do not compute the
 same: llama.cpp works on the quantised weights of the file with kernels made for them, Caravan on what they
-are when they are turned into 32-bit numbers, so that a token moves some seven times as many bytes through
+are when they are turned into 32-bit numbers, so that a token moves some five times as many bytes through
 vLLM. Each uses the cores as it does by default: llama.cpp all of them, Caravan's engine all but one.
 """
 

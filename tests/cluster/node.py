@@ -103,7 +103,8 @@ class Node:
         network.down()
 
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """What kubectl prints; `given` is its standard input."""
+        """What kubectl prints; `given` is its standard input. Fails if a part of the cluster has ended."""
+        self._processes.check()
         done = subprocess.run(
             [*within(NODE), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments],
             input=given, capture_output=True, text=True, timeout=COMMAND_S, check=False,

@@ -23,7 +23,7 @@ from tests.cluster.node import Node, cluster, eventually
 from tests.cluster.release import Release
 from tests.cluster.traffic import streams
 from tests.deploy.container import CACHE, IMAGE, ROOT, build, run
-from tests.models import build as models
+from tests.models.build import build as build_model
 from tests.models.catalogue import case
 
 pytestmark = [pytest.mark.cluster, pytest.mark.row("C2", "C7"), pytest.mark.timeout(7200)]
@@ -100,7 +100,7 @@ def tiny(folder: Path, **more: Any) -> dict[str, Any]:
     """Two servers of the tiny model, from a folder of the node that any user may read."""
     source = folder / "models" / "tiny"
     if not source.exists():
-        shutil.copytree(models.build("llama"), source, copy_function=shutil.copyfile)
+        shutil.copytree(build_model("llama"), source, copy_function=shutil.copyfile)
     return values(
         models=[
             {

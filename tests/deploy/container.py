@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("CACHE", "~/.cache/caravan")).expanduser() / "image"
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
-IMAGE = "localhost/caravan:cpu"
+REPOSITORY = "localhost/caravan"
+IMAGE = f"{REPOSITORY}:cpu"
 BUILD_S, STEP_S = 1800, 300
 """Longest time that a build and any other command may take, in seconds."""
 
@@ -41,7 +42,7 @@ def podman(*arguments: str, timeout_s: float = STEP_S, check: bool = True) -> st
 
 def build(target: str = "cpu") -> str:
     """The name of the image built from the Dockerfile as it is; layers that did not change are kept."""
-    name = IMAGE.replace(":cpu", f":{target}")
+    name = f"{REPOSITORY}:{target}"
     run(str(ROOT / "scripts/debian.sh"), *PACKAGES)
     _base()
     CACHE.mkdir(parents=True, exist_ok=True)
