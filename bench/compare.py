@@ -133,7 +133,11 @@ def one_story(count: int, _: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments."""
+    """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments.
+
+    Clients begin over `spread_s` seconds. With 0 they begin at once, and stay in step where replies are of one
+    length.
+    """
 
     title: str
     model: Path
@@ -141,6 +145,7 @@ class Workload:
     tokens: int
     repeat: int
     engine: Body
+    spread_s: float = 0.0
 
 
 async def ask(side: Side, port: int, body: Body) -> tuple[float, bytes]:
@@ -183,20 +188,27 @@ def answer_of(received: bytes) -> bytes:
 
 
 async def wave(
-    side: Side, process: psutil.Process, port: int, clients: int, asked: Sequence[str], tokens: int
+    side: Side,
+    process: psutil.Process,
+    port: int,
+    clients: int,
+    asked: Sequence[str],
+    tokens: int,
+    spread_s: float = 0.0,
 ) -> Measured:
     """Send `asked`, `clients` at a time, each client its next request when it has its answer."""
     waiting = iter(asked)
     answers: list[tuple[float, bytes]] = []
 
-    async def client() -> None:
+    async def client(number: int) -> None:
+        await asyncio.sleep(number * spread_s / clients)
         for prompt in waiting:
             answers.append(await ask(side, port, side.body(prompt, tokens)))
 
     cpu, start = cpu_seconds(process), time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(client())
+        for number in range(clients):
+            group.create_task(client(number))
     seconds, used = time.perf_counter() - start, cpu_seconds(process) - cpu
     counts = [side.counts(answer_of(received)) for _, received in answers]
     measured = Measured(seconds, used, sum(each[0] for each in counts), sum(each[1] for each in counts))
@@ -238,7 +250,7 @@ async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespac
                 for turn, start in enumerate(range(0, len(asked), size)):
                     for side, process, port in up if (number + turn) % 2 else up[::-1]:
                         part = asked[start : start + size]
-                        measured = await wave(side, process, port, clients, part, load.tokens)
+                        measured = await wave(side, process, port, clients, part, load.tokens, load.spread_s)
                         add(results[side.name, clients], measured)
     return results
 

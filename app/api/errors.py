@@ -76,6 +76,9 @@ def answer(error: Exception) -> Response:
         # Whoever sends too slowly is cut off, or it could hold the connection for ever; and a client or a
         # load balancer must not send its next request to a server that ends.
         headers["connection"] = "close"
+    if isinstance(error, errors.Draining):
+        # Envoy asks such a server no more until it finds it ready again.
+        headers["x-envoy-immediate-health-check-fail"] = "true"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.RateLimited):

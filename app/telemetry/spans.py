@@ -1,6 +1,6 @@
-"""The span of a request and its children, within the trace of the client.
+"""The span of a request, within the trace of the client; the engine's own span stands under it.
 
-A span is made when all is over, its children from the times that the engine measured: while others wait for
+A span is made when all is over, its events from the times that the engine measured: while others wait for
 their first token there is time for no more than the ids that the engine has to know.
 """
 
@@ -102,9 +102,8 @@ class Spans:
             span = self._tracer.start_span(
                 _name(call), begun.within, SpanKind.SERVER, start_time=call.started_ns
             )
-        within = set_span_in_context(span)
-        for name, begun_ns, ended_ns in phases(call):
-            self._tracer.start_span(name, within, start_time=begun_ns).end(ended_ns)
+        for name, lasted, begun_ns, ended_ns in phases(call):
+            span.add_event(name, {lasted: (ended_ns - begun_ns) / 1e9}, ended_ns)
         span.set_attributes(_http(call))
         if call.operation:
             span.set_attributes(_gen_ai(call))
@@ -121,8 +120,9 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
     return format_trace_id(span.trace_id) if span.is_valid else ""
 
 
-def phases(call: Call) -> Iterator[tuple[str, int, int]]:
-    """Queue, prefill and decode, laid around the first token: begin and end by the wall clock.
+def phases(call: Call) -> Iterator[tuple[str, str, int, int]]:
+    """Queue, prefill and decode, laid around the first token: what ends each, the attribute that says how
+    long it lasted, and its begin and end by the wall clock.
 
     The engine's clock is another than the request's, so what would stand out of the request is cut.
     """
@@ -131,9 +131,10 @@ def phases(call: Call) -> Iterator[tuple[str, int, int]]:
     first_ns = call.started_ns + call.first_token_ns
     ended_ns = call.started_ns + call.duration_ns
     scheduled_ns = max(first_ns - call.prefill_ns, call.started_ns)
-    yield "queue", max(scheduled_ns - call.queue_ns, call.started_ns), scheduled_ns
-    yield "prefill", scheduled_ns, first_ns
-    yield "decode", first_ns, min(first_ns + call.decode_ns, ended_ns)
+    queued_ns = max(scheduled_ns - call.queue_ns, call.started_ns)
+    yield "scheduled", "caravan.queue.duration", queued_ns, scheduled_ns
+    yield "first_token", "caravan.prefill.duration", scheduled_ns, first_ns
+    yield "last_token", "caravan.decode.duration", first_ns, min(first_ns + call.decode_ns, ended_ns)
 
 
 def _name(call: Call) -> str:

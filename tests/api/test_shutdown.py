@@ -92,6 +92,7 @@ def test_a_stream_ends_whole_while_new_work_is_refused_on_an_open_listener() -> 
         refused = httpx.post(f"{site.url}/api/chat", json=CHAT)
         assert (refused.status_code, refused.json()) == (503, SHUTTING_DOWN)
         assert refused.headers["connection"] == "close"
+        assert refused.headers["x-envoy-immediate-health-check-fail"] == "true"
         ready = httpx.get(f"{site.url}/readyz")
         assert (ready.status_code, ready.text) == (503, "the server is shutting down")
         assert httpx.get(f"{site.url}/livez").status_code == 200

@@ -1,6 +1,7 @@
 """The chart and the server that it runs cannot drift: settings, probes, ports, commands and metrics agree."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -80,7 +81,40 @@ def test_environment_names_are_the_servers() -> None:
 
 def test_commands_exist() -> None:
     known = set(typer.main.get_command(commands).commands)  # pyright: ignore[reportAttributeAccessIssue]
-    assert {container["args"][0] for container, _ in ours()} == {"serve", "fetch"} <= known
+    used = {container["args"][0] for container, _ in ours() if "args" in container}
+    used |= {
+        re.findall(r"caravan (\w+)", container["command"][-1])[0]
+        for container, _ in ours()
+        if "args" not in container
+    }
+    assert used == {"serve", "fetch"} <= known
+
+
+def test_servers_on_a_shared_claim_wait_until_its_job_has_filled_it(tmp_path: Path) -> None:
+    shared = next(every for file, every in EVERY if file.stem == "shared-cache-values")
+    each = {one["name"]: one for _, spec in pod_specs(shared) for one in containers(spec)}
+    cache, programs = tmp_path / "cache", tmp_path / "bin"
+    cache.mkdir()
+    programs.mkdir()
+    stub = programs / "caravan"
+    stub.write_text("#!/bin/sh\nexit $FAILS\n")
+    stub.chmod(0o755)
+
+    def run(name: str, fails: int = 0) -> "subprocess.Popen[bytes]":
+        *_, shell, option, text = each[name]["command"]
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "FAILS": str(fails)}
+        return subprocess.Popen([shell, option, text.replace("/cache", str(cache))], env=environment)
+
+    waiting = run("wait")
+    try:
+        assert run("fetch", fails=1).wait(10) == 1
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+        assert run("fetch").wait(10) == 0
+        assert waiting.wait(10) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
 
 
 async def test_probes_ask_for_routes_that_there_are() -> None:

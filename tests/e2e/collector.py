@@ -12,6 +12,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 @dataclass(frozen=True, slots=True)
+class SentEvent:
+    """One event of a span."""
+
+    name: str
+    time_ns: int
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class SentSpan:
     """One span, as it was sent; ids in hexadecimal."""
 
@@ -24,6 +33,7 @@ class SentSpan:
     ended_ns: int
     attributes: dict[str, Any]
     resource: dict[str, Any]
+    events: list[SentEvent]
 
 
 class Collector:
@@ -96,6 +106,7 @@ def _sent(span: Any, resource: dict[str, Any]) -> SentSpan:
         span.end_time_unix_nano,
         _attributes(span.attributes),
         resource,
+        [SentEvent(event.name, event.time_unix_nano, _attributes(event.attributes)) for event in span.events],
     )
 
 

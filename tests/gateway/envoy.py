@@ -41,7 +41,7 @@ class Gateway:
         return {
             host["address"]["socket_address"]["port_value"]
             for host in cluster["host_statuses"]
-            if host["health_status"] == {"eds_health_status": "HEALTHY"}
+            if host["health_status"] == {"eds_health_status": "HEALTHY"} and not host.get("priority")
         }
 
     def wait_healthy(self, model: str, ports: set[int]) -> None:
@@ -86,7 +86,7 @@ def placed(
     config: Mapping[str, Any], servers: Mapping[str, Sequence[int]], directory: int, ports: Sequence[int]
 ) -> dict[str, Any]:
     """The configuration with the addresses of this machine in place of the cluster's, and nothing else."""
-    listener, metrics, admin = ports
+    listener, metrics, admin, waiting = ports
     found = dict(config)
 
     def move(address: dict[str, Any], port: int) -> None:
@@ -94,12 +94,15 @@ def placed(
 
     resources = found["static_resources"]
     move(found["admin"]["address"], admin)
-    for each, port in zip(resources["listeners"], (listener, metrics), strict=True):
+    for each, port in zip(resources["listeners"], (listener, metrics, waiting), strict=True):
         move(each["address"], port)
     for cluster in resources["clusters"]:
         known = {"admin": [admin], "directory": [directory]}
         wanted = known.get(cluster["name"]) or servers[cluster["name"].removeprefix("model-")]
-        (group,) = cluster["load_assignment"]["endpoints"]
+        group, *others = cluster["load_assignment"]["endpoints"]
+        for other in others:
+            (place,) = other["lb_endpoints"]
+            move(place["endpoint"]["address"], waiting)
         group["lb_endpoints"] = [
             {"endpoint": {"address": {"socket_address": {"address": HOST, "port_value": port}}}}
             for port in wanted
@@ -112,7 +115,7 @@ def gateway(
     values: Mapping[str, Any], servers: Mapping[str, Sequence[int]], directory: int, scratch: Path
 ) -> Generator[Gateway]:
     """Envoy as the chart has it for `values`; `servers` are the ports of each model's, by the slug."""
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(4)]
     config = placed(yaml.safe_load(rendered(values, scratch)["envoy.yaml"]), servers, directory, ports)
     file, log = scratch / "envoy.yaml", scratch / "envoy.log"
     file.write_text(yaml.safe_dump(config))
@@ -128,7 +131,7 @@ def gateway(
     )
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    listener, metrics, admin = ports
+    listener, metrics, admin, _ = ports
     made = Gateway(listener, metrics, admin, process.pid)
     try:
         _wait(made, process, log)

@@ -126,6 +126,40 @@ static_resources:
                           route: {cluster: admin}
                         - match: {path: /live}
                           direct_response: {status: 200, body: {inline_string: ok}}
+    # Where requests wait while no replica is ready: each try ends with a 503, after which Envoy looks again.
+    - name: waiting
+      address:
+        socket_address: {address: 127.0.0.1, port_value: 9903}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: waiting
+                http_filters:
+                  {{- if .Values.gateway.waitSeconds }}
+                  - name: envoy.filters.http.fault
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault
+                      delay:
+                        fixed_delay: {{ printf "%.3fs" (divf .Values.gateway.waitSeconds (add 1 .Values.gateway.retries)) }}
+                        percentage: {numerator: 100}
+                  {{- end }}
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes:
+                        - match: {prefix: /}
+                          direct_response:
+                            status: 503
+                            body: {inline_string: '{"error":"no replica of this model answers, please try again"}'}
+                          response_headers_to_add:
+                            - header: {key: content-type, value: application/json; charset=utf-8}
+                              append_action: OVERWRITE_IF_EXISTS_OR_ADD
   clusters:
     - name: admin
       type: STATIC
@@ -168,19 +202,22 @@ static_resources:
       ring_hash_lb_config: {minimum_ring_size: 1024}
       common_lb_config:
         healthy_panic_threshold: {value: 0}
+        # A replica that stops has the least to do, and so would get every request until the news has spread.
+        update_merge_window: 0s
         consistent_hashing_lb_config:
           hash_balance_factor: {{ $.Values.gateway.hashBalanceFactor }}
+      # Silence counts against a replica from the third time on, a bad answer at once.
       health_checks:
-        - timeout: 2s
+        - timeout: 3s
           interval: 1s
           no_traffic_interval: 1s
-          unhealthy_threshold: 2
+          unhealthy_threshold: 3
           healthy_threshold: 1
           http_health_check: {path: /readyz}
       outlier_detection:
         # Only what never reached a server counts against it: a full queue is no fault.
         split_external_local_origin_errors: true
-        consecutive_local_origin_failure: 2
+        consecutive_local_origin_failure: 1
         enforcing_consecutive_5xx: 0
         enforcing_consecutive_gateway_failure: 0
         enforcing_success_rate: 0
@@ -191,12 +228,20 @@ static_resources:
         max_ejection_percent: 100
       load_assignment:
         cluster_name: {{ printf "model-%s" $slug }}
+        # One replica that is ready takes all requests before any is sent to wait.
+        policy: {overprovisioning_factor: 100000}
         endpoints:
           - lb_endpoints:
               - endpoint:
                   hostname: {{ $host }}
                   address:
                     socket_address: {address: {{ $host }}, port_value: 11434}
+          - priority: 1
+            lb_endpoints:
+              - endpoint:
+                  address:
+                    socket_address: {address: 127.0.0.1, port_value: 9903}
+                  health_check_config: {disable_active_health_check: true}
     {{- end }}
 {{- end }}
 

@@ -24,15 +24,15 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- include "caravan.placement" $where | nindent 2 }}
-  {{- if or $model.initContainers (ne $model.cache.mode "shared") }}
   initContainers:
-    {{- if ne $model.cache.mode "shared" }}
+    {{- if eq $model.cache.mode "shared" }}
+    - {{- include "caravan.model.wait" . | nindent 6 }}
+    {{- else }}
     - {{- include "caravan.model.fetch" . | nindent 6 }}
     {{- end }}
     {{- with $model.initContainers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- end }}
   containers:
     {{- if eq .role "worker" }}
     - {{- include "caravan.model.worker" . | nindent 6 }}
@@ -170,7 +170,11 @@ volumeMounts:
 {{- define "caravan.model.fetch" -}}
 name: fetch
 {{ include "caravan.model.container" . }}
+{{- if eq .model.cache.mode "shared" }}
+command: [tini, --, sh, -c, {{ printf "caravan fetch && touch %s" (include "caravan.model.fetched" .) | quote }}]
+{{- else }}
 args: [fetch]
+{{- end }}
 env:
   - name: HOME
     value: /tmp
@@ -203,6 +207,23 @@ volumeMounts:
   {{- with .model.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{- /* The file that says that a shared cache holds all of this configuration's models. */}}
+{{- define "caravan.model.fetched" -}}
+/cache/.fetched-{{ include "caravan.model.config" . | sha256sum | trunc 8 }}
+{{- end }}
+
+{{- /* Waits for the Job that fills a shared cache: a server that finds nothing would be restarted ever more slowly. */}}
+{{- define "caravan.model.wait" -}}
+name: wait
+{{ include "caravan.model.container" . }}
+command: [tini, --, sh, -c, {{ printf "until [ -e %s ]; do sleep 1; done" (include "caravan.model.fetched" .) | quote }}]
+resources:
+  requests: {cpu: 10m, memory: 16Mi}
+  limits: {cpu: 100m, memory: 64Mi}
+volumeMounts:
+  - {name: cache, mountPath: /cache, readOnly: true}
 {{- end }}
 
 {{- define "caravan.model.volumes" -}}
