@@ -149,7 +149,7 @@ snapshots: dev tools ## Write down anew what the chart renders, for review
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -q tests/chart/test_snapshots.py --snapshot-update
 
 test-cluster: dev ## Run the chart in a real Kubernetes node (root on Debian; builds it first, half an hour)
-	@CACHE=$(CACHE) $(BIN)/python -m pytest -m cluster tests/cluster
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -rP -m cluster tests/cluster
 
 lock: ## Resolve the pinned versions anew
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py

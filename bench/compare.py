@@ -135,8 +135,8 @@ def one_story(count: int, _: int) -> list[str]:
 class Workload:
     """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments.
 
-    Clients begin over `spread_s` seconds. With 0 they begin at once, and stay in step where replies are of one
-    length.
+    Clients begin over `spread_s` seconds. With 0 they begin at once, and stay in step where replies are of
+    one length.
     """
 
     title: str

@@ -139,8 +139,8 @@ def report(results: Results, both: Sequence[Side], load: Workload, plan: argpars
             machine_lines(),
             f"A tiny Llama of 105,000 parameters, replies of up to {load.tokens} tokens, {plan.rounds} rounds"
             f" of {requests} requests each, begun over {SPREAD_S:g} s, engine `{json.dumps(load.engine)}`. "
-            "*Operated* has a key with limits on requests, tokens and concurrency, OTLP export to a receiver on this "
-            "machine and a JSON log line a request; *plain* has none of it.",
+            "*Operated* has a key with limits on requests, tokens and concurrency, OTLP export to a receiver "
+            "on this machine and a JSON log line a request; *plain* has none of it.",
             table(results, plan.clients, both),
             by_turn(results, plan.clients, both),
             verdict(results, plan.clients[0]),

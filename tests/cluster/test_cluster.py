@@ -58,6 +58,9 @@ print(answer.message.content)
 """
 
 
+METRICS = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:11434/metrics').read().decode())"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short, since the paths of sockets are limited."""
@@ -144,6 +147,13 @@ def servers(node: Node) -> list[str]:
     ]
 
 
+def is_busy(node: Node, pod: str) -> bool:
+    """Whether the server works on a request."""
+    told = node.kubectl("exec", pod, "--container", "server", "--", "python", "-c", METRICS)
+    active = [line for line in told.splitlines() if line.startswith("caravan_requests_active{")]
+    return any(float(line.rpartition(" ")[2]) for line in active)
+
+
 def test_a_chat_through_the_gateway_by_the_official_client(release: Release) -> None:
     assert chat(release.url, "tiny", HELLO.messages) == HELLO.content
     assert chat(release.url, "TINY:latest", HELLO.messages) == HELLO.content
@@ -192,6 +202,7 @@ def test_a_drain_waits_for_the_budget(node: Node, release: Release) -> None:
 def test_a_server_that_is_killed_takes_only_its_own_streams_with_it(node: Node, release: Release) -> None:
     victim, survivor = servers(node)
     with streams(release.url, 6, LONG) as told:
+        eventually(lambda: is_busy(node, victim) and is_busy(node, survivor), ROLLOUT_S)
         killed_at = time.time()
         node.kill(victim, "server")
         time.sleep(5)
