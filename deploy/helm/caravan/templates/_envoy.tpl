@@ -217,7 +217,7 @@ static_resources:
       outlier_detection:
         # Only what never reached a server counts against it: a full queue is no fault.
         split_external_local_origin_errors: true
-        consecutive_local_origin_failure: 1
+        consecutive_local_origin_failure: 2
         enforcing_consecutive_5xx: 0
         enforcing_consecutive_gateway_failure: 0
         enforcing_success_rate: 0
