@@ -102,8 +102,8 @@ class Spans:
             span = self._tracer.start_span(
                 _name(call), begun.within, SpanKind.SERVER, start_time=call.started_ns
             )
-        for name, lasted, begun_ns, ended_ns in phases(call):
-            span.add_event(name, {lasted: (ended_ns - begun_ns) / 1e9}, ended_ns)
+        for name, duration, lasted_ns, ended_ns in phases(call):
+            span.add_event(name, {duration: lasted_ns / 1e9}, ended_ns)
         span.set_attributes(_http(call))
         if call.operation:
             span.set_attributes(_gen_ai(call))
@@ -121,20 +121,20 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
 
 
 def phases(call: Call) -> Iterator[tuple[str, str, int, int]]:
-    """Queue, prefill and decode, laid around the first token: what ends each, the attribute that says how
-    long it lasted, and its begin and end by the wall clock.
+    """Queue, prefill and decode, laid around the first token: the event that ends each, the attribute for how
+    long it lasted, that, and when it ended by the wall clock.
 
     The engine's clock is another than the request's, so what would stand out of the request is cut.
     """
     if not call.first_token_ns:
         return
     first_ns = call.started_ns + call.first_token_ns
-    ended_ns = call.started_ns + call.duration_ns
     scheduled_ns = max(first_ns - call.prefill_ns, call.started_ns)
-    queued_ns = max(scheduled_ns - call.queue_ns, call.started_ns)
-    yield "scheduled", "caravan.queue.duration", queued_ns, scheduled_ns
-    yield "first_token", "caravan.prefill.duration", scheduled_ns, first_ns
-    yield "last_token", "caravan.decode.duration", first_ns, min(first_ns + call.decode_ns, ended_ns)
+    queue_ns = min(call.queue_ns, scheduled_ns - call.started_ns)
+    decode_ns = min(call.decode_ns, call.duration_ns - call.first_token_ns)
+    yield "scheduled", "caravan.queue.duration", queue_ns, scheduled_ns
+    yield "first_token", "caravan.prefill.duration", first_ns - scheduled_ns, first_ns
+    yield "last_token", "caravan.decode.duration", decode_ns, first_ns + decode_ns
 
 
 def _name(call: Call) -> str:

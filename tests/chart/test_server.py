@@ -117,6 +117,18 @@ def test_servers_on_a_shared_claim_wait_until_its_job_has_filled_it(tmp_path: Pa
         waiting.wait()
 
 
+def test_the_job_of_a_shared_claim_has_another_name_where_its_template_differs() -> None:
+    """A Job cannot be changed, so an upgrade to another image would fail."""
+    file = next(file for file in VALUES if file.stem == "shared-cache-values")
+    before, after = (
+        {job["metadata"]["name"] for job in of_kind("Job", objects(file, given=changes))}
+        for changes in ({}, {"image": {"tag": "another"}})
+    )
+    assert before
+    assert len(before) == len(after)
+    assert before.isdisjoint(after)
+
+
 async def test_probes_ask_for_routes_that_there_are() -> None:
     async def start(_: Model) -> Engine:
         raise AssertionError("nothing can be loaded")

@@ -300,15 +300,15 @@ def _unmount(folder: Path) -> None:
 
 def _kill_pods() -> None:
     """What runs in containers that are left does not end with its shim."""
-    deadline = time.monotonic() + READY_S
-    while pids := {
-        pid
-        for listed in Path("/sys/fs/cgroup").glob("*/kubepods/**/cgroup.procs")
-        for pid in listed.read_text().split()
-    }:
-        assert time.monotonic() < deadline, f"processes of containers that do not end: {pids}"
-        subprocess.run(["kill", "-9", *pids], check=False, capture_output=True)
-        time.sleep(0.1)
+
+    def gone() -> bool:
+        groups = Path("/sys/fs/cgroup").glob("*/kubepods/**/cgroup.procs")
+        pids = {pid for listed in groups for pid in listed.read_text().split()}
+        if pids:
+            subprocess.run(["kill", "-9", *pids], check=False, capture_output=True)
+        return not pids
+
+    eventually(gone, READY_S)
 
 
 def _remove_cgroups() -> None:

@@ -50,15 +50,13 @@ HELLO, STORY = case("llama", "hello"), case("llama", "story")
 LONG: dict[str, Any] = {"model": "tiny", "messages": list(STORY.messages), "options": {"temperature": 0}}
 MODELS = "caravan/model=tiny,app.kubernetes.io/component=model"
 SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+METRICS = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:11434/metrics').read().decode())"
 CHAT = """
 import json, sys, ollama
 url, model, messages = sys.argv[1:]
 answer = ollama.Client(url, timeout=300).chat(model, json.loads(messages), options={"temperature": 0})
 print(answer.message.content)
 """
-
-
-METRICS = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:11434/metrics').read().decode())"
 
 
 @pytest.fixture(scope="module")

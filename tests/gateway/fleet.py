@@ -20,7 +20,7 @@ from tests.gateway.replica import MODEL, reply
 from tests.server import free_port
 
 NAMES = ("a", "b", "c")
-VALUES: dict[str, Any] = {"models": [{"name": MODEL, "source": "x/y"}], "gateway": {"accessLog": True}}
+VALUES: dict[str, Any] = {"models": [{"name": MODEL, "source": "x/y"}]}
 ANSWER_S = 60.0
 STOP_S = 90.0
 

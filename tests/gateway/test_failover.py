@@ -1,15 +1,65 @@
 """What is tried elsewhere, and what is let go (C7)."""
 
 import asyncio
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.gateway.conftest import Cluster
+from app.api.errors import answer as answer_to
+from app.core.errors import Draining
+from tests.e2e.fake_site import fake_model, fake_site
+from tests.gateway.conftest import OPEN, Cluster, engine
+from tests.gateway.envoy import HOST, gateway, rendered
+from tests.server import free_port
 
 WAIT_S = 20.0
+CHECK_S = 1.0
+"""How often the gateway asks a replica whether it is ready."""
 HI = [{"role": "user", "content": "Hi"}]
+
+
+@contextmanager
+def stopping() -> Generator[tuple[int, list[str]]]:
+    """A server that refuses all work as one that stops does, while its checks still say that it is ready: its
+    port, and what it has refused."""
+    refusal, refused = answer_to(Draining()), list[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            refused.append(self.path)
+            self.send_response(refusal.status_code)
+            for name, value in refusal.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(refusal.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1], refused
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {"models": [{"name": "qwen3", "source": "x/qwen3"}], "gateway": changes}
 
 
 async def at_once(cluster: Cluster, count: int, **asked: Any) -> list[httpx.Response]:
@@ -55,3 +105,38 @@ def test_metrics_are_there_and_the_admin_interface_is_not(cluster: Cluster) -> N
     for path in ("/config_dump", "/clusters", "/"):
         assert httpx.get(port + path).status_code == 404
     assert httpx.post(f"{port}/quitquitquit").status_code == 404
+
+
+def test_a_replica_that_stops_is_asked_no_more_after_its_first_refusal(tmp_path: Path) -> None:
+    """It is until the next check that says it is ready, which of a server that really stops none does."""
+    with (
+        stopping() as (port, refused),
+        fake_site(fake_model("qwen3"), **OPEN, engine=partial(engine, 0)) as other,
+        gateway(values(), {"qwen3": [port, other.port]}, free_port(), tmp_path) as made,
+        httpx.Client(base_url=made.url, timeout=WAIT_S) as client,
+    ):
+        begun = time.monotonic()
+        for number in range(60):
+            messages = [{"role": "user", "content": f"{number}"}]
+            asked = {"model": "qwen3", "messages": messages, "options": {"num_predict": 1}, "stream": False}
+            assert client.post("/api/chat", json=asked).status_code == 200
+        assert 0 < len(refused) <= 2 + (time.monotonic() - begun) / CHECK_S
+
+
+def test_what_a_replica_says_to_the_gateway_is_not_passed_on(tmp_path: Path) -> None:
+    with (
+        stopping() as (port, refused),
+        gateway(values(retries=0), {"qwen3": [port]}, free_port(), tmp_path) as made,
+    ):
+        answer = httpx.post(f"{made.url}/api/chat", json={"model": "qwen3", "messages": HI})
+        assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+        assert "x-envoy-immediate-health-check-fail" not in answer.headers
+        assert refused == ["/api/chat"]
+
+
+def test_where_nobody_is_to_wait_a_model_without_a_replica_is_refused_at_once(tmp_path: Path) -> None:
+    assert "filters.http.fault" not in rendered(values(waitSeconds=0), tmp_path)["envoy.yaml"]
+    with gateway(values(waitSeconds=0), {"qwen3": []}, free_port(), tmp_path) as made:
+        answer = httpx.post(f"{made.url}/api/chat", json={"model": "qwen3", "messages": HI}, timeout=WAIT_S)
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "no replica of this model answers, please try again"}

@@ -1,6 +1,7 @@
 {{- /* Envoy's whole configuration: every model's workload is a cluster, chosen by what route.lua finds in the body. */}}
 {{- define "caravan.envoy.config" -}}
 {{- $maxBody := int .Values.gateway.maxBodyBytes }}
+{{- $noReplica := "no replica of this model answers, please try again" }}
 {{- $idle := printf "%ds" (int .Values.gateway.streamIdleSeconds) }}
 admin:
   address:
@@ -65,7 +66,7 @@ static_resources:
                     - filter:
                         response_flag_filter: {flags: [UH, UF, UC, URX]}
                       body:
-                        inline_string: "no replica of this model answers, please try again"
+                        inline_string: {{ $noReplica | quote }}
                   body_format:
                     json_format: {error: "%LOCAL_REPLY_BODY%"}
                     content_type: application/json; charset=utf-8
@@ -81,6 +82,8 @@ static_resources:
                       "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
                       suppress_envoy_headers: true
                 route_config:
+                  # Said to this Envoy; one in front of it would take it for the gateway's own.
+                  response_headers_to_remove: [x-envoy-immediate-health-check-fail]
                   virtual_hosts:
                     - name: all
                       domains: ["*"]
@@ -156,7 +159,7 @@ static_resources:
                         - match: {prefix: /}
                           direct_response:
                             status: 503
-                            body: {inline_string: '{"error":"no replica of this model answers, please try again"}'}
+                            body: {inline_string: {{ dict "error" $noReplica | toJson | quote }}}
                           response_headers_to_add:
                             - header: {key: content-type, value: application/json; charset=utf-8}
                               append_action: OVERWRITE_IF_EXISTS_OR_ADD

@@ -209,6 +209,36 @@ volumeMounts:
   {{- end }}
 {{- end }}
 
+{{- /* Pod of the Job that fills a shared cache; `meta` has its labels. */}}
+{{- define "caravan.model.fetch.pod" -}}
+metadata:
+  labels:
+    {{- include "caravan.labels" .meta | nindent 4 }}
+spec:
+  restartPolicy: OnFailure
+  serviceAccountName: {{ include "caravan.serviceAccountName" .root | quote }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  securityContext:
+    {{- include "caravan.podSecurityContext" .root | nindent 4 }}
+  {{- with .root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .model.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .model.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - {{- include "caravan.model.fetch" . | nindent 6 }}
+  volumes:
+    {{- include "caravan.model.volumes" . | nindent 4 }}
+{{- end }}
+
 {{- /* The file that says that a shared cache holds all of this configuration's models. */}}
 {{- define "caravan.model.fetched" -}}
 /cache/.fetched-{{ include "caravan.model.config" . | sha256sum | trunc 8 }}
