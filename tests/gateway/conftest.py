@@ -1,9 +1,11 @@
 """The gateway that the chart renders, as a real Envoy in front of real servers over scripted engines."""
 
+import asyncio
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ from tests.gateway.envoy import HOST, Gateway, gateway
 MIB = 1 << 20
 TOKEN_S = 0.02
 WORDS = tuple(f" {n}" for n in range(20))
+HELD = "Begin, and go on when told to."
 VALUES: dict[str, Any] = {
     "models": [
         {"name": "qwen3", "source": "x/qwen3", "aliases": [{"name": "pirate", "system": "Arr."}]},
@@ -32,13 +35,15 @@ OPEN: dict[str, Any] = {"host": "0.0.0.0", "max_body_bytes": MIB}
 class Cluster:
     """Two replicas of `qwen3` (`pirate` is the same), one of `llama`, the directory and the gateway.
 
-    Each of the two replicas of `narrow` runs one request while three others wait.
+    Each of the two replicas of `narrow` runs one request while three others wait. The answer to `HELD` goes
+    on after its first word once `release` is set.
     """
 
     gateway: Gateway
     client: httpx.Client
     replicas: list[FakeSite]
     other: FakeSite
+    release: Event
 
     def chat(self, text: str = "Hi", model: str = "qwen3", **more: Any) -> httpx.Response:
         asked = {"model": model, "messages": [{"role": "user", "content": text}], "stream": False, **more}
@@ -49,17 +54,23 @@ class Cluster:
         return [sum(len(engine.asked) for engine in site.engines) for site in self.replicas]
 
 
-def engine(slots: int = 0) -> FakeEngine:
-    return FakeEngine(default=Reply(WORDS), delay_s=TOKEN_S, slots=slots)
+def engine(release: Event, slots: int = 0) -> FakeEngine:
+    async def gate(word: int) -> None:
+        while word and not release.is_set():  # noqa: ASYNC110  # it is set from another thread
+            await asyncio.sleep(TOKEN_S)
+
+    script = {HELD: Reply(WORDS, gate=gate)}
+    return FakeEngine(script, default=Reply(WORDS), delay_s=TOKEN_S, slots=slots)
 
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    release = Event()
     with ExitStack() as stack:
 
         def site(*names: str, slots: int = 0, **settings: Any) -> FakeSite:
             models = (fake_model(name) for name in names)
-            made = partial(engine, slots)
+            made = partial(engine, release, slots)
             return stack.enter_context(fake_site(*models, **OPEN, engine=made, **settings))
 
         replicas, other = [site("qwen3", "pirate") for _ in range(2)], site("llama")
@@ -72,4 +83,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
             gateway(VALUES, servers, directory.port, tmp_path_factory.mktemp("gateway"))
         )
         client = stack.enter_context(httpx.Client(base_url=made.url, timeout=30))
-        yield Cluster(made, client, replicas, other)
+        yield Cluster(made, client, replicas, other, release)
