@@ -67,6 +67,7 @@ class Measured:
     tokens: int = 0
     first_s: list[float] = field(default_factory=list[float])
     turn_rates: list[float] = field(default_factory=list[float])
+    turn_first_s: list[float] = field(default_factory=list[float])
 
     def figures(self) -> dict[str, float]:
         return {
@@ -216,6 +217,7 @@ async def wave(
     if not all(measured.first_s):
         raise BadAnswer(f"{side.name} gave a reply without text")
     measured.turn_rates = [measured.tokens / seconds]
+    measured.turn_first_s = [statistics.median(measured.first_s)]
     return measured
 
 
@@ -230,11 +232,12 @@ def engine_arguments(model: Path, given: Body) -> Body:
 
 
 async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespace) -> Results:
+    """Both are started `plan.rounds` times, each as often first as second, and take turns at being asked."""
     results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
     for number in range(plan.rounds):
         with ExitStack() as running:
             up: list[tuple[Side, psutil.Process, int]] = []
-            for side in sides:
+            for side in sides if number % 2 else sides[::-1]:
                 port = free_port()
                 process = running.enter_context(serving(side.command, load.model, load.engine, port))
                 await wait_ready(side.ready, process, port)
@@ -245,10 +248,10 @@ async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespac
                 print(
                     f"{load.title}, round {number + 1} of {plan.rounds}: {clients} clients", file=sys.stderr
                 )
-                asked = load.prompts(max(clients * load.repeat, TURNS), (number * 100 + clients) * 1000)
-                size = max(clients, len(asked) // TURNS)
+                asked = load.prompts(max(clients * load.repeat, plan.turns), (number * 100 + clients) * 1000)
+                size = max(clients, len(asked) // plan.turns)
                 for turn, start in enumerate(range(0, len(asked), size)):
-                    for side, process, port in up if (number + turn) % 2 else up[::-1]:
+                    for side, process, port in up if turn % 2 else up[::-1]:
                         part = asked[start : start + size]
                         measured = await wave(side, process, port, clients, part, load.tokens, load.spread_s)
                         add(results[side.name, clients], measured)
@@ -262,6 +265,7 @@ def add(total: Measured, more: Measured) -> None:
     total.tokens += more.tokens
     total.first_s += more.first_s
     total.turn_rates += more.turn_rates
+    total.turn_first_s += more.turn_first_s
 
 
 def table(
@@ -323,6 +327,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many requests of each client")
     parser.add_argument("--rounds", type=int, default=2, help="times that both are started")
+    parser.add_argument("--turns", type=int, default=TURNS, help="turns of each between two starts")
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
     parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")

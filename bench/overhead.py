@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +30,7 @@ from bench.compare import (
     ollama_body,
     ollama_counts,
     one_story,
+    quantile,
     table,
     unequal,
     write_section,
@@ -43,6 +44,12 @@ SPREAD_S = 6.0
 """About as long as a reply takes."""
 _AMPLE = 1_000_000_000
 """A limit that is checked and never reached."""
+
+_WHAT = (
+    "*Operated* has a key with limits on requests, tokens and concurrency, OTLP export to a receiver on this "
+    "machine and a JSON log line a request; *plain* has none of it."
+)
+_EQUAL = "Both are *plain*: what differs here is chance."
 
 
 class NothingSent(Exception):
@@ -98,18 +105,21 @@ def sides(keys: Path, key: str, receiver: Receiver) -> tuple[Side, Side]:
         "CARAVAN_KEYS_FILE": keys,
         "CARAVAN_LOG_FORMAT": "json",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
-        "OTEL_METRIC_EXPORT_INTERVAL": 5000,
     }
     operated = " ".join(["env", *(f"{name}={value}" for name, value in settings.items()), CARAVAN])
     bearer = f"Authorization: Bearer {key}\r\n"
-    plain = f"env OTEL_SDK_DISABLED=true {CARAVAN}"
-    return (
-        Side("operated", operated, "/", "/api/chat", ollama_body, ollama_counts, bearer),
-        Side("plain", plain, "/", "/api/chat", ollama_body, ollama_counts),
-    )
+    return Side("operated", operated, "/", "/api/chat", ollama_body, ollama_counts, bearer), plain()
+
+
+def plain() -> Side:
+    command = f"env OTEL_SDK_DISABLED=true {CARAVAN}"
+    return Side("plain", command, "/", "/api/chat", ollama_body, ollama_counts)
 
 
 async def measure(load: Workload, plan: argparse.Namespace) -> tuple[Results, tuple[Side, Side]]:
+    if plan.noise:
+        twins = replace(plain(), name="operated"), plain()
+        return await compare(twins, load, plan), twins
     with TemporaryDirectory() as folder:
         keys, key = make_key(Path(folder))
         async with receiving() as receiver:
@@ -132,6 +142,14 @@ def verdict(results: Results, clients: int) -> str:
     )
 
 
+def later_by_turn(results: Results, clients: int) -> str:
+    """How far the difference of times to first token goes from turn to turn."""
+    operated, plain = (results[name, clients].turn_first_s for name in ("operated", "plain"))
+    later_ms = [(left - right) * 1e3 for left, right in zip(operated, plain, strict=True)]
+    low, middle, high = (quantile(later_ms, share) for share in (0.25, 0.5, 0.75))
+    return f"Time to first token by turn, median and quartiles: {middle:+.2f} ms ({low:+.2f} to {high:+.2f})."
+
+
 def report(results: Results, both: Sequence[Side], load: Workload, plan: argparse.Namespace) -> str:
     requests = plan.clients[0] * load.repeat
     return "\n\n".join(
@@ -139,10 +157,10 @@ def report(results: Results, both: Sequence[Side], load: Workload, plan: argpars
             machine_lines(),
             f"A tiny Llama of 105,000 parameters, replies of up to {load.tokens} tokens, {plan.rounds} rounds"
             f" of {requests} requests each, begun over {SPREAD_S:g} s, engine `{json.dumps(load.engine)}`. "
-            "*Operated* has a key with limits on requests, tokens and concurrency, OTLP export to a receiver "
-            "on this machine and a JSON log line a request; *plain* has none of it.",
+            + (_EQUAL if plan.noise else _WHAT),
             table(results, plan.clients, both),
             by_turn(results, plan.clients, both),
+            later_by_turn(results, plan.clients[0]),
             verdict(results, plan.clients[0]),
             *(f"**Not equal**: {text}" for text in unequal(results, plan.clients, both)),
         )
@@ -153,8 +171,10 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs=1, default=[32], help="requests at a time")
-    parser.add_argument("--repeat", type=int, default=16, help="requests of each client in a round")
-    parser.add_argument("--rounds", type=int, default=4, help="times that both are started")
+    parser.add_argument("--repeat", type=int, default=6, help="requests of each client in a round")
+    parser.add_argument("--rounds", type=int, default=6, help="times that both are started")
+    parser.add_argument("--turns", type=int, default=2, help="turns of each between two starts")
+    parser.add_argument("--noise", action="store_true", help="measure two equal servers instead")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     return parser.parse_args()
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from app.catalogue.bundled import bundled
 from bench.compare import (
     CARAVAN,
+    TURNS,
     Results,
     Side,
     compare,
@@ -81,6 +82,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at a time")
     parser.add_argument("--scale", type=float, default=0.5, help="times 4 requests of each client")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each server")
+    parser.add_argument("--turns", type=int, default=TURNS, help="turns of each between two starts")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     parser.add_argument("--svg", type=Path, default=Path("docs/images/peers.svg"), help="where the plot goes")
     parser.set_defaults(only="bundled", engine={})

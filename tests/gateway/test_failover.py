@@ -111,7 +111,7 @@ def test_a_replica_that_stops_is_asked_no_more_after_its_first_refusal(tmp_path:
     """It is until the next check that says it is ready, which of a server that really stops none does."""
     with (
         stopping() as (port, refused),
-        fake_site(fake_model("qwen3"), **OPEN, engine=partial(engine, 0)) as other,
+        fake_site(fake_model("qwen3"), **OPEN, engine=partial(engine, threading.Event())) as other,
         gateway(values(), {"qwen3": [port, other.port]}, free_port(), tmp_path) as made,
         httpx.Client(base_url=made.url, timeout=WAIT_S) as client,
     ):
