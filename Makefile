@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/caravan
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
-# pip compiles one file after the other, this takes every core. What packages ship that is no Python is left out.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+# pip compiles one file after the other, this takes every core. Tests of packages and the hundreds of architectures,
+# a third of all, are left to the moment that one is used, and what packages ship that is no Python is left out.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|models)/' $(VENV)/lib || true
 USUAL := not image and not cluster
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)

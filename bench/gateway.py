@@ -24,21 +24,17 @@ import psutil
 
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
-from bench.compare import (
+from bench.asking import (
     Measured,
     Side,
-    add,
     answer_of,
     ask,
-    engine_arguments,
-    machine_lines,
     ollama_body,
     ollama_counts,
-    prompts,
     quantile,
     wave,
-    write_section,
 )
+from bench.compare import engine_arguments, machine_lines, prompts, write_section
 from bench.overload import FAKE, FAKE_TOKENS
 from bench.servers import NAME, Body, free_port, serving, wait_ready
 from tests.gateway.envoy import gateway
@@ -107,7 +103,7 @@ def cost(plan: argparse.Namespace) -> tuple[str, bool]:
                 asked = prompts(6 * CLIENTS, 0)
                 crowd = asyncio.run(wave(side(name), process, ports[name], CLIENTS, asked, FAKE_TOKENS))
                 if turn:  # the first one warms up
-                    add(crowds[name], crowd)
+                    crowds[name].add(crowd)
     rates = {name: each.tokens / each.seconds for name, each in crowds.items()}
     medians = {name: 1e3 * statistics.median(each) for name, each in alone.items()}
     rows = {

@@ -1,8 +1,7 @@
-"""What keys, limits and telemetry cost: Caravan with all of them beside Caravan with none, in turns.
+"""What keys, limits and telemetry cost: Caravan with all of them beside Caravan with none, taking turns.
 
 Run it with `python -m bench.overhead`. The model is tiny, so that the server is what costs; engine, prompts
-and client are those of `bench.compare`, but for one thing: clients do not begin all at once, since replies of
-one length would keep them in step, and the time to a first token be that of 31 others.
+and client are those of `bench.compare`.
 """
 
 import argparse
@@ -17,20 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.asking import Results, Side, Workload, ollama_body, ollama_counts
 from bench.compare import (
     CARAVAN,
+    SPREAD_S,
     TINY,
-    Results,
-    Side,
-    Workload,
-    by_turn,
+    by_slice,
     compare,
     engine_arguments,
     machine_lines,
-    ollama_body,
-    ollama_counts,
     one_story,
-    quantile,
     table,
     unequal,
     write_section,
@@ -40,8 +35,6 @@ from tests.models.build import build
 MARK = "<!-- bench:overhead -->"
 LEAST_KEPT = 0.97
 MOST_TTFT_MS = 1.0
-SPREAD_S = 6.0
-"""About as long as a reply takes."""
 _AMPLE = 1_000_000_000
 """A limit that is checked and never reached."""
 
@@ -142,25 +135,15 @@ def verdict(results: Results, clients: int) -> str:
     )
 
 
-def later_by_turn(results: Results, clients: int) -> str:
-    """How far the difference of times to first token goes from turn to turn."""
-    operated, plain = (results[name, clients].turn_first_s for name in ("operated", "plain"))
-    later_ms = [(left - right) * 1e3 for left, right in zip(operated, plain, strict=True)]
-    low, middle, high = (quantile(later_ms, share) for share in (0.25, 0.5, 0.75))
-    return f"Time to first token by turn, median and quartiles: {middle:+.2f} ms ({low:+.2f} to {high:+.2f})."
-
-
 def report(results: Results, both: Sequence[Side], load: Workload, plan: argparse.Namespace) -> str:
-    requests = plan.clients[0] * load.repeat
     return "\n\n".join(
         (
             machine_lines(),
-            f"A tiny Llama of 105,000 parameters, replies of up to {load.tokens} tokens, {plan.rounds} rounds"
-            f" of {requests} requests each, begun over {SPREAD_S:g} s, engine `{json.dumps(load.engine)}`. "
+            f"A tiny Llama of 105,000 parameters, replies of up to {load.tokens} tokens, {plan.rounds} starts"
+            f" with {plan.seconds:g} s for each, engine `{json.dumps(load.engine)}`. "
             + (_EQUAL if plan.noise else _WHAT),
             table(results, plan.clients, both),
-            by_turn(results, plan.clients, both),
-            later_by_turn(results, plan.clients[0]),
+            by_slice(results, plan.clients, both),
             verdict(results, plan.clients[0]),
             *(f"**Not equal**: {text}" for text in unequal(results, plan.clients, both)),
         )
@@ -171,9 +154,8 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs=1, default=[32], help="requests at a time")
-    parser.add_argument("--repeat", type=int, default=6, help="requests of each client in a round")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each, at each start")
     parser.add_argument("--rounds", type=int, default=6, help="times that both are started")
-    parser.add_argument("--turns", type=int, default=2, help="turns of each between two starts")
     parser.add_argument("--noise", action="store_true", help="measure two equal servers instead")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     return parser.parse_args()
@@ -183,7 +165,7 @@ def main() -> None:
     plan = options()
     model = build("llama", plan.cache / "test-models")
     engine = engine_arguments(model, {"dtype": "float32"})
-    load = Workload(TINY, model, one_story, 512, plan.repeat, engine, SPREAD_S)
+    load = Workload(TINY, model, one_story, 512, engine, SPREAD_S)
     results, both = asyncio.run(measure(load, plan))
     text = report(results, both, load, plan)
     print(text)

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
-from bench.compare import answer_of, machine_lines, quantile, write_section
+from bench.asking import answer_of, quantile
+from bench.compare import machine_lines, write_section
 from bench.servers import NAME, Body, cpu_seconds, free_port, serving, wait_ready
 from tests.models.build import build
 

@@ -17,21 +17,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from app.catalogue.bundled import bundled
-from bench.compare import (
-    CARAVAN,
-    TURNS,
-    Results,
-    Side,
-    compare,
-    machine_lines,
-    ollama_body,
-    ollama_counts,
-    openai_body,
-    openai_counts,
-    table,
-    workloads,
-    write_section,
-)
+from bench.asking import Results, Side, ollama_body, ollama_counts, openai_body, openai_counts
+from bench.compare import CARAVAN, compare, machine_lines, table, workloads, write_section
 from loadtest.plots import STYLE
 
 MARK = "<!-- bench:peers -->"
@@ -80,9 +67,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of llama.cpp")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at a time")
-    parser.add_argument("--scale", type=float, default=0.5, help="times 4 requests of each client")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each server")
-    parser.add_argument("--turns", type=int, default=TURNS, help="turns of each between two starts")
+    parser.add_argument("--seconds", type=float, default=45.0, help="of each, at each concurrency and start")
+    parser.add_argument("--rounds", type=int, default=2, help="times that both are started")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     parser.add_argument("--svg", type=Path, default=Path("docs/images/peers.svg"), help="where the plot goes")
     parser.set_defaults(only="bundled", engine={})

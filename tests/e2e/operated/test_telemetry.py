@@ -2,45 +2,24 @@
 
 import json
 import secrets
-from collections.abc import Generator
+import signal
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.scrape import value
-from tests.e2e.collector import Collector, SentSpan, collecting
-from tests.e2e.engines import STORY, OwnServer, asking, busy, eventually, load, own
-from tests.server import models, serving
+from tests.e2e.collector import Collector, SentSpan
+from tests.e2e.engines import STORY, OwnServer, asking, busy, eventually
+from tests.e2e.operated.conftest import Keys
 
 pytestmark = pytest.mark.engine
 
 SOON_S = 20.0
-SECRET = "sk-very-secret"
+GONE_S = 30.0
 OF_TOOL = {"gen_ai_request_model": "tool:latest"}
-
-
-@pytest.fixture(scope="module")
-def collector() -> Generator[Collector]:
-    with collecting() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def site(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Generator[OwnServer]:
-    served = [model for model in models() if model["name"] in ("tool", "emb")]
-    scratch = tmp_path_factory.mktemp("telemetry")
-    settings: dict[str, Any] = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "OTEL_METRIC_EXPORT_INTERVAL": "500",
-        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
-        "CARAVAN_LOG_FORMAT": "json",
-    }
-    with serving(served, scratch, **settings) as live, own(live, scratch) as running:
-        load(running.client, "tool")
-        yield running
 
 
 def traced() -> tuple[str, str, dict[str, str]]:
@@ -48,7 +27,6 @@ def traced() -> tuple[str, str, dict[str, str]]:
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     headers = {
         "traceparent": f"00-{trace_id}-{span_id}-01",
-        "authorization": f"Bearer {SECRET}",
         "x-request-id": f"test-{trace_id}",
     }
     return trace_id, span_id, headers
@@ -204,12 +182,33 @@ def test_both_ways_lead_to_the_same_metrics(site: OwnServer, collector: Collecto
     assert used == {"input", "output"}
 
 
-def test_no_key_and_no_word_of_a_prompt_is_told(site: OwnServer, collector: Collector) -> None:
+def test_no_key_and_no_word_of_a_prompt_is_told(site: OwnServer, collector: Collector, keys: Keys) -> None:
     trace_id, _, headers = traced()
     post(site, headers, messages=[{"role": "user", "content": "wombat"}], options={"num_predict": 2})
     spans(collector, trace_id, "chat tool:latest", "llm_request")
     line_of(site, headers["x-request-id"])
     told = site.log.encode() + b"".join(body for _, body in collector.bodies)
     told += site.client.get("/metrics").content
-    assert SECRET.encode() not in told
+    assert b'"key_id":"own"' in told
+    assert keys.own.rpartition("_")[2].encode() not in told
     assert b"wombat" not in told
+
+
+def test_a_second_sigterm_ends_streams_with_an_error_line_and_tells_of_them(
+    site: OwnServer, collector: Collector
+) -> None:
+    """The last one here: it ends the server."""
+    trace_id, _, headers = traced()
+    server, family = site.process, site.family()
+    with site.client.stream("POST", "/api/chat", json=STORY, headers=headers) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        server.send_signal(signal.SIGTERM)
+        eventually(lambda: "stopping: no new requests" in site.log, GONE_S)
+        server.send_signal(signal.SIGTERM)
+        assert json.loads(list(lines)[-1]) == {"error": "the server is shutting down"}
+    assert server.wait(GONE_S) == 0
+    assert psutil.wait_procs(family, GONE_S)[1] == []
+    assert "requests that did not end in time and are ended: 1" in site.log
+    (span,) = (each for each in collector.spans(trace_id) if each.name == "chat tool:latest")
+    assert span.attributes["error.type"]

@@ -1,0 +1,82 @@
+"""Keys as an operator and a client meet them: made on the command line, sent by Ollama's own client."""
+
+import time
+from collections.abc import Callable
+
+import httpx
+import ollama
+import pytest
+
+from tests.e2e.engines import OwnServer
+from tests.e2e.operated.conftest import Keys
+
+pytestmark = pytest.mark.engine
+SECONDS_TO_NOTICE = 30.0
+CHAT = [{"role": "user", "content": "Say hello."}]
+SHORT = {"num_predict": 4, "temperature": 0}
+
+
+def client_of(site: OwnServer, key: str = "") -> ollama.Client:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return ollama.Client(site.url, headers=headers, timeout=240)
+
+
+@pytest.mark.row("A1", "B9")
+def test_ollama_s_client_works_with_a_key_and_not_without(site: OwnServer, keys: Keys) -> None:
+    key = keys.run("create", "--id", "client")
+    _until(lambda: _status(site.url, key) == 200)
+    with client_of(site, key) as client:
+        assert {model.model for model in client.list().models} == {"tool:latest", "emb:latest"}
+        whole = client.chat("tool", CHAT, think=False, options=SHORT)
+        pieces = list(client.chat("tool", CHAT, think=False, options=SHORT, stream=True))
+    assert whole.message.content
+    assert pieces[-1].done
+    assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content
+
+    for other in ("", key[:-1] + ("0" if key[-1] != "0" else "1")):
+        with client_of(site, other) as client:
+            with pytest.raises(ollama.ResponseError) as refused:
+                client.chat("tool", CHAT)
+            assert refused.value.status_code == 401
+            with pytest.raises(ollama.ResponseError) as refused:
+                list(client.chat("tool", CHAT, stream=True))
+            assert refused.value.status_code == 401
+
+
+@pytest.mark.row("A1")
+def test_a_revoked_key_is_refused_while_the_server_runs(site: OwnServer, keys: Keys) -> None:
+    key = keys.run("create", "--id", "brief")
+    _until(lambda: _status(site.url, key) == 200)
+    keys.run("revoke", "brief")
+    _until(lambda: _status(site.url, key) == 401)
+
+
+@pytest.mark.row("A1")
+def test_the_log_of_a_talkative_server_holds_no_key(site: OwnServer, keys: Keys) -> None:
+    key = keys.run("create", "--id", "loud")
+    _until(lambda: _status(site.url, key) == 200)
+    with client_of(site, key) as client:
+        client.chat("tool", CHAT, think=False, options=SHORT)
+        with pytest.raises(ollama.ResponseError):
+            client.chat("none", CHAT)
+    log = site.log
+    assert "keys reloaded" in log
+    assert key.rpartition("_")[2] not in log
+
+
+def test_health_needs_no_key(site: OwnServer) -> None:
+    for path in ("/livez", "/readyz", "/", "/api/version"):
+        assert httpx.get(site.url + path).status_code == 200
+    assert httpx.get(site.url + "/metrics").status_code == 401
+
+
+def _status(url: str, key: str) -> int:
+    return httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def _until(true: Callable[[], bool]) -> None:
+    """The server looks at its files once a second; nothing tells this process when it has."""
+    deadline = time.monotonic() + SECONDS_TO_NOTICE
+    while not true():
+        assert time.monotonic() < deadline, "the server did not notice"
+        time.sleep(0.1)
