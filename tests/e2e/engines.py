@@ -74,11 +74,12 @@ def unload(client: httpx.Client, model: str) -> None:
 
 
 @contextmanager
-def asking(url: str, path: str, body: Any) -> Generator[socket.socket]:
+def asking(url: str, path: str, body: Any, *, key: str = "") -> Generator[socket.socket]:
     """A client that has asked and reads only what the test has it read; it leaves at the end of the block."""
     place = urlsplit(url)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {len(data)}\r\n"
+    head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
     with socket.create_connection((place.hostname or "", place.port or 80), timeout=60) as connection:
         connection.sendall(head.encode() + data)
         yield connection

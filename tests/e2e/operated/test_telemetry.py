@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.api.scrape import value
 from tests.e2e.collector import Collector, SentSpan
 from tests.e2e.engines import STORY, OwnServer, asking, busy, eventually
-from tests.e2e.operated.conftest import Keys
+from tests.e2e.keys import Keys
 
 pytestmark = pytest.mark.engine
 
@@ -113,10 +113,12 @@ def test_a_request_that_fails_is_counted_traced_and_logged(site: OwnServer, coll
     assert (line["outcome"], line["error"]) == ("error", answer.json()["error"])
 
 
-def test_a_client_that_leaves_is_counted_traced_and_logged(site: OwnServer, collector: Collector) -> None:
+def test_a_client_that_leaves_is_counted_traced_and_logged(
+    site: OwnServer, collector: Collector, keys: Keys
+) -> None:
     before = value(site.client, "caravan_cancellations_total", **OF_TOOL) or 0
     lines = site.log.count('"outcome":"cancelled"')
-    with asking(site.url, "/api/chat", STORY) as client:
+    with asking(site.url, "/api/chat", STORY, key=keys.own) as client:
         received = client.recv(1)
         assert received
     eventually(lambda: value(site.client, "caravan_cancellations_total", **OF_TOOL) == before + 1, SOON_S)
@@ -171,9 +173,8 @@ def test_both_ways_lead_to_the_same_metrics(site: OwnServer, collector: Collecto
 
     def sent() -> bool:
         points = collector.points("gen_ai.server.time_to_first_token")
-        return any(
-            about["gen_ai.request.model"] == "tool:latest" and point.count == seen for about, point in points
-        )
+        counts = (each.count for about, each in points if about["gen_ai.request.model"] == "tool:latest")
+        return sum(counts) == seen
 
     eventually(sent, SOON_S)
     for name in ("caravan.model.ready", "caravan.queue.depth", "caravan.requests.active"):
