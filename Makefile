@@ -43,7 +43,6 @@ endif
 
 $(VENV)/.dev: $(VENV)/.installed requirements/dev.lock requirements/loadtest.lock
 	@$(PIP) --no-deps -r requirements/dev.lock -r requirements/loadtest.lock
-	@$(COMPILE)
 	@touch $@
 
 tools: dev ## Fetch the programs that tests use (Prometheus, Redis, Helm); nothing is installed
