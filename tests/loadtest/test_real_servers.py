@@ -18,13 +18,15 @@ from tests.server import LiveServer
 pytestmark = [pytest.mark.engine, pytest.mark.row("C7")]
 
 RUN_S = 5
+ONE_PROCESS = "env VLLM_ENABLE_V1_MULTIPROCESSING=0 "
+"""For vLLM's engine: a worker of its own would take another twenty seconds to start."""
 
 
 @pytest.fixture(scope="module")
 def vllm_server() -> Iterator[str]:
     port, model = free_port(), build("llama")
     engine = engine_arguments(model, {"dtype": "float32", "kv_cache_memory_bytes": 64 << 20})
-    with serving(VLLM, model, engine, port) as process:
+    with serving(ONE_PROCESS + VLLM, model, engine, port) as process:
         asyncio.run(wait_ready("/health", process, port))
         yield f"http://127.0.0.1:{port}"
 
