@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/caravan
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
-# pip compiles one file after the other, this takes every core. Tests of packages and the hundreds of architectures,
-# a third of all, are left to the moment that one is used, and what packages ship that is no Python is left out.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|models)/' $(VENV)/lib || true
+# pip compiles one file after the other, this takes every core. What packages ship for their own tests is left out, as is
+# what ends in .py and is no Python. All else is compiled: where Python may not write bytecode, each start would do it again.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 USUAL := not image and not cluster
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
@@ -43,6 +43,7 @@ endif
 
 $(VENV)/.dev: $(VENV)/.installed requirements/dev.lock requirements/loadtest.lock
 	@$(PIP) --no-deps -r requirements/dev.lock -r requirements/loadtest.lock
+	@$(COMPILE)
 	@touch $@
 
 tools: dev ## Fetch the programs that tests use (Prometheus, Redis, Helm); nothing is installed
