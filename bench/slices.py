@@ -106,19 +106,21 @@ async def take_turns(
         while taker.clock() < until_s:
             await taker.ask(*next(supply), load.tokens)
 
-    async with asyncio.TaskGroup() as group:
-        asked: dict[Taker, list[asyncio.Task[None]]] = {}
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked: dict[Taker, list[asyncio.Task[None]]] = {}
+            for taker in takers:
+                taker.begin()
+                supply = enumerate(load.prompts(_SUPPLY, first_prompt), first_prompt)
+                asked[taker] = [group.create_task(client(taker, number, supply)) for number in range(clients)]
+            for taker in itertools.cycle(takers):
+                if not all(task.done() for task in asked[taker]):
+                    await taker.run(SLICE_S)
+                elif all(task.done() for tasks in asked.values() for task in tasks):
+                    break
+    finally:
         for taker in takers:
-            taker.begin()
-            supply = enumerate(load.prompts(_SUPPLY, first_prompt), first_prompt)
-            asked[taker] = [group.create_task(client(taker, number, supply)) for number in range(clients)]
-        for taker in itertools.cycle(takers):
-            if not all(task.done() for task in asked[taker]):
-                await taker.run(SLICE_S)
-            elif all(task.done() for tasks in asked.values() for task in tasks):
-                break
-    for taker in takers:
-        taker.release()
+            taker.release()
     return [(taker, measured(taker, load, seconds)) for taker in takers]
 
 
