@@ -192,8 +192,8 @@ async def wave(
         for _ in range(clients):
             group.create_task(client())
     seconds, used = time.perf_counter() - start, cpu_seconds(process) - cpu
-    tokens = sum(side.counts(answer_of(received))[1] for _, received in answers)
-    measured = Measured(seconds, used, tokens, [first for first, _ in answers])
+    written = sum(side.counts(answer_of(received))[1] for _, received in answers)
+    measured = Measured(seconds, used, written, [first for first, _ in answers])
     if not all(measured.first_s):
         raise BadAnswer(f"{side.name} gave a reply without text")
     return measured

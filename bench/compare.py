@@ -111,7 +111,7 @@ def by_slice(results: Results, clients: Sequence[int], sides: Sequence[Side]) ->
     ours, theirs = (side.name for side in sides)
     found: list[str] = []
     for count in clients:
-        pairs = zip(results[ours, count].rates, results[theirs, count].rates, strict=False)
+        pairs = zip(results[ours, count].rates, results[theirs, count].rates, strict=True)
         ratios = [left / right for left, right in pairs]
         low, middle, high = (quantile(ratios, share) for share in (0.25, 0.5, 0.75))
         found.append(f"{middle:.3f} ({low:.2f} to {high:.2f}) with {count} clients in {len(ratios)}")

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.row("C7")]
 
 RUN_S = 5
 ONE_PROCESS = "env VLLM_ENABLE_V1_MULTIPROCESSING=0 "
-"""For vLLM's engine: a worker of its own would take another twenty seconds to start."""
+"""For vLLM's engine: a worker of its own would import vLLM once more, and take as long again."""
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """Keys as an operator and a client meet them: made on the command line, sent by Ollama's own client."""
 
-import time
-from collections.abc import Callable
-
 import httpx
 import ollama
 import pytest
 
-from tests.e2e.engines import OwnServer
+from tests.e2e.engines import OwnServer, eventually
 from tests.e2e.keys import Keys
 
 pytestmark = pytest.mark.engine
@@ -24,7 +21,7 @@ def client_of(site: OwnServer, key: str = "") -> ollama.Client:
 @pytest.mark.row("A1", "B9")
 def test_ollama_s_client_works_with_a_key_and_not_without(site: OwnServer, keys: Keys) -> None:
     key = keys.run("create", "--id", "client")
-    _until(lambda: _status(site.url, key) == 200)
+    eventually(lambda: _status(site.url, key) == 200, SECONDS_TO_NOTICE)
     with client_of(site, key) as client:
         assert {model.model for model in client.list().models} == {"tool:latest", "emb:latest"}
         whole = client.chat("tool", CHAT, think=False, options=SHORT)
@@ -46,9 +43,9 @@ def test_ollama_s_client_works_with_a_key_and_not_without(site: OwnServer, keys:
 @pytest.mark.row("A1")
 def test_a_revoked_key_is_refused_while_the_server_runs(site: OwnServer, keys: Keys) -> None:
     key = keys.run("create", "--id", "brief")
-    _until(lambda: _status(site.url, key) == 200)
+    eventually(lambda: _status(site.url, key) == 200, SECONDS_TO_NOTICE)
     keys.run("revoke", "brief")
-    _until(lambda: _status(site.url, key) == 401)
+    eventually(lambda: _status(site.url, key) == 401, SECONDS_TO_NOTICE)
     assert "keys reloaded" in site.log
 
 
@@ -60,11 +57,3 @@ def test_health_needs_no_key(site: OwnServer) -> None:
 
 def _status(url: str, key: str) -> int:
     return httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).status_code
-
-
-def _until(true: Callable[[], bool]) -> None:
-    """The server looks at its files once a second; nothing tells this process when it has."""
-    deadline = time.monotonic() + SECONDS_TO_NOTICE
-    while not true():
-        assert time.monotonic() < deadline, "the server did not notice"
-        time.sleep(0.1)
