@@ -37,14 +37,12 @@ class Side:
 
 @dataclass(slots=True)
 class Measured:
-    """What one server did at one concurrency, over all rounds."""
+    """What one server did at one concurrency."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     tokens: float = 0.0
     first_s: list[float] = field(default_factory=list[float])
-    rates: list[float] = field(default_factory=list[float])
-    """Tokens a second, slice by slice."""
     counts: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     """Prompt and output tokens of each reply, by the number of its prompt."""
 
@@ -53,7 +51,6 @@ class Measured:
         self.cpu_seconds += more.cpu_seconds
         self.tokens += more.tokens
         self.first_s += more.first_s
-        self.rates += more.rates
         self.counts |= more.counts
 
     def figures(self) -> dict[str, float]:
@@ -65,7 +62,16 @@ class Measured:
         }
 
 
-Results = dict[tuple[str, int], Measured]
+Results = dict[tuple[str, int], list[Measured]]
+"""By server and number of clients, one for each start."""
+
+
+def total(starts: Sequence[Measured]) -> Measured:
+    """All starts as one."""
+    found = Measured()
+    for each in starts:
+        found.add(each)
+    return found
 
 
 def ollama_body(prompt: str, tokens: int) -> Body:
@@ -109,8 +115,9 @@ def quantile(values: Sequence[float], share: float) -> float:
 class Workload:
     """A model, what it is asked and how long its replies may get; `engine` overrides engine arguments.
 
-    Clients begin over `spread_s` seconds, about as long as a reply takes: those that begin at once stay in
-    step where replies are of one length, and a first token then waits for all the others'.
+    A client begins `apart_s` seconds after the one before, so that 32 begin over about the time that a reply
+    takes: where replies are of one length, those that begin together stay in step, and each of their first
+    tokens waits for the prompts of all.
     """
 
     title: str
@@ -118,7 +125,7 @@ class Workload:
     prompts: Callable[[int, int], list[str]]
     tokens: int
     engine: Body
-    spread_s: float
+    apart_s: float
 
 
 async def asking(side: Side, port: int, body: Body) -> AsyncGenerator[tuple[bytes, bool], None]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
 from bench.asking import (
-    Measured,
     Results,
     Side,
     Workload,
@@ -25,14 +24,15 @@ from bench.asking import (
     ollama_counts,
     openai_body,
     openai_counts,
-    quantile,
+    total,
     wave,
 )
 from bench.servers import Body, free_port, installed, machine, serving, wait_ready
-from bench.slices import SLICE_S, Taker, take_turns
+from bench.slices import Taker, take_turns
 from tests.models.build import build
 
-SPREAD_S = 6.0
+BUNDLED_APART_S = 0.75
+TINY_APART_S = 0.1875
 MARK = "<!-- bench:compare -->"
 BUNDLED = "`smollm2:135m` (SmolLM2-135M-Instruct as `make run` serves it)"
 TINY = "A tiny Llama of 105,000 parameters, where servers are what costs"
@@ -41,6 +41,7 @@ VLLM = (
     "{python} -m vllm.entrypoints.openai.api_server --host 127.0.0.1 --port {port} --model {model} "
     "--served-model-name {name} --disable-uvicorn-access-log {flags}"
 )
+BY_START = ("output tokens/s", "median TTFT, ms")
 SUBJECTS = ("a lighthouse", "a long walk", "the sea in winter", "an old clock", "a city at night", "bread")
 
 
@@ -67,13 +68,18 @@ def engine_arguments(model: Path, given: Body) -> Body:
     return chosen | given
 
 
+def in_turn(sides: Sequence[Side], number: int) -> Sequence[Side]:
+    """The order in which they are started in round `number`."""
+    return sides if number % 2 else sides[::-1]
+
+
 async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespace) -> Results:
     """Start all `plan.rounds` times, each as often first as second, and have them take turns at running."""
-    results: Results = {(side.name, clients): Measured() for side in sides for clients in plan.clients}
+    results: Results = {(side.name, clients): [] for side in sides for clients in plan.clients}
     for number in range(plan.rounds):
         with ExitStack() as running:
             takers: list[Taker] = []
-            for side in sides if number % 2 else sides[::-1]:
+            for side in in_turn(sides, number):
                 port = free_port()
                 process = running.enter_context(serving(side.command, load.model, load.engine, port))
                 await wait_ready(side.ready, process, port)
@@ -86,7 +92,7 @@ async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespac
                 )
                 first = (number * 100 + clients) * 10_000
                 for taker, found in await take_turns(takers, load, clients, plan.seconds, first):
-                    results[taker.side.name, clients].add(found)
+                    results[taker.side.name, clients].append(found)
     return results
 
 
@@ -97,7 +103,7 @@ def table(
     ours, theirs = (side.name for side in sides)
     lines = [f"| clients | | {ours} | {theirs} | {ours} / {theirs} |", "| ---: | --- | ---: | ---: | ---: |"]
     for count in clients:
-        left, right = results[ours, count].figures(), results[theirs, count].figures()
+        left, right = (total(results[name, count]).figures() for name in (ours, theirs))
         for name, value in left.items():
             if name in without:
                 continue
@@ -106,17 +112,21 @@ def table(
     return "\n".join(lines)
 
 
-def by_slice(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> str:
-    """How far the ratio of throughputs goes from slice to slice, which says how far to trust it."""
+def by_start(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> str:
+    """Markdown: the first side as a multiple of the second, by start, which says how far to trust it."""
     ours, theirs = (side.name for side in sides)
-    found: list[str] = []
+    starts = range(len(results[ours, clients[0]]))
+    first = " | ".join(f"{in_turn(sides, number)[0].name} first" for number in starts)
+    lines = [f"| clients | {ours} / {theirs} | {first} |", f"| ---: | --- |{' ---: |' * len(starts)}"]
     for count in clients:
-        pairs = zip(results[ours, count].rates, results[theirs, count].rates, strict=True)
-        ratios = [left / right for left, right in pairs]
-        low, middle, high = (quantile(ratios, share) for share in (0.25, 0.5, 0.75))
-        found.append(f"{middle:.3f} ({low:.2f} to {high:.2f}) with {count} clients in {len(ratios)}")
-    shown = ", ".join(found)
-    return f"Throughput of {ours} / {theirs} in slices of {SLICE_S:g} s, median and quartiles: {shown}."
+        pairs = [
+            (left.figures(), right.figures())
+            for left, right in zip(results[ours, count], results[theirs, count], strict=True)
+        ]
+        for name in BY_START:
+            ratios = " | ".join(f"{left[name] / right[name]:.3f}" for left, right in pairs)
+            lines.append(f"| {count} | {name} | {ratios} |")
+    return "\n".join(lines)
 
 
 def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> list[str]:
@@ -124,7 +134,7 @@ def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> 
     ours, theirs = (side.name for side in sides)
     found: list[str] = []
     for count in clients:
-        left, right = results[ours, count].counts, results[theirs, count].counts
+        left, right = (total(results[name, count]).counts for name in (ours, theirs))
         both = left.keys() & right.keys()
         prompts_, tokens = (
             [sum(side[number][kind] for number in both) for side in (left, right)] for kind in (0, 1)
@@ -152,7 +162,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", choices=["bundled", "tiny"], help="leave the other model out")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
-    parser.add_argument("--seconds", type=float, default=21.0, help="of each, at each concurrency and start")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each, at each concurrency and start")
     parser.add_argument("--rounds", type=int, default=4, help="times that both are started")
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
@@ -168,11 +178,11 @@ def workloads(plan: argparse.Namespace) -> list[Workload]:
     if plan.only != "tiny":
         folder = convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None)
         engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
-        found.append(Workload(BUNDLED, folder, prompts, 96, engine, SPREAD_S))
+        found.append(Workload(BUNDLED, folder, prompts, 96, engine, BUNDLED_APART_S))
     if plan.only != "bundled":
         folder = build("llama", plan.cache / "test-models")
         engine = engine_arguments(folder, {"dtype": "float32", **plan.engine})
-        found.append(Workload(TINY, folder, one_story, 512, engine, SPREAD_S))
+        found.append(Workload(TINY, folder, one_story, 512, engine, TINY_APART_S))
     return found
 
 
@@ -191,10 +201,15 @@ def main() -> None:
         settings = json.dumps(load.engine)
         shown = f"{load.title}, replies of up to {load.tokens} tokens, engine `{settings}`:"
         sections += [shown, table(results, plan.clients, sides)]
-        sections += [by_slice(results, plan.clients, sides), *warnings]
+        sections += [by_start(results, plan.clients, sides), *warnings]
         figures = [
-            {"server": name, "clients": clients, **found.figures(), "tokens/s by slice": found.rates}
-            for (name, clients), found in results.items()
+            {
+                "server": name,
+                "clients": clients,
+                **total(starts).figures(),
+                "starts": [start.figures() for start in starts],
+            }
+            for (name, clients), starts in results.items()
         ]
         saved.append(
             {"model": load.model.name, "engine": load.engine, "unequal": warnings, "results": figures}

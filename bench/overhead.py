@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.asking import Results, Side, Workload, ollama_body, ollama_counts
+from bench.asking import Results, Side, Workload, ollama_body, ollama_counts, total
 from bench.compare import (
     CARAVAN,
-    SPREAD_S,
     TINY,
-    by_slice,
+    TINY_APART_S,
+    by_start,
     compare,
     engine_arguments,
     machine_lines,
@@ -124,7 +124,7 @@ async def measure(load: Workload, plan: argparse.Namespace) -> tuple[Results, tu
 
 
 def verdict(results: Results, clients: int) -> str:
-    operated, plain = results["operated", clients], results["plain", clients]
+    operated, plain = (total(results[name, clients]) for name in ("operated", "plain"))
     kept = (operated.tokens / operated.seconds) / (plain.tokens / plain.seconds)
     later_ms = (statistics.median(operated.first_s) - statistics.median(plain.first_s)) * 1e3
     reached = kept >= LEAST_KEPT and later_ms <= MOST_TTFT_MS
@@ -143,7 +143,7 @@ def report(results: Results, both: Sequence[Side], load: Workload, plan: argpars
             f" with {plan.seconds:g} s for each, engine `{json.dumps(load.engine)}`. "
             + (_EQUAL if plan.noise else _WHAT),
             table(results, plan.clients, both),
-            by_slice(results, plan.clients, both),
+            by_start(results, plan.clients, both),
             verdict(results, plan.clients[0]),
             *(f"**Not equal**: {text}" for text in unequal(results, plan.clients, both)),
         )
@@ -165,7 +165,7 @@ def main() -> None:
     plan = options()
     model = build("llama", plan.cache / "test-models")
     engine = engine_arguments(model, {"dtype": "float32"})
-    load = Workload(TINY, model, one_story, 512, engine, SPREAD_S)
+    load = Workload(TINY, model, one_story, 512, engine, TINY_APART_S)
     results, both = asyncio.run(measure(load, plan))
     text = report(results, both, load, plan)
     print(text)

@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from app.catalogue.bundled import bundled
-from bench.asking import Results, Side, ollama_body, ollama_counts, openai_body, openai_counts
+from bench.asking import Results, Side, ollama_body, ollama_counts, openai_body, openai_counts, total
 from bench.compare import CARAVAN, compare, machine_lines, table, workloads, write_section
 from loadtest.plots import STYLE
 
@@ -50,7 +50,7 @@ def plot(results: Results, clients: list[int], both: tuple[Side, Side]) -> str:
         figure = Figure((9, 3.4), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             for side in both:
-                found = [results[side.name, count].figures()[key] for count in clients]
+                found = [total(results[side.name, count]).figures()[key] for count in clients]
                 axes.plot(clients, found, marker="o", ms=4, label=side.name)
             axes.set(title=title, xlabel="clients", xscale="log", yscale="log", xticks=clients)
             axes.set_xticks(clients, [str(count) for count in clients], minor=False)

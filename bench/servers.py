@@ -74,10 +74,8 @@ def serving(command: str, model: Path, engine: Body, port: int) -> Generator[psu
 
 
 def environment() -> dict[str, str]:
-    """What both servers run with. Caravan gives an engine on CPU all cores but one; so does vLLM here."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) - 1))
+    """What both servers run with."""
     return {
-        "OMP_NUM_THREADS": threads,
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",

@@ -99,11 +99,11 @@ async def take_turns(
     takers: Sequence[Taker], load: Workload, clients: int, seconds: float, first_prompt: int
 ) -> list[tuple[Taker, Measured]]:
     """Have `clients` clients ask each server for `seconds` of its own time, once all of them have begun."""
-    until_s = load.spread_s + seconds
+    all_s = clients * load.apart_s
 
     async def client(taker: Taker, number: int, supply: Iterator[tuple[int, str]]) -> None:
-        await taker.wait(number * load.spread_s / clients)
-        while taker.clock() < until_s:
+        await taker.wait(number * load.apart_s)
+        while taker.clock() < all_s + seconds:
             await taker.ask(*next(supply), load.tokens)
 
     try:
@@ -121,22 +121,18 @@ async def take_turns(
     finally:
         for taker in takers:
             taker.release()
-    found = [measured(taker, load, seconds) for taker in takers]
-    whole = min(len(each.rates) for each in found)
-    for each in found:
-        del each.rates[whole:]  # what is left is compared slice by slice
-    return list(zip(takers, found, strict=True))
+    return [(taker, measured(taker, all_s, seconds)) for taker in takers]
 
 
-def measured(taker: Taker, load: Workload, seconds: float) -> Measured:
-    """What a server did in the slices that lie between the last client's beginning and the end of asking.
+def measured(taker: Taker, all_s: float, seconds: float) -> Measured:
+    """What a server did in the slices that lie between `all_s`, when the last client has begun, and the end.
 
     A slice lasts a little longer than it should, so the last one may end a little after that.
     """
     within = {
         number: (begun, ended, used)
         for number, (begun, ended, used) in enumerate(taker.slices)
-        if begun >= load.spread_s and ended <= load.spread_s + seconds + SLICE_S / 2
+        if begun >= all_s and ended <= all_s + seconds + SLICE_S / 2
     }
     written = dict.fromkeys(within, 0.0)
     found = Measured()
@@ -149,10 +145,9 @@ def measured(taker: Taker, load: Workload, seconds: float) -> Measured:
         for slice_, size in reply.received.items():
             if slice_ in written:
                 written[slice_] += size * share
-        if load.spread_s <= reply.begun_s <= load.spread_s + seconds:
+        if all_s <= reply.begun_s <= all_s + seconds:
             found.first_s.append(reply.first_s)
     found.seconds = sum(ended - begun for begun, ended, _ in within.values())
     found.cpu_seconds = sum(used for _, _, used in within.values())
     found.tokens = sum(written.values())
-    found.rates = [written[number] / (ended - begun) for number, (begun, ended, _) in within.items()]
     return found

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -76,6 +77,16 @@ async def test_two_engines_keep_their_own_metrics() -> None:
             await eventually(lambda: (generated(first), generated(second)) == (17, 1 + made))
         await tokens(first, 8)
         await eventually(lambda: generated(first) == 25)
+
+
+async def test_a_worker_keeps_to_the_cores_that_vllm_chose_for_it() -> None:
+    """It is forked with OpenMP loaded, which reads its variables no more."""
+    async with loaded("tool") as engine:
+        manager = importlib.import_module("vllm.utils.ompmultiprocessing").OMPProcessManager
+        chosen = manager(engine._llm.vllm_config).cpu_lists
+        (worker,) = (process for process in processes() if "Worker" in process.name())
+        cores = {frozenset(os.sched_getaffinity(thread.id)) for thread in worker.threads()}
+        assert cores == {frozenset(chosen[0] if chosen else os.sched_getaffinity(0))}
 
 
 async def test_a_trace_costs_the_tokens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

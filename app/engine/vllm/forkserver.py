@@ -11,10 +11,11 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from app.engine.vllm import output
+from app.engine.vllm import cores, output
 
 _PRELOAD = [
     "app.engine.vllm.forked",
+    "app.engine.vllm.binding",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
     "app.engine.vllm.logits",
@@ -28,12 +29,11 @@ def start(*, debug: bool) -> ForkServerContext:
     """Start the fork server; call it before anything imports torch. Returns its context.
 
     What is set here reaches this process's own import of vLLM and every engine process; later changes of the
-    environment would not. OpenMP gets one thread per core but one: without that setting a worker runs
-    unpinned and falls to a tenth of its speed on a busy machine. What the operator has set stays.
+    environment would not. What the operator has set stays.
     """
-    cores = len(os.sched_getaffinity(0))
+    of_cores = cores.environment(os.environ, len(os.sched_getaffinity(0)), cores.quota())  # noqa: TID251
     for name, value in {
-        "OMP_NUM_THREADS": str(max(1, cores - 1)),
+        **of_cores,
         "VLLM_LOGGING_LEVEL": "INFO" if debug else "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
