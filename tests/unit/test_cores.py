@@ -15,7 +15,7 @@ UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     [
         (8, None, "7", BOUND),
         (8, 8.0, "7", BOUND),
-        (8, 16.0, "7", BOUND),
+        (8, 16.0, "7", UNBOUND),
         (1, None, "1", BOUND),
         (64, 4.0, "3", UNBOUND),
         (64, 2.5, "1", UNBOUND),

@@ -21,7 +21,7 @@ def environment(given: Mapping[str, str], cores: int, quota: float | None) -> di
     has set the number of threads wants that number, which vLLM would replace.
     """
     usable = cores if quota is None else min(cores, max(1, int(quota)))
-    own = usable == cores and _THREADS not in given
+    own = quota in (None, cores) and _THREADS not in given
     chosen = {_THREADS: str(max(1, usable - 1))} | ({} if own else {_BINDING: "nobind"})
     return {name: value for name, value in chosen.items() if name not in given}
 
