@@ -65,8 +65,8 @@ class Receiver:
                 self.requests += 1
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the exporter has ended
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the exporter has ended, or the benchmark
         finally:
             writer.close()
 
