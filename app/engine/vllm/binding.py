@@ -24,9 +24,11 @@ class Cores(OMPProcessManager):
     @contextmanager
     def configure_omp_envs(self, rank: int, local_rank: int) -> Generator[None]:
         global _chosen
-        _chosen = () if self.skip_setup else self.cpu_lists[local_rank]
-        if _chosen:
-            torch.set_num_threads(len(_chosen))  # here, since a child may not: OpenMP is not made for forks
+        if self.skip_setup:
+            yield
+            return
+        _chosen = self.cpu_lists[local_rank]
+        torch.set_num_threads(len(_chosen))  # here, since a child may not: OpenMP is not made for forks
         try:
             with super().configure_omp_envs(rank, local_rank):
                 yield
