@@ -1,8 +1,8 @@
 """The table of what a client may choose the size of; `docs/limits.md` is made from it.
 
 A row is a field of `InputLimits`: its default, what is counted, where that is enforced and what the client
-is told. A row that is set to 0 is off, which is for tests: `chaos.fuzz` must then find the fault that the row is
-there for.
+is told. A row that is set to 0 is off, which is for tests: `chaos.fuzz` must then find the fault that the row
+is there for.
 """
 
 from dataclasses import dataclass, field
