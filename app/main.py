@@ -26,6 +26,7 @@ from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
 from app.core.model import Model
+from app.core.pool import Pool
 from app.engine.base import Engine
 from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
@@ -75,7 +76,14 @@ def build_app(
         give_up=lifecycle.fail,
     )
     lifecycle.ends_with(manager.close)
-    pipeline = Pipeline(library, manager, tool_calls_reason=settings.tool_calls_done_reason == "tool_calls")
+    pool = Pool()
+    pipeline = Pipeline(
+        library,
+        manager,
+        tool_calls_reason=settings.tool_calls_done_reason == "tool_calls",
+        limits=settings.limits,
+        pool=pool,
+    )
     app = FastAPI(
         title="Caravan",
         version=__version__,
@@ -96,6 +104,8 @@ def build_app(
         Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
         Peers(settings.peers, settings.peer_timeout),
+        settings.limits,
+        pool,
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)

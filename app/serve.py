@@ -154,6 +154,7 @@ def _starter(settings: Settings, context: ForkServerContext | None, *, traces: b
             max_num_seqs=settings.num_parallel,
             hang_timeout_s=settings.engine_hang_timeout,
             traces=traces,
+            limits=settings.limits,
         )
         return await engine.VllmEngine.load(model, defaults)
 

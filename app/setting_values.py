@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import goduration
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_settings import NoDecode
 
 from app.api.origins import Origins
 from app.catalogue.names import parse_name
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits
 from app.core.options import resolve
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -86,6 +87,21 @@ def read_json(value: object) -> object:
         raise ValueError(f"not JSON: {error}") from error
 
 
+def read_limits(value: object) -> InputLimits:
+    """Rows of the table of limits by name, each a whole number of which 0 is no limit."""
+    if isinstance(value, InputLimits):
+        return value
+    rows = read_json(value)
+    if not isinstance(rows, dict):
+        raise ValueError("it must hold names of limits and their numbers")
+    for name, most in rows.items():
+        if name not in InputLimits.__slots__:
+            raise ValueError(f"{name!r} is not a limit; there are: {', '.join(InputLimits.__slots__)}")
+        if type(most) is not int or most < 0:
+            raise ValueError(f"{name}: {most!r} is not a whole number from 0 on")
+    return InputLimits(**rows)
+
+
 def read_switch(value: object) -> object:
     """A boolean, or a level of which 0 is off."""
     return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
@@ -129,6 +145,7 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
+InputLimitsMap = Annotated[InputLimits, PlainValidator(read_limits), NoDecode]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
 """Seconds of which 0 means no limit, like less than 0."""

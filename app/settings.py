@@ -28,8 +28,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.limits import InputLimits
 from app.setting_values import (
     Address,
+    InputLimitsMap,
     Limit,
     OpenPaths,
     OriginList,
@@ -197,6 +199,11 @@ class Settings(BaseSettings):
         default=0.0,
         validate_default=True,
         description="Longest time a request may take, from its head to the end of its answer; 0 is no limit.",
+    )
+    limits: InputLimitsMap = Field(
+        default=InputLimits(),
+        description="What a request may hold at most, `{name: number}` (JSON in the variable), for rows of "
+        "[docs/limits.md](docs/limits.md); 0 is no limit.",
     )
     limits_redis_url: str = Field(
         default="",

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
+from app.core.limits import InputLimits
 from app.core.options import OPTIONS
 from app.core.request import Sampling
 from app.setting_values import Address
@@ -33,6 +34,7 @@ README = Path("README.md")
 COMPATIBILITY = Path("docs/compatibility.md")
 DASHBOARD = Path("deploy/observability/dashboard.json")
 OPERATIONS = Path("docs/operations.md")
+LIMITS = Path("docs/limits.md")
 CHART_README = Path("deploy/helm/caravan/README.md")
 CHART_FILES = Path("deploy/helm/caravan/files")
 RULES = Path("deploy/observability/rules.yaml")
@@ -83,6 +85,14 @@ def options_table() -> str:
         for name, option in OPTIONS.items()
     )
     return _table(("option", "type", "default", "here"), rows)
+
+
+def limits_table() -> str:
+    rows = (
+        (f"`{row.name}`", f"{row.default:,}", *(row.metadata[key] for key in ("counts", "where", "answer")))
+        for row in fields(InputLimits)
+    )
+    return _table(("row", "at most", "what is counted", "where", "answer"), rows)
 
 
 def departures_table() -> str:
@@ -138,6 +148,7 @@ DOCUMENTS: Mapping[Path, Document] = {
     README: {"settings": settings_tables},
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
     OPERATIONS: {"metrics": metrics_table},
+    LIMITS: {"limits": limits_table},
     CHART_README: {"values": values_table},
 }
 FILES: Mapping[Path, Callable[[], str]] = {
@@ -241,6 +252,8 @@ def _value(value: Any) -> str:
             return str(value).lower()
         case Address():
             return f"{value.host}:{value.port}"
+        case InputLimits():
+            return ""
         case _:
             return str(value)
 

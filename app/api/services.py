@@ -12,6 +12,8 @@ from app.api.calls import call_of
 from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
 from app.core.call import Call
+from app.core.limits import InputLimits
+from app.core.pool import Pool
 from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
@@ -34,6 +36,8 @@ class Services:
     dialect: Dialect
     lifecycle: Lifecycle
     peers: Peers
+    limits: InputLimits
+    pool: Pool
 
     def time_left_s(self, call: Call) -> float:
         """How long a request may still take; `inf` is for ever."""

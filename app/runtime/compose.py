@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
 from app.engine.base import Engine, Prompt
 from app.prompt.assembly import (
@@ -27,8 +29,18 @@ class Composer:
     """Builds the prompt of one request on one engine; `window` is its context length in tokens."""
 
     def __init__(
-        self, model: Model, engine: Engine, asked: Generation, sampling: Sampling, window: int
+        self,
+        model: Model,
+        engine: Engine,
+        asked: Generation,
+        sampling: Sampling,
+        window: int,
+        *,
+        limits: InputLimits | None = None,
+        pool: Pool | None = None,
     ) -> None:
+        self._limits = limits or InputLimits()
+        self._pool = pool or Pool()
         self._model = model
         self._engine = engine
         self._asked = asked

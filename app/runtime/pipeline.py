@@ -11,8 +11,10 @@ from app.core.call import Call
 from app.core.errors import InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
+from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.options import resolve
+from app.core.pool import Pool
 from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
 from app.engine.base import Decoder, Prompt, Run
@@ -36,12 +38,23 @@ class Pipeline:
     """One for the whole server; `run` and `embed` are called once per request.
 
     `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`.
+    Work whose size the client chooses is done in `pool`, within `limits`.
     """
 
-    def __init__(self, library: Library, manager: Manager, *, tool_calls_reason: bool) -> None:
+    def __init__(
+        self,
+        library: Library,
+        manager: Manager,
+        *,
+        tool_calls_reason: bool,
+        limits: InputLimits | None = None,
+        pool: Pool | None = None,
+    ) -> None:
         self._library = library
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
+        self._limits = limits or InputLimits()
+        self._pool = pool or Pool()
 
     async def run(self, asked: Generation, call: Call) -> AsyncGenerator[Event | list[Event], None]:
         """The events of one reply; a list holds what came of one engine output.
@@ -68,7 +81,7 @@ class Pipeline:
         ) as lease:
             call.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
-            prompt = await _opening(model, asked, sampling, lease)
+            prompt = await self._opening(model, asked, sampling, lease)
             if not isinstance(prompt, Prompt):
                 call.operation = ""
                 yield prompt
@@ -92,6 +105,24 @@ class Pipeline:
             done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
             call.finish = done.reason
             yield done
+
+    async def _opening(
+        self, model: Model, asked: Generation, sampling: Sampling, lease: Lease
+    ) -> Prompt | Loaded | Rendered:
+        """The prompt to answer, or the event that is already the whole answer."""
+        if is_empty(asked):
+            return Loaded()
+        composer = Composer(
+            model,
+            lease.engine,
+            asked,
+            sampling,
+            lease.context_length,
+            limits=self._limits,
+            pool=self._pool,
+        )
+        prompt = await composer.prompt()
+        return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
 
     async def embed(
         self, asked: Embedding, call: Call, *, case_sensitive: bool = False, normalize: bool = True
@@ -177,16 +208,6 @@ class _Reply:
             timings=last.timings or Timings(),
             context=context,
         )
-
-
-async def _opening(
-    model: Model, asked: Generation, sampling: Sampling, lease: Lease
-) -> Prompt | Loaded | Rendered:
-    """The prompt to answer, or the event that is already the whole answer."""
-    if is_empty(asked):
-        return Loaded()
-    prompt = await Composer(model, lease.engine, asked, sampling, lease.context_length).prompt()
-    return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
 
 
 def _check_embeds(model: Model, asked: Embedding) -> None:

@@ -19,7 +19,18 @@ from app.settings import ModelConfig, Settings, read_settings
 from scripts import generate
 from scripts.chart_values import VALUES
 from scripts.chart_values import rows as value_rows
-from scripts.generate import CHART_README, COMPATIBILITY, END, OPERATIONS, README, ROOT, RULES, fill, proofs
+from scripts.generate import (
+    CHART_README,
+    COMPATIBILITY,
+    END,
+    LIMITS,
+    OPERATIONS,
+    README,
+    ROOT,
+    RULES,
+    fill,
+    proofs,
+)
 
 DOCUMENT = (ROOT / COMPATIBILITY).read_text("utf-8")
 BODIES = {
@@ -50,6 +61,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / COMPATIBILITY).write_text(f"# Compatibility\n\n{parts}after\n")
     (tmp_path / README).write_text("# Caravan\n")
     (tmp_path / OPERATIONS).write_text(f"# Operations\n\n<!-- generated:metrics -->\n{END}\n")
+    (tmp_path / LIMITS).write_text(f"# Limits\n\n<!-- generated:limits -->\n{END}\n")
     (tmp_path / CHART_README).parent.mkdir(parents=True)
     (tmp_path / CHART_README).write_text(f"# Chart\n\n<!-- generated:values -->\n{END}\n")
     for file in (VALUES, RULES):

@@ -7,6 +7,7 @@ import pytest
 from pydantic import AliasChoices
 
 from app.api.origins import Origins
+from app.core.limits import InputLimits
 from app.setting_values import Address, read_address
 from app.settings import CONFIG_VARIABLE, BadSetting, Settings, read_settings
 
@@ -32,6 +33,7 @@ SET: dict[str, tuple[str, Any]] = {
     "body_timeout": ("10s", 10.0),
     "headers_timeout": ("5s", 5.0),
     "request_timeout": ("2m", 120.0),
+    "limits": ('{"messages": 5, "images": 0}', InputLimits(messages=5, images=0)),
     "limits_redis_url": ("rediss://:secret@cache:6379/1", "rediss://:secret@cache:6379/1"),
     "limits_redis_timeout": ("500ms", 0.5),
     "limits_redis_fail": ("closed", "closed"),
@@ -82,6 +84,7 @@ BAD = {
     "body_timeout": ("0", "-1", "1x"),
     "headers_timeout": ("0", "-1", "soon"),
     "request_timeout": ("soon",),
+    "limits": ("[]", "{", "5", '{"nosuch": 1}', '{"stop": -1}', '{"stop": 1.5}', '{"stop": true}'),
     "limits_redis_url": ("localhost:6379", "http://localhost", "redis://"),
     "limits_redis_timeout": ("0", "-1", "soon"),
     "limits_redis_fail": ("maybe",),
@@ -392,3 +395,13 @@ def test_a_file_that_is_not_there_is_not_passed_over(config: Path) -> None:
 def test_an_empty_file_sets_nothing(config: Path) -> None:
     config.write_text("# nothing yet\n")
     assert read_settings() == Settings()
+
+
+def test_the_configuration_file_changes_rows_of_the_table_of_limits(config: Path) -> None:
+    config.write_text("limits: {messages: 7, image_pixels: 1000}")
+    assert read_settings().limits == InputLimits(messages=7, image_pixels=1000)
+    config.write_text("limits: {mesages: 7}")
+    with pytest.raises(
+        BadSetting, match="limits: 'mesages' is not a limit; there are: head_bytes, .*messages"
+    ):
+        read_settings()

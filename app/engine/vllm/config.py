@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.config import StructuredOutputsConfig
@@ -10,6 +10,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
 from app.core.errors import LoadFailed
+from app.core.limits import InputLimits
 from app.core.model import Model
 
 _LOGITS = "app.engine.vllm.logits:OllamaLogits"
@@ -22,7 +23,7 @@ class EngineDefaults:
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
     0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
-    `traces` has vLLM make a span of each request that ends.
+    `traces` has vLLM make a span of each request that ends. `limits` are those of the inputs of a request.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -30,6 +31,7 @@ class EngineDefaults:
     max_num_seqs: int = 0
     hang_timeout_s: float = math.inf
     traces: bool = False
+    limits: InputLimits = field(default_factory=InputLimits)
 
 
 def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
