@@ -17,9 +17,10 @@ from vllm.config import VllmConfig
 from vllm.inputs import EngineInput, PromptType
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, core_client
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, core_client
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import AsyncMPClient
+from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import (
     OutputProcessor,
@@ -27,11 +28,13 @@ from vllm.v1.engine.output_processor import (
     RequestOutputCollector,
     RequestState,
 )
+from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.metrics.loggers import StatLoggerFactory
 from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
 from app.engine.vllm.deltas import Deltas
+from app.engine.vllm.detokenizer import StoppingDetokenizer
 from app.telemetry.later import Later
 
 _log = logging.getLogger(__name__)
@@ -46,6 +49,20 @@ class TokenOutputs(OutputProcessor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.later = Later()
+
+    def add_request(
+        self,
+        request: EngineCoreRequest,
+        prompt: str | None,
+        parent_req: ParentRequest | None = None,
+        request_index: int = 0,
+        queue: RequestOutputCollector | None = None,
+    ) -> None:
+        super().add_request(request, prompt, parent_req, request_index, queue)
+        state = self.request_states[request.request_id]
+        made = state.detokenizer
+        if type(queue) is Deltas and isinstance(made, BaseIncrementalDetokenizer) and made.stop:
+            state.detokenizer = StoppingDetokenizer(made)
 
     def do_tracing(
         self,
@@ -81,13 +98,18 @@ class TokenOutputs(OutputProcessor):
                 continue
             token_ids = output.new_token_ids
             stats, detokenizer = state.stats, state.detokenizer
+            if type(detokenizer) is StoppingDetokenizer:
+                if (text := detokenizer.push(token_ids)) is None:
+                    rest.append(output)
+                    continue
+            else:
+                # This is not kept in the detokenizer's text: the last output sends what is there.
+                detokenizer.token_ids += token_ids  # type: ignore[union-attr]
+                text = "".join(map(detokenizer.decode_next, token_ids))  # type: ignore[union-attr]
             produced += len(token_ids)
             stats.num_generation_tokens += len(token_ids)  # type: ignore[union-attr]
             intervals.append(engine_core_timestamp - stats.last_token_ts)  # type: ignore[union-attr]
             stats.last_token_ts = engine_core_timestamp  # type: ignore[union-attr]
-            # What is sent here is not kept in the detokenizer's text: the last output sends what is there.
-            detokenizer.token_ids += token_ids  # type: ignore[union-attr]
-            text = "".join(map(detokenizer.decode_next, token_ids))  # type: ignore[union-attr]
             state.queue.add(Delta(text, token_ids))  # type: ignore[union-attr]
         iteration_stats.num_generation_tokens += produced
         if not rest:
@@ -104,7 +126,6 @@ def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
         and not state.is_prefilling
         and state.stream_interval == 1
         and type(state.queue) is Deltas
-        and not state.detokenizer.stop  # type: ignore[union-attr]
     )
 
 
