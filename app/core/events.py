@@ -18,7 +18,7 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Timings:
-    """Durations in nanoseconds, from the engine's own clock."""
+    """Durations in nanoseconds, from the engine's own clock; that of the prompt is without what was cached."""
 
     prompt_eval_ns: int = 0
     eval_ns: int = 0
@@ -46,7 +46,8 @@ class Delta:
     """One engine output: the new text and the tokens it came from (more than one when outputs merge).
 
     `finish` is set on the last delta only, together with `prompt_tokens` (cached ones included),
-    `output_tokens` and `timings`.
+    `output_tokens`, `timings` and `cached_tokens`: those of the prompt that took no work, None where the engine
+    does not say.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Delta:
     prompt_tokens: int = 0
     output_tokens: int = 0
     timings: Timings | None = None
+    cached_tokens: int | None = None
 
     def joined(self, later: "Delta") -> "Delta":
         """This delta and the one after it as one."""
@@ -68,6 +70,7 @@ class Delta:
             later.prompt_tokens,
             later.output_tokens,
             later.timings,
+            later.cached_tokens,
         )
 
 
@@ -99,7 +102,10 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Done:
-    """The end of a reply. `context` is prompt and output token ids, None where it is not wanted."""
+    """The end of a reply. `context` is prompt and output token ids, None where it is not wanted.
+
+    `cached_tokens` of the prompt's were not computed anew; None where the engine does not say.
+    """
 
     reason: FinishReason
     total_ns: int
@@ -108,6 +114,7 @@ class Done:
     output_tokens: int
     timings: Timings
     context: list[int] | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(slots=True)

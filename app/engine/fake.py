@@ -36,11 +36,12 @@ class Reply:
     """The answer to one prompt: a delta per text.
 
     `events[i]` is what the decoder makes of delta i; the rest comes when it is flushed; None means that
-    there is no decoder. `error` is raised in place of delta `error_after`; an `EngineDied` kills the engine.
+    there is no decoder. `cached_tokens` of the prompt's count as known. `error` is raised in place of delta `error_after`; an `EngineDied` kills the engine.
     """
 
     deltas: Sequence[str]
     events: Sequence[Sequence[Event]] | None = None
+    cached_tokens: int = 0
     error: AppError | None = None
     error_after: int = 0
     gate: Gate | None = None
@@ -198,10 +199,12 @@ class FakeEngine:
                     delta.finish = "stop" if room else "length"
                     delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), run.max_tokens - room
                     delta.timings = _timings(asked_ns, first_ns)
+                    delta.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
                     yield delta
                     return
         finally:
             run.usage.prompt_tokens, run.usage.output_tokens = len(prompt.token_ids), run.max_tokens - room
+            run.usage.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
             _account(run.usage, called_ns, asked_ns, first_ns)
 
     async def embed(

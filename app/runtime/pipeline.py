@@ -207,6 +207,7 @@ class _Reply:
             output_tokens=last.output_tokens,
             timings=last.timings or Timings(),
             context=context,
+            cached_tokens=last.cached_tokens,
         )
 
 

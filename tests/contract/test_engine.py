@@ -48,6 +48,15 @@ async def test_the_last_delta_has_the_end_and_only_the_last(engine: Engine) -> N
     assert last.timings.eval_ns > 0
 
 
+async def test_cached_tokens_of_a_prompt_are_told_with_its_end(engine: Engine) -> None:
+    prompt = await engine.tokenize("count " * 60)
+    for _ in range(2):
+        *first, last = await run(engine, prompt, how := Run(GREEDY, 2))
+        assert {delta.cached_tokens for delta in first} <= {None}
+        assert last.cached_tokens == how.usage.cached_tokens
+        assert 0 <= how.usage.cached_tokens < len(prompt.token_ids)
+
+
 async def test_deltas_add_up(engine: Engine) -> None:
     deltas = await story(engine)
     token_ids = [token_id for delta in deltas for token_id in delta.token_ids]

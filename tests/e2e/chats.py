@@ -15,6 +15,7 @@ METRICS = [
     "total_duration",
     "load_duration",
     "prompt_eval_count",
+    "prompt_eval_cached_count",
     "prompt_eval_duration",
     "eval_count",
     "eval_duration",

@@ -40,7 +40,9 @@ def head(model: str) -> str:
     return rf'\{{"model":"{model}","created_at":"{STAMP}","message":'
 
 
-METRICS_JSON = "".join(rf',"{name}":[1-9]\d*' for name in METRICS)
+METRICS_JSON = "".join(
+    rf',"{name}":' + (r"\d+" if name == "prompt_eval_cached_count" else r"[1-9]\d*") for name in METRICS
+)
 
 # plain: a stream and the same as a document, asked for once.
 

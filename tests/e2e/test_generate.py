@@ -18,6 +18,7 @@ METRICS = [
     "total_duration",
     "load_duration",
     "prompt_eval_count",
+    "prompt_eval_cached_count",
     "prompt_eval_duration",
     "eval_count",
     "eval_duration",
@@ -97,7 +98,8 @@ def test_durations_are_whole_nanoseconds_and_a_loaded_model_still_took_some(
     streamed: httpx.Response,
 ) -> None:
     last = lines(streamed)[-1]
-    assert all(type(last[key]) is int and last[key] > 0 for key in METRICS)
+    assert all(type(last[key]) is int for key in METRICS)
+    assert all(last[key] > 0 for key in METRICS if key != "prompt_eval_cached_count")
     parts = last["load_duration"] + last["prompt_eval_duration"] + last["eval_duration"]
     assert 1_000_000 < parts <= last["total_duration"]
 
@@ -125,6 +127,8 @@ def test_cached_prompt_tokens_are_counted(client: httpx.Client) -> None:
     prompt, once = "count " * 150, {"num_predict": 1}
     first, again = (whole(client, prompt=prompt, raw=True, options=once) for _ in range(2))
     assert first["prompt_eval_count"] == again["prompt_eval_count"] > 128
+    assert first["prompt_eval_cached_count"] == 0
+    assert 0 < again["prompt_eval_cached_count"] < again["prompt_eval_count"]
 
 
 @pytest.mark.point(68)

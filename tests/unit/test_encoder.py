@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,16 @@ def test_the_bytes_of_a_token_may_be_half_a_character_or_none() -> None:
 @pytest.mark.parametrize("event", [Content(""), Thinking(""), Content("", []), Thinking("", [])])
 def test_nothing_is_said_for_no_text(event: Event) -> None:
     assert stream(chat(), event) == stream(generate(), event) == ""
+
+
+@pytest.mark.parametrize("cached", [None, 0, 6])
+def test_cached_tokens_stand_after_the_prompt_s_and_zero_is_told(cached: int | None) -> None:
+    done = replace(DONE, cached_tokens=cached)
+    told = "" if cached is None else f'"prompt_eval_cached_count":{cached},'
+    for encoder in (chat(), generate()):
+        line = encoder.feed(done).decode()
+        assert f'"prompt_eval_count":7,{told}"prompt_eval_duration":12500000' in line
+        assert ("cached" in line) is (cached is not None)
 
 
 def test_zero_metrics_and_an_empty_context_are_left_out() -> None:

@@ -48,6 +48,11 @@ async def test_a_function_sees_the_prompt_and_the_run() -> None:
     assert await texts_of(engine, "echo", Run(Sampling(seed=7), max_tokens=9)) == ["echo", " seed=7"]
 
 
+async def test_a_script_says_how_much_of_a_prompt_was_cached() -> None:
+    engine = FakeEngine(default=Reply(("A",), cached_tokens=1))
+    assert [delta.cached_tokens for delta in await deltas_of(engine, "one two")] == [1]
+
+
 async def test_what_was_asked_is_written_down() -> None:
     engine = FakeEngine()
     await deltas_of(engine)

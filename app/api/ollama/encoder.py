@@ -147,17 +147,14 @@ def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
         "done_reason": reason,
         "_debug_info": _debug_info(reply),
         "logprobs": _logprobs(reply, top_logprobs),
-        **_metrics(reply),
     }
-    return {"message": message, "done": bool(reason), **_nonzero(optional)}
+    return {"message": message, "done": bool(reason), **_nonzero(optional), **_metrics(reply)}
 
 
 def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
     reason = reply.reason()
+    context = reply.end.context if isinstance(reply.end, Done) else None
     optional = {
-        "done_reason": reason,
-        "context": reply.end.context if isinstance(reply.end, Done) else None,
-        **_metrics(reply),
         "tool_calls": _tool_calls(reply),
         "_debug_info": _debug_info(reply),
         "logprobs": _logprobs(reply, top_logprobs),
@@ -166,6 +163,8 @@ def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
         "response": "".join(reply.content),
         **_nonzero({"thinking": "".join(reply.thinking)}),
         "done": bool(reason),
+        **_nonzero({"done_reason": reason, "context": context}),
+        **_metrics(reply),
         **_nonzero(optional),
     }
 
@@ -197,16 +196,16 @@ def _nonzero(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(reply: _Reply) -> dict[str, int]:
+    """Counters that are zero are left out, save that of cached tokens, which is told wherever it is known."""
     end = reply.end
     if not isinstance(end, Done):
         return {}
     return {
-        "total_duration": end.total_ns,
-        "load_duration": end.load_ns,
-        "prompt_eval_count": end.prompt_tokens,
-        "prompt_eval_duration": end.timings.prompt_eval_ns,
-        "eval_count": end.output_tokens,
-        "eval_duration": end.timings.eval_ns,
+        **_nonzero({"total_duration": end.total_ns, "load_duration": end.load_ns}),
+        **_nonzero({"prompt_eval_count": end.prompt_tokens}),
+        **({} if end.cached_tokens is None else {"prompt_eval_cached_count": end.cached_tokens}),
+        **_nonzero({"prompt_eval_duration": end.timings.prompt_eval_ns}),
+        **_nonzero({"eval_count": end.output_tokens, "eval_duration": end.timings.eval_ns}),
     }
 
 

@@ -48,6 +48,7 @@ def last_delta(output: RequestOutput, logprobs: list[TokenLogprob] | None) -> De
         prompt_tokens=len(output.prompt_token_ids or ()),
         output_tokens=len(token_ids),
         timings=Timings(),
+        cached_tokens=output.num_cached_tokens,
     )
     if (stats := output.metrics) is not None:
         delta.output_tokens = stats.num_generation_tokens
