@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import goduration
@@ -102,6 +102,18 @@ def read_limits(value: object) -> InputLimits:
     return InputLimits(**rows)
 
 
+def read_message(value: object) -> object:
+    """A pair of role and content, or an object of the two as the API has it."""
+    if not isinstance(value, dict):
+        return value
+    message = cast(dict[str, object], value)
+    if unknown := message.keys() - {"role", "content"}:
+        raise ValueError(f"a message has role and content, not {', '.join(sorted(map(str, unknown)))}")
+    if missing := [key for key in ("role", "content") if key not in message]:
+        raise ValueError(f"a message without {' and '.join(missing)}")
+    return message["role"], message["content"]
+
+
 def read_switch(value: object) -> object:
     """A boolean, or a level of which 0 is off."""
     return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
@@ -146,6 +158,7 @@ OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(che
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 InputLimitsMap = Annotated[InputLimits, PlainValidator(read_limits), NoDecode]
+PresetMessage = Annotated[tuple[str, str], BeforeValidator(read_message)]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]
 """Seconds of which 0 means no limit, like less than 0."""

@@ -36,6 +36,7 @@ from app.setting_values import (
     OpenPaths,
     OriginList,
     PeerList,
+    PresetMessage,
     Seconds,
     check_name,
     check_parameters,
@@ -72,9 +73,10 @@ class ModelConfig(BaseModel):
     parameters: Annotated[dict[str, Any], AfterValidator(check_parameters)] = Field(
         default_factory=dict[str, Any], description="Options by name, as PARAMETER in a Modelfile."
     )
-    messages: list[tuple[str, str]] = Field(
-        default_factory=list[tuple[str, str]],
-        description="Pairs of role and content that every chat begins with, as MESSAGE in a Modelfile.",
+    messages: list[PresetMessage] = Field(
+        default_factory=list[PresetMessage],
+        description="Messages that every chat begins with, as MESSAGE in a Modelfile: `{role, content}` or "
+        "pairs of the two.",
     )
     license: list[str] = Field(default_factory=list[str], description="License texts that show prints.")
     tool_parser: str | None = Field(default=None, description="vLLM tool parser; `none` turns tools off.")

@@ -18,7 +18,7 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Timings:
-    """Durations in nanoseconds, from the engine's own clock; that of the prompt is without what was cached."""
+    """Durations in nanoseconds, by the engine's own clock; that of the prompt leaves out what was cached."""
 
     prompt_eval_ns: int = 0
     eval_ns: int = 0

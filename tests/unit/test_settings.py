@@ -273,6 +273,35 @@ def test_models_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (second.name, second.source, second.system, second.messages) == ("b:1", "a", "S", [("user", "U")])
 
 
+def test_messages_are_pairs_or_what_the_api_takes_for_one(config: Path) -> None:
+    config.write_text(
+        """
+        models:
+          - name: a
+            source: s
+            messages: [[user, U], {role: assistant, content: A}, {content: B, role: user}]
+        """
+    )
+    assert read_settings().models[0].messages == [("user", "U"), ("assistant", "A"), ("user", "B")]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"role": "user"}, "a message without content"),
+        ({}, "a message without role and content"),
+        ({"role": "user", "content": "U", "images": []}, "a message has role and content, not images"),
+        ({"role": "user", "content": None}, "Input should be a valid string"),
+        (["user"], "Field required"),
+    ],
+)
+def test_a_message_that_is_neither_is_named(message: object, reason: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        read_settings(models=[{"name": "a", "source": "s", "messages": [message]}])
+    assert str(caught.value).startswith("--model.0.messages.0")
+    assert str(caught.value).endswith(reason)
+
+
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
 def test_a_bad_value_is_named_in_one_line(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for prefix in ("OLLAMA_", "CARAVAN_") if name in SHARED else ("CARAVAN_",):
