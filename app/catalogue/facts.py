@@ -12,10 +12,11 @@ from app.catalogue.folder import ModelFolder, model_files, open_folder, read_jso
 from app.catalogue.gguf import SIDECAR
 from app.catalogue.parsers import REASONING_RULES, TOOL_RULES, Rule, choose
 from app.catalogue.templates import go_field, thinking_variable, variables
+from app.catalogue.thinking import thinking_levels
 from app.catalogue.vocabulary import Vocabulary, read_vocabulary, tokenizer_info
 from app.catalogue.weights import human_number, read_weights
 from app.core.errors import LoadFailed
-from app.core.model import Capability, ModelFacts, ModelSpec, TensorInfo
+from app.core.model import Capability, ModelFacts, ModelSpec, TensorInfo, ThinkingLevels
 
 THINK_MARKS = ("<think", "[THINK]", "<|channel", "<|START_THINKING|>", "<seed:think>")
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForRanking")
@@ -41,6 +42,7 @@ class _Abilities:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     thinking_variable: str | None = None
+    thinking: ThinkingLevels | None = None
     fim: tuple[str, str, str] | None = None
 
 
@@ -77,6 +79,7 @@ def read_facts(
         tool_parser=abilities.tool_parser,
         reasoning_parser=abilities.reasoning_parser,
         thinking_variable=abilities.thinking_variable,
+        thinking=abilities.thinking,
         fim=abilities.fim,
         info=content.info,
         tensors=content.tensors,
@@ -94,7 +97,7 @@ def with_go_template(facts: ModelFacts, template: str) -> ModelFacts:
         "insert": facts.fim is not None or go_field(template, "Suffix"),
         "thinking": facts.reasoning_parser is not None and _go_thinks(template),
     }
-    return replace(facts, capabilities=_granted(granted))
+    return replace(facts, capabilities=_granted(granted), thinking=None)
 
 
 def _gguf_content(folder: ModelFolder) -> _Content | None:
@@ -157,7 +160,9 @@ def _abilities(folder: ModelFolder, spec: ModelSpec, vocabulary: Vocabulary) -> 
         "thinking": reasoning_parser is not None,
     }
     switch = thinking_variable(template) if reasoning_parser and template else None
-    return _Abilities(_granted(granted), tool_parser, reasoning_parser, switch, vocabulary.fim)
+    # Of a Go template nothing is known.
+    levels = None if spec.template else thinking_levels(template, reasoning_parser)
+    return _Abilities(_granted(granted), tool_parser, reasoning_parser, switch, levels, vocabulary.fim)
 
 
 def _parser(

@@ -7,7 +7,8 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-THINKING = ("enable_thinking", "thinking", "reasoning_effort")
+EFFORT = "reasoning_effort"
+THINKING = ("enable_thinking", "thinking", EFFORT)
 
 
 class _Generation(Extension):
@@ -25,11 +26,19 @@ def variables(template: str) -> frozenset[str]:
 
     A template that jinja2 cannot parse is searched for the few names that matter.
     """
+    tree = parsed(template)
+    if tree is None:
+        return frozenset(name for name in ("tools", *THINKING) if re.search(rf"\b{name}\b", template))
+    return frozenset(meta.find_undeclared_variables(tree))
+
+
+def parsed(template: str) -> nodes.Template | None:
+    """The template's syntax tree; None for one that jinja2 cannot parse."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", _Generation])
     try:
-        return frozenset(meta.find_undeclared_variables(environment.parse(template)))
+        return environment.parse(template)
     except jinja2.TemplateSyntaxError:
-        return frozenset(name for name in ("tools", *THINKING) if re.search(rf"\b{name}\b", template))
+        return None
 
 
 def thinking_variable(template: str) -> str | None:

@@ -46,8 +46,8 @@ class Delta:
     """One engine output: the new text and the tokens it came from (more than one when outputs merge).
 
     `finish` is set on the last delta only, together with `prompt_tokens` (cached ones included),
-    `output_tokens`, `timings` and `cached_tokens`: those of the prompt that took no work, None where the engine
-    does not say.
+    `output_tokens`, `timings` and `cached_tokens`: those of the prompt that took no work, None where the
+    engine does not say.
     """
 
     text: str

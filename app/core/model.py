@@ -62,13 +62,22 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingLevels:
+    """What `think` may be for a model: booleans and names, and the one that holds where none is asked for."""
+
+    values: tuple[bool | str, ...]
+    default: bool | str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What a model's own files say.
 
-    `digest` is 64 hex characters over the real content, `size_bytes` the size on disk, `modified_at`
-    aware. `info` is the flat map of `/api/show` (`general.architecture`, `llama.context_length`, ...)
-    with long lists kept. `tool_parser` and `reasoning_parser` are vLLM parser names. `fim` holds the
-    prefix, suffix and middle markers where the vocabulary has them.
+    `digest` is 64 hex characters over the real content and over what the configuration adds to it,
+    `size_bytes` the size on disk, `modified_at` aware. `info` is the flat map of `/api/show`
+    (`general.architecture`, `llama.context_length`, ...) with long lists kept. `tool_parser` and
+    `reasoning_parser` are vLLM parser names. `thinking` is None where the levels are not known. `fim` holds
+    the prefix, suffix and middle markers where the vocabulary has them.
     """
 
     path: Path
@@ -88,6 +97,7 @@ class ModelFacts:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     thinking_variable: str | None = None
+    thinking: ThinkingLevels | None = None
     fim: tuple[str, str, str] | None = None
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tensors: tuple[TensorInfo, ...] = ()

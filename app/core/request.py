@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 Json: TypeAlias = Any
 """A decoded JSON value."""
 
-Think: TypeAlias = bool | Literal["low", "medium", "high", "max"] | None
-"""Reasoning switch; None leaves it to the model's default, which is on where it can think."""
+Think: TypeAlias = bool | str | None
+"""Reasoning switch, or a level by the model's name for it; None leaves it to the model's default."""
 
 FOREVER = math.inf
 """A keep-alive that never ends, in seconds."""

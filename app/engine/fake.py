@@ -36,7 +36,8 @@ class Reply:
     """The answer to one prompt: a delta per text.
 
     `events[i]` is what the decoder makes of delta i; the rest comes when it is flushed; None means that
-    there is no decoder. `cached_tokens` of the prompt's count as known. `error` is raised in place of delta `error_after`; an `EngineDied` kills the engine.
+    there is no decoder. `cached_tokens` of the prompt's count as known. `error` is raised in place of delta
+    `error_after`; an `EngineDied` kills the engine.
     """
 
     deltas: Sequence[str]

@@ -8,7 +8,7 @@ from app.core.call import Caller, Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Model
 from app.core.quote import quoted
-from app.core.request import ChatPrompt, CompletionPrompt, Generation, Json, Sampling
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Json, Sampling, Think
 
 
 def is_empty(asked: Generation) -> bool:
@@ -41,7 +41,7 @@ def check(model: Model, asked: Generation) -> None:
     """
     if isinstance(asked.prompt, CompletionPrompt):
         _check_raw(asked.prompt)
-    if asked.think and not model.can("thinking"):
+    if asked.think not in (None, False) and not model.can("thinking"):
         raise InvalidRequest(f"{quoted(asked.model)} does not support thinking")
     if not model.can("completion"):
         verb = "chat" if isinstance(asked.prompt, ChatPrompt) else "generate"
@@ -51,6 +51,14 @@ def check(model: Model, asked: Generation) -> None:
             raise InvalidRequest(f"{model.name.canonical} does not support tools")
     elif asked.prompt.suffix and not model.can("insert"):
         raise InvalidRequest(f"{model.name.canonical} does not support insert")
+
+
+def settled_think(model: Model, think: Think) -> Think:
+    """What `think` comes to where the model's levels are known: its default for none and for other names."""
+    levels = model.facts.thinking
+    if levels is None or isinstance(think, bool) or think in levels.values:
+        return think
+    return levels.default
 
 
 def within_limits(

@@ -18,7 +18,7 @@ from app.core.pool import Pool
 from app.core.quote import quoted
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
 from app.engine.base import Decoder, Prompt, Run
-from app.runtime.checks import check, check_allowed, is_empty, is_unload, within_limits
+from app.runtime.checks import check, check_allowed, is_empty, is_unload, settled_think, within_limits
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.manager import Manager
@@ -73,6 +73,7 @@ class Pipeline:
             yield Unloaded()
             return
         check(model, asked)
+        asked = replace(asked, think=settled_think(model, asked.think))
         sampling = resolve(model.spec.parameters, asked.options)
         sampling = within_limits(sampling, asked.options, call.caller.limits, self._manager.default_context)
         call.sampling = sampling

@@ -49,21 +49,20 @@ def test_a_model_that_cannot_think_need_not(client: httpx.Client, route: str, th
     assert (text([answer.json()]) != "", thinking([answer.json()])) == (True, "")
 
 
-@pytest.mark.point(123, 124)
+@pytest.mark.point(124)
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("model", ["tool", "nosuch"])
 @pytest.mark.parametrize(
     ("think", "error"),
     [
-        ("bogus", 'invalid think value: "bogus" (must be "high", "medium", "low", "max", true, or false)'),
-        ("", 'invalid think value: "" (must be "high", "medium", "low", "max", true, or false)'),
-        (1, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'),
-        ([], 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'),
+        (1, "think must be a boolean or string"),
+        ([], "think must be a boolean or string"),
     ],
 )
 def test_what_think_cannot_be(client: httpx.Client, route: str, model: str, think: Any, error: str) -> None:
     answer = ask(client, route, model, "hi", think=think)
-    assert (answer.status_code, answer.json()) == (400, {"error": error})
+    known = "; supported values: [false,true]" if model == "tool" else ""
+    assert (answer.status_code, answer.json()) == (400, {"error": error + known})
 
 
 @pytest.mark.point(125, 128)
@@ -79,7 +78,8 @@ def test_reasoning_is_kept_apart_word_for_word(
 
 
 @pytest.mark.point(125)
-@pytest.mark.parametrize("think", [True, "low", "medium", "high", "max", None])
+@pytest.mark.point(123)
+@pytest.mark.parametrize("think", [True, "low", "medium", "high", "max", None, "", "LOW", "bogus"])
 def test_every_way_to_ask_for_reasoning(client: httpx.Client, think: Any) -> None:
     found = whole(client, "tool", prompt="Hello", think=think, options=GREEDY)
     assert (found["thinking"], found["response"]) == (HELLO.thinking, GREETING)

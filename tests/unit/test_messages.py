@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.core.errors import InvalidRequest
+from app.core.model import ThinkingLevels
 from app.core.request import Message, PastToolCall, Think
 from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
 
@@ -129,6 +130,9 @@ def test_a_damaged_picture_opens_or_is_refused(form: str, data: st.DataObject) -
         assert open_image(bytes(damaged)).size > (0, 0)
 
 
+LEVELS = ThinkingLevels((False, "low", "high"), "high")
+
+
 @pytest.mark.parametrize(
     ("variable", "think", "expected"),
     [
@@ -143,9 +147,28 @@ def test_a_damaged_picture_opens_or_is_refused(form: str, data: st.DataObject) -
         ("reasoning_effort", True, {"reasoning_effort": "medium"}),
         ("reasoning_effort", "low", {"reasoning_effort": "low"}),
         ("reasoning_effort", "high", {"reasoning_effort": "high"}),
-        ("reasoning_effort", "max", {"reasoning_effort": "high"}),
+        ("reasoning_effort", "max", {"reasoning_effort": "max"}),
         ("reasoning_effort", False, {"reasoning_effort": "none"}),
     ],
 )
 def test_the_switch_of_the_template(variable: str | None, think: Think, expected: dict[str, Any]) -> None:
     assert thinking_kwargs(variable, think) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "levels", "think", "expected"),
+    [
+        ("reasoning_effort", LEVELS, True, {"reasoning_effort": "high"}),
+        ("reasoning_effort", LEVELS, None, {"reasoning_effort": "high"}),
+        ("reasoning_effort", LEVELS, "low", {"reasoning_effort": "low"}),
+        ("reasoning_effort", LEVELS, False, {"reasoning_effort": "none"}),
+        ("enable_thinking", LEVELS, "low", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("enable_thinking", LEVELS, True, {"enable_thinking": True}),
+        ("enable_thinking", LEVELS, False, {"enable_thinking": False}),
+        ("enable_thinking", ThinkingLevels((False, True), True), "low", {"enable_thinking": True}),
+    ],
+)
+def test_the_level_of_a_template_that_knows_levels(
+    variable: str, levels: ThinkingLevels, think: Think, expected: dict[str, Any]
+) -> None:
+    assert thinking_kwargs(variable, think, levels) == expected

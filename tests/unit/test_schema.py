@@ -311,20 +311,16 @@ def test_a_tool_without_parameters_takes_none(sent: Any) -> None:
 
 
 @pytest.mark.point(123)
-@pytest.mark.parametrize(
-    ("text", "shown"), [("bogus", '"bogus"'), ("", '""'), ("HIGH", '"HIGH"'), ('a"\n', r'"a\"\n"')]
-)
-def test_a_level_of_thinking_that_does_not_exist(text: str, shown: str) -> None:
-    message = f'invalid think value: {shown} (must be "high", "medium", "low", "max", true, or false)'
+@pytest.mark.parametrize("text", ["bogus", "", "HIGH", 'a"\n'])
+def test_any_name_may_be_a_level_of_thinking(text: str) -> None:
     for kind in (GENERATE, CHAT):
-        with refused(message):
-            parse(kind, {"think": text})
+        assert parse(kind, {"think": text}).think == text
 
 
 @pytest.mark.point(124)
 @pytest.mark.parametrize("value", [1, 0, 1.5, [], {}, ["high"]])
 def test_thinking_is_a_switch_or_a_level(value: Any) -> None:
-    with refused('think must be a boolean or string ("high", "medium", "low", "max", true, or false)'):
+    with refused("think must be a boolean or string"):
         parse(CHAT, {"think": value})
     for level in (True, False, "high", "medium", "low", "max"):
         assert parse(CHAT, {"think": level}).think == level

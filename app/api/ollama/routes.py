@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -13,11 +14,14 @@ from app.api.errors import body_of, status_of
 from app.api.guard import needs
 from app.api.ollama import codec
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
+from app.api.ollama.schema import WrongThink
 from app.api.ollama.wire import dumps, vectors
 from app.api.services import Body, CurrentCall, Served
 from app.api.stream import DocumentResponse, EventResponse
+from app.catalogue.library import Library
 from app.core.call import Call
-from app.core.errors import InvalidRequest, ModelNotFound
+from app.core.errors import AppError, InvalidRequest, ModelNotFound
+from app.core.model import ThinkingLevels
 from app.core.quote import quoted
 from app.core.request import Embedding
 from app.runtime.pipeline import Embedded, Pipeline
@@ -32,7 +36,8 @@ _T = TypeVar("_T")
 @needs("inference")
 async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "chat"
-    read = await _read(partial(codec.to_chat, streams=served.dialect.streams), body)
+    with _levels_named(served.library, call):
+        read = await _read(partial(codec.to_chat, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
     if not asked.model.strip():
         raise InvalidRequest("model is required")
@@ -49,7 +54,8 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
 @needs("inference")
 async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "text_completion"
-    read = await _read(partial(codec.to_generate, streams=served.dialect.streams), body)
+    with _levels_named(served.library, call):
+        read = await _read(partial(codec.to_generate, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
     encoder = GenerateEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
@@ -94,6 +100,21 @@ async def _read(decode: Callable[[bytes, int], _T], body: bytes) -> _T:
     if len(body) < _LARGE_BODY:
         return decode(body, received_ns)
     return await asyncio.to_thread(decode, body, received_ns)
+
+
+@contextmanager
+def _levels_named(library: Library, call: Call) -> Generator[None]:
+    """Name the levels of the model to whoever asked for a kind of thinking that is none."""
+    try:
+        yield
+    except WrongThink as error:
+        levels: ThinkingLevels | None = None
+        with suppress(AppError):
+            model = library.find(error.model)
+            levels = model.facts.thinking if call.caller.may_use(model.name) else None
+        if levels is None:
+            raise
+        raise WrongThink(f"; supported values: {dumps(levels.values).decode()}") from None
 
 
 async def _embedded(pipeline: Pipeline, asked: Embedding, call: Call, *, legacy: bool = False) -> Embedded:

@@ -164,10 +164,14 @@ class VllmEngine:
             thinking=thinking,
             prompt_text=prompt.text,
             prompt_token_ids=prompt.token_ids,
-            template_kwargs=thinking_kwargs(self._model.facts.thinking_variable, run.think),
+            template_kwargs=self._thinking_kwargs(run),
             constrained=run.format is not None,
         )
         return VllmDecoder(parser.adjusted(), trims_content=thinking)
+
+    def _thinking_kwargs(self, run: Run) -> dict[str, Any]:
+        facts = self._model.facts
+        return thinking_kwargs(facts.thinking_variable, run.think, facts.thinking)
 
     async def generate(
         self, prompt: Prompt, run: Run, decoder: Decoder | None = None
@@ -181,9 +185,7 @@ class VllmEngine:
             # Where no reasoning is expected the constraint must not wait for its end.
             arguments |= {
                 "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
-                "reasoning_parser_kwargs": {
-                    "chat_template_kwargs": thinking_kwargs(self._model.facts.thinking_variable, run.think)
-                },
+                "reasoning_parser_kwargs": {"chat_template_kwargs": self._thinking_kwargs(run)},
             }
         output: RequestOutput | None = None
 

@@ -6,7 +6,11 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from app.core.errors import InvalidRequest
+from app.core.model import ThinkingLevels
 from app.core.request import Message, Think
+
+EFFORT = "reasoning_effort"
+"""The variable of templates that know levels; others have a switch."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Pillow reads many more, and runs other programs for some of them."""
@@ -56,13 +60,19 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def thinking_kwargs(variable: str | None, think: Think) -> dict[str, Any]:
-    """What the chat template's own switch is set to; None leaves a thinking model at Ollama's default, on."""
+def thinking_kwargs(
+    variable: str | None, think: Think, levels: ThinkingLevels | None = None
+) -> dict[str, Any]:
+    """What the chat template's own switch is set to, and its level where it has names for that.
+
+    None leaves a thinking model at Ollama's default, on.
+    """
     if variable is None:
         return {}
-    if variable != "reasoning_effort":
-        return {variable: think is not False}
+    if variable != EFFORT:
+        named = levels is not None and think in levels.values and isinstance(think, str)
+        return {variable: think is not False, **({EFFORT: think} if named else {})}
     if think is False:
-        return {variable: "none"}
-    level = think if isinstance(think, str) else "medium"
-    return {variable: "high" if level == "max" else level}
+        return {EFFORT: "none"}
+    default = levels.default if levels is not None else True
+    return {EFFORT: next((level for level in (think, default) if isinstance(level, str)), "medium")}

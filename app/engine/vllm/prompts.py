@@ -32,6 +32,7 @@ class Prompts:
         image_count = sum(len(message.images) for message in chat.messages)
         if image_count and not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
+        facts = self._model.facts
         params = ChatParams(
             chat_template=chat_template or None,
             chat_template_kwargs={
@@ -39,7 +40,7 @@ class Prompts:
                 "tokenize": False,
                 "add_generation_prompt": not continue_last,
                 "continue_final_message": continue_last,
-                **thinking_kwargs(self._model.facts.thinking_variable, think),
+                **thinking_kwargs(facts.thinking_variable, think, facts.thinking),
             },
         )
         no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
