@@ -15,7 +15,7 @@ from app import __version__
 from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
-from app.api import guard, ops, transport
+from app.api import guard, ops, transport, unserved
 from app.api.calls import Calls
 from app.api.drain import Drain
 from app.api.ollama import library as library_routes
@@ -42,7 +42,7 @@ from app.telemetry.setup import start as start_telemetry
 
 _log = logging.getLogger("caravan")
 _DEFAULT_CONTEXT = 4096
-API_VERSION = "0.33.0"
+API_VERSION = "0.34.4"
 """The release of Ollama whose API is spoken; clients ask for it to see what they may use."""
 
 StartEngine = Callable[[Model], Awaitable[Engine]]
@@ -111,6 +111,7 @@ def build_app(
     app.include_router(routes.router)
     app.include_router(library_routes.router)
     app.include_router(ops.router)
+    app.include_router(unserved.router)
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
         guard.install(app, keys, open_paths=settings.open_paths)

@@ -253,10 +253,11 @@ POINTS: Mapping[int, Point] = {
 }
 
 _MISTAKE = "a client's mistake is 400, not 500; the text is Ollama's"
-_UNROUTED = "`/api/delete` is not served in this release: `404 page not found`"
+_UNROUTED = "`/api/delete` is not served in this release: 403 with the reason"
+_SINCE = "as Ollama since 0.34.3: any name may be a level, and the text for another type is a new one"
 _PARTLY = (
-    "as Ollama on every route that is served; create, copy, delete, pull, push and blobs are not, "
-    "and answer `404 page not found`"
+    "as Ollama on every route that is served; create, copy, delete, push and blobs are not, and answer 403 "
+    "with the reason"
 )
 
 DEPARTURES: Mapping[int, str] = {
@@ -272,6 +273,8 @@ DEPARTURES: Mapping[int, str] = {
     111: _MISTAKE,
     112: _MISTAKE,
     119: _MISTAKE,
+    123: _SINCE,
+    124: _SINCE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
     170: (
@@ -295,8 +298,9 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "2, 11, 12",
-        "only configured models are served: create, copy, delete, pull, push and blobs are not in this "
-        "release",
+        "only configured models are served: create, copy, delete, push and blobs are not in this release, "
+        "and those routes, like all of Ollama's that are not served, answer 403 with the reason; pull "
+        "fetches nothing: it succeeds for what is served, and finds nothing else",
     ),
     (
         "4.3",
@@ -343,6 +347,11 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),
     ("9.2", "a text too long for `/api/embeddings` is 400 `the input length exceeds the context length`"),
+    (
+        "10.4",
+        "with keys, a key without the scope `admin` sees the model's name after FROM in a Modelfile, not the "
+        "server's path, and no `parent_model` that it may not use",
+    ),
     ("10.6", "cloud models are always off: `disabled` true, `source` `config`"),
     ("17", "`CARAVAN_NUM_PARALLEL` is the engine's own number by default (Ollama: 1): requests run batched"),
     ("18", "a setting with a bad value stops the start with one line, instead of a warning and a default"),

@@ -59,10 +59,10 @@ def body_of(error: Exception) -> bytes:
 
 
 class Refusal(Response):
-    """An error as an answer, which the record of the request takes note of."""
+    """An error as an answer, which the record of the request takes note of; `body` is for other APIs."""
 
-    def __init__(self, error: Exception, headers: Mapping[str, str]) -> None:
-        super().__init__(body_of(error), status_of(error), headers)
+    def __init__(self, error: Exception, headers: Mapping[str, str], body: bytes | None = None) -> None:
+        super().__init__(body_of(error) if body is None else body, status_of(error), headers)
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,10 +1,14 @@
-"""The digest of a model: SHA-256 over what its files hold, each file read only once as long as it stays."""
+"""The digest of a model: SHA-256 over what its files hold, each read only once as long as it stays, and over
+what its configuration adds to them.
+"""
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -74,6 +78,19 @@ def folder_digest(
 def manifest_digest(entries: Iterable[tuple[str, str, int]]) -> str:
     """SHA-256 over (name, SHA-256, size) of files, whatever their order."""
     return hashlib.sha256(orjson.dumps(sorted(entries))).hexdigest()
+
+
+def own_digest(base: str, own: Mapping[str, Any]) -> str:
+    """The digest of a model that is another, of digest `base`, with something of its own: as of a manifest.
+
+    The same from one start and one server to the next; that of `base` where there is nothing of its own.
+    """
+    layers = {name: layer for name, layer in own.items() if layer}
+    if not layers:
+        return base
+    # orjson takes no integer over 64 bits, and YAML knows more kinds of value than JSON.
+    text = json.dumps([base, layers], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path, progress: Callable[[int], None]) -> str:

@@ -11,7 +11,7 @@ import orjson
 from app.catalogue import gguf, hub
 from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
 from app.catalogue.bundled import bundled
-from app.catalogue.digest import FileHashes
+from app.catalogue.digest import FileHashes, own_digest
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.names import parse_name, split_source
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
@@ -22,6 +22,9 @@ Progress: TypeAlias = Callable[[str, str, float], None]
 
 ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
 """What belongs to an engine, and so cannot be set on a model that shares another's."""
+
+MODELFILE_FIELDS = ("system", "template", "chat_template", "parameters", "messages", "license")
+"""What makes one model another on the same weights, as the layers of a manifest do."""
 
 CLOUD = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
@@ -139,7 +142,7 @@ class _Preparation:
             raise LoadFailed(f"model '{name}': {error}") from error
         except OSError as error:
             raise LoadFailed(f"model '{name}': cannot read {error.filename}: {error.strerror}") from error
-        return Model(spec, facts, engine_key(spec, facts))
+        return Model(spec, _with_digest(facts, spec), engine_key(spec, facts))
 
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
         if source == BUNDLED_SOURCE:
@@ -182,8 +185,14 @@ def _derived(spec: ModelSpec, parent: Model) -> Model:
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
     )
-    facts = with_go_template(parent.facts, spec.template)
+    facts = _with_digest(with_go_template(parent.facts, spec.template), spec)
     return Model(whole, facts, parent.engine_key, parent=str(parent.name))
+
+
+def _with_digest(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
+    """Of a model's own settings those are part of it that are part of a Modelfile."""
+    own = {name: getattr(spec, name) for name in MODELFILE_FIELDS}
+    return replace(facts, digest=own_digest(facts.digest, own))
 
 
 def _by_key(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:

@@ -1,5 +1,6 @@
 """A server without models that lists those of others, as it stands beside the gateway of a cluster (C7)."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -128,6 +129,15 @@ def test_what_is_no_list_is_answered_as_by_any_server() -> None:
         assert whole.client.get("/").text == "Ollama is running"
         assert whole.client.post("/api/chat", content=b"{").status_code == 400
         assert whole.client.get("/readyz").status_code == 200
+
+
+def test_a_model_of_a_server_behind_is_there_already() -> None:
+    """Names match in any case, as they do where the model is."""
+    with fake_site(fake_model("a")) as site, directory(site.port) as whole:
+        for name, last in (("A:latest", {"status": "success"}), ("b", None)):
+            answer = whole.client.post("/api/pull", json={"model": name})
+            assert answer.text.endswith("}\n")
+            assert (json.loads(answer.text.splitlines()[-1]) == last) is (last is not None)
 
 
 def test_the_key_of_the_client_is_what_the_servers_are_asked_with(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,45 @@ def test_a_model_built_on_another(tmp_path: Path) -> None:
     poet, chat, root = library.all()
     assert [poet.parent, chat.parent, root.parent] == ["chat:latest", "base:latest", ""]
     assert poet.engine_key == chat.engine_key == root.engine_key
-    assert poet.facts.digest == root.facts.digest
+    assert len({poet.facts.digest, chat.facts.digest, root.facts.digest}) == 3
     assert (chat.spec.system, root.spec.system, poet.spec.system) == ("be kind", "be brief", "be kind")
     assert poet.spec.parameters == {"seed": 1, "temperature": 0.9}
     assert (poet.spec.license, poet.spec.messages) == (("A", "B"), (("user", "hi"),))
     assert chat.facts.capabilities == ("completion", "insert")
     assert root.facts.capabilities == ("completion", "tools", "thinking")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"system": "be kind"},
+        {"template": "{{ .Prompt }}"},
+        {"parameters": {"temperature": 0.5, "seed": 1 << 70}},
+        {"messages": (("user", "hi"),)},
+        {"license": ("MIT",)},
+    ],
+)
+def test_a_model_with_something_of_its_own_has_a_digest_of_its_own(
+    tmp_path: Path, own: dict[str, Any]
+) -> None:
+    """The same on every server and after every start, whatever the order of the parameters."""
+    folder = make_folder(tmp_path / "w")
+    turned = {
+        key: dict(reversed(value.items())) if key == "parameters" else value for key, value in own.items()
+    }
+    specs = [
+        spec("root", folder),
+        spec("copy", "root"),
+        spec("own", "root", **own),
+        spec("same", "copy", **turned),
+    ]
+    root, copy, mine, same = prepare(specs, tmp_path / "cache").all()
+    assert root.facts.digest == copy.facts.digest != mine.facts.digest == same.facts.digest
+    assert re.fullmatch("[0-9a-f]{64}", mine.facts.digest)
+    again = prepare(specs, tmp_path / "other").all()
+    assert [model.facts.digest for model in again] == [
+        model.facts.digest for model in (root, copy, mine, same)
+    ]
 
 
 @pytest.mark.parametrize(

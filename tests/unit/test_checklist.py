@@ -121,7 +121,9 @@ async def test_the_reason_after_a_tool_call_is_a_setting(settings: dict[str, str
 @pytest.mark.point(170)
 async def test_models_are_not_listed_in_openai_s_form() -> None:
     answer = await ask("GET", "/v1/models")
-    assert (answer.status_code, answer.text) == (404, "404 page not found")
+    error = answer.json()["error"]
+    assert answer.status_code == 403
+    assert list(error) == ["message", "type", "param", "code"]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from pydantic import AliasChoices
 
-from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, ShowBody
+from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, PullBody, ShowBody
+from app.api.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
 from app.core.model import Model
 from app.core.options import OPTIONS
@@ -39,6 +40,7 @@ BODIES = {
     "`POST /api/embed`": EmbedBody,
     "`POST /api/embeddings`": EmbeddingBody,
     "`POST /api/show`": ShowBody,
+    "`POST /api/pull`": PullBody,
 }
 
 
@@ -96,8 +98,14 @@ async def test_the_routes_are_those_that_are_listed(route: str, state: str) -> N
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         method, path = route.split()
         answer = await client.request(method, path)
-    missing = answer.status_code == 404 and answer.headers["content-type"] == "text/plain"
-    assert missing == (state == "not yet")
+    assert answer.status_code != 404
+    assert (answer.status_code == 403) == (state == "not yet")
+
+
+def test_every_route_that_is_refused_is_listed() -> None:
+    listed = {route.rpartition(" ")[2] for route, state in routed() if state == "not yet"}
+    for each in UNSERVED:
+        assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each.path), path) for path in listed), each
 
 
 def test_every_test_that_is_named_exists() -> None:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from app.api.ollama import schema
 from app.api.ollama.gojson import decode
-from app.api.ollama.gotypes import parse
+from app.api.ollama.gotypes import Kind, parse
 from app.catalogue.library import read_reference
 from app.core.errors import InvalidRequest
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
 
 _MOST_LOGPROBS = 20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,17 @@ class ShowCall:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
+@dataclass(frozen=True, slots=True)
+class PullCall:
+    """One call to pull; `stream` says how the answer goes out."""
+
+    model: str
+    stream: bool
+
+
 def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
     """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
-    asked = parse(schema.CHAT, decode(body))
+    asked = _parse_answering(schema.CHAT, decode(body))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
         messages = (Message("system", asked.system), *messages)
@@ -52,7 +61,7 @@ def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
 
 
 def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> GenerateCall:
-    asked = parse(schema.GENERATE, decode(body))
+    asked = _parse_answering(schema.GENERATE, decode(body))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
         suffix=asked.suffix,
@@ -98,6 +107,22 @@ def to_show(body: bytes) -> ShowCall:
     if not model.strip():
         raise InvalidRequest("model is required")
     return ShowCall(model, asked.verbose, asked.system, asked.options)
+
+
+def to_pull(body: bytes) -> PullCall:
+    asked = parse(schema.PULL, decode(body))
+    model = asked.model or asked.name
+    if not model.strip():
+        raise InvalidRequest("invalid model name")
+    return PullCall(model, asked.stream)
+
+
+def _parse_answering(kind: Kind[_T], value: Json) -> _T:
+    try:
+        return parse(kind, value)
+    except schema.WrongThink as error:
+        error.model = parse(schema.NAMED, value).get("model", "")
+        raise
 
 
 def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:

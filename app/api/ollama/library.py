@@ -1,5 +1,8 @@
-"""What describes the server and its models: tags, ps, show, version and the liveness text."""
+"""What describes the server and its models: tags, ps, show, pull, version and the liveness text."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header
@@ -11,12 +14,19 @@ from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
 from app.api.services import Body, CurrentCall, Served, Services
-from app.api.stream import json_response
+from app.api.stream import NDJSON, json_response
+from app.catalogue.library import read_reference
+from app.catalogue.names import parse_name
+from app.core.call import Caller
+from app.core.errors import ModelNotFound
+from app.core.model import Model
 from app.peers import merge
 from app.peers.peers import ASKED_BY_PEER, Rows
 from app.runtime.checks import check_allowed
 
 router = APIRouter()
+NO_MANIFEST = "pull model manifest: file does not exist"
+"""What Ollama says of a model that its registry does not have."""
 
 
 @router.api_route("/", methods=["HEAD", "GET"])
@@ -42,11 +52,22 @@ async def status() -> Response:
 @needs("models:read")
 async def tags(request: Request, served: Served, call: CurrentCall) -> Response:
     """The models that the caller may use, on the servers behind this one too."""
-    models = (model for model in served.library.all() if call.caller.may_use(model.name))
+    models = (_seen(model, call.caller) for model in _usable(served, call.caller))
     listed = views.tags(models)
-    if others := await _of_peers(request, served):
+    if others := await _of_peers(request, served, "/api/tags"):
         listed["models"] = merge.tags([listed["models"], *others])
     return json_response(dumps(listed))
+
+
+def _usable(served: Services, caller: Caller) -> Iterator[Model]:
+    return (model for model in served.library.all() if caller.may_use(model.name))
+
+
+def _seen(model: Model, caller: Caller) -> Model:
+    """The model as this caller may see it: not built on one that its key does not allow."""
+    if not model.parent or caller.may_use(parse_name(model.parent)):
+        return model
+    return replace(model, parent="")
 
 
 @router.get("/api/ps")
@@ -58,15 +79,49 @@ async def ps(request: Request, served: Served, call: CurrentCall) -> Response:
         if call.caller.may_use(row.model.name)
     ]
     listed = views.ps(running)
-    if others := await _of_peers(request, served):
+    if others := await _of_peers(request, served, "/api/ps"):
         listed["models"] = merge.ps([listed["models"], *others])
     return json_response(dumps(listed))
 
 
-async def _of_peers(request: Request, served: Services) -> list[Rows]:
+async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]:
     if ASKED_BY_PEER in request.headers:
         return []
-    return await served.peers.rows(request.url.path, request.headers.get("authorization", ""))
+    return await served.peers.rows(path, request.headers.get("authorization", ""))
+
+
+@router.get("/api/experimental/model-recommendations")
+@needs("models:read")
+async def recommendations(served: Served, call: CurrentCall) -> Response:
+    """What Ollama's command line offers to chat with: without a list it offers models that are not here."""
+    chatting = (model for model in _usable(served, call.caller) if model.can("completion"))
+    return json_response(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
+
+
+@router.post("/api/pull")
+@needs("models:read")
+async def pull(request: Request, body: Body, served: Served, call: CurrentCall) -> Response:
+    """Nothing is fetched: a model that is served is there already, and no other can be had."""
+    asked = codec.to_pull(body)
+    check_allowed(call.caller, asked.model)
+    error = None if await _is_there(asked.model, request, served) else NO_MANIFEST
+    if asked.stream:
+        last = {"status": "success"} if error is None else {"error": error}
+        lines = dumps({"status": "pulling manifest"}), dumps(last), b""
+        return Response(b"\n".join(lines), media_type=NDJSON)
+    if error is not None:
+        return json_response(dumps({"error": error}), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return Response(dumps({"status": "success"}), media_type="application/json")
+
+
+async def _is_there(name: str, request: Request, served: Services) -> bool:
+    try:
+        served.library.find(name)
+    except ModelNotFound:
+        wanted = str(read_reference(name)).lower()
+        others = await _of_peers(request, served, "/api/tags")
+        return any(row["name"].lower() == wanted for rows in others for row in rows)
+    return True
 
 
 @router.post("/api/show")
@@ -77,8 +132,9 @@ async def show(
     asked = codec.to_show(body)
     check_allowed(call.caller, asked.model, details=True)
     found = views.show(
-        served.library.find(asked.model, details=True),
+        _seen(served.library.find(asked.model, details=True), call.caller),
         asked.model,
+        shows_path=call.caller.has("admin"),
         verbose=asked.verbose,
         system=asked.system,
         options=asked.options,

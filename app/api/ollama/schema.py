@@ -22,10 +22,7 @@ from app.api.ollama.gotypes import (
 from app.api.ollama.keepalive import read_keep_alive
 from app.api.ollama.tools import ARGUMENTS, TOOL
 from app.core.errors import InvalidRequest
-from app.core.quote import quoted
 from app.core.request import Json, Message, PastToolCall, Think
-
-_LEVELS = '"high", "medium", "low", "max", true, or false'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +93,32 @@ class ShowBody:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
+@dataclass(frozen=True, slots=True)
+class PullBody:
+    """`insecure` speaks of a registry, which there is none of; `name` is the old spelling of `model`."""
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+
+
+class WrongThink(InvalidRequest):
+    """`think` of another type. Whoever knows the levels of `model` may name them."""
+
+    model = ""
+
+    def __init__(self, more: str = "") -> None:
+        super().__init__(f"think must be a boolean or string{more}")
+
+
 def read_think(value: Json) -> Think:
-    if isinstance(value, bool) or value in ("low", "medium", "high", "max"):
+    """Any name is a level: which there are is the model's to say."""
+    if isinstance(value, bool | str):
         return value
-    if isinstance(value, str):
-        raise InvalidRequest(f"invalid think value: {quoted(value)} (must be {_LEVELS})")
-    raise InvalidRequest(f"think must be a boolean or string ({_LEVELS})")
+    raise WrongThink
 
 
 def _nothing() -> None:
@@ -220,6 +237,22 @@ EMBEDDING: Kind[EmbeddingBody] = struct(
     EmbeddingBody,
     {"model": STRING, "prompt": STRING, "keep_alive": _KEEP_ALIVE, "options": MAP},
 )
+
+PULL: Kind[PullBody] = struct(
+    "PullRequest",
+    PullBody,
+    {
+        "model": STRING,
+        "name": STRING,
+        "insecure": BOOL,
+        "username": STRING,
+        "password": STRING,
+        "stream": BOOL,
+    },
+)
+
+NAMED: Kind[dict[str, str]] = struct("Named", dict[str, str], {"model": STRING})
+"""Of any request only the model."""
 
 SHOW: Kind[ShowBody] = struct(
     "ShowRequest",
