@@ -12,10 +12,11 @@ class Stops:
     those that end at one place the first in order.
     """
 
-    __slots__ = ("_longest", "_strings", "found")
+    __slots__ = ("_first", "_longest", "_strings", "found")
 
     def __init__(self, strings: Iterable[str]) -> None:
         self._strings = [_StopString(text) for text in strings if text]
+        self._first = {string.text[0] for string in self._strings}
         self._longest = _NOTHING
         self.found: str | None = None
 
@@ -24,9 +25,13 @@ class Stops:
         if self.found is not None:
             return ""
         before, held = self._longest, self._longest.matched
+        if not held and self._first.isdisjoint(piece):
+            return piece
         end, found = len(piece) + 1, None
         longest = _NOTHING
         for string in self._strings:
+            if not string.matched and string.text[0] not in piece:
+                continue
             if at := string.read(piece, end):
                 end, found = at, string
             elif string.matched > longest.matched:
