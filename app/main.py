@@ -27,6 +27,7 @@ from app.api.stream import RawSend
 from app.catalogue.library import Library
 from app.core.model import Model
 from app.core.pool import Pool
+from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
@@ -103,7 +104,7 @@ def build_app(
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
-        Peers(settings.peers, settings.peer_timeout),
+        Peers(settings.peers, settings.peer_timeout, on_failure=telemetry.metrics.peer_left_out),
         settings.limits,
         pool,
     )
@@ -165,7 +166,7 @@ def _lifespan(
         models = library.all() if settings.preload else []
         for model in models[:1]:
             manager.preload(model)
-        watching = [] if keys is None else [asyncio.create_task(keys.watch())]
+        watching = [] if keys is None else [supervise("key files", keys.watch)]
         yield
         for task in watching:
             task.cancel()

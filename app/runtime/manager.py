@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 
 from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
 from app.core.model import Model
+from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.runtime import policy
 from app.runtime.entry import Entry, Lease, LoadedModel, State
@@ -280,6 +281,8 @@ class Manager:
 
     async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
+        if entry.state is not State.READY:
+            return
         _log.error("the engine of %s died", entry.model.name)
         entry.watcher = None  # It is this task.
         self._observer.died(entry.model)
@@ -320,7 +323,9 @@ class Manager:
     def _pump(self) -> None:
         """Set the worker going if there is a move to make. Called after every change that may allow one."""
         if self._worker is None and (move := self._next_move()) is not None:
-            self._worker = asyncio.create_task(self._work(move))
+            self._worker = supervise(
+                "engine moves", partial(self._work, move), restart_s=None, on_death=self._hopeless
+            )
 
     async def _work(self, move: _Move | None) -> None:
         try:
@@ -379,7 +384,7 @@ class Manager:
     def _now_loaded(self, entry: Entry, engine: Engine) -> None:
         entry.engine = engine
         entry.state = State.READY
-        entry.watcher = asyncio.create_task(self._watch(entry, engine))
+        entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
         entry.settled.set()
         self._recovery.loaded(entry.model)
         if not entry.users:

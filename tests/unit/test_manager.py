@@ -135,7 +135,7 @@ async def test_a_start_that_cancels_itself_is_a_failed_load() -> None:
         garage.may_start.clear()
         waiter = asyncio.create_task(touch(manager, A))
         await settle()
-        (inner,) = asyncio.all_tasks() - {asyncio.current_task(), waiter, *tasks_named("_work")}
+        (inner,) = asyncio.all_tasks() - {asyncio.current_task(), waiter, *tasks_named("engine moves")}
         inner.cancel()
         with pytest.raises(LoadFailed):
             await waiter
@@ -144,7 +144,7 @@ async def test_a_start_that_cancels_itself_is_a_failed_load() -> None:
 
 
 def tasks_named(part: str) -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if part in repr(task.get_coro())]
+    return [task for task in asyncio.all_tasks() if part in task.get_name()]
 
 
 @virtual
