@@ -71,6 +71,8 @@ def build_app(
         max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
         max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        claims_by_name=keys is not None,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
@@ -84,6 +86,7 @@ def build_app(
         tool_calls_reason=settings.tool_calls_done_reason == "tool_calls",
         limits=settings.limits,
         pool=pool,
+        cache_per_key=settings.cache_per_key,
     )
     app = FastAPI(
         title="Caravan",

@@ -32,8 +32,7 @@ def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attribut
 
 def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:
     yield manager.waiting, {these.STAGE: "load"}
-    for model, engine in manager.engines():
-        waiting = engine.metrics()["waiting"]
+    for model, waiting in manager.queued():
         yield waiting, {these.STAGE: "engine", these.MODEL: str(model.name)}
 
 
