@@ -72,7 +72,7 @@ def build_app(
         load_timeout_s=settings.load_timeout,
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
-        claims_by_name=keys is not None,
+        keyed=keys is not None,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),

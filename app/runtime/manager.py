@@ -48,8 +48,8 @@ class Manager:
     cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
     most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
     Requests for a loaded engine wait for its `Turns` (`max_queue_tokens` bounds their prompts), for no other
-    model. With `claims_by_name` a keep-alive, and an unload, is that of one model, and an engine that several
-    share stays for the longest of theirs.
+    model. Where callers are `keyed`, some places of an engine are for keys that have none, and a keep-alive
+    or an unload is that of one model: an engine that several share stays for the longest of theirs.
 
     An engine that dies is loaded again at once, and after a failure with the back-off of `recovery`;
     `give_up` is told the reason when that is hopeless.
@@ -64,7 +64,7 @@ class Manager:
         load_timeout_s: float,
         max_queue: int,
         max_queue_tokens: int = 0,
-        claims_by_name: bool = False,
+        keyed: bool = False,
         default_context: int = 4096,
         observer: Observer | None = None,
         recovery: Recovery | None = None,
@@ -75,7 +75,7 @@ class Manager:
         self._max_loaded = max_loaded
         self._loader = Loader(start, load_timeout_s)
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
-        self._claims_by_name = claims_by_name
+        self._keyed = keyed
         self.default_context = default_context
         self._observer = observer or Silent()
         self._clock = clock
@@ -162,14 +162,14 @@ class Manager:
         if not self._closed and model.engine_key not in self._entries:
             self._recovery.expect(model)
             entry = Entry(model, self._keep_alive_s)
-            entry.claim(model.name if self._claims_by_name else None, self._keep_alive_s)
+            entry.claim(model.name if self._keyed else None, self._keep_alive_s)
             self._keep(entry, 0.0)
 
     def unload(self, model: Model) -> None:
         """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing."""
         if (entry := self._entries.get(model.engine_key)) is None:
             return
-        if not entry.release(model.name if self._claims_by_name else None):
+        if not entry.release(model.name if self._keyed else None):
             return
         entry.leaves = "asked"
         if entry.state is State.READY:
@@ -212,7 +212,7 @@ class Manager:
             self._queue.append(entry)
         entry.users += 1
         entry.num_ctx = num_ctx
-        entry.claim(model.name if self._claims_by_name else None, keep_alive_s, self._keep_alive_s)
+        entry.claim(model.name if self._keyed else None, keep_alive_s, self._keep_alive_s)
         if keep_alive_s is not None:
             entry.leaves = "idle"
         self._users += 1
@@ -390,7 +390,8 @@ class Manager:
             self._recover(entry, "failed to load", str(error))
 
     def _now_loaded(self, entry: Entry, engine: Engine) -> None:
-        entry.engine, entry.turns = engine, Turns(engine.slots, self._max_queue_tokens)
+        spare = policy.spare_places(engine.slots) if self._keyed else 0
+        entry.engine, entry.turns = engine, Turns(engine.slots, self._max_queue_tokens, spare)
         entry.state = State.READY
         entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
         entry.settled.set()

@@ -99,6 +99,16 @@ def turn_number(last: int | None, floor: int) -> int:
     return floor if last is None else max(floor, last + 1)
 
 
+def spare_places(slots: int) -> int:
+    """How many places of an engine are for keys that have none, so that they need not wait for one."""
+    return min(slots // 8, 4)
+
+
+def may_begin(running: int, own: int, slots: int, spare: int) -> bool:
+    """Whether a key with `own` of the `running` requests gets a place now (`slots` 0: any number)."""
+    return not slots or running < slots - (spare if own else 0)
+
+
 def next_flow(flows: Iterable[Flow]) -> FlowKey:
     """Whose turn it is: the best priority, then the lowest number, then the longest wait."""
     return min(flows, key=lambda flow: (flow.key.priority, flow.number, flow.since)).key

@@ -7,7 +7,7 @@ it puts off itself.
 
 import time
 from asyncio import Future, get_running_loop
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -44,16 +44,17 @@ class Turn:
 
 
 class Turns:
-    """The turns of one engine with `slots` places (0: any number).
+    """The turns of one engine with `slots` places (0: any number), of which `spare` are for keys without one.
 
     The prompts of those that wait have at most `max_tokens` tokens together (0: no limit), or there is one.
     """
 
-    def __init__(self, slots: int, max_tokens: int = 0) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, max_tokens: int = 0, spare: int = 0) -> None:
+        self._slots, self._spare = slots, spare
         self._max_tokens = max_tokens
         self._waiting: dict[policy.FlowKey, deque[Turn]] = {}
         self._tokens = self._arrivals = self._running = self._last = 0
+        self._own: Counter[policy.FlowKey] = Counter()
         self._numbers: dict[policy.FlowKey, int] = {}
         self._silent: set[Turn] = set()
         self._closed = False
@@ -103,7 +104,7 @@ class Turns:
     def _enter(self, turn: Turn) -> None:
         if self._closed:
             raise EngineDied(_GONE)
-        if not self._slots or self._running < self._slots:
+        if turn.flow not in self._waiting and self._may_begin(turn.flow):
             self._grant(turn)
             return
         if self._max_tokens and self._waiting and self._tokens + turn.tokens > self._max_tokens:
@@ -118,19 +119,24 @@ class Turns:
             self._forget(turn)
             return
         self._running -= 1
+        self._own[turn.flow] -= 1
         self._silent.discard(turn)
         self._fill()
         if not self._running:
             self._numbers.clear()
+            self._own.clear()
 
     def _fill(self) -> None:
         """Give every free place to whoever is next."""
-        while self._waiting and self._running < self._slots:
+        while self._waiting:
             floor = self._floor()
-            flows = (
+            flows = [
                 policy.Flow(key, policy.turn_number(self._numbers.get(key), floor), turns[0].since)
                 for key, turns in self._waiting.items()
-            )
+                if self._may_begin(key)
+            ]
+            if not flows:
+                return
             turn = self._waiting[policy.next_flow(flows)][0]
             self._forget(turn)
             self._grant(turn)
@@ -141,7 +147,11 @@ class Turns:
         turn.number = policy.turn_number(self._numbers.get(turn.flow), self._floor())
         self._last = self._numbers[turn.flow] = turn.number
         self._running += 1
+        self._own[turn.flow] += 1
         self._silent.add(turn)
+
+    def _may_begin(self, flow: policy.FlowKey) -> bool:
+        return policy.may_begin(self._running, self._own[flow], self._slots, self._spare)
 
     def _floor(self) -> int:
         """The number of the earliest turn without any output yet, else of the newest."""

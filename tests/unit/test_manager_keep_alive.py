@@ -162,9 +162,9 @@ async def test_unload_by_another_name_of_the_engine() -> None:
 
 @pytest.mark.parametrize("asks", [True, False])
 @virtual
-async def test_with_claims_by_name_an_unload_ends_only_that_models_claim(asks: bool) -> None:
+async def test_with_keyed_an_unload_ends_only_that_models_claim(asks: bool) -> None:
     """R3: a key for one model could unload the engine under another that shares it."""
-    async with managed(keep_alive_s=300, claims_by_name=True) as (manager, garage):
+    async with managed(keep_alive_s=300, keyed=True) as (manager, garage):
         await touch(manager, A, keep_alive_s=100)
         await touch(manager, A2)
         if asks:
@@ -180,8 +180,8 @@ async def test_with_claims_by_name_an_unload_ends_only_that_models_claim(asks: b
 
 
 @virtual
-async def test_with_claims_by_name_a_model_that_another_needs_not_is_unloaded_by_its_own_name() -> None:
-    async with managed(claims_by_name=True) as (manager, garage):
+async def test_with_keyed_a_model_that_another_needs_not_is_unloaded_by_its_own_name() -> None:
+    async with managed(keyed=True) as (manager, garage):
         manager.preload(A)
         await settle()
         manager.unload(A2)
