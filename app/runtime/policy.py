@@ -109,6 +109,15 @@ def may_begin(running: int, own: int, slots: int, spare: int) -> bool:
     return not slots or running < slots - (spare if own else 0)
 
 
+def may_be_read(silent: int, slots: int, *, contended: bool) -> bool:
+    """Whether the engine is given one more prompt of a key that has `silent` ones there without any output.
+
+    An engine reads the prompts that it has in one step, which nobody can interrupt: where other keys ask as
+    well, one key's prompts are given to it a few at a time.
+    """
+    return not slots or not contended or silent < max(1, slots // 8)
+
+
 def next_flow(flows: Iterable[Flow]) -> FlowKey:
     """Whose turn it is: the best priority, then the lowest number, then the longest wait."""
     return min(flows, key=lambda flow: (flow.key.priority, flow.number, flow.since)).key

@@ -15,6 +15,7 @@ from app.core.errors import EngineDied, Overloaded
 from app.runtime import policy
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
+_WHILE_S = 10.0
 _GONE = "the model runner has unexpectedly stopped"
 
 
@@ -57,6 +58,8 @@ class Turns:
         self._own: Counter[policy.FlowKey] = Counter()
         self._numbers: dict[policy.FlowKey, int] = {}
         self._silent: set[Turn] = set()
+        self._reading: Counter[policy.FlowKey] = Counter()
+        self._asked: dict[str, float] = {}
         self._closed = False
         self.waiting = 0
 
@@ -70,6 +73,7 @@ class Turns:
         """
         turn = Turn(self, policy.FlowKey(priority, key_id), tokens, self._arrivals)
         self._arrivals += 1
+        self._asked[key_id] = get_running_loop().time()
         self._enter(turn)
         try:
             if turn.granted is not None:
@@ -92,7 +96,11 @@ class Turns:
         return True
 
     def heard(self, turn: Turn) -> None:
-        self._silent.discard(turn)
+        """A request is silent no more: it has output, or it ends."""
+        if turn in self._silent:
+            self._silent.discard(turn)
+            self._reading[turn.flow] -= 1
+            self._fill()
 
     def close(self) -> None:
         """The engine is gone: nobody gets a place any more."""
@@ -120,11 +128,11 @@ class Turns:
             return
         self._running -= 1
         self._own[turn.flow] -= 1
-        self._silent.discard(turn)
+        self.heard(turn)
         self._fill()
         if not self._running:
-            self._numbers.clear()
-            self._own.clear()
+            for each in (self._numbers, self._own, self._reading):
+                each.clear()
 
     def _fill(self) -> None:
         """Give every free place to whoever is next."""
@@ -149,9 +157,17 @@ class Turns:
         self._running += 1
         self._own[turn.flow] += 1
         self._silent.add(turn)
+        self._reading[turn.flow] += 1
 
     def _may_begin(self, flow: policy.FlowKey) -> bool:
-        return policy.may_begin(self._running, self._own[flow], self._slots, self._spare)
+        if not policy.may_begin(self._running, self._own[flow], self._slots, self._spare):
+            return False
+        return policy.may_be_read(self._reading[flow], self._slots, contended=self._is_contended(flow))
+
+    def _is_contended(self, flow: policy.FlowKey) -> bool:
+        """Whether another key has asked within the last while."""
+        since = get_running_loop().time() - _WHILE_S
+        return any(asked > since for key_id, asked in self._asked.items() if key_id != flow.key_id)
 
     def _floor(self) -> int:
         """The number of the earliest turn without any output yet, else of the newest."""

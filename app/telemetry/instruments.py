@@ -86,7 +86,7 @@ QUEUE_DURATION = Instrument(
     "caravan.queue.duration",
     "histogram",
     "s",
-    "Time a request waited: for its model to `load`, for its turn at the `engine`, in the engine's own queue too.",
+    "Time a request waited: for its model to `load`, for its turn at the `engine` and in its own queue.",
     (STAGE, MODEL, KEY),
     _QUEUE_S,
 )
