@@ -224,16 +224,6 @@ class _Reply:
         )
 
 
-async def _opening(
-    model: Model, asked: Generation, sampling: Sampling, lease: Lease
-) -> Prompt | Loaded | Rendered:
-    """The prompt to answer, or the event that is already the whole answer."""
-    if is_empty(asked):
-        return Loaded()
-    prompt = await Composer(model, lease.engine, asked, sampling, lease.context_length).prompt()
-    return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
-
-
 async def _admit(call: Call, lease: Lease, held: AsyncExitStack, tokens: int) -> int:
     """Let the inputs of an embed request in; from here on their tokens are charged, however it ends."""
     await call.reserve(tokens, 0, exact=True)
