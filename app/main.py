@@ -27,6 +27,7 @@ from app.api.stream import RawSend
 from app.catalogue.library import Library
 from app.core.model import Model
 from app.core.pool import Pool
+from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
@@ -70,6 +71,8 @@ def build_app(
         max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
         max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        keyed=keys is not None,
         default_context=settings.context_length or _DEFAULT_CONTEXT,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
@@ -83,6 +86,7 @@ def build_app(
         tool_calls_reason=settings.tool_calls_done_reason == "tool_calls",
         limits=settings.limits,
         pool=pool,
+        cache_per_key=settings.cache_per_key,
     )
     app = FastAPI(
         title="Caravan",
@@ -103,7 +107,7 @@ def build_app(
         API_VERSION,
         Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
-        Peers(settings.peers, settings.peer_timeout),
+        Peers(settings.peers, settings.peer_timeout, on_failure=telemetry.metrics.peer_left_out),
         settings.limits,
         pool,
     )
@@ -166,7 +170,7 @@ def _lifespan(
         models = library.all() if settings.preload else []
         for model in models[:1]:
             manager.preload(model)
-        watching = [] if keys is None else [asyncio.create_task(keys.watch())]
+        watching = [] if keys is None else [supervise("key files", keys.watch)]
         yield
         for task in watching:
             task.cancel()

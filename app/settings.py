@@ -155,6 +155,15 @@ class Settings(BaseSettings):
         validation_alias=_ollama("MAX_QUEUE"),
         description="Requests that may wait for a model, to load or to be free, before new ones get 503.",
     )
+    max_queue_tokens: int = Field(
+        default=2 << 20,
+        ge=0,
+        description="Tokens of all prompts that may wait for a model before new ones get 503; 0 is no limit.",
+    )
+    cache_per_key: bool = Field(
+        default=True,
+        description="Whether a cached beginning of a prompt serves only the API key whose prompt it was.",
+    )
     origins: OriginList = Field(
         default_factory=list[str],
         validation_alias=_ollama("ORIGINS"),

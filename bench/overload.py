@@ -5,7 +5,7 @@ over real sockets, each request on a new connection. First the capacity: twice a
 has slots, each sending its next request when it has its answer. Then requests arrive at random at multiples
 of that rate, whether or not earlier ones are answered; the most good work done at one of the lower rates is
 the peak. The rates take turns, so that a machine that gets slower or faster does so for all of them. Only
-whole answers count as goodput.
+whole answers count as goodput. Last, on a server with keys, one floods and another asks (`bench.fairness`).
 
 Three engines, on the machine of the server and its clients: `fake` takes its time per token and none of the
 machine's, so the front end is what is measured; `bundled` is vLLM with SmolLM2-135M, whose worker computes on
@@ -27,15 +27,16 @@ from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
 from bench.asking import answer_of, quantile
 from bench.compare import machine_lines, write_section
+from bench.fairness import fairness, keys
 from bench.servers import NAME, Body, cpu_seconds, free_port, serving, wait_ready
 from tests.models.build import build
 
 MARK = "<!-- bench:overload -->"
-REAL = "env CARAVAN_MAX_QUEUE={queue} {{python}} -m app.cli serve --port {{port}} --config {{config}}"
-FAKE = "{{python}} -m bench.overload --serve {{port}} --slots {slots} --queue {queue}"
+REAL = "env CARAVAN_MAX_QUEUE={queue}{keys} {{python}} -m app.cli serve --port {{port}} --config {{config}}"
+FAKE = "{{python}} -m bench.overload --serve {{port}} --slots {slots} --queue {queue}{keys}"
 BUSY = b"server busy, please try again.  maximum pending requests exceeded"
 FAKE_TOKENS, FAKE_TOKEN_S = 20, 0.02
-REAL_TOKENS = {"tiny": 128, "bundled": 16}
+TOKENS = {"fake": FAKE_TOKENS, "tiny": 128, "bundled": 16}
 PEAKS_AT = (1.0, 1.5, 2.0)
 """Rates of arrival, in capacities, of which the best makes the peak."""
 RAMP_S = 3.0
@@ -150,6 +151,15 @@ async def measure(command: str, model: Path, engine: Body, body: Body, plan: arg
     }
 
 
+async def measure_keys(
+    command: str, model: Path, engine: Body, body: Body, plan: argparse.Namespace, keyed: dict[str, str]
+) -> Body:
+    port = free_port()
+    with serving(command, model, engine, port) as process:
+        await wait_ready("/", process, port)
+        return await fairness(port, json.dumps(body).encode(), keyed, flood=plan.flood, count=plan.asked)
+
+
 def chat(tokens: int) -> Body:
     return {
         "model": NAME,
@@ -159,21 +169,28 @@ def chat(tokens: int) -> Body:
 
 
 def run(name: str, plan: argparse.Namespace) -> Body:
-    if name == "fake":
-        command = FAKE.format(slots=plan.slots, queue=plan.queue)
-        return asyncio.run(measure(command, Path(), {}, chat(FAKE_TOKENS), plan))
     engine: Body = {
         "dtype": "float32",
         "max_model_len": 1024,
         "max_num_seqs": plan.slots,
         "kv_cache_memory_bytes": 512 << 20,
     }
-    if name == "tiny":
+    if name == "fake":
+        command, flag, model, engine = FAKE, " --keys {}", Path(), Body()
+    elif name == "tiny":
+        command, flag = REAL, " CARAVAN_KEYS_FILE={}"
         model = build("llama", plan.cache / "test-models")
     else:
+        command, flag = REAL, " CARAVAN_KEYS_FILE={}"
         model = convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None)
-    body = chat(REAL_TOKENS[name])
-    return asyncio.run(measure(REAL.format(queue=plan.queue), model, engine, body, plan))
+    body = chat(TOKENS[name])
+    found: Body = {}
+    if not plan.only_keys:
+        plain = command.format(slots=plan.slots, queue=plan.queue, keys="")
+        found = asyncio.run(measure(plain, model, engine, body, plan))
+    with keys() as (file, keyed):
+        guarded = command.format(slots=plan.slots, queue=plan.flood, keys=flag.format(file))
+        return found | asyncio.run(measure_keys(guarded, model, engine, body, plan, keyed))
 
 
 def table(found: dict[str, Body]) -> str:
@@ -200,6 +217,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each rate")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
+    parser.add_argument("--flood", type=int, default=500, help="requests of the key that floods")
+    parser.add_argument("--asked", type=int, default=60, help="requests of the other key")
+    parser.add_argument("--only-keys", action="store_true", help="measure the keys alone; writes nothing")
+    parser.add_argument("--keys", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -210,7 +231,8 @@ def main() -> None:
         from bench.fake_server import serve
 
         reply = [" word"] * FAKE_TOKENS
-        serve(plan.serve, reply, delay_s=FAKE_TOKEN_S, slots=plan.slots, max_queue=plan.queue)
+        given: Body = {"max_queue": plan.queue, "keys_file": plan.keys}
+        serve(plan.serve, reply, delay_s=FAKE_TOKEN_S, slots=plan.slots, **given)
         return
     described = machine_lines()
     found = {name: run(name, plan) for name in plan.engine}
@@ -218,6 +240,10 @@ def main() -> None:
     shown = f"{plan.slots} slots, a queue of {plan.queue}, {turns}:"
     text = "\n\n".join([described, shown, table(found)])
     print(text)
+    if any(each["times as long"] > 2 for each in found.values()):
+        print("a key waits longer than it may while another floods", file=sys.stderr)
+    if plan.only_keys:
+        return
     write_section(plan.markdown, text, MARK)
     if any(each["of the peak"] < 0.95 or each["p99 time of a refusal, ms"] > 50 for each in found.values()):
         sys.exit("overload costs more than it may: goodput at least 0.95 of its peak, refusals within 50 ms")

@@ -22,8 +22,8 @@ from app.access.keys import KeyRecord
 Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size and time of change of each file: it differs when the files do."""
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""In C where it is there: a file of thousands of keys must not hold up the event loop."""
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""In C where it is there: a file may hold thousands of keys."""
 
 _READS = 3
 _LOCK_TIMEOUT_S = 10.0
@@ -33,6 +33,21 @@ _HEAD = "# Written by `caravan keys`. It holds hashes, never a key.\n"
 class BadKeys(Exception):
     """Keys that cannot be used; the text is one line that names the file and the key, and quotes neither
     a key nor a hash."""
+
+
+class _Loader(_Base):
+    """YAML in which no mapping names a thing twice: of two lists of keys one would be lost in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[tuple[str, str]] = set()
+        for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                continue
+            if (name.tag, name.value) in seen:
+                problem = "a name stands twice in one mapping"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=name.start_mark)
+            seen.add((name.tag, name.value))
+        return super().construct_mapping(node, deep=deep)
 
 
 def signature(path: Path) -> Signature:
@@ -72,7 +87,8 @@ def parse_keys(text: str, file: Path) -> list[KeyRecord]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadKeys(f"{file}: line {line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except Exception as error:
+        # An edge: besides its own errors the parser lets through whatever a tag's reader stumbles over.
         raise BadKeys(f"{file}: it is neither YAML nor JSON") from error
     if found is None:
         return []
@@ -125,6 +141,9 @@ def _record(item: object, index: int, file: Path) -> KeyRecord:
         where = ".".join(str(part) for part in first["loc"])
         what = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise BadKeys(f"{file}: {which}: {f'{where}: ' if where else ''}{what}") from None
+    except Exception as error:
+        # An edge as well: a record may hold any object that YAML knows.
+        raise BadKeys(f"{file}: {which}: it cannot be read ({type(error).__name__})") from error
 
 
 def _text(records: list[KeyRecord], *, as_json: bool) -> str:

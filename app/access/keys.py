@@ -19,6 +19,12 @@ from app.core.errors import InvalidRequest
 DEFAULT_SCOPES: tuple[Scope, ...] = ("inference", "models:read")
 """What a client of Ollama needs that only talks to models."""
 
+MOST = 10**9
+"""The largest value of any limit: more is a slip of the pen, and far more does not fit what counts it."""
+
+FARTHEST = 1000
+"""How far a priority may be from 0: the engine's number holds the place in the queue as well."""
+
 _PREFIX = "cvn"
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 _KEY = re.compile(rf"{_PREFIX}_(?P<id>{_ID})_(?P<secret>[0-9a-f]{{64}})")
@@ -40,9 +46,9 @@ def read_moment(value: object) -> object:
         return None
     try:  # YAML may have read it already, as a time or as a date
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError as error:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ValueError("not a date such as 2027-01-31 or 2027-01-31T12:00:00Z") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def check_hash(value: str) -> str:
@@ -57,7 +63,7 @@ def _stamp(moment: datetime | None) -> str | None:
 
 Moment = Annotated[datetime, BeforeValidator(read_moment), PlainSerializer(_stamp)]
 ModelPattern = Annotated[str, AfterValidator(check_model)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 
 
 class LimitsRecord(BaseModel):
@@ -85,7 +91,7 @@ class KeyRecord(BaseModel):
     created: Moment | None = None
     expires: Moment | None = None
     limits: LimitsRecord = LimitsRecord()
-    priority: Annotated[int, Field(strict=True)] = 0
+    priority: Annotated[int, Field(strict=True, ge=-FARTHEST, le=FARTHEST)] = 0
 
     def caller(self) -> Caller:
         return Caller(

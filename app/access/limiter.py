@@ -1,41 +1,55 @@
 """What a key may still use: requests and tokens by the minute, and requests at once.
 
-Requests are counted in a window that slides. Tokens are known only when a request ends, so one is let in
-while any are left and charged afterwards with all it took, which may be more than there were: only a fixed
-window keeps such a debt, until it ends. Requests at once are counted by each process for itself.
+Requests are counted in a window that slides. Tokens are set aside before the engine begins, as many as the
+request may take, and counted for what they were when it ends, so that requests at once stay within the limit
+too. Requests at once are counted by each process for itself.
 """
 
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from limits import RateLimitItemPerMinute
-from limits.aio.strategies import FixedWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from app.access.ledger import Grant, Ledger, ledger_of
 from app.access.store import Store, StoreGone
 from app.core.call import Call, Caller, Limits
-from app.core.errors import ConcurrencyExceeded, LimitsUnknown, RequestRateExceeded, TokenRateExceeded
+from app.core.errors import (
+    ConcurrencyExceeded,
+    Forbidden,
+    LimitsUnknown,
+    RequestRateExceeded,
+    TokenRateExceeded,
+)
 
 _NO_LIMITS = Limits()
 _NAMESPACE = "limits"
 _AT_ONCE_RETRY_S = 1
+_WORTHWHILE = 10
+"""An answer of no stated length is begun if this part of the limit is left for it, or all it can take."""
+_NOTHING = Grant(0, "", 0.0)
 
 
 class Limiter:
     """Counts for all keys. `fail_open` says whether a request passes when the store cannot be asked."""
 
-    def __init__(self, store: Store, *, fail_open: bool = True) -> None:
+    def __init__(
+        self, store: Store, *, fail_open: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._fail_open = fail_open
         self._requests = SlidingWindowCounterRateLimiter(store.storage)
-        self._tokens = FixedWindowRateLimiter(store.storage)
+        self._ledger = ledger_of(store.storage, clock)
         self._running: Counter[str] = Counter()
 
     @asynccontextmanager
     async def admit(self, call: Call) -> AsyncGenerator[None, None]:
         """Let one request in until it ends, then charge it for its tokens, however it ended.
+
+        `call.reserve` sets its tokens aside meanwhile.
 
         Raises:
             RateLimited: for a limit that is used up.
@@ -51,10 +65,15 @@ class Limiter:
             except StoreGone as error:
                 if not self._fail_open:
                     raise LimitsUnknown from error
+            if caller.limits.tokens_per_minute is None:
+                yield
+                return
+            budget = _Budget(self._store, self._ledger, caller, fail_open=self._fail_open)
+            call.reserve = budget.reserve
             try:
                 yield
             finally:
-                await self._charge(caller, call.prompt_tokens + call.output_tokens)
+                await budget.settle(call.prompt_tokens + call.output_tokens)
 
     @contextmanager
     def _at_once(self, caller: Caller) -> Generator[None, None, None]:
@@ -72,29 +91,65 @@ class Limiter:
 
     async def _check(self, caller: Caller) -> None:
         """Tokens first: a request that is refused for them is not counted as one."""
-        limits = caller.limits
+        limits, key_id = caller.limits, caller.key_id
         if limits.tokens_per_minute is not None:
-            item = RateLimitItemPerMinute(limits.tokens_per_minute, namespace=_NAMESPACE)
-            if not await self._store.ask(lambda: self._tokens.test(item, "tokens", caller.key_id)):
+            used, left_s = await self._store.ask(lambda: self._ledger.used(key_id))
+            if used >= limits.tokens_per_minute:
                 text = f"this API key has used up its {limits.tokens_per_minute} tokens per minute"
-                raise TokenRateExceeded(text, await self._wait_s(self._tokens, item, "tokens", caller))
+                raise TokenRateExceeded(text, _whole_s(left_s))
         if limits.requests_per_minute is not None:
             item = RateLimitItemPerMinute(limits.requests_per_minute, namespace=_NAMESPACE)
-            if not await self._store.ask(lambda: self._requests.hit(item, "requests", caller.key_id)):
+            if not await self._store.ask(lambda: self._requests.hit(item, "requests", key_id)):
                 text = f"this API key has used up its {limits.requests_per_minute} requests per minute"
-                raise RequestRateExceeded(text, await self._wait_s(self._requests, item, "requests", caller))
+                stats = await self._store.ask(
+                    lambda: self._requests.get_window_stats(item, "requests", key_id)
+                )
+                raise RequestRateExceeded(text, _whole_s(stats.reset_time - time.time()))
 
-    async def _wait_s(
-        self, limiter: RateLimiter, item: RateLimitItemPerMinute, what: str, caller: Caller
-    ) -> int:
-        """Whole seconds after which something is left again; it is never too early."""
-        stats = await self._store.ask(lambda: limiter.get_window_stats(item, what, caller.key_id))
-        return max(0, math.floor(stats.reset_time - time.time())) + 1
 
-    async def _charge(self, caller: Caller, tokens: int) -> None:
-        limit = caller.limits.tokens_per_minute
-        if limit is None or not tokens:
+class _Budget:
+    """The tokens of one request of a key with a limit of them."""
+
+    def __init__(self, store: Store, ledger: Ledger, caller: Caller, *, fail_open: bool) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._key_id = caller.key_id
+        self._limit = caller.limits.tokens_per_minute or 0
+        self._fail_open = fail_open
+        self._grant = _NOTHING
+
+    async def reserve(self, prompt: int, room: int, *, exact: bool) -> int:
+        """See `core.call.Reserve`."""
+        limit = self._limit
+        worth = room if exact else min(room, max(1, limit // _WORTHWHILE), max(1, limit - prompt))
+        if prompt + worth > limit:
+            raise Forbidden(
+                f"this API key allows {limit} tokens per minute; "
+                f"this request has a prompt of {prompt} and asks for an answer of up to {room}"
+            )
+        least, most = prompt + worth, min(prompt + room, limit)
+        try:
+            grant = await self._store.ask(lambda: self._ledger.reserve(self._key_id, limit, least, most))
+        except StoreGone as error:
+            if not self._fail_open:
+                raise LimitsUnknown from error
+            return room
+        if grant.tokens < least:
+            raise TokenRateExceeded(
+                f"this API key has {limit} tokens per minute, of which too few are left for this request, "
+                f"which needs {least}",
+                _whole_s(grant.left_s),
+            )
+        self._grant = grant
+        return grant.tokens - prompt
+
+    async def settle(self, used: int) -> None:
+        if not used and not self._grant.tokens:
             return
-        item = RateLimitItemPerMinute(limit, namespace=_NAMESPACE)
         with suppress(StoreGone):  # The answer has been given, and the store has counted that it was gone.
-            await self._store.ask(lambda: self._tokens.hit(item, "tokens", caller.key_id, cost=tokens))
+            await self._store.ask(lambda: self._ledger.settle(self._key_id, self._grant, used))
+
+
+def _whole_s(left_s: float) -> int:
+    """Whole seconds after which something is left again; it is never too early."""
+    return max(0, math.floor(left_s)) + 1

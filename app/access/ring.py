@@ -12,6 +12,7 @@ from app.access.files import BadKeys, Signature, read_keys, signature
 from app.access.keys import NOBODY, KeyRecord, Seal, split_key
 from app.core.call import Caller
 from app.core.errors import Unauthorized
+from app.core.pool import Pool
 
 NO_KEY = "unauthorized: an API key is required"
 WRONG_KEY = "unauthorized: the API key is not valid"
@@ -19,6 +20,9 @@ EXPIRED_KEY = "unauthorized: the API key has expired"
 
 _INTERVAL_S = 1.0
 """A look costs a `stat` per file, and works on every mount, which the kernel's notices (inotify) do not."""
+
+_LOOK_S = 30.0
+"""A mount that does not answer for so long is complained of."""
 
 Reload: TypeAlias = Literal["ok", "error"]
 
@@ -51,6 +55,8 @@ class KeyRing:
         self._path = path
         self._on_reload = on_reload
         self._now = now
+        # A thread of its own: whatever the others are busy with, a key can be revoked.
+        self._reader = Pool("keys", workers=1)
         self._seen: Signature | None
         records, self._seen = read_keys(path)
         self._keys: Mapping[str, _Key] = _by_id(records)
@@ -77,15 +83,20 @@ class KeyRing:
         return key.caller
 
     async def watch(self) -> None:
-        """Look for changes until cancelled."""
+        """Look for changes until cancelled, whatever a look comes to."""
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            await self.refresh()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self.refresh()
+            except Exception as error:
+                self._on_reload("error")
+                _log.exception("keys not reloaded: %s", str(error) or type(error).__name__)
 
     async def refresh(self) -> None:
         """Read the files again if they have changed since the last look."""
         # A mount may hang, and must not take the event loop with it.
-        await asyncio.to_thread(self._refresh)
+        await self._reader.run(self._refresh)
 
     def _refresh(self) -> None:
         seen = _look(self._path)

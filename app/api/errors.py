@@ -70,8 +70,9 @@ class Refusal(Response):
         await super().__call__(scope, receive, send)
 
 
-def answer(error: Exception) -> Response:
-    headers = {"content-type": "application/json; charset=utf-8"}
+def headers_of(error: Exception) -> dict[str, str]:
+    """What a client, or a load balancer, is to know besides the text."""
+    headers: dict[str, str] = {}
     if isinstance(error, errors.BodyTimeout | errors.Draining):
         # Whoever sends too slowly is cut off, or it could hold the connection for ever; and a client or a
         # load balancer must not send its next request to a server that ends.
@@ -83,7 +84,11 @@ def answer(error: Exception) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.RateLimited):
         headers["retry-after"] = str(error.retry_after_s)
-    return Refusal(error, headers)
+    return headers
+
+
+def answer(error: Exception) -> Response:
+    return Refusal(error, {"content-type": "application/json; charset=utf-8"} | headers_of(error))
 
 
 async def handle(_: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ last line. Events are closed, which aborts the engine's work, before the last me
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.calls import note_failure
 from app.api.deadline import within
+from app.api.errors import headers_of
 from app.core.errors import AppError, EngineFailed
 from app.core.events import Event
 
@@ -27,6 +28,7 @@ BARE_JSON = "application/json"
 NDJSON = "application/x-ndjson"
 UNEXPECTED = "internal server error"
 RAW_SEND = "caravan.send"
+_NO_HEADERS: Mapping[str, str] = {}
 
 _T = TypeVar("_T")
 
@@ -152,7 +154,7 @@ class EventResponse(Response):
         status, body = self._on_error(error)
         # What is found wrong before generation answers as any route does (ollama-api 1.9).
         generating = isinstance(error, EngineFailed) or not known
-        return _document(status, BARE_JSON if self._stream and generating else JSON, body)
+        return _document(status, BARE_JSON if self._stream and generating else JSON, body, headers_of(error))
 
 
 class DocumentResponse(Response):
@@ -183,7 +185,7 @@ class DocumentResponse(Response):
         except AppError as error:
             note_failure(scope, error, str(error))
             status, body = self._on_error(error)
-            return _document(status, JSON, body)
+            return _document(status, JSON, body, headers_of(error))
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -223,8 +225,11 @@ def json_response(body: bytes, status: int = HTTPStatus.OK) -> Response:
     return Response(body, status, media_type=JSON)
 
 
-def _start(status: int, content_type: str, length: int | None = None) -> Message:
+def _start(
+    status: int, content_type: str, length: int | None = None, more: Mapping[str, str] = _NO_HEADERS
+) -> Message:
     headers = [(b"content-type", content_type.encode())]
+    headers += [(name.encode(), value.encode()) for name, value in more.items()]
     if length is not None:
         headers.append((b"content-length", b"%d" % length))
     return {"type": "http.response.start", "status": int(status), "headers": headers}
@@ -234,5 +239,7 @@ def _end(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": False}
 
 
-def _document(status: int, content_type: str, body: bytes) -> list[Message]:
-    return [_start(status, content_type, len(body)), _end(body)]
+def _document(
+    status: int, content_type: str, body: bytes, more: Mapping[str, str] = _NO_HEADERS
+) -> list[Message]:
+    return [_start(status, content_type, len(body), more), _end(body)]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias, get_args
 
 from app.core.model import ModelName
 from app.core.request import ChatPrompt, CompletionPrompt, Sampling
@@ -61,6 +61,22 @@ class Caller:
 ANYBODY = Caller()
 
 
+class Reserve(Protocol):
+    async def __call__(self, prompt: int, room: int, *, exact: bool) -> int:
+        """Set tokens of the caller's limit aside, for a prompt and for an answer of at most `room`.
+
+        The answer may take the tokens that are returned: all of `room` where it is `exact`.
+
+        Raises:
+            RateLimited, Forbidden: where too little is left now, or the limit is too low for it.
+        """
+        ...
+
+
+async def _unlimited(prompt: int, room: int, *, exact: bool) -> int:
+    return room
+
+
 Operation: TypeAlias = Literal["", "chat", "text_completion", "embeddings"]
 """What is asked of a model, in the words of OpenTelemetry; empty where nothing is."""
 
@@ -109,6 +125,7 @@ class Call:
     error: str = ""
     rejection: str = ""
     keeps_content: bool = False
+    reserve: Reserve = _unlimited
     prompt: ChatPrompt | CompletionPrompt | None = None
     answer: str = ""
 

@@ -1,8 +1,8 @@
 """The seam to an engine: what the runtime may ask of one. `fake.py` is the double, `vllm/` the real one."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry
 
@@ -29,8 +29,8 @@ class Prompt:
 class Run:
     """How to generate. `max_tokens` is at least 1 and fits the window; `logprobs` is the number of
     alternatives wanted (0: only the chosen token), None for none. `priority` is vLLM's: a lower number goes
-    first where the engine schedules by priority. `trace` holds W3C headers for the engine's own span. The
-    engine fills in `usage` when the run has ended.
+    first where the engine schedules by priority. Runs share cached prefixes where `cache_salt` is the same.
+    `trace` holds W3C headers for the engine's own span. The engine fills in `usage` when the run has ended.
     """
 
     sampling: Sampling
@@ -40,6 +40,7 @@ class Run:
     think: Think = None
     chat: ChatPrompt = field(default_factory=ChatPrompt)
     priority: int = 0
+    cache_salt: str = ""
     trace: Mapping[str, str] | None = None
     usage: Usage = field(default_factory=Usage)
 
@@ -50,6 +51,10 @@ class Vectors:
 
     values: list[list[float]]
     prompt_tokens: int
+
+
+Admit: TypeAlias = Callable[[int], Awaitable[int]]
+"""Takes the tokens of a request and gives the priority that it has in the engine, once it may begin."""
 
 
 class Decoder(Protocol):
@@ -119,9 +124,12 @@ class Engine(Protocol):
         truncate: bool,
         limit: int,
         normalize: bool,
-        priority: int = 0,
+        admit: Admit | None = None,
+        cache_salt: str = "",
         trace: Mapping[str, str] | None = None,
-    ) -> Vectors: ...
+    ) -> Vectors:
+        """`admit` is asked once all inputs are tokens and before any is worked on."""
+        ...
 
     def metrics(self) -> Mapping[str, float]:
         """Gauges by name: at least `running` and `waiting` requests."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 from app.core.errors import AppError, EngineDied, InvalidRequest
 from app.core.events import Delta, Event, Timings, TokenLogprob, Usage
 from app.core.request import ChatPrompt, Message, Think
-from app.engine.base import Decoder, Prompt, Run, Vectors
+from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.words import Words, split
 
 _DIED = "the model runner has unexpectedly stopped"
@@ -215,13 +215,13 @@ class FakeEngine:
         truncate: bool,
         limit: int,
         normalize: bool,
-        priority: int = 0,
+        admit: Admit | None = None,
+        cache_salt: str = "",
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
         """Vectors drawn at random with the text as the seed: equal texts get equal ones."""
         self._check_alive()
-        values: list[list[float]] = []
-        prompt_tokens = 0
+        inputs_tokens: list[Sequence[int]] = []
         for text in inputs:
             token_ids = self._words.encode(text)
             if len(token_ids) > limit:
@@ -230,8 +230,17 @@ class FakeEngine:
                 if limit <= 0:
                     raise InvalidRequest(_NO_ROOM)
                 token_ids = token_ids[:limit]
-            values.append(_vector(self._words.decode(token_ids), self._embedding_length, normalize=normalize))
-            prompt_tokens += len(token_ids)
+            inputs_tokens.append(token_ids)
+        prompt_tokens = sum(map(len, inputs_tokens))
+        if admit is not None:
+            await admit(prompt_tokens)
+        values: list[list[float]] = []
+        async with self._slot():
+            for token_ids in inputs_tokens:
+                if self.gate is not None:
+                    await self._pause(self.gate, len(values))
+                text = self._words.decode(token_ids)
+                values.append(_vector(text, self._embedding_length, normalize=normalize))
         return Vectors(values, prompt_tokens)
 
     def metrics(self) -> Mapping[str, float]:

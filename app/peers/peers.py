@@ -5,11 +5,11 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import httpx
 
-from app.core.errors import Forbidden, PeersSilent, Unauthorized
+from app.core.errors import Forbidden, PeersSilent, RateLimited, RequestRateExceeded, Unauthorized
 
 Rows: TypeAlias = list[dict[str, Any]]
 """What a server lists in `models`."""
@@ -17,9 +17,13 @@ Rows: TypeAlias = list[dict[str, Any]]
 ASKED_BY_PEER = "x-caravan-peer"
 """Marks a request of this kind, which is answered for one server alone: servers may name each other."""
 
+_Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
 _log = logging.getLogger(__name__)
 
+
+Failure: TypeAlias = Literal["rate", "silent"]
+"""Why a server is left out: the client's key is over a limit there, or it does not answer as it should."""
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """The addresses of a host and a port; `OSError` where there are none."""
@@ -34,20 +38,28 @@ async def resolve(host: str, port: int) -> set[str]:
 class Peers:
     """`urls` are bases such as `http://qwen3:11434`; a host name stands for every address that it has.
 
-    Each server has `timeout_s` to answer. One that does not is left out, so that the others are listed.
+    Each server has `timeout_s` to answer. One that does not is left out, so that the others are listed, and
+    `on_failure` hears of it.
     """
 
-    def __init__(self, urls: Sequence[str], timeout_s: float, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        timeout_s: float,
+        resolve: Resolve = resolve,
+        on_failure: Callable[[Failure], None] = lambda _: None,
+    ) -> None:
         self._urls = [httpx.URL(url) for url in urls]
         self._timeout_s = timeout_s
         self._resolve = resolve
+        self._on_failure = on_failure
         self._verifies = any(url.scheme == "https" for url in self._urls)
 
     async def rows(self, path: str, authorization: str) -> list[Rows]:
         """The `models` of `path` (`/api/tags` or `/api/ps`) on each server, asked with the client's key.
 
         Raises:
-            Unauthorized, Forbidden: where servers refuse the key and none takes it.
+            Unauthorized, Forbidden, RateLimited: where servers refuse the key and none takes it.
             PeersSilent: where there are servers and none answers.
         """
         found = await asyncio.gather(*(self._addresses(url) for url in self._urls))
@@ -62,7 +74,7 @@ class Peers:
             answers = await asyncio.gather(*asked)
         rows = [answer for answer in answers if isinstance(answer, list)]
         if not rows:
-            refused = (answer for answer in answers if isinstance(answer, Unauthorized | Forbidden))
+            refused = (answer for answer in answers if isinstance(answer, _Refused))
             raise next(refused, PeersSilent("none of the servers behind this one answers"))
         return rows
 
@@ -80,7 +92,7 @@ class Peers:
 
     async def _ask(
         self, client: httpx.AsyncClient, url: httpx.URL, host: str, path: str, authorization: str
-    ) -> Rows | Unauthorized | Forbidden | None:
+    ) -> Rows | _Refused | None:
         headers = {"host": url.netloc.decode(), ASKED_BY_PEER: "1"}
         if authorization:
             headers["authorization"] = authorization
@@ -89,7 +101,14 @@ class Peers:
                 answer = await client.get(url.copy_with(host=host, path=path), headers=headers)
             if refusal := _REFUSALS.get(HTTPStatus(answer.status_code)):
                 return refusal(str(answer.json()["error"]))
+            if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                self._on_failure("rate")
+                _log.warning("%s (%s) is left out of a list: the key is over a limit there", url, host)
+                return RequestRateExceeded(
+                    str(answer.json()["error"]), int(answer.headers.get("retry-after", 1))
+                )
             return list(answer.raise_for_status().json()["models"])
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            self._on_failure("silent")
             _log.warning("%s (%s) does not list its models: %s", url, host, error or type(error).__name__)
             return None

@@ -20,21 +20,22 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
+from app.core.call import ANYBODY, Caller
 from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
 from app.core.model import Model
+from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.runtime import policy
-from app.runtime.entry import Entry, Lease, LoadedModel, State
+from app.runtime.entry import Entry, Lease, LoadedModel, State, close_engines
 from app.runtime.loader import Loader
 from app.runtime.observer import Observer, Silent, UnloadReason
+from app.runtime.queue import BUSY, Turns
 from app.runtime.recovery import Down, Recovery, Trouble
 
-_BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _log = logging.getLogger(__name__)
 
 _Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -46,7 +47,9 @@ class Manager:
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
     cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
     most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
-    Requests for a loaded engine never wait here, even when another model waits for it to become idle.
+    Requests for a loaded engine wait for its `Turns` (`max_queue_tokens` bounds their prompts), for no other
+    model. Where callers are `keyed`, some places of an engine are for keys that have none, and a keep-alive
+    or an unload is that of one model: an engine that several share stays for the longest of theirs.
 
     An engine that dies is loaded again at once, and after a failure with the back-off of `recovery`;
     `give_up` is told the reason when that is hopeless.
@@ -60,6 +63,8 @@ class Manager:
         max_loaded: int,
         load_timeout_s: float,
         max_queue: int,
+        max_queue_tokens: int = 0,
+        keyed: bool = False,
         default_context: int = 4096,
         observer: Observer | None = None,
         recovery: Recovery | None = None,
@@ -69,7 +74,8 @@ class Manager:
         self._keep_alive_s = keep_alive_s
         self._max_loaded = max_loaded
         self._loader = Loader(start, load_timeout_s)
-        self._max_queue = max_queue
+        self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
+        self._keyed = keyed
         self.default_context = default_context
         self._observer = observer or Silent()
         self._clock = clock
@@ -79,8 +85,7 @@ class Manager:
         self._recovery = recovery or Recovery(clock=clock)
         self._hopeless = give_up or _log.error
         self._worker: asyncio.Task[None] | None = None
-        self._waiting = 0
-        self._users = 0
+        self._waiting = self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -114,13 +119,7 @@ class Manager:
         """What is loaded, the one that stays longest first."""
         now, wall = self._clock(), datetime.now(UTC)
         rows = [
-            LoadedModel(
-                entry.model,
-                entry.engine.memory_bytes,
-                entry.engine.vram_bytes,
-                self._context_length(entry.engine, entry.num_ctx),
-                policy.expires_at(entry.snapshot(), now, wall),
-            )
+            entry.row(entry.engine, self._context_length(entry.engine, entry.num_ctx), now, wall)
             for entry in self._entries.values()
             if entry.engine is not None
         ]
@@ -128,12 +127,16 @@ class Manager:
 
     def engines(self) -> list[tuple[Model, Engine]]:
         """What is loaded, each with the model that caused the load. May be read from any thread."""
-        entries = list(self._entries.values())
-        return [(entry.model, entry.engine) for entry in entries if entry.engine is not None]
+        return [(each.model, each.engine) for each in list(self._entries.values()) if each.engine is not None]
+
+    def queued(self) -> list[tuple[Model, float]]:
+        """The requests that wait for each engine, here and in it. May be read from any thread."""
+        loaded = [(each, each.engine) for each in list(self._entries.values()) if each.engine is not None]
+        return [(each.model, engine.metrics()["waiting"] + each.turns.waiting) for each, engine in loaded]
 
     @asynccontextmanager
     async def lease(
-        self, model: Model, *, keep_alive_s: float | None, num_ctx: int | None
+        self, model: Model, *, keep_alive_s: float | None, num_ctx: int | None, caller: Caller = ANYBODY
     ) -> AsyncGenerator[Lease, None]:
         """Use the model's engine, loaded first where necessary. `keep_alive_s` None keeps its setting.
 
@@ -142,11 +145,11 @@ class Manager:
             Overloaded: too many requests wait already, or (`Draining`) the server is to end or ends.
         """
         began = self._clock()
-        entry = self._join(model, keep_alive_s, num_ctx)
+        entry = self._join(model, keep_alive_s, num_ctx, caller)
         try:
             engine = await self._engine_of(entry)
             load_ns = max(1, int((self._clock() - began) * 1e9))
-            yield Lease(engine, load_ns, self._context_length(engine, num_ctx))
+            yield Lease(engine, load_ns, self._context_length(engine, num_ctx), entry.turns)
         except EngineDied as error:
             if self._closed:
                 raise Draining from error
@@ -158,13 +161,17 @@ class Manager:
         """Load the model although no request asks for it; waits for nothing."""
         if not self._closed and model.engine_key not in self._entries:
             self._recovery.expect(model)
-            self._keep(Entry(model, self._keep_alive_s), 0.0)
+            entry = Entry(model, self._keep_alive_s)
+            entry.claim(model.name if self._keyed else None, self._keep_alive_s)
+            self._keep(entry, 0.0)
 
     def unload(self, model: Model) -> None:
-        """Unload the model's engine as soon as nothing uses it; waits for nothing."""
+        """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing."""
         if (entry := self._entries.get(model.engine_key)) is None:
             return
-        entry.keep_alive_s, entry.leaves = 0, "asked"
+        if not entry.release(model.name if self._keyed else None):
+            return
+        entry.leaves = "asked"
         if entry.state is State.READY:
             self._check_idle(entry)
         elif entry.state in (State.RESTING, State.QUEUED) and not entry.users:
@@ -177,8 +184,9 @@ class Manager:
     async def close(self) -> None:
         """Unload everything at once and refuse what comes; requests under way fail in their engines."""
         self._closed = True
-        for entry in [each for each in self._entries.values() if each.state in (State.RESTING, State.QUEUED)]:
-            self._give_up(entry, Draining())
+        for entry in list(self._entries.values()):
+            if entry.state in (State.RESTING, State.QUEUED):
+                self._give_up(entry, Draining())
         self._loader.stop()
         while True:
             for entry in [each for each in self._entries.values() if each.state is State.READY]:
@@ -190,20 +198,23 @@ class Manager:
 
     # One request: join, wait, leave.
 
-    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None) -> Entry:
+    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None, caller: Caller) -> Entry:
         if self._closed:
             raise Draining()
         entry = self._entries.get(model.engine_key)
         users, slots = (0, None) if entry is None else (entry.users, entry.slots)
-        if not policy.admits(users, slots, self._waiting, self._max_queue):
-            raise Overloaded(_BUSY)
+        if not policy.admits(users, slots, self._waiting, self._max_queue) and (
+            entry is None or not entry.turns.displace(caller.key_id, caller.priority)
+        ):
+            raise Overloaded(BUSY)
         if entry is None:
             entry = self._entries[model.engine_key] = Entry(model, self._keep_alive_s)
             self._queue.append(entry)
         entry.users += 1
         entry.num_ctx = num_ctx
+        entry.claim(model.name if self._keyed else None, keep_alive_s, self._keep_alive_s)
         if keep_alive_s is not None:
-            entry.keep_alive_s, entry.leaves = keep_alive_s, "idle"
+            entry.leaves = "idle"
         self._users += 1
         self._idle.clear()
         self._pump()
@@ -216,10 +227,7 @@ class Manager:
                 await entry.settled.wait()
             finally:
                 self._waiting -= 1
-        if entry.engine is None:
-            # One exception per waiter: an instance raised in many tasks would gather all their tracebacks.
-            raise copy(entry.error) from entry.error.__cause__
-        return entry.engine
+        return entry.outcome()
 
     def _leave(self, entry: Entry) -> None:
         self._users -= 1
@@ -259,6 +267,7 @@ class Manager:
         if entry.watcher is not None:
             entry.watcher.cancel()
         entry.state = State.GONE
+        entry.turns.close()
         del self._entries[entry.key]
         self._doomed.append(entry)
         self._observer.unloaded(entry.model, reason)
@@ -280,6 +289,8 @@ class Manager:
 
     async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
+        if entry.state is not State.READY:
+            return
         _log.error("the engine of %s died", entry.model.name)
         entry.watcher = None  # It is this task.
         self._observer.died(entry.model)
@@ -298,7 +309,7 @@ class Manager:
             self._recovery.forget(entry.model)
         else:
             _log.info("loading %s again in %.1f s", entry.model.name, delay_s)
-            self._keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx), delay_s)
+            self._keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), delay_s)
 
     def _keep(self, entry: Entry, delay_s: float) -> None:
         entry.kept = True
@@ -320,7 +331,9 @@ class Manager:
     def _pump(self) -> None:
         """Set the worker going if there is a move to make. Called after every change that may allow one."""
         if self._worker is None and (move := self._next_move()) is not None:
-            self._worker = asyncio.create_task(self._work(move))
+            self._worker = supervise(
+                "engine moves", partial(self._work, move), restart_s=None, on_death=self._hopeless
+            )
 
     async def _work(self, move: _Move | None) -> None:
         try:
@@ -350,7 +363,7 @@ class Manager:
         if not self._doomed:
             return None
         doomed, self._doomed = self._doomed, []
-        return partial(self._close_engines, doomed)
+        return partial(close_engines, doomed)
 
     async def _load(self, entry: Entry) -> None:
         begun = self._clock()
@@ -377,21 +390,11 @@ class Manager:
             self._recover(entry, "failed to load", str(error))
 
     def _now_loaded(self, entry: Entry, engine: Engine) -> None:
-        entry.engine = engine
+        spare = policy.spare_places(engine.slots) if self._keyed else 0
+        entry.engine, entry.turns = engine, Turns(engine.slots, self._max_queue_tokens, spare)
         entry.state = State.READY
-        entry.watcher = asyncio.create_task(self._watch(entry, engine))
+        entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
         entry.settled.set()
         self._recovery.loaded(entry.model)
         if not entry.users:
             self._rest(entry)
-
-    async def _close_engines(self, doomed: list[Entry]) -> None:
-        watchers = [entry.watcher for entry in doomed if entry.watcher is not None]
-        for entry in doomed:
-            entry.watcher = None  # An ended task's frame holds the entry: a circle around the engine.
-        engines = [entry.engine for entry in doomed if entry.engine is not None]
-        closings = (engine.close() for engine in engines)
-        for error in await asyncio.gather(*closings, *watchers, return_exceptions=True):
-            if isinstance(error, Exception):
-                _log.error("an engine did not close cleanly", exc_info=error)
-        _log.info("unloaded %s", ", ".join(str(entry.model.name) for entry in doomed))

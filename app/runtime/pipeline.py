@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from app.catalogue.library import Library
-from app.core.call import Call
+from app.core.call import Call, Caller
 from app.core.errors import InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
@@ -37,7 +38,8 @@ class Embedded:
 class Pipeline:
     """One for the whole server; `run` and `embed` are called once per request.
 
-    `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`.
+    `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`;
+    `cache_per_key`, whether a prompt's cached beginning serves only the key that it came from.
     Work whose size the client chooses is done in `pool`, within `limits`.
     """
 
@@ -49,12 +51,14 @@ class Pipeline:
         tool_calls_reason: bool,
         limits: InputLimits | None = None,
         pool: Pool | None = None,
+        cache_per_key: bool = True,
     ) -> None:
         self._library = library
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
         self._limits = limits or InputLimits()
         self._pool = pool or Pool()
+        self._cache_per_key = cache_per_key
 
     async def run(self, asked: Generation, call: Call) -> AsyncGenerator[Event | list[Event], None]:
         """The events of one reply; a list holds what came of one engine output.
@@ -78,7 +82,7 @@ class Pipeline:
         sampling = within_limits(sampling, asked.options, call.caller.limits, self._manager.default_context)
         call.sampling = sampling
         async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=call.caller
         ) as lease:
             call.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
@@ -87,19 +91,24 @@ class Pipeline:
                 call.operation = ""
                 yield prompt
                 return
-            run = _run(asked, sampling, _room(sampling, prompt, lease), call)
-            decoder = lease.engine.decoder(run, prompt)
+            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, call), call)
             gives_context = _gives_context(asked.prompt)
-            reply = _Reply(decoder, keeps_text=gives_context or call.keeps_content)
-            try:
-                async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
-                    async for delta in deltas:
-                        if event := reply.read(delta):
-                            yield event
-            finally:
-                _account(call, prompt, run.usage)
-                if call.keeps_content:
-                    call.prompt, call.answer = asked.prompt, reply.text
+            caller, tokens = call.caller, len(prompt.token_ids)
+            async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
+                run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
+                decoder = lease.engine.decoder(run, prompt)
+                reply = _Reply(decoder, keeps_text=gives_context or call.keeps_content)
+                try:
+                    async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
+                        async for delta in deltas:
+                            if turn.silent:
+                                turn.speaks()
+                            if event := reply.read(delta):
+                                yield event
+                finally:
+                    _account(call, prompt, run.usage, turn.waited_ns)
+                    if call.keeps_content:
+                        call.prompt, call.answer = asked.prompt, reply.text
             if rest := reply.rest():
                 yield rest
             context = await _context(prompt, reply.text, lease) if gives_context else None
@@ -140,7 +149,7 @@ class Pipeline:
         limits = replace(call.caller.limits, max_predict=None)  # There is nothing to predict.
         sampling = within_limits(sampling, asked.options, limits, math.inf)
         async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=call.caller
         ) as lease:
             call.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
@@ -149,17 +158,22 @@ class Pipeline:
                 return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
             _check_embeds(model, asked)
             limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
-            found = await lease.engine.embed(
-                asked.inputs,
-                truncate=asked.truncate,
-                limit=limit,
-                normalize=normalize,
-                priority=call.caller.priority,
-                trace=call.trace or None,
-            )
-            call.prompt_tokens = found.prompt_tokens
+            async with AsyncExitStack() as held:
+                found = await lease.engine.embed(
+                    asked.inputs,
+                    truncate=asked.truncate,
+                    limit=limit,
+                    normalize=normalize,
+                    admit=partial(_admit, call, lease, held),
+                    cache_salt=self._salt(call.caller),
+                    trace=call.trace or None,
+                )
             vectors = [_shorten(vector, asked.dimensions) for vector in found.values]
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+    def _salt(self, caller: Caller) -> str:
+        """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
+        return caller.key_id if self._cache_per_key else ""
 
 
 class _Reply:
@@ -212,16 +226,28 @@ class _Reply:
         )
 
 
+async def _admit(call: Call, lease: Lease, held: AsyncExitStack, tokens: int) -> int:
+    """Let the inputs of an embed request in; from here on their tokens are charged, however it ends."""
+    await call.reserve(tokens, 0, exact=True)
+    turn = await held.enter_async_context(lease.turns.turn(call.caller.key_id, call.caller.priority, tokens))
+    call.queue_ns, call.prompt_tokens = turn.waited_ns, tokens
+    return turn.priority
+
+
 def _check_embeds(model: Model, asked: Embedding) -> None:
     if not model.can("embedding"):
         raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
-def _room(sampling: Sampling, prompt: Prompt, lease: Lease) -> int:
-    """Tokens the reply may take: what was asked for, within what is left of the window."""
-    used = len(prompt.token_ids)
+async def _room(asked: Generation, sampling: Sampling, prompt: Prompt, lease: Lease, call: Call) -> int:
+    """Tokens the reply may take: what was asked for, within what is left of the window and the key's limit.
+
+    A number that the client named itself is never made smaller for that limit.
+    """
+    used, wanted = len(prompt.token_ids), sampling.num_predict
     left = max(lease.context_length - used, 1)
-    return min(left, sampling.num_predict) if sampling.num_predict > 0 else left
+    room = min(left, wanted) if wanted > 0 else left
+    return await call.reserve(used, room, exact=wanted > 0 and asked.options.get("num_predict") is not None)
 
 
 def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> Run:
@@ -232,17 +258,16 @@ def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> 
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
         chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
-        priority=call.caller.priority,
         trace=call.trace or None,
     )
 
 
-def _account(call: Call, prompt: Prompt, usage: Usage) -> None:
+def _account(call: Call, prompt: Prompt, usage: Usage, waited_ns: int) -> None:
     """What the engine says of a generation that has ended."""
     call.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
     call.cached_tokens = usage.cached_tokens
     call.output_tokens = usage.output_tokens
-    call.queue_ns = usage.queue_ns
+    call.queue_ns = usage.queue_ns + waited_ns
     call.prefill_ns = usage.prefill_ns
     call.decode_ns = usage.decode_ns
     if usage.first_token_at_ns:

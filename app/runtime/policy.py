@@ -1,9 +1,10 @@
 """Choices about loaded engines: pure functions of a snapshot and a clock value."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 LONGEST_KEEP_ALIVE_S = (2**63 - 1) / 1e9
 """What "for ever" looks like to a client: the most nanoseconds an int64 holds, about 292 years."""
@@ -11,6 +12,9 @@ LONGEST_KEEP_ALIVE_S = (2**63 - 1) / 1e9
 # A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
 _SHORTEST_TIMER_S = 0.001
 _LONGEST_TIMER_S = 86400.0
+
+_CLASS = 1 << 40
+"""Between the engine's numbers of two priorities there is room for this many turns."""
 
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
@@ -67,6 +71,71 @@ def admits(users: int, slots: int | None, loading: int, max_queue: int) -> bool:
     if slots is None:
         return loading < max(1, max_queue)
     return not slots or users < slots + max_queue
+
+
+class FlowKey(NamedTuple):
+    """Whose requests are served in order among themselves: a key and the priority that it has."""
+
+    priority: int
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A key that has requests waiting: the number of the next one's turn, and when that one came."""
+
+    key: FlowKey
+    number: int
+    since: int
+
+
+def turn_number(last: int | None, floor: int) -> int:
+    """The number of a key's next turn, where its last one had `last` (None: it had none).
+
+    Numbers of one key rise, so that two keys with many requests take turns. A key that asks again after a
+    while is not owed the turns that it left out, so it begins at `floor`: the number of the earliest turn
+    without any output yet. That is before what the others have waiting, in the engine too.
+    """
+    return floor if last is None else max(floor, last + 1)
+
+
+def spare_places(slots: int) -> int:
+    """How many places of an engine are for keys that have none, so that they need not wait for one."""
+    return min(slots // 8, 4)
+
+
+def may_begin(running: int, own: int, slots: int, spare: int) -> bool:
+    """Whether a key with `own` of the `running` requests gets a place now (`slots` 0: any number)."""
+    return not slots or running < slots - (spare if own else 0)
+
+
+def may_be_read(silent: int, slots: int, *, contended: bool) -> bool:
+    """Whether the engine is given one more prompt of a key that has `silent` ones there without any output.
+
+    An engine reads the prompts that it has in one step, which nobody can interrupt: where other keys ask as
+    well, one key's prompts are given to it a few at a time.
+    """
+    return not slots or not contended or silent < max(1, slots // 8)
+
+
+def next_flow(flows: Iterable[Flow]) -> FlowKey:
+    """Whose turn it is: the best priority, then the lowest number, then the longest wait."""
+    return min(flows, key=lambda flow: (flow.key.priority, flow.number, flow.since)).key
+
+
+def engine_priority(priority: int, number: int) -> int:
+    """One number of the engine's, in which the turn orders what has the same priority."""
+    return priority * _CLASS + number
+
+
+def displaced(waiting: Mapping[FlowKey, int], newcomer: FlowKey) -> FlowKey | None:
+    """Who must give up a place in a full queue to the newcomer: the key with the most requests in it, if it
+    has at least two more than the newcomer's and no better priority."""
+    able = (flow for flow in waiting if flow.priority >= newcomer.priority)
+    most = max(able, key=waiting.__getitem__, default=None)
+    if most is None or waiting[most] < waiting.get(newcomer, 0) + 2:
+        return None
+    return most
 
 
 def victims(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:

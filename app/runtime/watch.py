@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from app.catalogue.library import Library
+from app.core import tasks
 from app.core.errors import AppError
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
@@ -21,6 +22,7 @@ def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: L
     metrics.watch(these.SERVER_READY, lambda: [(int(not (manager.down or lifecycle.draining)), {})])
     metrics.watch(these.READY, partial(_ready, library, manager))
     metrics.watch(these.QUEUE_DEPTH, partial(_queued, manager))
+    metrics.watch(these.TASK_FAILURES, _task_failures)
 
 
 def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:
@@ -30,9 +32,13 @@ def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attribut
 
 def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:
     yield manager.waiting, {these.STAGE: "load"}
-    for model, engine in manager.engines():
-        waiting = engine.metrics()["waiting"]
+    for model, waiting in manager.queued():
         yield waiting, {these.STAGE: "engine", these.MODEL: str(model.name)}
+
+
+def _task_failures() -> Iterator[tuple[float, Attributes]]:
+    for name in tasks.NAMES:
+        yield tasks.deaths[name], {these.TASK: name}
 
 
 def _rejections(error: type[AppError]) -> Iterator[str]:

@@ -14,13 +14,15 @@ KEY = "caravan.key.id"
 REASON = "reason"
 OUTCOME = "outcome"
 STAGE = "stage"
+TASK = "task"
 
 Kind: TypeAlias = Literal["counter", "histogram", "gauge"]
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One metric. A gauge is read when metrics are collected, the others are recorded as things happen."""
+    """One metric. A gauge or what is `watched` is read when metrics are collected; others are recorded as
+    things happen."""
 
     name: str
     kind: Kind
@@ -28,6 +30,7 @@ class Instrument:
     description: str
     attributes: tuple[str, ...]
     buckets: tuple[float, ...] = ()
+    watched: bool = False
 
 
 # The boundaries that the semantic conventions advise.
@@ -83,7 +86,7 @@ QUEUE_DURATION = Instrument(
     "caravan.queue.duration",
     "histogram",
     "s",
-    "Time a request waited: for its model to `load`, in the `engine`'s own queue.",
+    "Time a request waited: for its model to `load`, for its turn at the `engine` and in its own queue.",
     (STAGE, MODEL, KEY),
     _QUEUE_S,
 )
@@ -172,6 +175,21 @@ STORE_FAILURES = Instrument(
     "Times the store of the limits could not be asked.",
     (),
 )
+PEER_FAILURES = Instrument(
+    "caravan.peers.failures",
+    "counter",
+    "{failure}",
+    "Servers left out of a list of models, by reason: `rate` (429 for the client's key) or `silent`.",
+    (REASON,),
+)
+TASK_FAILURES = Instrument(
+    "caravan.background.failures",
+    "counter",
+    "{failure}",
+    "Failures of tasks that run beside the requests, by task.",
+    (TASK,),
+    watched=True,
+)
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     HTTP_DURATION,
@@ -192,4 +210,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     RESTARTS,
     KEY_RELOADS,
     STORE_FAILURES,
+    PEER_FAILURES,
+    TASK_FAILURES,
 )

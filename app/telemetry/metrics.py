@@ -54,12 +54,14 @@ class Metrics:
         self._meter = meter
         self._models = Names()
         self._keys = Names()
-        self._made = {each.name: _make(meter, each) for each in INSTRUMENTS if each.kind != "gauge"}
+        self._made = {each.name: _make(meter, each) for each in INSTRUMENTS if not _is_watched(each)}
 
-    def watch(self, gauge: Instrument, readings: Readings) -> None:
-        """Read a gauge whenever metrics are collected."""
-        observe = partial(_observations, readings)
-        self._meter.create_observable_gauge(gauge.name, [observe], gauge.unit, gauge.description)
+    def watch(self, instrument: Instrument, readings: Readings) -> None:
+        """Read a gauge, or a counter that is watched, whenever metrics are collected."""
+        make = self._meter.create_observable_gauge
+        if instrument.kind == "counter":
+            make = self._meter.create_observable_counter
+        make(instrument.name, [partial(_observations, readings)], instrument.unit, instrument.description)
 
     def count(self, counter: Instrument, attributes: GivenAttributes = None, amount: int = 1) -> None:
         self._made[counter.name].add(amount, attributes)
@@ -81,9 +83,14 @@ class Metrics:
         for outcome in ("ok", "error"):
             self.count(these.KEY_RELOADS, {these.OUTCOME: outcome}, 0)
         self.count(these.STORE_FAILURES, amount=0)
+        for reason in ("rate", "silent"):
+            self.count(these.PEER_FAILURES, {these.REASON: reason}, 0)
 
     def keys_reloaded(self, outcome: Literal["ok", "error"]) -> None:
         self.count(these.KEY_RELOADS, {these.OUTCOME: outcome})
+
+    def peer_left_out(self, reason: Literal["rate", "silent"]) -> None:
+        self.count(these.PEER_FAILURES, {these.REASON: reason})
 
     def record(self, call: Call) -> None:
         """All that a request adds, once it is over."""
@@ -145,6 +152,10 @@ def _waits(call: Call) -> Iterator[tuple[Stage, int]]:
         yield "load", call.load_ns
     if call.queue_ns:
         yield "engine", call.queue_ns
+
+
+def _is_watched(instrument: Instrument) -> bool:
+    return instrument.watched or instrument.kind == "gauge"
 
 
 def _make(meter: Meter, instrument: Instrument) -> Any:

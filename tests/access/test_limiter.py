@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.access.limiter import Limiter
 from app.access.store import Store, open_storage
@@ -15,12 +17,14 @@ from app.core.call import Call, Caller, Limits
 from app.core.errors import (
     AppError,
     ConcurrencyExceeded,
+    Forbidden,
     LimitsUnknown,
     RateLimited,
     RequestRateExceeded,
     TokenRateExceeded,
 )
 from tests.redis_server import Redis, running_redis
+from tests.unit.virtual_time import VirtualLoop, now
 
 GUARD_S = 30.0
 HURRY_S, PATIENT_S = 1.5, 15.0
@@ -153,6 +157,142 @@ async def test_replicas_with_one_redis_share_the_counts(redis: Redis) -> None:
     assert isinstance(await refused(first, heavy), TokenRateExceeded)
     for store in stores:
         await store.close()
+
+
+# Tokens set aside while requests run.
+
+
+async def test_two_hundred_requests_at_once_stay_within_the_tokens_a_minute(store: Store) -> None:
+    """F11: all were let in as long as any tokens were left."""
+    limiter, who, used = Limiter(store), caller(tokens_per_minute=100), list[int]()
+
+    async def ask(number: int) -> None:
+        call = Call(caller=who)
+        async with limiter.admit(call):
+            room = await call.reserve(5, 15, exact=True)
+            await asyncio.sleep(0.01 * (number % 3))
+            call.prompt_tokens, call.output_tokens = 5, room
+            used.append(5 + room)
+
+    ends = await asyncio.gather(*map(ask, range(200)), return_exceptions=True)
+    assert used == [20] * 5
+    assert sum(isinstance(end, TokenRateExceeded) for end in ends) == 195
+    assert str(await refused(limiter, who)) == "this API key has used up its 100 tokens per minute"
+
+
+async def test_what_was_not_used_is_free_again_however_a_request_ended(store: Store) -> None:
+    limiter, who = Limiter(store), caller(tokens_per_minute=100)
+
+    async def ask(begun: asyncio.Event, fail: asyncio.Event) -> None:
+        call = Call(caller=who)
+        async with limiter.admit(call):
+            await call.reserve(10, 90, exact=True)
+            call.prompt_tokens = 1
+            begun.set()
+            await fail.wait()
+            raise ZeroDivisionError
+
+    for fails in (False, True):
+        begun, fail = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(ask(begun, fail))
+        await begun.wait()
+        with pytest.raises(TokenRateExceeded):
+            async with limiter.admit(call := Call(caller=who)):
+                await call.reserve(1, 1, exact=True)
+        fail.set() if fails else task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        who = caller(tokens_per_minute=101)  # one more, for the one that was used
+    async with limiter.admit(call := Call(caller=who)):
+        assert await call.reserve(10, 200, exact=False) == 89
+
+
+async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth_it(store: Store) -> None:
+    limiter, who = Limiter(store), caller(tokens_per_minute=100)
+    rooms: list[int] = []
+    for output in (30, 30, 6, 1):
+        async with limiter.admit(call := Call(caller=who)):
+            rooms.append(await call.reserve(5, 1000, exact=False))
+            call.prompt_tokens, call.output_tokens = 5, output
+    assert rooms == [95, 60, 25, 14]
+    with pytest.raises(TokenRateExceeded) as found:
+        async with limiter.admit(call := Call(caller=who)):
+            await call.reserve(5, 1000, exact=False)
+    assert "too few are left for this request, which needs 15" in str(found.value)
+    async with limiter.admit(call := Call(caller=who)):
+        assert await call.reserve(5, 3, exact=False) == 3
+
+
+@pytest.mark.parametrize(("prompt", "room", "exact"), [(101, 1, False), (100, 1, False), (60, 41, True)])
+async def test_what_can_never_fit_is_forbidden(store: Store, prompt: int, room: int, exact: bool) -> None:
+    limiter = Limiter(store)
+    with pytest.raises(Forbidden, match="this API key allows 100 tokens per minute"):
+        async with limiter.admit(call := Call(caller=caller(tokens_per_minute=100))):
+            await call.reserve(prompt, room, exact=exact)
+
+
+async def test_tokens_are_given_back_to_the_minute_that_they_came_from() -> None:
+    clock = Clock()
+    limiter, who = Limiter(Store(open_storage()), clock=clock), caller(tokens_per_minute=100)
+    async with limiter.admit(long := Call(caller=who)):
+        await long.reserve(10, 90, exact=True)
+        clock.now += 61
+        await use(limiter, who, output=70)
+        long.output_tokens = 20
+    async with limiter.admit(call := Call(caller=who)):
+        assert await call.reserve(1, 100, exact=False) == 29
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 120), st.booleans(), st.integers(0, 5), st.integers(0, 90)),
+    max_size=80,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(REQUESTS)
+def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates(
+    requests: list[tuple[int, int, bool, int, int]],
+) -> None:
+    """Each request: its prompt, the room it asks for, whether exactly, by how many tokens its prompt turns
+    out longer than it was taken for, and how long it runs."""
+    limit = 100
+
+    async def history() -> None:
+        limiter, who = Limiter(Store(open_storage()), clock=now), caller(tokens_per_minute=limit)
+        ledger: Any = limiter._ledger  # type: ignore[reportPrivateUsage]
+        errors = 0
+
+        def look() -> None:
+            for window in ledger._windows.values():
+                assert window.held >= 0
+                assert window.used + window.held <= limit + errors
+
+        async def ask(prompt: int, room: int, exact: bool, error: int, lasts_s: int) -> None:
+            nonlocal errors
+            with suppress(RateLimited, Forbidden):
+                async with limiter.admit(call := Call(caller=who)):
+                    granted = await call.reserve(prompt, room, exact=exact)
+                    assert granted == room if exact else granted <= room
+                    look()
+                    await asyncio.sleep(lasts_s)
+                    errors += error
+                    call.prompt_tokens, call.output_tokens = prompt + error, granted if lasts_s % 2 else 0
+                look()
+
+        tasks: list[asyncio.Task[None]] = []
+        for each in requests:
+            tasks.append(asyncio.create_task(ask(*each)))
+            await asyncio.sleep(each[4] / 9)
+            if each[3] == 5:
+                tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.cancelled() or task.exception() is None for task in tasks)
+        await asyncio.sleep(61)
+        async with limiter.admit(call := Call(caller=who)):
+            assert await call.reserve(1, 99, exact=True) == 99
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(history())
 
 
 class Clock:

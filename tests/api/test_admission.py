@@ -1,46 +1,21 @@
 """A model that is as busy as it may be: the next request is refused before any work is done for it."""
 
-import asyncio
 import json
 import socket
-import threading
 from collections.abc import Callable
 
 import pytest
 
 from app.engine.fake import FakeEngine
+from tests.api.gates import Gate
 from tests.api.live import response_of
+from tests.api.scrape import value
 from tests.e2e.engines import asking, eventually
-from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_model, fake_site
 
 BUSY = {"error": "server busy, please try again.  maximum pending requests exceeded"}
 SOON_S = 10.0
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-class Gate:
-    """Holds every delta of every reply back until it is opened."""
-
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def __call__(self, _: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        if not self._open.is_set():
-            self._waiting.append(held := self._loop.create_future())
-            await held
-
-    def open(self) -> None:
-        self._open.set()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._release)
-
-    def _release(self) -> None:
-        for held in self._waiting:
-            if not held.done():
-                held.set_result(None)
 
 
 def engine(gate: Gate) -> Callable[[], FakeEngine]:
@@ -56,7 +31,7 @@ def test_a_full_queue_is_refused_with_ollamas_text_and_without_work(path: str, s
         url = f"http://127.0.0.1:{site.port}"
         site.client.post("/api/generate", json={"model": "m"}).raise_for_status()
         with asking(url, "/api/chat", CHAT) as first, asking(url, "/api/chat", CHAT) as second:
-            eventually(lambda: site.running == 2, SOON_S)
+            eventually(lambda: queued(site) == 1, SOON_S)
             rendered = len(site.engines[0].renderings)
             refused = site.client.post(path, json=body)
             assert (refused.status_code, refused.json()) == (503, BUSY)
@@ -75,13 +50,35 @@ def test_a_client_that_leaves_the_queue_makes_room_in_it() -> None:
         with asking(url, "/api/chat", CHAT):
             eventually(lambda: site.running == 1, SOON_S)
             with asking(url, "/api/chat", CHAT):
-                eventually(lambda: site.running == 2, SOON_S)
+                eventually(lambda: queued(site) == 1, SOON_S)
                 assert site.client.post("/api/chat", json=CHAT).status_code == 503
-            eventually(lambda: site.running == 1, SOON_S)
+            eventually(lambda: queued(site) == 0, SOON_S)
             with asking(url, "/api/chat", CHAT) as next_one:
-                eventually(lambda: site.running == 2, SOON_S)
+                eventually(lambda: queued(site) == 1, SOON_S)
                 gate.open()
                 assert _last_line(next_one)["done"] is True
+
+
+def queued(site: FakeSite) -> float:
+    """The requests that wait for the engine, none of which has reached it."""
+    assert site.running <= 1
+    return value(site.client, "caravan_queue_depth", stage="engine") or 0
+
+
+def test_prompts_that_wait_have_a_bound_of_tokens_together() -> None:
+    """One may always wait, however long its prompt."""
+    gate = Gate()
+    long = {**CHAT, "messages": [{"role": "user", "content": "word " * 100}]}
+    with fake_site(fake_model("m"), engine=engine(gate), max_queue_tokens=120) as site:
+        url = f"http://127.0.0.1:{site.port}"
+        site.client.post("/api/generate", json={"model": "m"}).raise_for_status()
+        with asking(url, "/api/chat", CHAT), asking(url, "/api/chat", long) as waiting:
+            eventually(lambda: queued(site) == 1, SOON_S)
+            refused = site.client.post("/api/chat", json=long)
+            assert (refused.status_code, refused.json()) == (503, BUSY)
+            gate.open()
+            assert _last_line(waiting)["done"] is True
+        assert site.client.post("/api/chat", json=long).status_code == 200
 
 
 def _last_line(client: socket.socket) -> dict[str, object]:

@@ -1,7 +1,9 @@
 """Keys that have used up what they may use, over the whole server and over the layer alone."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from app.api.calls import CALL
 from app.api.quota import Quota
 from app.core.call import Call, Caller, Limits
 from app.engine.fake import FakeEngine, Reply
+from app.runtime import policy
+from tests.api.gates import Gate
 from tests.api.scrape import value
-from tests.e2e.engines import eventually
+from tests.e2e.engines import asking, eventually
 from tests.e2e.fake_site import FakeSite, fake_model, fake_site
 from tests.redis_server import running_redis
 
@@ -91,11 +95,11 @@ async def test_the_lost_store_is_503_where_that_closes_the_server() -> None:
 
 # The whole server, with keys from a file.
 
-SOON_S = 10.0
+SOON_S, GUARD_S = 10.0, 60.0
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 KEYED: dict[str, dict[str, Any]] = {
     "rate": {"limits": {"requests_per_minute": 2}},
-    "tokens": {"limits": {"tokens_per_minute": 20}},
+    "tokens": {"limits": {"tokens_per_minute": 100}},
     "one": {"limits": {"concurrent_requests": 1}},
     "small": {"limits": {"max_context": 64, "max_predict": 3}, "priority": 7},
     "free": {},
@@ -146,18 +150,87 @@ def test_a_key_over_its_rate_is_refused_before_its_body_is_read(site: FakeSite) 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_tokens_of_a_chat_are_those_of_its_counts(site: FakeSite, stream: bool) -> None:
-    last = post(site, "tokens", stream=stream).text.splitlines()[-1]
-    counts = yaml.safe_load(last)
-    used = counts["prompt_eval_count"] + counts["eval_count"]
-    answers = [post(site, "tokens", stream=stream).status_code for _ in range(20)]
-    served = -(-20 // used) - 1
-    assert answers == [200] * served + [429] * (20 - served)
+    used, prompt = 0, 0
+    while (answer := post(site, "tokens", stream=stream)).status_code == 200:
+        counts = yaml.safe_load(answer.text.splitlines()[-1])
+        prompt = counts["prompt_eval_count"]
+        used += prompt + counts["eval_count"]
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"].isdigit()
+    assert "too few are left for this request" in answer.json()["error"]
+    # A tenth of the limit is the least that an answer begins with.
+    assert 100 - prompt - 10 < used <= 100
+
+
+@pytest.mark.parametrize(("named", "served"), [(True, 3), (False, 1)])
+def test_requests_at_once_stay_within_the_tokens_a_minute(keys_file: Path, named: bool, served: int) -> None:
+    """F11: 200 at once were all let in, and the debt ended with the minute."""
+    go_on = Gate()
+
+    def engine() -> FakeEngine:
+        return FakeEngine(default=Reply([" a"] * 20), gate=go_on)
+
+    body = CHAT | {"stream": False} | ({"options": {"num_predict": 20}} if named else {})
+    with (
+        fake_site(fake_model("m"), engine=engine, keys_file=keys_file) as site,
+        ThreadPoolExecutor(200) as many,
+    ):
+        site.client.post("/api/generate", json={"model": "m"}, headers=as_key("free")).raise_for_status()
+        with httpx.Client(
+            limits=httpx.Limits(max_connections=200), timeout=GUARD_S, headers=as_key("tokens")
+        ) as client:
+            asked = [
+                many.submit(client.post, f"http://127.0.0.1:{site.port}/api/chat", json=body)
+                for _ in range(200)
+            ]
+            eventually(lambda: sum(each.done() for each in asked) == 200 - served, GUARD_S)
+            go_on.open()
+            ends = [each.result() for each in asked]
+    answers = [end.json() for end in ends if end.status_code == 200]
+    assert len(answers) == served
+    assert sum(each["prompt_eval_count"] + each["eval_count"] for each in answers) <= 100
+    assert Counter(end.status_code for end in ends) == {200: served, 429: 200 - served}
+
+
+@pytest.mark.parametrize(
+    "body", [{"options": {"num_predict": 93}}, {"messages": [{"role": "user", "content": "a " * 100}]}]
+)
+def test_a_request_that_the_limit_can_never_hold_is_refused_for_good(
+    site: FakeSite, body: dict[str, Any]
+) -> None:
+    refused = post(site, "tokens", **body)
+    assert refused.status_code == 403
+    assert refused.json()["error"].startswith(
+        "this API key allows 100 tokens per minute; this request has a prompt of"
+    )
+    assert post(site, "tokens").status_code == 200
 
 
 def test_embeddings_are_charged_too(site: FakeSite) -> None:
-    body = {"model": "vec", "input": "word " * 30}
+    body = {"model": "vec", "input": "word " * 90}
     assert post(site, "tokens", "/api/embed", **body).status_code == 200
     assert post(site, "tokens").status_code == 429
+    assert post(site, "tokens", "/api/embed", **body).status_code == 429
+    assert post(site, "small", "/api/embed", **body).status_code == 200
+
+
+def test_embeddings_that_are_abandoned_are_charged(keys_file: Path) -> None:
+    """F12: a client that left before the end of its embeddings paid nothing."""
+    gate = Gate()
+    body = {"model": "vec", "input": ["word " * 30] * 3}
+    with fake_site(
+        fake_model("vec", "embedding"), engine=lambda: FakeEngine(gate=gate), keys_file=keys_file
+    ) as site:
+        url = f"http://127.0.0.1:{site.port}"
+        site.client.post("/api/embed", json={"model": "vec"}, headers=as_key("free")).raise_for_status()
+        with asking(url, "/api/embed", body, key=SECRETS["tokens"][0]):
+            eventually(lambda: site.running == 1, SOON_S)
+        eventually(lambda: site.running == 0, SOON_S)
+        eventually(
+            lambda: post(site, "tokens", "/api/embed", **body | {"input": "word " * 30}).status_code == 429,
+            SOON_S,
+        )
+        gate.open()
 
 
 def test_a_client_that_leaves_is_charged_and_frees_its_place(keys_file: Path) -> None:
@@ -167,7 +240,7 @@ def test_a_client_that_leaves_is_charged_and_frees_its_place(keys_file: Path) ->
     def engine() -> FakeEngine:
         return FakeEngine(default=Reply([" a"] * 9, gate=gate))
 
-    long = CHAT | {"messages": [{"role": "user", "content": "word " * 30}]}
+    long = CHAT | {"messages": [{"role": "user", "content": "word " * 88}]}
     with fake_site(fake_model("m"), engine=engine, keys_file=keys_file) as site:
         for key, after in (("one", 200), ("tokens", 429)):
             with site.client.stream("POST", "/api/chat", json=long, headers=as_key(key)) as answer:
@@ -182,6 +255,8 @@ def test_a_client_that_leaves_is_charged_and_frees_its_place(keys_file: Path) ->
 
 def answers(site: FakeSite, key: str, status: int) -> bool:
     """A request is charged a moment after its engine is free."""
+    if status == 429:
+        return post(site, key).status_code == status
     return site.client.get("/api/tags", headers=as_key(key)).status_code == status
 
 
@@ -189,7 +264,7 @@ def test_what_a_client_does_not_name_is_capped_and_what_it_names_is_kept_or_refu
     capped = post(site, "small", stream=False).json()
     assert (capped["done_reason"], capped["eval_count"]) == ("length", 3)
     assert site.engines[0].asked[-1].run.max_tokens == 3
-    assert site.engines[0].asked[-1].run.priority == 7
+    assert 0 < site.engines[0].asked[-1].run.priority // policy.engine_priority(1, 0) == 7
     kept = post(site, "small", stream=False, options={"num_predict": 2, "num_ctx": 32}).json()
     assert kept["eval_count"] == 2
     for options in ({"num_predict": 4}, {"num_predict": -1}, {"num_ctx": 65}):

@@ -14,6 +14,7 @@ import httpx
 import ollama
 
 from app.peers.peers import Peers
+from tests.api.scrape import value
 from tests.e2e.fake_site import FakeSite, fake_model, fake_site
 from tests.server import free_port
 
@@ -154,6 +155,26 @@ def test_the_key_of_the_client_is_what_the_servers_are_asked_with(tmp_path: Path
             refused = each.client.get("/api/tags")
             assert refused.status_code == 401
             assert "key" in refused.json()["error"]
+
+
+def test_a_server_that_answers_429_is_left_out_and_counted(tmp_path: Path) -> None:
+    """R2: it dropped out of the list in silence."""
+    file, more = tmp_path / "keys.yaml", tmp_path / "more.yaml"
+    key = make_key(file, "k", "--requests-per-minute", "1")
+    with closing(httpx.Client(headers={"authorization": f"Bearer {key}"})) as client:
+        more.write_text(file.read_text().replace("requests_per_minute: 1", "requests_per_minute: 9"))
+        with (
+            fake_site(fake_model("a"), keys_file=file) as strict,
+            fake_site(fake_model("b"), keys_file=more) as easy,
+            directory(strict.port, easy.port) as whole,
+            directory(strict.port) as alone,
+        ):
+            assert [len(client.get(url(whole.port) + "/api/tags").json()["models"]) for _ in "ab"] == [2, 1]
+            assert value(whole.client, "caravan_peers_failures_total", reason="rate") == 1
+            refused = client.get(url(alone.port) + "/api/tags")
+            assert refused.status_code == 429
+            assert "requests per minute" in refused.json()["error"]
+            assert refused.headers["retry-after"].isdigit()
 
 
 def listed(site: FakeSite, key: str) -> list[str]:

@@ -1,8 +1,11 @@
+import asyncio
 import json
 import logging
 import os
 import stat
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from app.access.files import BadKeys, changing, parse_keys, read_keys
 from app.access.keys import KeyRecord, new_key
 from app.access.ring import EXPIRED_KEY, NO_KEY, WRONG_KEY, KeyRing, Reload
 from app.core.errors import Unauthorized
+from tests.unit.virtual_time import virtual
 
 A, A_HASH = new_key("a")
 B, B_HASH = new_key("b")
@@ -84,6 +88,21 @@ def test_a_file_may_hold_no_key(text: str) -> None:
         (text_of({**RECORD_A, "id": A}), "key number 1: id: "),
         (text_of({**RECORD_A, "hash": A}), "key 'a': hash: must be sha256:SALT:DIGEST"),
         (text_of(RECORD_A, RECORD_B, RECORD_A), "2 keys have the id 'a'"),
+        ("keys: []\nkeys: []", "line 2: a name stands twice"),
+        ('{"keys": [], "keys": []}', "line 1: a name stands twice"),
+        (text_of(RECORD_A) + "  id: b\n", "line 6: a name stands twice"),
+        (
+            text_of({**RECORD_A, "priority": 10**30}),
+            "key 'a': priority: Input should be less than or equal to 1000",
+        ),
+        (
+            text_of({**RECORD_A, "priority": -1001}),
+            "key 'a': priority: Input should be greater than or equal",
+        ),
+        (
+            text_of({**RECORD_A, "limits": {"tokens_per_minute": 10**30}}),
+            "key 'a': limits.tokens_per_minute: Input should be less than or equal to 1000000000",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line_that_names_the_key(
@@ -97,6 +116,44 @@ def test_what_is_wrong_is_told_in_one_line_that_names_the_key(
     assert told.startswith(f"{file}: {complaint}")
     assert "\n" not in told
     assert not any(hidden in told for hidden in (A, A.rpartition("_")[2], A_HASH, B_HASH))
+
+
+SCALARS = ["x", "''", "maybe", "0x", "1e999", "9" * 400, "2027-13-45", "-", "[1]", "{a: b}", "[[a, b, c]]"]
+TAGS = [
+    "bool",
+    "int",
+    "float",
+    "timestamp",
+    "binary",
+    "omap",
+    "pairs",
+    "set",
+    "null",
+    "seq",
+    "map",
+    "python/x",
+]
+PLACES = [
+    "keys: {}",
+    "{}: []",
+    "keys: [{}]",
+    "keys: [{{id: a, hash: h, scopes: {}}}]",
+    "keys: [{{id: a, expires: {}}}]",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_the_parser_stumbles_over_is_told_in_one_line(place: str) -> None:
+    """F13: PyYAML raises AttributeError, KeyError, IndexError and more for tags whose text does not fit."""
+    texts = [place.format(f"!!{tag} {scalar}") for tag in TAGS for scalar in SCALARS]
+    told: list[str] = []
+    for text in [*texts, "keys: " + "[" * 5000, "keys: &a [*a]", "? [a]\n: b", "*a", "<<: 1", "\0"]:
+        try:
+            parse_keys(text, Path("keys.yaml"))
+        except BadKeys as error:
+            told.append(str(error))
+    assert told
+    assert not any("\n" in each for each in told)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -186,7 +243,17 @@ async def test_a_file_that_did_not_change_is_left_alone(tmp_path: Path) -> None:
     assert heard == []
 
 
-@pytest.mark.parametrize("broken", ["keys: [", text_of({**RECORD_A, "scopes": []}), "\udcff"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "keys: [",
+        text_of({**RECORD_A, "scopes": []}),
+        "\udcff",
+        "keys: !!bool maybe",
+        "keys: !!timestamp x",
+        "keys: !!int ''",
+    ],
+)
 async def test_a_broken_file_keeps_the_keys_and_is_complained_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
@@ -215,6 +282,44 @@ async def test_a_file_that_went_away_keeps_the_keys_until_it_is_back(tmp_path: P
     write(file, RECORD_B)
     await ring.refresh()
     assert (may_enter(ring, A), may_enter(ring, B)) == (False, True)
+
+
+async def test_a_key_can_be_revoked_while_every_other_thread_is_busy(tmp_path: Path) -> None:
+    """R1"""
+    file, go_on = write(tmp_path / "keys.yaml", RECORD_A), threading.Event()
+    ring = KeyRing(file)
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as threads:
+        loop.set_default_executor(threads)
+        busy = loop.run_in_executor(None, go_on.wait)
+        write(file, RECORD_B)
+        await ring.refresh()
+        go_on.set()
+        await busy
+    assert not may_enter(ring, A)
+
+
+@virtual
+async def test_the_watch_goes_on_after_any_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """F13: the reloader died of what it did not expect, and no key could be revoked any more."""
+    heard: list[Reload] = []
+    ring = KeyRing(write(tmp_path / "keys.yaml", RECORD_A), on_reload=heard.append)
+    looks = 0
+
+    async def refresh() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await asyncio.Event().wait()  # a mount that hangs
+        raise LookupError("unexpected")
+
+    monkeypatch.setattr(ring, "refresh", refresh)
+    watching = asyncio.create_task(ring.watch())
+    await asyncio.sleep(36)
+    assert not watching.done()
+    watching.cancel()
+    assert looks > 3
+    assert heard.count("error") >= 3
 
 
 @pytest.mark.parametrize("named", ["keys.yaml", ""])

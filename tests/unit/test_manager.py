@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.core.errors import LoadFailed, Overloaded
+from app.core.call import Caller
+from app.core.errors import EngineDied, LoadFailed, Overloaded
 from app.runtime.entry import Lease
 from tests.unit.garage import A2, A, B, C, lease, managed, model, names, touch
 from tests.unit.virtual_time import advance, now, settle, virtual
@@ -135,7 +136,7 @@ async def test_a_start_that_cancels_itself_is_a_failed_load() -> None:
         garage.may_start.clear()
         waiter = asyncio.create_task(touch(manager, A))
         await settle()
-        (inner,) = asyncio.all_tasks() - {asyncio.current_task(), waiter, *tasks_named("_work")}
+        (inner,) = asyncio.all_tasks() - {asyncio.current_task(), waiter, *tasks_named("engine moves")}
         inner.cancel()
         with pytest.raises(LoadFailed):
             await waiter
@@ -144,7 +145,7 @@ async def test_a_start_that_cancels_itself_is_a_failed_load() -> None:
 
 
 def tasks_named(part: str) -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if part in repr(task.get_coro())]
+    return [task for task in asyncio.all_tasks() if part in task.get_name()]
 
 
 @virtual
@@ -215,6 +216,50 @@ async def test_a_busy_engine_takes_its_slots_and_a_queue_and_refuses_the_next() 
             await touch(manager, B)
         await touch(manager, A)
         assert garage.log == ["start a", "start b"]
+
+
+@virtual
+async def test_a_full_queue_of_one_key_still_takes_another_keys_request() -> None:
+    async with managed(slots=1, max_queue=3) as (manager, _):
+        served: list[str] = []
+
+        async def ask(key_id: str) -> None:
+            who = Caller(key_id=key_id)
+            async with (
+                manager.lease(A, keep_alive_s=None, num_ctx=None, caller=who) as held,
+                held.turns.turn(key_id, 0, 1),
+            ):
+                await advance(1)
+                served.append(key_id)
+
+        await touch(manager, A)
+        flood = [asyncio.create_task(ask("flood")) for _ in range(4)]
+        await settle()
+        with pytest.raises(Overloaded):
+            await ask("flood")
+        await ask("other")
+        ends = await asyncio.gather(*flood, return_exceptions=True)
+        assert served == ["flood", "other", "flood", "flood"]
+        assert [str(end) for end in ends if end is not None] == [BUSY]
+
+
+@virtual
+async def test_an_engine_that_dies_ends_the_requests_that_wait_for_a_turn() -> None:
+    async with managed(slots=1) as (manager, garage):
+
+        async def ask() -> None:
+            async with lease(manager, A) as held, held.turns.turn("", 0, 1):
+                await advance(100)
+
+        first, second = asyncio.create_task(ask()), asyncio.create_task(ask())
+        await settle()
+        assert manager.queued() == [(A, 1)]
+        garage.engines[0].die()
+        await settle()
+        with pytest.raises(EngineDied):
+            await second
+        first.cancel()
+        await settle()
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,43 @@ async def test_unload_by_another_name_of_the_engine() -> None:
         assert garage.alive == []
 
 
+@pytest.mark.parametrize("asks", [True, False])
+@virtual
+async def test_with_keyed_an_unload_ends_only_that_models_claim(asks: bool) -> None:
+    """R3: a key for one model could unload the engine under another that shares it."""
+    async with managed(keep_alive_s=300, keyed=True) as (manager, garage):
+        await touch(manager, A, keep_alive_s=100)
+        await touch(manager, A2)
+        if asks:
+            await touch(manager, A2, keep_alive_s=0)
+        else:
+            manager.unload(A2)
+        await settle()
+        assert garage.alive == ["a"]
+        assert seconds_left(manager.loaded()[0]) == pytest.approx(100, abs=0.5)
+        manager.unload(A)
+        await settle()
+        assert garage.alive == []
+
+
+@virtual
+async def test_with_keyed_a_model_that_another_needs_not_is_unloaded_by_its_own_name() -> None:
+    async with managed(keyed=True) as (manager, garage):
+        manager.preload(A)
+        await settle()
+        manager.unload(A2)
+        await settle()
+        assert garage.alive == ["a"]
+        await touch(manager, A, keep_alive_s=math.inf)
+        await touch(manager, A2)
+        manager.unload(A)
+        await settle()
+        assert seconds_left(manager.loaded()[0]) == pytest.approx(300, abs=0.5)
+        manager.unload(A2)
+        await settle()
+        assert garage.alive == []
+
+
 @pytest.mark.parametrize("waiter_stays", [True, False])
 @virtual
 async def test_unload_during_the_load_takes_effect_after_it(waiter_stays: bool) -> None:

@@ -25,7 +25,7 @@ from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
-from app.engine.base import Decoder, Prompt, Run, Vectors
+from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import EngineDefaults, engine_args, windowed
 from app.engine.vllm.counts import STOPPED, account, last_delta
 from app.engine.vllm.failures import first_line, load_reason, log_last_lines
@@ -43,7 +43,7 @@ from app.engine.vllm.watchdog import Look, wait_hung
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
-_FIRST = -(1 << 31)
+_FIRST = -(1 << 62)
 """The priority before all others, where the engine schedules by priority."""
 
 
@@ -204,7 +204,9 @@ class VllmEngine:
             )
             # Only a JSON schema takes long enough to be worth a thread.
             params = make_params() if run.format is None else await asyncio.to_thread(make_params)
-            payload = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
+            payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
+            if run.cache_salt:
+                payload = {**payload, "cache_salt": run.cache_salt}
             deltas = await self._llm.submit(
                 f"caravan-{next(self._ids)}", payload, params, convert, **arguments
             )
@@ -244,11 +246,15 @@ class VllmEngine:
         truncate: bool,
         limit: int,
         normalize: bool,
-        priority: int = 0,
+        admit: Admit | None = None,
+        cache_salt: str = "",
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
         prompts = [await self._prompts.fitted(text, truncate=truncate, limit=limit) for text in inputs]
-        encode = partial(self._encode, normalize=normalize, priority=priority, trace=trace)
+        priority = 0 if admit is None else await admit(sum(map(len, prompts)))
+        encode = partial(
+            self._encode, normalize=normalize, priority=priority, cache_salt=cache_salt, trace=trace
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(encode(ids)) for ids in prompts]
@@ -262,11 +268,15 @@ class VllmEngine:
         *,
         normalize: bool,
         priority: int = 0,
+        cache_salt: str = "",
         trace: Mapping[str, str] | None = None,
     ) -> list[float]:
         params = PoolingParams(task="embed", use_activation=normalize)
+        prompt = TokensPrompt(prompt_token_ids=token_ids)
+        if cache_salt:
+            prompt["cache_salt"] = cache_salt
         outputs = self._llm.encode(
-            TokensPrompt(prompt_token_ids=token_ids),
+            prompt,
             params,
             f"caravan-{next(self._ids)}",
             trace_headers=headers_for(self._llm, trace),

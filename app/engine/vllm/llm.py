@@ -33,6 +33,7 @@ from vllm.v1.metrics.loggers import StatLoggerFactory
 from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
+from app.core.tasks import supervise
 from app.engine.vllm.deltas import Deltas
 from app.engine.vllm.detokenizer import StoppingDetokenizer
 from app.telemetry.later import Later
@@ -249,7 +250,7 @@ class StreamingLLM(AsyncLLM):
             message.outputs, message.timestamp, stats, message.weight_version
         )
         if done.reqs_to_abort:
-            self._send(core.abort_requests_async(done.reqs_to_abort))
+            self._send(partial(core.abort_requests_async, done.reqs_to_abort))
         if (cache := self.renderer.mm_processor_cache) is not None:
             for output in message.outputs:
                 for key in output.mm_cache_miss_hashes or ():
@@ -263,7 +264,7 @@ class StreamingLLM(AsyncLLM):
                 engine_idx=message.engine_index,
             )
 
-    def _send(self, sending: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(sending)
+    def _send(self, sending: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = supervise("engine aborts", sending, restart_s=None)
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec
 
 import psutil
 
+from app.core.tasks import supervise
 from app.engine.vllm.llm import StreamingLLM
 
 _P = ParamSpec("_P")
@@ -53,7 +55,7 @@ class EngineProcesses:
         Once `hung` returns all are killed.
         """
         loop = asyncio.get_running_loop()
-        watching = asyncio.create_task(self._kill_after(hung, model))
+        watching = supervise("engine hang", partial(self._kill_after, hung, model))
         for sentinel in self._sentinels:
             loop.add_reader(sentinel, self._gone.set)
         try:
