@@ -435,6 +435,6 @@ def test_the_configuration_file_changes_rows_of_the_table_of_limits(config: Path
     assert read_settings().limits == InputLimits(messages=7, image_pixels=1000)
     config.write_text("limits: {mesages: 7}")
     with pytest.raises(
-        BadSetting, match="limits: 'mesages' is not a limit; there are: head_bytes, .*messages"
+        BadSetting, match=r"limits: 'mesages' is not a limit; there are: head_bytes, .*messages"
     ):
         read_settings()
