@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.api.ollama import schema
+from app.api.ollama.bounds import refuse_over_limits
 from app.api.ollama.gojson import decode
 from app.api.ollama.gotypes import parse
 from app.catalogue.library import read_reference
 from app.core.errors import InvalidRequest
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
 
 _MOST_LOGPROBS = 20
@@ -40,9 +42,11 @@ class ShowCall:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
-def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
+def to_chat(
+    body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
+) -> ChatCall:
     """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
-    asked = parse(schema.CHAT, decode(body))
+    asked = parse(schema.CHAT, _decode(body, limits))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
         messages = (Message("system", asked.system), *messages)
@@ -51,8 +55,10 @@ def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
     return ChatCall(generation, streams if asked.stream is None else asked.stream)
 
 
-def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> GenerateCall:
-    asked = parse(schema.GENERATE, decode(body))
+def to_generate(
+    body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
+) -> GenerateCall:
+    asked = parse(schema.GENERATE, _decode(body, limits))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
         suffix=asked.suffix,
@@ -66,8 +72,8 @@ def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> Gener
     return GenerateCall(generation, streams if asked.stream is None else asked.stream)
 
 
-def to_embed(body: bytes, received_ns: int) -> Embedding:
-    asked = parse(schema.EMBED, decode(body))
+def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
+    asked = parse(schema.EMBED, _decode(body, limits))
     return Embedding(
         model=asked.model,
         inputs=_inputs(asked),
@@ -79,9 +85,9 @@ def to_embed(body: bytes, received_ns: int) -> Embedding:
     )
 
 
-def to_embeddings(body: bytes, received_ns: int) -> Embedding:
+def to_embeddings(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
     """The older route: one text, never cut."""
-    asked = parse(schema.EMBEDDING, decode(body))
+    asked = parse(schema.EMBEDDING, _decode(body, limits))
     return Embedding(
         model=asked.model,
         inputs=(asked.prompt,) if asked.prompt else (),
@@ -92,12 +98,18 @@ def to_embeddings(body: bytes, received_ns: int) -> Embedding:
     )
 
 
-def to_show(body: bytes) -> ShowCall:
-    asked = parse(schema.SHOW, decode(body))
+def to_show(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS) -> ShowCall:
+    asked = parse(schema.SHOW, _decode(body, limits))
     model = asked.model or asked.name
     if not model.strip():
         raise InvalidRequest("model is required")
     return ShowCall(model, asked.verbose, asked.system, asked.options)
+
+
+def _decode(body: bytes, limits: InputLimits) -> Json:
+    value = decode(body, limits)
+    refuse_over_limits(value, len(body), limits)
+    return value
 
 
 def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:

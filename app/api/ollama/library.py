@@ -1,5 +1,6 @@
 """What describes the server and its models: tags, ps, show, version and the liveness text."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header
@@ -10,7 +11,7 @@ from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
-from app.api.services import Body, CurrentCall, Served, Services
+from app.api.services import LARGE_BODY, CurrentCall, Served, Services, SmallBody
 from app.api.stream import json_response
 from app.peers import merge
 from app.peers.peers import ASKED_BY_PEER, Rows
@@ -72,11 +73,12 @@ async def _of_peers(request: Request, served: Services) -> list[Rows]:
 @router.post("/api/show")
 @needs("models:read")
 async def show(
-    body: Body, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
+    body: SmallBody, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
 ) -> Response:
-    asked = codec.to_show(body)
+    asked = await served.decoded(codec.to_show, body)
     check_allowed(call.caller, asked.model, details=True)
-    found = views.show(
+    show_it = partial(
+        views.show,
         served.library.find(asked.model, details=True),
         asked.model,
         verbose=asked.verbose,
@@ -84,4 +86,6 @@ async def show(
         options=asked.options,
         user_agent=user_agent,
     )
+    # What the client sends comes back, as a Modelfile too.
+    found = show_it() if len(body) < LARGE_BODY else await served.pool.run(show_it)
     return json_response(dumps(found))
