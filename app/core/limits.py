@@ -30,7 +30,7 @@ class InputLimits:
         8 << 20, "bytes of a body apart from its pictures", "api/ollama/gojson.py, bounds.py", "400"
     )
     json_values: int = _row(
-        1_000_000, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
+        1 << 20, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
     )
     json_containers: int = _row(
         131_072,

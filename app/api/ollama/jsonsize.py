@@ -74,7 +74,7 @@ class _Count:
             self._open(self.open_bytes + len(first), wide=self.open_wide or (wide and _is_wide(first)))
             if ends_open and not strings:
                 return
-            self.wide_bytes += self.open_bytes if self.open_wide else 0
+            self.wide_bytes += self.open_bytes - 1 if self.open_wide else 0
         self._open(0, wide=False)
         if ends_open:
             last = strings.pop()
