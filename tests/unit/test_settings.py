@@ -434,7 +434,5 @@ def test_the_configuration_file_changes_rows_of_the_table_of_limits(config: Path
     config.write_text("limits: {messages: 7, image_pixels: 1000}")
     assert read_settings().limits == InputLimits(messages=7, image_pixels=1000)
     config.write_text("limits: {mesages: 7}")
-    with pytest.raises(
-        BadSetting, match=r"limits: 'mesages' is not a limit; there are: head_bytes, .*messages"
-    ):
+    with pytest.raises(BadSetting, match="limits: 'mesages' is not a limit; there are: head_bytes, "):
         read_settings()
