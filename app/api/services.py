@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -19,6 +19,16 @@ from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.telemetry.report import Telemetry
+
+LARGE_BODY = 32 << 10
+"""Bytes from which a body is decoded beside the event loop: some take a microsecond for each."""
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Decode(Protocol[_T_co]):
+    """How a route reads its body."""
+
+    def __call__(self, body: bytes, received_ns: int, /, *, limits: InputLimits) -> _T_co: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,18 @@ class Services:
         """How long a request may still take; `inf` is for ever."""
         return self.request_timeout_s - (time.monotonic_ns() - call.arrived_ns) / 1e9
 
+    async def decoded(self, decode: Decode[_T_co], body: bytes) -> _T_co:
+        """What a body says, within the limits.
+
+        Raises:
+            InvalidRequest: for what is wrong with it.
+            Overloaded: for a large one that would have to wait for too many others.
+        """
+        received_ns = time.monotonic_ns()
+        if len(body) < LARGE_BODY:
+            return decode(body, received_ns, limits=self.limits)
+        return await self.pool.run(decode, body, received_ns, limits=self.limits)
+
 
 async def services(request: Request) -> Services:
     return request.app.state.services
@@ -55,9 +77,24 @@ async def body(request: Request) -> bytes:
         BodyTooLarge, BodyTimeout: by the configured limits.
     """
     served = await services(request)
+    return await _body(request, served, served.max_body_bytes)
+
+
+async def small_body(request: Request) -> bytes:
+    """The body of a route that takes neither pictures nor prompts.
+
+    Raises:
+        BodyTooLarge, BodyTimeout: by the configured limits.
+    """
+    served = await services(request)
+    small = served.limits.small_body_bytes or served.max_body_bytes
+    return await _body(request, served, min(small, served.max_body_bytes))
+
+
+async def _body(request: Request, served: Services, limit_bytes: int) -> bytes:
     return await read_body(
         request.receive,
-        limit_bytes=served.max_body_bytes,
+        limit_bytes=limit_bytes,
         timeout_s=served.body_timeout_s,
         headers=request.scope["headers"],
     )
@@ -69,4 +106,5 @@ async def current_call(request: Request) -> Call:
 
 Served = Annotated[Services, Depends(services)]
 Body = Annotated[bytes, Depends(body)]
+SmallBody = Annotated[bytes, Depends(small_body)]
 CurrentCall = Annotated[Call, Depends(current_call)]

@@ -8,6 +8,8 @@ is there for.
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.core.errors import InvalidRequest
+
 
 def _row(default: int, counts: str, where: str, answer: str) -> Any:
     return field(default=default, metadata={"counts": counts, "where": where, "answer": answer})
@@ -24,23 +26,55 @@ class InputLimits:
     small_body_bytes: int = _row(
         256 << 10, "bytes of a body that has no pictures or prompts (`/api/show`)", "api/services.py", "413"
     )
-    json_values: int = _row(
-        1_000_000, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
+    text_bytes: int = _row(
+        1 << 20,
+        "bytes of a body apart from its pictures; of one text to embed",
+        "api/ollama/gojson.py, bounds.py",
+        "400",
     )
-    messages: int = _row(10_000, "messages of a chat", "api/ollama/schema.py", "400")
-    tools: int = _row(1_024, "tools of a chat", "api/ollama/schema.py", "400")
-    options: int = _row(256, "options of a request", "api/ollama/schema.py", "400")
-    context: int = _row(1_000_000, "token ids of `context`", "api/ollama/schema.py", "400")
+    json_values: int = _row(
+        1 << 20, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
+    )
+    json_containers: int = _row(
+        131_072,
+        "objects and lists of a JSON body, counted likewise",
+        "api/ollama/gojson.py",
+        "400",
+    )
+    nesting: int = _row(
+        200,
+        "levels of `tools`, `format`, `options` and the arguments of calls; a body has 10,000, as in Go",
+        "api/ollama/bounds.py",
+        "400",
+    )
+    messages: int = _row(10_000, "messages of a chat", "api/ollama/bounds.py", "400")
+    tool_calls: int = _row(20_000, "past tool calls of all messages together", "api/ollama/bounds.py", "400")
+    tools: int = _row(1_024, "tools of a chat", "api/ollama/bounds.py", "400")
+    tool_bytes: int = _row(2 << 20, "bytes of all tools together, as JSON", "api/ollama/bounds.py", "400")
+    options: int = _row(256, "options of a request, items of lists too", "api/ollama/bounds.py", "400")
+    context: int = _row(1_000_000, "token ids of `context`", "api/ollama/bounds.py", "400")
     stop: int = _row(64, "stop strings of a request", "core/options.py", "400")
     stop_chars: int = _row(16_384, "characters of all stop strings together", "core/options.py", "400")
-    template_chars: int = _row(65_536, "characters of a template", "runtime/compose.py", "400")
-    images: int = _row(64, "pictures of a request", "api/ollama/codec.py", "400")
+    template_chars: int = _row(65_536, "characters of a template", "api/ollama/bounds.py", "400")
+    images: int = _row(64, "pictures of a request", "api/ollama/bounds.py", "400")
     image_pixels: int = _row(
-        50_000_000, "pixels of all pictures together, by their heads", "engine/vllm/messages.py", "400"
+        16_000_000, "pixels of all pictures together, by their heads", "engine/vllm/messages.py", "400"
     )
-    embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/codec.py", "400")
+    embed_bytes: int = _row(8 << 20, "bytes of the body of an embed request", "api/ollama/bounds.py", "400")
+    embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "runtime/pipeline.py", "400")
     error_bytes: int = _row(1_024, "bytes of an error's text", "api/errors.py", "cut")
 
 
+DEFAULTS = InputLimits()
 UNLIMITED = InputLimits(**dict.fromkeys(InputLimits.__slots__, 0))
+
+
+def refuse_over(field_name: str, most: int, count: int, unit: str = "") -> None:
+    """Refuse a request that has `count` of something of which it may have `most`, 0 being no limit.
+
+    Raises:
+        InvalidRequest: naming the field, the limit and what came.
+    """
+    if 0 < most < count:
+        raise InvalidRequest(f"{field_name}: at most {most}{unit}, this request has {count}")

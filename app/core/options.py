@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits, refuse_over
 from app.core.request import Json, Sampling
 
 OptionType: TypeAlias = Literal["integer", "float32", "boolean", "array"]
@@ -66,6 +67,18 @@ def resolve(*layers: Mapping[str, Json]) -> Sampling:
     if "num_ctx" in merged:
         merged["num_ctx"] = max(merged["num_ctx"], _SMALLEST_CONTEXT)
     return Sampling(**merged)
+
+
+def refuse_stops(value: Json, limits: InputLimits) -> None:
+    """Refuse a client's `stop` that is too much: the engine looks for every string at every token.
+
+    Raises:
+        InvalidRequest: for too many strings, or too long ones.
+    """
+    stops = value if isinstance(value, list | tuple) else ()
+    refuse_over("stop", limits.stop, len(stops))
+    chars = sum(len(stop) for stop in stops if isinstance(stop, str))
+    refuse_over("stop", limits.stop_chars, chars, " characters together")
 
 
 def _read_layer(layer: Mapping[str, Json]) -> dict[str, Any]:

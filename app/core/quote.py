@@ -13,8 +13,14 @@ _SHORT = {
 }
 
 
-def quoted(text: str) -> str:
-    return '"' + "".join(map(_escaped, text)) + '"'
+_MOST_CHARS = 1024
+"""An error's text is cut there anyway."""
+
+
+def quoted(text: str, *, whole: bool = False) -> str:
+    """`text` in quotes, cut unless it is wanted whole: what a client sent may be megabytes."""
+    shown = text if whole or len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + "..."
+    return '"' + "".join(map(_escaped, shown)) + '"'
 
 
 def _escaped(char: str) -> str:

@@ -122,6 +122,14 @@ class GoTemplate:
             raise InvalidRequest(f"template: :1: {error}") from error
 
 
+def render(source: str, messages: Sequence[Message], **values: Any) -> str:
+    """Compile `source` and render it with what `GoTemplate.render` takes.
+
+    Both may be a client's: this is work for the pool, seconds of it, and never for the event loop.
+    """
+    return GoTemplate(source).render(messages, **values)
+
+
 _ROUND: dict[str, tuple[str, tuple[str, ...]]] = {
     "system": ("System", ("Prompt", "Response")),
     "user": ("Prompt", ("Response",)),
@@ -143,17 +151,22 @@ def _compile(source: str) -> _Compiled:
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
     """Neighbours of one role as one message; what tools answered stays apart."""
-    joined: list[Message] = []
+    runs: list[list[Message]] = []
     for message in messages:
-        last = joined[-1] if joined else None
-        if last is None or message.role == "tool" or last.role != message.role:
-            joined.append(message)
-            continue
-        joined[-1] = replace(
-            last,
-            content=f"{last.content}\n\n{message.content}",
-            thinking="\n\n".join(text for text in (last.thinking, message.thinking) if text),
-            images=last.images + message.images,
-            tool_calls=last.tool_calls + message.tool_calls,
-        )
-    return joined
+        if runs and message.role != "tool" and runs[-1][0].role == message.role:
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return [_joined(run) for run in runs]
+
+
+def _joined(run: list[Message]) -> Message:
+    if len(run) == 1:
+        return run[0]
+    return replace(
+        run[0],
+        content="\n\n".join(each.content for each in run),
+        thinking="\n\n".join(each.thinking for each in run if each.thinking),
+        images=tuple(image for each in run for image in each.images),
+        tool_calls=tuple(call for each in run for call in each.tool_calls),
+    )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.core.errors import InvalidRequest
-from app.core.limits import InputLimits
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
@@ -36,10 +36,10 @@ class Composer:
         sampling: Sampling,
         window: int,
         *,
-        limits: InputLimits | None = None,
+        limits: InputLimits = DEFAULTS,
         pool: Pool | None = None,
     ) -> None:
-        self._limits = limits or InputLimits()
+        self._limits = limits
         self._pool = pool or Pool()
         self._model = model
         self._engine = engine

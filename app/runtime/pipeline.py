@@ -12,7 +12,7 @@ from app.core.call import Call, Caller
 from app.core.errors import InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
-from app.core.limits import InputLimits
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Model
 from app.core.options import resolve
 from app.core.pool import Pool
@@ -49,14 +49,14 @@ class Pipeline:
         manager: Manager,
         *,
         tool_calls_reason: bool,
-        limits: InputLimits | None = None,
+        limits: InputLimits = DEFAULTS,
         pool: Pool | None = None,
         cache_per_key: bool = True,
     ) -> None:
         self._library = library
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
-        self._limits = limits or InputLimits()
+        self._limits = limits
         self._pool = pool or Pool()
         self._cache_per_key = cache_per_key
 

@@ -21,8 +21,8 @@ from app.api.ollama.codec import (
     to_generate,
     to_show,
 )
-from app.api.ollama.gojson import MAX_DEPTH
 from app.core.errors import InvalidRequest
+from app.core.limits import DEFAULTS
 from app.core.request import (
     FOREVER,
     ChatPrompt,
@@ -233,10 +233,43 @@ def test_any_bytes_are_a_request_or_refused(route: str, body: bytes) -> None:
 
 
 def test_the_deepest_tool_is_read_without_running_out_of_stack() -> None:
-    levels = (MAX_DEPTH - 10) // 2
+    levels = (DEFAULTS.nesting - 6) // 2
     nested = b'{"properties":{"p":' * levels + b'{"type":"string"}' + b"}}" * levels
     body = b'{"tools":[{"function":{"parameters":{"properties":{"q":' + nested + b"}}}}]}"
     (tool,) = cast(ChatPrompt, to_chat(body, NOW).generation.prompt).tools
     assert json.dumps(tool).count('"properties"') == levels + 1
-    with refused("invalid character '{' exceeded max depth"):
-        to_chat(body.replace(b'{"type"', b'{"properties":' * MAX_DEPTH + b'{"type"'), NOW)
+
+
+@pytest.mark.parametrize("depth", [201, 900, 1_100, 9_900])
+@pytest.mark.parametrize(
+    ("route", "field", "before", "after"),
+    [
+        ("chat", "tools", b'{"tools":', b"}"),
+        ("chat", "messages.tool_calls", b'{"messages":[{"tool_calls":[{"function":{"arguments":', b"}}]}]}"),
+        ("chat", "format", b'{"format":', b"}"),
+        ("generate", "format", b'{"FORMAT":', b"}"),
+        ("generate", "options", b'{"options":', b"}"),
+        ("embed", "options", b'{"options":', b"}"),
+        ("show", "options", b'{"model":"m","options":', b"}"),
+    ],
+)
+def test_what_is_read_with_recursion_has_a_depth(
+    depth: int, route: str, field: str, before: bytes, after: bytes
+) -> None:
+    """F7: a body is as deep as Go lets it be, the fields that are made something of are not."""
+    text = f"{field}: at most 200 levels of nesting, this request has more"
+    for opening, closing in ((b"[", b"]"), (b'{"properties":', b"}")):
+        with refused(text):
+            ROUTES[route](before + opening * depth + b"1" + closing * depth + after, NOW)
+
+
+@pytest.mark.parametrize("route", sorted(ROUTES))
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_field_that_nobody_knows_is_as_deep_as_in_go(route: str, opening: bytes) -> None:
+    closing = b"]" if opening == b"[" else b"}"
+    deepest = opening * 9_999 + b"1" + closing * 9_999
+    body = b'{"model":"m","prompt":"a","x":' + deepest + b"}"
+    plain = ROUTES[route](b'{"model":"m","prompt":"a"}', NOW)
+    assert ROUTES[route](body, NOW) == plain
+    with refused(f"invalid character '{opening[:1].decode()}' exceeded max depth"):
+        ROUTES[route](body.replace(b'"x":', b'"x":' + opening), NOW)

@@ -129,14 +129,22 @@ def test_numbers_beyond_the_machine_are_floats_or_refused(tail: bytes) -> None:
 
 def test_nesting_has_a_limit_however_deep_it_goes() -> None:
     deepest = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
-    assert decode(deepest) == json.loads(deepest)
-    assert decode(deepest + b"x") == json.loads(deepest)
+    assert levels(decode(deepest)) == levels(decode(deepest + b"x")) == MAX_DEPTH
     assert decode(b"[" + b"[[]]," * MAX_DEPTH + b"1]")[-1] == 1
-    for body in (b"[" + deepest + b"]", b"[" + deepest + b"]x", b"[" * 5000 + b"]" * 5000, b"[" * 100_000):
+    for body in (b"[" + deepest + b"]", b"[" + deepest + b"]x", b"[" * 100_000):
         with pytest.raises(InvalidRequest, match=r"^invalid character '\[' exceeded max depth$"):
             decode(body)
     with pytest.raises(InvalidRequest, match=r"^invalid character '{' exceeded max depth$"):
-        decode(b'{"a":' * 1000 + b"1" + b"}" * 1000)
+        decode(b'{"a":' * 10_001 + b"1" + b"}" * 10_001)
+
+
+def levels(value: Any) -> int:
+    """How deeply `value` is nested, along its first items."""
+    found = 0
+    while isinstance(value, dict | list):
+        value = next(iter(value.values() if isinstance(value, dict) else value), None)
+        found += 1
+    return found
 
 
 @pytest.mark.parametrize(
@@ -203,3 +211,16 @@ def is_refused(read: Callable[[bytes], Any], body: bytes) -> bool:
 @given(st.binary() | PIECES)
 def test_any_bytes_are_a_value_or_a_refusal_that_the_scanner_agrees_with(body: bytes) -> None:
     assert is_refused(decode, body) == is_refused(check_syntax, body)
+
+
+@settings(deadline=None, max_examples=50)
+@given(JSON, st.integers(1, 3000), st.sampled_from([b"", b"]", b" junk", b"{[["]))
+def test_what_is_too_deep_for_the_call_stack_is_read_as_what_is_not(
+    value: Any, wraps: int, tail: bytes
+) -> None:
+    """F7: the way without recursion agrees with the library that it stands in for."""
+    text = json.dumps(value).encode()
+    read = decode(b'{"a":[' * wraps + text + b"]}" * wraps + tail)
+    for _ in range(wraps):
+        (read,) = read["a"]
+    assert json.dumps(read) == json.dumps(decode(text + b" junk"))

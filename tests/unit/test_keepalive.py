@@ -34,7 +34,7 @@ def refused(text: str) -> Any:
         ("5 m", 'time: unknown unit " m" in duration "5 m"'),
         ("1d", 'time: unknown unit "d" in duration "1d"'),
         ("99999999999h", 'time: invalid duration "99999999999h"'),
-        ("9" * 5000 + "h", f'time: invalid duration "{"9" * 5000}h"'),
+        ("9" * 5000 + "h", f'time: invalid duration "{"9" * 1024}..."'),
         ("٣s", r'time: invalid duration "\xd9\xa3s"'),
         ('"\n', r'time: invalid duration "\"\x0a"'),
         (True, "Unsupported type: 'bool'"),

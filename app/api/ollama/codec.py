@@ -1,14 +1,16 @@
 """From the body of a native request to what it asks for. Pure: no model is looked up here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from app.api.ollama import schema
+from app.api.ollama.bounds import refuse_over_limits
 from app.api.ollama.gojson import decode
 from app.api.ollama.gotypes import Kind, parse
 from app.catalogue.library import read_reference
 from app.core.errors import InvalidRequest
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
 
 _MOST_LOGPROBS = 20
@@ -49,9 +51,11 @@ class PullCall:
     stream: bool
 
 
-def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
+def to_chat(
+    body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
+) -> ChatCall:
     """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
-    asked = _parse_answering(schema.CHAT, decode(body))
+    asked = _parse_answering(schema.CHAT, _decode(body, limits))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
         messages = (Message("system", asked.system), *messages)
@@ -60,8 +64,10 @@ def to_chat(body: bytes, received_ns: int, *, streams: bool = True) -> ChatCall:
     return ChatCall(generation, streams if asked.stream is None else asked.stream)
 
 
-def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> GenerateCall:
-    asked = _parse_answering(schema.GENERATE, decode(body))
+def to_generate(
+    body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
+) -> GenerateCall:
+    asked = _parse_answering(schema.GENERATE, _decode(body, limits))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
         suffix=asked.suffix,
@@ -75,8 +81,8 @@ def to_generate(body: bytes, received_ns: int, *, streams: bool = True) -> Gener
     return GenerateCall(generation, streams if asked.stream is None else asked.stream)
 
 
-def to_embed(body: bytes, received_ns: int) -> Embedding:
-    asked = parse(schema.EMBED, decode(body))
+def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
+    asked = parse(schema.EMBED, _decode(body, limits, most_text=limits.embed_bytes))
     return Embedding(
         model=asked.model,
         inputs=_inputs(asked),
@@ -88,9 +94,9 @@ def to_embed(body: bytes, received_ns: int) -> Embedding:
     )
 
 
-def to_embeddings(body: bytes, received_ns: int) -> Embedding:
+def to_embeddings(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
     """The older route: one text, never cut."""
-    asked = parse(schema.EMBEDDING, decode(body))
+    asked = parse(schema.EMBEDDING, _decode(body, limits))
     return Embedding(
         model=asked.model,
         inputs=(asked.prompt,) if asked.prompt else (),
@@ -101,16 +107,16 @@ def to_embeddings(body: bytes, received_ns: int) -> Embedding:
     )
 
 
-def to_show(body: bytes) -> ShowCall:
-    asked = parse(schema.SHOW, decode(body))
+def to_show(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS) -> ShowCall:
+    asked = parse(schema.SHOW, _decode(body, limits))
     model = asked.model or asked.name
     if not model.strip():
         raise InvalidRequest("model is required")
     return ShowCall(model, asked.verbose, asked.system, asked.options)
 
 
-def to_pull(body: bytes) -> PullCall:
-    asked = parse(schema.PULL, decode(body))
+def to_pull(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS) -> PullCall:
+    asked = parse(schema.PULL, _decode(body, limits))
     model = asked.model or asked.name
     if not model.strip():
         raise InvalidRequest("invalid model name")
@@ -123,6 +129,13 @@ def _parse_answering(kind: Kind[_T], value: Json) -> _T:
     except schema.WrongThink as error:
         error.model = parse(schema.NAMED, value).get("model", "")
         raise
+
+
+def _decode(body: bytes, limits: InputLimits, *, most_text: int | None = None) -> Json:
+    most_text = limits.text_bytes if most_text is None else most_text
+    value = decode(body, replace(limits, text_bytes=most_text))
+    refuse_over_limits(value, len(body), limits, most_text)
+    return value
 
 
 def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Only the first value counts; what follows is not looked at (ollama-api 1.5). Clean bodies are read by orjson,
 whose rules are a subset of Go's. The standard library reads what Go tolerates beyond them: bytes after the
-value, broken UTF-8, lone surrogates. A body that neither can read goes through a scanner for the error text.
+value, broken UTF-8, lone surrogates. What is nested too deeply for Python's call stack is built without
+recursion, and a body that none of these can read goes through a scanner for the error text.
 """
 
 import json
@@ -13,30 +14,31 @@ from typing import NoReturn, TypeAlias
 
 import orjson
 
+from app.api.ollama.jsonsize import refuse_large
 from app.core.errors import InvalidRequest
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.quote import quoted
 from app.core.request import Json
 
-MAX_DEPTH = 200
-"""Containers within containers. Go stops at 10000, where Python's call stack would be long gone."""
+MAX_DEPTH = 10_000
+"""Containers within containers, as in Go."""
 
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _INT_CHARS = len(str(-(2**63)))
 _OUT_OF_RANGE = 2**64
 
 
-def decode(body: bytes) -> Json:
+def decode(body: bytes, limits: InputLimits = DEFAULTS) -> Json:
     """The first JSON value of `body`.
 
     Raises:
-        InvalidRequest: with the text of Go's decoder when there is none.
+        InvalidRequest: with the text of Go's decoder when there is none; for a body over `limits`.
     """
+    refuse_large(body, limits)
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:  # also for what is nested over 1,024 times
         return _decode_leniently(body)
-    _refuse_deep(value, body)
-    return value
 
 
 def _decode_leniently(body: bytes) -> Json:
@@ -44,13 +46,15 @@ def _decode_leniently(body: bytes) -> Json:
     text = body.lstrip(b" \t\r\n").decode("utf-8", "surrogateescape")
     try:
         value, _ = _LENIENT.raw_decode(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        check_syntax(body)
+        value = _build(text)
+    except ValueError as error:
         check_syntax(body)
         raise InvalidRequest("invalid JSON") from error
     if not isinstance(value, dict | list):
         # A number ends here where Go still waits for more, as in `1.` or `2e`.
         check_syntax(body)
-    _refuse_deep(value, body)
     return _without_surrogates(value)
 
 
@@ -74,33 +78,57 @@ def _refuse_constant(text: str) -> NoReturn:
 _LENIENT = json.JSONDecoder(parse_int=_read_int, parse_float=_read_float, parse_constant=_refuse_constant)
 
 
-def _refuse_deep(value: Json, body: bytes) -> None:
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(value):
-        check_syntax(body)
+_TOKEN = re.compile(r'[\[{]|[]}]|"(?:[^"\\]++|\\.)*+"|[^] \t\r\n,:"{}[]++', re.DOTALL)
 
 
-def _is_deep(value: Json) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+def _build(text: str) -> Json:
+    """The first value of a text that is known to begin with a list or object that is well-formed."""
+    outermost: list[Json] = []
+    around: list[tuple[Json, str | None]] = []
+    node: Json = outermost
+    key: str | None = None
+    for token in _TOKEN.finditer(text):
+        head = token[0]
+        if head in ("]", "}"):
+            node, key = around.pop()
+            if not around:
+                break
+            continue
+        value: Json = [] if head == "[" else {} if head == "{" else _LENIENT.decode(head)
+        if isinstance(node, list):
+            node.append(value)
+        elif key is None:
+            key = value
+            continue
+        else:
+            node[key], key = value, None
+        if head in ("[", "{"):
+            around.append((node, key))
+            node, key = value, None
+    return outermost[0]
 
 
 def _without_surrogates(value: Json) -> Json:
-    if isinstance(value, str):
-        return value if value.isascii() else _LONE_SURROGATES.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
+    """`value` with its lone surrogates replaced, in place: it may be too deep for recursion."""
+    pending = [value] if isinstance(value, dict | list) else []
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict) and not all(map(str.isascii, node)):
+            items = [(_mended(key), item) for key, item in node.items()]
+            node.clear()
+            node.update(items)
+        for key, item in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(item, dict | list):
+                pending.append(item)
+            else:
+                node[key] = _mended(item)
+    return _mended(value)
+
+
+def _mended(value: Json) -> Json:
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return _LONE_SURROGATES.sub("\ufffd", value)
 
 
 def check_syntax(body: bytes) -> None:

@@ -11,6 +11,7 @@ from app.core.request import FOREVER, Json
 _GO_TYPES: Mapping[type, str] = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}"}
 _SECOND_NS = 10**9
 # The library takes any Unicode digit for a digit; the only letters outside ASCII that Go knows are two mu.
+_MOST_CHARS = 1024
 _FOREIGN = re.compile("[^ -\x7f\u00b5\u03bc]")
 
 
@@ -23,7 +24,7 @@ def read_keep_alive(value: Json) -> float:
 
 
 def _parse_duration(text: str) -> int:
-    if _FOREIGN.search(text):
+    if len(text) > _MOST_CHARS or _FOREIGN.search(text):
         raise InvalidRequest(f"time: invalid duration {_quoted(text)}")
     try:
         return Duration.parse(text).nanoseconds
@@ -35,5 +36,6 @@ def _parse_duration(text: str) -> int:
 
 def _quoted(text: str) -> str:
     """Go's time package shows every byte that is not printable ASCII in hexadecimal."""
+    text = text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + "..."
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').encode()
     return '"' + "".join(chr(byte) if 0x20 <= byte < 0x80 else f"\\x{byte:02x}" for byte in escaped) + '"'

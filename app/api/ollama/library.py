@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
-from app.api.services import Body, CurrentCall, Served, Services
+from app.api.services import LARGE_BODY, CurrentCall, Served, Services, SmallBody
 from app.api.stream import NDJSON, json_response
 from app.catalogue.library import read_reference
 from app.catalogue.names import parse_name
@@ -100,9 +101,9 @@ async def recommendations(served: Served, call: CurrentCall) -> Response:
 
 @router.post("/api/pull")
 @needs("models:read")
-async def pull(request: Request, body: Body, served: Served, call: CurrentCall) -> Response:
+async def pull(request: Request, body: SmallBody, served: Served, call: CurrentCall) -> Response:
     """Nothing is fetched: a model that is served is there already, and no other can be had."""
-    asked = codec.to_pull(body)
+    asked = await served.decoded(codec.to_pull, body)
     check_allowed(call.caller, asked.model)
     error = None if await _is_there(asked.model, request, served) else NO_MANIFEST
     if asked.stream:
@@ -127,11 +128,12 @@ async def _is_there(name: str, request: Request, served: Services) -> bool:
 @router.post("/api/show")
 @needs("models:read")
 async def show(
-    body: Body, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
+    body: SmallBody, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
 ) -> Response:
-    asked = codec.to_show(body)
+    asked = await served.decoded(codec.to_show, body)
     check_allowed(call.caller, asked.model, details=True)
-    found = views.show(
+    show_it = partial(
+        views.show,
         _seen(served.library.find(asked.model, details=True), call.caller),
         asked.model,
         shows_path=call.caller.has("admin"),
@@ -140,4 +142,6 @@ async def show(
         options=asked.options,
         user_agent=user_agent,
     )
+    # What the client sends comes back, as a Modelfile too.
+    found = show_it() if len(body) < LARGE_BODY else await served.pool.run(show_it)
     return json_response(dumps(found))

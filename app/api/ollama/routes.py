@@ -1,11 +1,8 @@
 """What makes a model work: chat, generate, embed. A route names the steps; each step lives elsewhere."""
 
-import asyncio
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TypeVar
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -28,16 +25,13 @@ from app.runtime.pipeline import Embedded, Pipeline
 
 router = APIRouter(prefix="/api")
 
-_LARGE_BODY = 256 << 10
-_T = TypeVar("_T")
-
 
 @router.post("/chat")
 @needs("inference")
 async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "chat"
     with _levels_named(served.library, call):
-        read = await _read(partial(codec.to_chat, streams=served.dialect.streams), body)
+        read = await served.decoded(partial(codec.to_chat, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
     if not asked.model.strip():
         raise InvalidRequest("model is required")
@@ -55,7 +49,7 @@ async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
 async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "text_completion"
     with _levels_named(served.library, call):
-        read = await _read(partial(codec.to_generate, streams=served.dialect.streams), body)
+        read = await served.decoded(partial(codec.to_generate, streams=served.dialect.streams), body)
     asked, call.stream = read.generation, read.stream
     encoder = GenerateEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
@@ -70,7 +64,7 @@ async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
 @needs("inference")
 async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
     call.operation = "embeddings"
-    asked = await _read(codec.to_embed, body)
+    asked = await served.decoded(codec.to_embed, body)
 
     async def work() -> bytes:
         return _embed_document(asked, await _embedded(served.pipeline, asked, call))
@@ -83,7 +77,7 @@ async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
 async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
     call.operation = "embeddings"
-    asked = await _read(codec.to_embeddings, body)
+    asked = await served.decoded(codec.to_embeddings, body)
     if not asked.model.strip():
         raise InvalidRequest("model is required")
 
@@ -92,14 +86,6 @@ async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
     return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(call))
-
-
-async def _read(decode: Callable[[bytes, int], _T], body: bytes) -> _T:
-    """Decode a body; a large one (images) beside the event loop."""
-    received_ns = time.monotonic_ns()
-    if len(body) < _LARGE_BODY:
-        return decode(body, received_ns)
-    return await asyncio.to_thread(decode, body, received_ns)
 
 
 @contextmanager

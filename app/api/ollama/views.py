@@ -198,7 +198,7 @@ def _go(value: Any) -> str:
         case int() | float():
             return _go_number(value)
         case _:
-            return quoted(str(value))
+            return quoted(str(value), whole=True)
 
 
 def _go_number(value: float) -> str:
