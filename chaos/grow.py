@@ -34,7 +34,7 @@ _MOST_BODY = 64 * MIB
 _MEMORY_BYTES = 10 << 30
 """Of the server and each engine, in address space beyond what vLLM maps at its start: more ends it."""
 
-_VALUES = ("json_values", "json_containers", "text_bytes")
+_VALUES = ("json_values", "json_containers", "body_bytes")
 FAULTS: Mapping[str, Sequence[str]] = {
     "F1": ("messages", *_VALUES),
     "F4": ("small_body_bytes", "options", *_VALUES),

@@ -89,7 +89,8 @@ def _pixels(count: int) -> bytes:
 CALL = b'{"function":{"name":"f","arguments":{"a":1}}}'
 CASES = (
     Case("small_body_bytes", "/api/show", lambda n: _padded(_body(system="~"), n)),
-    Case("text_bytes", "/api/chat", lambda n: _padded(_chat(messages=[{"role": "user", "content": "~"}]), n)),
+    Case("body_bytes", "/api/embed", _embedded),
+    Case("text_chars", "/api/chat", lambda n: _chat(messages=[{"content": ("x " * n)[:n]}])),
     Case("json_values", "/api/chat", lambda n: _spread(_chat(x=0), b"1", n - 10)),
     Case("json_containers", "/api/chat", lambda n: _spread(_chat(x=0), b"{}", n - 5)),
     Case("nesting", "/api/chat", _nested),
@@ -105,7 +106,6 @@ CASES = (
     Case("context", "/api/generate", lambda n: _spread(_body(prompt="Hi", context=0), b"1", n)),
     Case("stop", "/api/chat", lambda n: _stops(f"s{at}" for at in range(n))),
     Case("stop_chars", "/api/chat", lambda n: _stops(["s" * n])),
-    Case("embed_bytes", "/api/embed", _embedded),
     Case(
         "template_chars",
         "/api/generate",

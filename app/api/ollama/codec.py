@@ -1,7 +1,7 @@
 """From the body of a native request to what it asks for. Pure: no model is looked up here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.api.ollama import schema
@@ -82,7 +82,7 @@ def to_generate(
 
 
 def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
-    asked = parse(schema.EMBED, _decode(body, limits, most_text=limits.embed_bytes))
+    asked = parse(schema.EMBED, _decode(body, limits))
     return Embedding(
         model=asked.model,
         inputs=_inputs(asked),
@@ -131,10 +131,9 @@ def _parse_answering(kind: Kind[_T], value: Json) -> _T:
         raise
 
 
-def _decode(body: bytes, limits: InputLimits, *, most_text: int | None = None) -> Json:
-    most_text = limits.text_bytes if most_text is None else most_text
-    value = decode(body, replace(limits, text_bytes=most_text))
-    refuse_over_limits(value, len(body), limits, most_text)
+def _decode(body: bytes, limits: InputLimits) -> Json:
+    value = decode(body, limits)
+    refuse_over_limits(value, len(body), limits)
     return value
 
 
