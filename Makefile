@@ -108,8 +108,9 @@ chaos: dev ## Kill, stop and starve the engines under traffic, then 1,000 client
 soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, what has grown
 	@$(BIN)/python -m chaos.soak --duration $(DURATION) --markdown BENCHMARKS.md
 
-fuzz: dev ## REQUESTS (10000) generated requests to a real server: no 5xx, no hang
+fuzz: dev ## REQUESTS (10000) generated requests to a real server, then each field doubled until it is refused
 	@$(BIN)/python -m chaos.fuzz --count $(REQUESTS) --markdown BENCHMARKS.md
+	@$(BIN)/python -m chaos.fuzz --grow
 
 bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache affinity gains, and write BENCHMARKS.md
 	@CACHE=$(CACHE) $(BIN)/python -m bench.gateway --cache $(CACHE)

@@ -1,7 +1,8 @@
 """Ten thousand generated requests over every route of a real server: each is answered, none with a 5xx.
 
-Run it with `python -m chaos.fuzz --count 10000`. Ollama's dialect has no OpenAPI document to generate from,
-so hypothesis draws from the tests' strategies for the table of fields, and for heads of any kind.
+Run it with `python -m chaos.fuzz --count 10000`; `--grow` does something else (`chaos/grow.py`). Ollama's
+dialect has no OpenAPI document to generate from, so hypothesis draws from the tests' strategies for the table
+of fields, and for heads of any kind.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from app.api import ops
 from app.api.ollama import library, routes
 from bench.compare import machine_lines, write_section
+from chaos import grow
 from chaos.answers import NDJSON, Answer, Broken, document, lines
 from chaos.client import ask
 from chaos.requests import Judge, Request, greeting
@@ -194,9 +196,19 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="requests")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what they are")
+    parser.add_argument("--grow", action="store_true", help="double each field until it is refused instead")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="ROW",
+        help="with --grow: a row of the table of limits that is set to unlimited, or a fault: "
+        + ", ".join(grow.FAULTS),
+    )
     parser.add_argument("--markdown", type=Path, help="a file to write the result into, as BENCHMARKS.md")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(1 if asyncio.run(run(options())) else 0)
+    asked = options()
+    sys.exit(1 if (grow.run(asked.without) if asked.grow else asyncio.run(run(asked))) else 0)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,7 +26,9 @@ class Case:
 
 
 def _body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "stream": False, **fields}, separators=(",", ":")).encode()
+    """Few tokens are asked for: the model's own work is not what counts."""
+    whole = {"model": "m", "stream": False, "options": {"num_predict": 4}, **fields}
+    return json.dumps(whole, separators=(",", ":")).encode()
 
 
 def _chat(**fields: Any) -> bytes:
@@ -65,6 +67,19 @@ def _nested(levels: int) -> bytes:
     return _chat(options=0).replace(b"0", b'{"a":' * levels + b"1" + b"}" * levels)
 
 
+def _stops(stops: Iterable[str]) -> bytes:
+    return _chat(options={"num_predict": 4, "stop": [*stops]})
+
+
+def _embedded(size_bytes: int) -> bytes:
+    """Sixteen texts, since each has a limit of its own."""
+    body = _body(input=["~"] * 16)
+    each, rest = divmod(size_bytes - len(body) + 16, 16)
+    for at in range(16):
+        body = body.replace(b"~", b"x" * (each + (at < rest)), 1)
+    return body
+
+
 def _pixels(count: int) -> bytes:
     width = 4096
     image = base64.b64encode(picture(width, -(-count // width))).decode()
@@ -74,9 +89,10 @@ def _pixels(count: int) -> bytes:
 CALL = b'{"function":{"name":"f","arguments":{"a":1}}}'
 CASES = (
     Case("small_body_bytes", "/api/show", lambda n: _padded(_body(system="~"), n)),
-    Case("text_bytes", "/api/chat", lambda n: _padded(_chat(messages=[{"role": "user", "content": "~"}]), n)),
-    Case("json_values", "/api/chat", lambda n: _spread(_chat(x=0), b"1", n - 8)),
-    Case("json_containers", "/api/chat", lambda n: _spread(_chat(x=0), b"{}", n - 4)),
+    Case("body_bytes", "/api/embed", _embedded),
+    Case("text_chars", "/api/chat", lambda n: _chat(messages=[{"content": ("x " * n)[:n]}])),
+    Case("json_values", "/api/chat", lambda n: _spread(_chat(x=0), b"1", n - 10)),
+    Case("json_containers", "/api/chat", lambda n: _spread(_chat(x=0), b"{}", n - 5)),
     Case("nesting", "/api/chat", _nested),
     Case("messages", "/api/chat", lambda n: _spread(_body(messages=0), b"{}", n)),
     Case(
@@ -88,8 +104,8 @@ CASES = (
     Case("tool_bytes", "/api/chat", _tool_bytes),
     Case("options", "/api/show", lambda n: _body(options={f"o{at}": at for at in range(n)})),
     Case("context", "/api/generate", lambda n: _spread(_body(prompt="Hi", context=0), b"1", n)),
-    Case("stop", "/api/chat", lambda n: _chat(options={"stop": [f"s{at}" for at in range(n)]})),
-    Case("stop_chars", "/api/chat", lambda n: _chat(options={"stop": ["s" * n]})),
+    Case("stop", "/api/chat", lambda n: _stops(f"s{at}" for at in range(n))),
+    Case("stop_chars", "/api/chat", lambda n: _stops(["s" * n])),
     Case(
         "template_chars",
         "/api/generate",

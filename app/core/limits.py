@@ -26,8 +26,14 @@ class InputLimits:
     small_body_bytes: int = _row(
         256 << 10, "bytes of a body that has no pictures or prompts (`/api/show`)", "api/services.py", "413"
     )
-    text_bytes: int = _row(
-        8 << 20, "bytes of a body apart from its pictures", "api/ollama/gojson.py, bounds.py", "400"
+    body_bytes: int = _row(
+        8 << 20, "bytes of a body besides its pictures", "api/ollama/jsonsize.py, bounds.py", "400"
+    )
+    text_chars: int = _row(
+        1 << 20,
+        "characters of all messages, of a prompt with system text and suffix, of one text to embed",
+        "api/ollama/bounds.py",
+        "400",
     )
     json_values: int = _row(
         1 << 20, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
@@ -47,7 +53,7 @@ class InputLimits:
     messages: int = _row(10_000, "messages of a chat", "api/ollama/bounds.py", "400")
     tool_calls: int = _row(20_000, "past tool calls of all messages together", "api/ollama/bounds.py", "400")
     tools: int = _row(1_024, "tools of a chat", "api/ollama/bounds.py", "400")
-    tool_bytes: int = _row(2 << 20, "bytes of all tools together, as JSON", "api/ollama/bounds.py", "400")
+    tool_bytes: int = _row(1 << 20, "bytes of all tools together, as JSON", "api/ollama/bounds.py", "400")
     options: int = _row(256, "options of a request, items of lists too", "api/ollama/bounds.py", "400")
     context: int = _row(1_000_000, "token ids of `context`", "api/ollama/bounds.py", "400")
     stop: int = _row(64, "stop strings of a request", "core/options.py", "400")
@@ -55,7 +61,7 @@ class InputLimits:
     template_chars: int = _row(65_536, "characters of a template", "api/ollama/bounds.py", "400")
     images: int = _row(64, "pictures of a request", "api/ollama/bounds.py", "400")
     image_pixels: int = _row(
-        50_000_000, "pixels of all pictures together, by their heads", "engine/vllm/messages.py", "400"
+        16_000_000, "pixels of all pictures together, by their heads", "engine/vllm/messages.py", "400"
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "runtime/pipeline.py", "400")

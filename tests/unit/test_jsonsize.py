@@ -56,10 +56,10 @@ def test_text_that_takes_four_bytes_a_character_is_bounded(texts: list[str], asc
     wide = sum(
         len(json.dumps(text, ensure_ascii=ascii_only).encode()) - 2 for text in texts if not text.isascii()
     )
-    jsonsize.refuse_large(body, InputLimits(text_bytes=wide + 1))
+    jsonsize.refuse_large(body, InputLimits(body_bytes=wide + 1))
     if wide > 2 * sum(text.count('"') + text.count("\\") for text in texts) + 1:
         with pytest.raises(InvalidRequest, match="bytes of text"):
-            jsonsize.refuse_large(body, InputLimits(text_bytes=1))
+            jsonsize.refuse_large(body, InputLimits(body_bytes=1))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from app.core.limits import InputLimits, refuse_over
 from app.core.options import refuse_stops
 from app.core.request import Json
 
+_TEXTS = ("prompt", "suffix", "system")
 _NESTED = ("tools", "format", "options")
 
 
@@ -21,20 +22,25 @@ def refuse_over_limits(value: Json, body_bytes: int, limits: InputLimits) -> Non
     """
     if not isinstance(value, dict):
         return
+    text_chars = 0
     pictures: list[Any] = []
     calls: list[Any] = []
     for name, item in value.items():  # in every spelling, since Go reads each in turn
         folded = name.lower()
         _refuse_field(folded, item, limits)
+        text_chars += len(item) if folded in _TEXTS and isinstance(item, str) else 0
         pictures += _items(item) if folded == "images" else ()
         for message in _items(item) if folded == "messages" else ():
             pictures += _in_message(message, "images")
             calls += _in_message(message, "tool_calls")
+            text_chars += _text_chars(message)
     refuse_over("images", limits.images, len(pictures))
     refuse_over("tool_calls", limits.tool_calls, len(calls))
     _refuse_nested("messages.tool_calls", calls, limits)
     in_pictures = sum(len(each) for each in pictures if isinstance(each, str))
-    refuse_over("text", limits.text_bytes, body_bytes - in_pictures, " bytes besides pictures")
+    refuse_over("request body", limits.body_bytes, body_bytes - in_pictures, " bytes besides pictures")
+    text_chars += _written_bytes(calls) if calls else 0
+    refuse_over("text", limits.text_chars, text_chars, " characters")
 
 
 def _refuse_field(name: str, item: Json, limits: InputLimits) -> None:
@@ -49,6 +55,8 @@ def _refuse_field(name: str, item: Json, limits: InputLimits) -> None:
             refuse_over(name, limits.schema_bytes, _written_bytes(item), " bytes of JSON")
         case "input":
             refuse_over(name, limits.embed_inputs, len(_items(item)))
+            longest = max((len(text) for text in _items(item) or [item] if isinstance(text, str)), default=0)
+            refuse_over(name, limits.text_chars, longest, " characters in one text")
         case "template":
             refuse_over(name, limits.template_chars, len(item) if isinstance(item, str) else 0, " characters")
         case "options" if isinstance(item, dict):
@@ -66,6 +74,11 @@ def _refuse_options(options: dict[str, Json], limits: InputLimits) -> None:
 def _in_message(message: Json, field: str) -> list[Any]:
     fields = message.items() if isinstance(message, dict) else ()
     return [item for name, value in fields if name.lower() == field for item in _items(value)]
+
+
+def _text_chars(message: Json) -> int:
+    values = message.values() if isinstance(message, dict) else ()
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def _items(value: Json) -> list[Any]:

@@ -123,18 +123,18 @@ def to_pull(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULT
     return PullCall(model, asked.stream)
 
 
-def _decode(body: bytes, limits: InputLimits) -> Json:
-    value = decode(body, limits)
-    refuse_over_limits(value, len(body), limits)
-    return value
-
-
 def _parse_answering(kind: Kind[_T], value: Json) -> _T:
     try:
         return parse(kind, value)
     except schema.WrongThink as error:
         error.model = parse(schema.NAMED, value).get("model", "")
         raise
+
+
+def _decode(body: bytes, limits: InputLimits) -> Json:
+    value = decode(body, limits)
+    refuse_over_limits(value, len(body), limits)
+    return value
 
 
 def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:

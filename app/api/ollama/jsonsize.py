@@ -26,7 +26,7 @@ def refuse_large(body: bytes, limits: InputLimits) -> None:
     if (
         0 < limits.json_values <= containers + body.count(b",")
         or 0 < limits.json_containers < containers
-        or (0 < limits.text_bytes < len(body) and _is_wide(body))
+        or (0 < limits.body_bytes < len(body) and _is_wide(body))
     ):
         _Count(limits).feed(body)
 
@@ -90,7 +90,7 @@ class _Count:
         for name, most, count in (
             ("values", limits.json_values, self.values),
             ("objects and lists", limits.json_containers, self.containers),
-            ("bytes of text", limits.text_bytes, self.wide_bytes + (self.open_wide and self.open_bytes)),
+            ("bytes of text", limits.body_bytes, self.wide_bytes + (self.open_wide and self.open_bytes)),
         ):
             if 0 < most < count:
                 raise InvalidRequest(f"request body: at most {most} {name}, this one has {count} or more")
