@@ -18,12 +18,19 @@ class Reading:
     unread: bool = False
 
 
+class Passage(Protocol):
+    """What a stream may show of an answer: the text in front of everything that can be a call."""
+
+    def push(self, text: str) -> str:
+        """What is certain to be text, `text` being the next piece."""
+        ...
+
+
 class CallReader(Protocol):
     """Reads one format. It keeps nothing, so one serves every reply."""
 
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What a call can begin with. "" stands for the beginning of the reply."""
+    def passage(self) -> Passage:
+        """What passes the beginning of one stream. All of it begins the content that `read` leaves."""
         ...
 
     def read(self, text: str, tools: Mapping[str, Schema], *, cut: bool) -> Reading:
@@ -37,8 +44,8 @@ def schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, Schema]:
     return {each.get("name") or "": each.get("parameters") or {} for each in functions}
 
 
-class Passage:
-    """Passes the text of a stream up to the first mark, from where on nothing is certain."""
+class UpToMark:
+    """Passes text up to the first mark, from where on nothing is certain."""
 
     def __init__(self, marks: Sequence[str]) -> None:
         self._marks = marks
@@ -64,3 +71,22 @@ class Passage:
             if any(mark.startswith(text[-length:]) for mark in self._marks):
                 return length
         return 0
+
+
+class AtStart:
+    """Passes everything, unless the reply begins with a mark."""
+
+    def __init__(self, marks: Sequence[str]) -> None:
+        self._marks = marks
+        self._held = ""
+        self._begun: bool | None = None
+
+    def push(self, text: str) -> str:
+        if self._begun is None:
+            text = self._held + text
+            start = text.lstrip()
+            self._begun = any(start.startswith(mark) for mark in self._marks) or None
+            if self._begun is None and not any(mark.startswith(start) for mark in self._marks):
+                self._begun = False
+            self._held = text
+        return text if self._begun is False else ""

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.decode.calls.base import Reading, Schema
+from app.decode.calls.base import Passage, Reading, Schema, UpToMark
 from app.decode.calls.strict import decode, decode_whole, skip_space
 from app.decode.reply import ParsedCall
+
+MAX_UNREADABLE = 100
+"""In one reply; behind so many all is text. Python counts a text's lines for each error it tells of."""
 
 ARGUMENT_KEYS = ("arguments", "parameters")
 
@@ -59,6 +62,9 @@ class JsonCalls:
     closes: re.Pattern[str] | None
     call: Callable[[Any], ParsedCall | None] = call_of
 
+    def passage(self) -> Passage:
+        return UpToMark(self.marks)
+
     def read(self, text: str, tools: Mapping[str, Schema], *, cut: bool) -> Reading:
         del tools, cut  # JSON is whole or it is none
         return _Scan(self, text).read()
@@ -72,15 +78,16 @@ class _Scan:
         self._reading = Reading()
 
     def read(self) -> Reading:
-        at = passed = 0
-        while opened := self._form.opens.search(self._text, at):
+        at = passed = failed = 0
+        while failed < MAX_UNREADABLE and (opened := self._form.opens.search(self._text, at)):
             calls, rest, end = self._calls(opened)
             if calls:
                 self._pieces += (self._text[passed : opened.start()], rest)
                 self._reading.calls += calls
                 passed = end
-            self._reading.unread = self._reading.unread or bool(rest) or not calls
+            failed += bool(rest) or not calls
             at = max(end, opened.end(), opened.start() + 1)
+        self._reading.unread = bool(failed)
         self._reading.content = "".join(self._pieces) + self._text[passed:]
         return self._reading
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.decode.calls.base import Reading, Schema
+from app.decode.calls.base import AtStart, Passage, Reading, Schema, UpToMark
 from app.decode.calls.strict import MAX_NESTING, number
 from app.decode.reply import ParsedCall
 
@@ -23,26 +23,26 @@ _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 class PythonicCalls:
     """A list of calls behind `opens` and before `closes`; without brackets a line is a call.
 
-    Where `opens` is no mark of its own, calls stand at the very beginning of the reply.
+    Where nothing but the list marks calls, they stand `at_start` of the reply.
     """
 
     marks: tuple[str, ...]
     opens: re.Pattern[str]
     closes: re.Pattern[str]
     bracketed: bool = True
+    at_start: bool = False
+
+    def passage(self) -> Passage:
+        return AtStart(self.marks) if self.at_start else UpToMark(self.marks)
 
     def read(self, text: str, tools: Mapping[str, Schema], *, cut: bool) -> Reading:
         del tools, cut  # what the brackets enclose is whole
         reading, at = Reading(), 0
         while opened := self.opens.search(text, at):
-            end = (
-                _end_of_list(text, opened.end())
-                if self.bracketed
-                else _end_of_lines(text, opened.end(), self.closes)
-            )
+            end = self._end(text, opened.end())
             closed = self.closes.match(text, end) if end is not None else None
-            reading.unread = reading.unread or closed is None
-            if closed is None:
+            if end is None or closed is None:
+                reading.unread = True
                 break
             calls, rest = _calls(text[opened.end() : end - self.bracketed])
             reading.unread = reading.unread or bool(rest)
@@ -53,6 +53,9 @@ class PythonicCalls:
             at = closed.end()
         reading.content += text[at:]
         return reading
+
+    def _end(self, text: str, at: int) -> int | None:
+        return _end_of_list(text, at) if self.bracketed else _end_of_lines(text, at, self.closes)
 
 
 def _end_of_list(text: str, at: int) -> int | None:

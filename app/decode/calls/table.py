@@ -93,6 +93,7 @@ _LIST = PythonicCalls(
     ("[", "<|python_start|>"),
     re.compile(r"\A\s*(?:<\|python_start\|>\s*)?\[(?=\s*[A-Za-z_][\w.]*\()"),
     re.compile(r"\s*(?:<\|python_end\|>\s*)?"),
+    at_start=True,
 )
 
 READERS: Mapping[str, CallReader] = {

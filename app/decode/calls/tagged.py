@@ -8,9 +8,10 @@ end. Wherever a second reading is left, the call stays text: half an argument do
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from app.decode.calls.base import Reading, Schema
+from app.decode.calls.base import Passage, Reading, Schema, UpToMark
 from app.decode.calls.strict import skip_space
 from app.decode.calls.typed import json_or_text, typed
 from app.decode.reply import ParsedCall
@@ -40,6 +41,9 @@ class TaggedCalls:
     closes: str
     wrapper: str
     trim: Callable[[str], str] = as_line
+
+    def passage(self) -> Passage:
+        return UpToMark(self.marks)
 
     def read(self, text: str, tools: Mapping[str, Schema], *, cut: bool) -> Reading:
         return _Scan(self, text, tools).read(cut=cut)
@@ -81,8 +85,8 @@ class _Scan:
         self._unread = False
 
     def read(self, *, cut: bool) -> Reading:
-        tokens = [*self._form.tokens(self._text)]
-        for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        for token, following in pairwise((*self._form.tokens(self._text), None)):
+            assert token is not None
             if self._call is None:
                 self._outside(token)
             elif self._call.torn:

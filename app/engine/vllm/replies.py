@@ -10,7 +10,7 @@ from typing import Any
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import Parser, ParserManager
 
-from app.decode.calls.base import Passage, schemas
+from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
 from app.decode.reply import ParsedCall, ParsedReply
@@ -63,12 +63,13 @@ class Parsers:
 
 
 class VllmReplyParser:
-    """One reply: vLLM's parser splits off the reasoning, and a reader of `decode/calls` takes out the calls.
+    """One reply: vLLM's parser splits off the reasoning, a reader of `decode/calls` takes out the calls.
 
-    Where the format has no such reader, vLLM's tool parser does. The streaming and the whole-text pass need an instance each, since legacy parsers keep state. Where
-    neither prompt nor reply opens the reasoning tag, the reply is all answer (ollama-api 8.3), though vLLM's
-    parsers would call it all reasoning; `constrained` replies keep vLLM's reading, which the constraint
-    follows. From the first call on nothing of a stream is certain.
+    Where the format has no such reader, vLLM's tool parser does. The streaming and the whole-text pass need
+    an instance each, since legacy parsers keep state. Where neither prompt nor reply opens the reasoning tag,
+    the reply is all answer (ollama-api 8.3), though vLLM's parsers would call it all reasoning; `constrained`
+    replies keep vLLM's reading, which the constraint follows. From the first call on nothing of a stream is
+    certain.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class VllmReplyParser:
         )
         self._reader = READERS.get(parsers.tool or "") if tools else None
         self._schemas = schemas(tools)
-        self._passage = Passage(self._reader.marks) if self._reader else None
+        self._passage = self._reader.passage() if self._reader else None
         self._stream = self._instance(tools=self._by_vllm)
         self._waiting = ""
         self._waiting_ids: list[int] = []
