@@ -105,18 +105,21 @@ def test_text_is_shown_while_it_is_made(kind: Kind, known: Case, think: bool) ->
     assert len(shown) > pieces / 3 or known.calls or may_be_call
 
 
-def whole_calls(kind: Kind, known: Case, text: str) -> int:
-    """How many calls `text`, the beginning of a reply, holds if it does not end within one."""
-    before = known.reply.removesuffix(WRITE[kind](*known.calls))
+def whole_calls(kind: Kind, known: Case, text: str) -> tuple[int, str]:
+    """How many calls `text`, the beginning of a reply, holds, and the text without them."""
+    before = known.reply.removesuffix(WRITE[kind](*known.calls)).removeprefix("<|python_tag|>")
 
     def bare(written: str) -> str:
         return written.rstrip("; \n").removesuffix("</tool_call>").rstrip()
 
-    for count in range(1, len(known.calls) + 1):
-        whole = before.removeprefix("<|python_tag|>") + WRITE[kind](*known.calls[:count])
+    for count in range(len(known.calls), 0, -1):
+        whole = before + WRITE[kind](*known.calls[:count])
+        rest = text[len(whole) :]
+        if text.startswith(whole) and (kind != "llama" or rest.strip("; \n")):
+            return count, before + rest
         if bare(text) == bare(whole):
-            return count
-    return 0
+            return count, before
+    return 0, text
 
 
 def cut_answer(kind: Kind, told: Told, text: str) -> Answer:
@@ -126,9 +129,10 @@ def cut_answer(kind: Kind, told: Told, text: str) -> Answer:
         opened, closed, answer = text.partition("</think>")
         thinking, answer = opened.removeprefix("<think>").strip(), answer.lstrip()
         assert closed or not answer
-    if count := whole_calls(kind, told.known, answer):
-        return Answer(thinking, told.expected.content, told.expected.calls[:count])
-    return Answer(thinking, answer)
+    count, content = whole_calls(kind, told.known, answer)
+    if count:
+        content = content.rstrip().lstrip() if told.think else content.rstrip()
+    return Answer(thinking, content, told.expected.calls[:count])
 
 
 @pytest.mark.parametrize(("kind", "known", "think"), SHORT)
@@ -150,7 +154,10 @@ UNREADABLE = (
     "not json",
     '{"name": "get_weather"}',
     '{"name": "get_weather", "arguments": null}',
-    '{"name": "get_weather", "arguments": "{}"}',
+    '{"name": "get_weather", "arguments": "{"}',
+    '{"name": "get_weather", "arguments": {"city": NaN}}',
+    '{"name": "get_weather", "arguments": {"city": 1e999}}',
+    '{"name": "get_weather", "arguments": {"city": "\\ud800"}}',
     '{"name": "get_weather", "arguments": ["Paris"]}',
     '["get_weather"]',
 )
@@ -173,7 +180,15 @@ ODD: list[tuple[Kind, str, str, Answer]] = [
      Answer("Hm.", "Before.\n\nBetween.\n\nAfter.", (PARIS_CALL, LONDON_CALL))),
     ("qwen3", "call_in_open_reasoning", f"<think>\nHm.\n{hermes(PARIS)}", Answer("Hm.", "", (PARIS_CALL,))),
     ("qwen3", "one_good_one_bad", f"{HM}{hermes(PARIS)}\n<tool_call>\n{{\n</tool_call>",
-     Answer("Hm.", f"{hermes(PARIS)}\n<tool_call>\n{{\n</tool_call>")),
+     Answer("Hm.", "<tool_call>\n{\n</tool_call>", (PARIS_CALL,))),
+    ("qwen3", "arguments_as_text",
+     HM + '<tool_call>\n{"name": "f", "parameters": "{\\"a\\": 1}"}\n</tool_call>',
+     Answer("Hm.", "", (called("f", a=1),))),
+    ("qwen3", "closing_tags_in_an_argument",
+     HM + hermes(Call("get_weather", {"city": "</tool_call></think>"})),
+     Answer("Hm.", "", (called("get_weather", city="</tool_call></think>"),))),
+    ("qwen3", "call_in_the_thinking", f"<think>\nHm.\n{hermes(PARIS)}\nNo.\n</think>\n\nHi",
+     Answer(f"Hm.\n{hermes(PARIS)}\nNo.", "Hi")),
     ("llama", "text_before", f"Let me see. {llama_json(PARIS)}", Answer("", "Let me see.", (PARIS_CALL,))),
     ("llama", "text_around_calls", f"A. {llama_json(PARIS)} B. {llama_json(LONDON)} C.",
      Answer("", "A.  B.  C.", (PARIS_CALL, LONDON_CALL))),
@@ -191,8 +206,10 @@ ODD: list[tuple[Kind, str, str, Answer]] = [
     ("coder", "no_arguments", coder_xml(Call("add", {})), Answer("", "", (called("add"),))),
     ("coder", "lines", coder_xml(Call("get_weather", {"city": "a < b\n\n</param <tool"})),
      Answer("", "", (called("get_weather", city="a < b\n\n</param <tool"),))),
-    ("coder", "text_around_calls", f"Before.\n{coder_xml(PARIS)}\nBetween.\n{coder_xml(LONDON)}\nAfter.",
-     Answer("", "Before.\n\nBetween.\n\nAfter.", (PARIS_CALL, LONDON_CALL))),
+    ("coder", "text_around_calls", f"Before.\n{coder_xml(PARIS)}\nBetween.\n{coder_xml(LONDON)}",
+     Answer("", "Before.\n\nBetween.", (PARIS_CALL, LONDON_CALL))),
+    ("coder", "own_tags_in_an_argument", coder_xml(Call("get_weather", {"city": coder_xml(PARIS)})),
+     Answer("", "", (called("get_weather", city=coder_xml(PARIS)),))),
     ("coder", "no_wrapper", coder_xml(PARIS)[len("<tool_call>\n"):-len("\n</tool_call>")],
      Answer("", "", (PARIS_CALL,))),
     ("coder", "half_a_parameter", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar",

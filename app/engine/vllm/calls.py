@@ -1,22 +1,62 @@
 """Where calls begin and end in a reply: what vLLM's tool parsers know of it and do not tell."""
 
-import json
-import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vllm.parser import Parser
 from vllm.parser.engine.events import EventType, SemanticEvent
 from vllm.parser.engine.parser_engine_config import ParserState
-from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
-from vllm.tool_parsers.llama_tool_parser import Llama3JsonToolParser
 
-_OBJECT_OPENS = re.compile(r'\{\s*(?:"|$)')
+from app.decode.reply import ParsedCall
+
+_MINIMAX = "]<]minimax[>["
+_CALL_MARKS: dict[str, tuple[str, ...]] = {
+    "functiongemma": ("<start_function_call>", "<end_function_call>"),
+    "gemma4": ("<|tool_call>", "<tool_call|>"),
+    "minimax_m3": (f"{_MINIMAX}<invoke name=", f"{_MINIMAX}</invoke>"),
+    "k2_horizon": ("<ifm|tool_call>", "</ifm|tool_call>"),
+    "muse_glimmer": ("<atem:invoke ", "</atem:invoke>"),
+    "plamo3": ("<|plamo:begin_tool_request:plamo|>", "<|plamo:end_tool_request:plamo|>"),
+}
+"""Marks that stand once in each call. More or fewer of them: an argument holds one and is cut there."""
+
+_STRING_MARKS = {"functiongemma": "<escape>", "gemma4": '<|"|>'}
+"""What stands at both ends of a string, unescaped within."""
+
+_VALUE_ENDS = {"k2_horizon": "</ifm|arg_value>", "muse_glimmer": "</atem:parameter>"}
+"""What stands once behind each argument."""
 
 
 def has_begun(parser: Parser) -> bool:
     """Whether a parser that follows a grammar has read the beginning of a call."""
     machine = _machine(parser)
     return machine is not None and machine.tool_index >= 0
+
+
+def fit_marks(tool_parser: str | None, text: str, calls: Sequence[ParsedCall]) -> bool:
+    """Whether `text` has the format's marks as often as `calls` have; else an argument may have been cut."""
+    name = tool_parser or ""
+    arguments = [call.arguments for call in calls]
+    mark, end = _STRING_MARKS.get(name), _VALUE_ENDS.get(name)
+    return (
+        all(text.count(each) == len(calls) for each in _CALL_MARKS.get(name, ()))
+        and (mark is None or text.count(mark) == 2 * sum(1 for _ in _strings(arguments)))
+        and (end is None or text.count(end) == sum(map(len, arguments)))
+    )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                yield text
+            case dict() as items:
+                waiting += items.values()
+            case list() as items:
+                waiting += items
+            case _:
+                pass
 
 
 def are_whole(parser: Parser, text: str) -> bool:
@@ -34,65 +74,9 @@ def are_whole(parser: Parser, text: str) -> bool:
 def text_around(parser: Parser, text: str, found: str) -> str:
     """The text outside the calls in `text`. `found` is vLLM's answer, which ends at the first call."""
     machine = _machine(parser)
-    if machine is not None:
-        events = _read(machine, text)
-        return "".join(event.value for event in events if event.type == EventType.TEXT_CHUNK)
-    if isinstance(parser.tool_parser, Hermes2ProToolParser):
-        return parser.tool_parser.tool_call_regex.sub("", text)
-    if isinstance(parser.tool_parser, Llama3JsonToolParser):
-        return _outside_json(text.replace(parser.tool_parser.bot_token, ""))
-    return found
-
-
-def writes_bare_json(parser: Parser) -> bool:
-    """Whether calls are JSON without any marker, which vLLM's stream recognises at the very start only."""
-    return isinstance(parser.tool_parser, Llama3JsonToolParser)
-
-
-class BeforeBareJson:
-    """Passes the text before the first object that may be a call.
-
-    The first object decides, for vLLM too: when it is no call the whole reply is text.
-    """
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._is_text = False
-
-    def push(self, text: str) -> str:
-        if self._is_text:
-            return text
-        text = self._held + text
-        at = text.find("{")
-        if at < 0:
-            return text
-        if not _may_be_call(text[at:]):
-            self._is_text = True
-            return text
-        self._held = text[at:]
-        return text[:at]
-
-
-def _may_be_call(text: str) -> bool:
-    """Whether `text`, which opens an object, is a call or may become one."""
-    if not _OBJECT_OPENS.match(text):
-        return False
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return True
-    return "name" in found and ("arguments" in found or "parameters" in found)
-
-
-def _outside_json(text: str) -> str:
-    """Text without its objects and the semicolons between them."""
-    pieces: list[str] = []
-    end = 0
-    while (start := text.find("{", end)) >= 0:
-        pieces.append(text[end:start])
-        _, length = json.JSONDecoder().raw_decode(text[start:])
-        end = start + length
-    return "".join(piece for piece in (*pieces, text[end:]) if piece.strip(" ;\n"))
+    if machine is None:
+        return found
+    return "".join(event.value for event in _read(machine, text) if event.type == EventType.TEXT_CHUNK)
 
 
 def _read(machine: Any, text: str) -> list[SemanticEvent]:

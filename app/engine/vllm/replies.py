@@ -1,6 +1,5 @@
 """vLLM's own reasoning and tool parsers, behind `decode.ReplyParser`."""
 
-import json
 import logging
 import secrets
 import string
@@ -11,11 +10,15 @@ from typing import Any
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import Parser, ParserManager
 
+from app.decode.calls.base import schemas
+from app.decode.calls.objects import arguments_of
+from app.decode.calls.table import READERS
 from app.decode.reply import ParsedCall, ParsedReply
-from app.engine.vllm.calls import BeforeBareJson, are_whole, has_begun, text_around, writes_bare_json
+from app.engine.vllm.calls import are_whole, fit_marks, has_begun, text_around
 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"
+_UNREAD = "a tool call that is cut off or cannot be read was left in the text"
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -60,13 +63,13 @@ class Parsers:
 
 
 class VllmReplyParser:
-    """One reply through vLLM's parsers.
+    """One reply: vLLM's parser splits off the reasoning, a reader of `decode/calls` takes out the calls.
 
-    The streaming and the whole-text pass need an instance each, since legacy parsers keep state. Where
-    neither prompt nor reply opens the reasoning tag, the reply is all answer (ollama-api 8.3), though vLLM's
-    parsers would call it all reasoning; `constrained` replies keep vLLM's reading, which the constraint
-    follows. From the first call on nothing of a stream is certain: vLLM's parsers lose and reorder the text
-    around calls when more than one token comes at once.
+    Where the format has no such reader, vLLM's tool parser does. The streaming and the whole-text pass need
+    an instance each, since legacy parsers keep state. Where neither prompt nor reply opens the reasoning tag,
+    the reply is all answer (ollama-api 8.3), though vLLM's parsers would call it all reasoning; `constrained`
+    replies keep vLLM's reading, which the constraint follows. From the first call on nothing of a stream is
+    certain.
     """
 
     def __init__(
@@ -92,15 +95,22 @@ class VllmReplyParser:
                 **({"tools": [_named(tool) for tool in tools], "tool_choice": "auto"} if tools else {}),
             }
         )
-        self._stream = self._instance()
+        self._reader = READERS.get(parsers.tool or "") if tools else None
+        self._schemas = schemas(tools)
+        self._passage = self._reader.passage() if self._reader else None
+        self._stream = self._instance(tools=self._by_vllm)
         self._waiting = ""
         self._waiting_ids: list[int] = []
         self._called = False
-        self._before_json = BeforeBareJson() if self._stream and writes_bare_json(self._stream) else None
         self._open_tag, self._close_tag = _tags(self._stream)
         self._undecided = (
             bool(self._open_tag) and not constrained and not prompt_text.rstrip().endswith(self._open_tag)
         )
+
+    @property
+    def _by_vllm(self) -> bool:
+        """Whether vLLM's parser reads the calls."""
+        return self._tools and self._reader is None
 
     @property
     def skip_special_tokens(self) -> bool:
@@ -109,8 +119,9 @@ class VllmReplyParser:
 
     def adjusted(self) -> "VllmReplyParser":
         """Let the parsers say what they need of the engine."""
-        if self._stream is not None:
-            self._stream.adjust_request(self.request)
+        parser = self._instance(tools=self._tools)
+        if parser is not None:
+            parser.adjust_request(self.request)
         return self
 
     def reasoning_ended(self) -> bool | None:
@@ -129,33 +140,72 @@ class VllmReplyParser:
         return self._feed(text, token_ids, last=last)
 
     def parse(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
-        parser = self._instance()
+        reply = (
+            self._read(text, token_ids, cut=cut)
+            if self._reader
+            else self._read_by_vllm(text, token_ids, cut=cut)
+        )
+        reply.content = self._untagged(reply.content)
+        return reply
+
+    def _read(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
+        assert self._reader is not None
+        reply = self._split(text, token_ids)
+        reading = self._reader.read(reply.content, self._schemas, cut=cut)
+        if reading.unread:
+            _log.warning(_UNREAD)
+        return ParsedReply(reply.thinking, reading.content, reading.calls)
+
+    def _read_by_vllm(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
+        parser = self._instance(tools=self._tools)
         if parser is None:
             return ParsedReply(content=text)
         thinking, content, calls = parser.parse(
             text, self.request, enable_auto_tools=self._tools, model_output_token_ids=token_ids
         )
-        reply = ParsedReply(thinking or "", self._untagged(content or ""))
+        reply = ParsedReply(thinking or "", content or "")
         if not calls and not has_begun(parser):
             return reply
         found = [_to_call(call, cut=cut) for call in calls or ()]
         reply.calls = [call for call in found if call is not None]
         plain = self._without_calls(text, token_ids)
-        if not calls or len(reply.calls) < len(found) or not are_whole(parser, plain.content):
-            _log.warning("a tool call that is cut off or cannot be read was left in the text")
+        if (
+            not calls
+            or len(reply.calls) < len(found)
+            or not fit_marks(self._parsers.tool, text, reply.calls)
+            or not are_whole(parser, plain.content)
+        ):
+            _log.warning(_UNREAD)
             return plain
         reply.content = text_around(parser, plain.content, reply.content)
         return reply
+
+    def _split(self, text: str, token_ids: list[int]) -> ParsedReply:
+        """Thinking and answer; a call that begins before the thinking is closed belongs to the thinking.
+
+        vLLM's parsers take the closing tag out wherever it is, an argument included, so what follows the
+        first one is taken from the text itself.
+        """
+        if (
+            not self.thinking
+            or not self._close_tag
+            or self._close_tag != self._open_tag.replace("<", "</", 1)
+        ):
+            return self._without_calls(text, token_ids)
+        before, closed, answer = text.partition(self._close_tag)
+        if not closed:
+            return self._without_calls(text, token_ids)
+        return ParsedReply(before.lstrip().removeprefix(self._open_tag), answer)
 
     def _without_calls(self, text: str, token_ids: list[int]) -> ParsedReply:
         parser = self._instance(tools=False)
         if parser is None:
             return ParsedReply(content=text)
         thinking, content, _ = parser.parse(text, self.request, model_output_token_ids=token_ids)
-        return ParsedReply(thinking or "", self._untagged(content or ""))
+        return ParsedReply(thinking or "", content or "")
 
-    def _instance(self, *, tools: bool | None = None) -> Parser | None:
-        made = self._parsers.get(tools=self._tools if tools is None else tools, thinking=self.thinking)
+    def _instance(self, *, tools: bool) -> Parser | None:
+        made = self._parsers.get(tools=tools, thinking=self.thinking)
         if made is None:
             return None
         return made(
@@ -169,11 +219,11 @@ class VllmReplyParser:
         self._undecided = False
         if not opened:
             self.thinking = False
-            self._stream = self._instance()
+            self._stream = self._instance(tools=self._by_vllm)
 
     def _feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
         if self._stream is None:
-            return "", text
+            return "", self._certain(text)
         found = self._stream.parse_delta(
             text, token_ids, self.request, prompt_token_ids=self._prompt_token_ids, finished=last
         )
@@ -185,7 +235,7 @@ class VllmReplyParser:
     def _certain(self, content: str) -> str:
         """What of new content no call can begin in."""
         content = self._untagged(content)
-        return self._before_json.push(content) if self._before_json else content
+        return self._passage.push(content) if self._passage else content
 
     def _untagged(self, content: str) -> str:
         """Content without the closing tag that some models write twice; vLLM drops it, but not always."""
@@ -199,11 +249,8 @@ def _named(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_call(call: Any, *, cut: bool) -> ParsedCall | None:
-    try:
-        arguments = json.loads(call.arguments or ("" if cut else "{}"))
-    except ValueError:
-        return None
-    if not isinstance(arguments, dict):
+    arguments = arguments_of(call.arguments or ("" if cut else "{}"))
+    if arguments is None:
         return None
     # An id that vLLM made up says nothing; one that is part of the model's format must stay.
     return ParsedCall(call.name, arguments, "" if (call.id or _MADE_UP).startswith(_MADE_UP) else call.id)

@@ -1,0 +1,169 @@
+"""Calls that are written as Python: `[f(a=1), g(b="x")]`."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.decode.calls.base import AtStart, Passage, Reading, Schema, UpToMark
+from app.decode.calls.strict import MAX_NESTING, number
+from app.decode.reply import ParsedCall
+
+_TOKEN = re.compile(
+    r"""(?P<string>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|(?P<opens>[(\[{])|(?P<closes>[)\]}])|(?P<between>[,\n])""",
+    re.DOTALL,
+)
+_SMALL = re.compile(r"[eE]-\d{3}")
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
+
+
+@dataclass(frozen=True, slots=True)
+class PythonicCalls:
+    """A list of calls behind `opens` and before `closes`; without brackets a line is a call.
+
+    Where nothing but the list marks calls, they stand `at_start` of the reply.
+    """
+
+    marks: tuple[str, ...]
+    opens: re.Pattern[str]
+    closes: re.Pattern[str]
+    bracketed: bool = True
+    at_start: bool = False
+
+    def passage(self) -> Passage:
+        return AtStart(self.marks) if self.at_start else UpToMark(self.marks)
+
+    def read(self, text: str, tools: Mapping[str, Schema], *, cut: bool) -> Reading:
+        del tools, cut  # what the brackets enclose is whole
+        reading, at = Reading(), 0
+        while opened := self.opens.search(text, at):
+            end = self._end(text, opened.end())
+            closed = self.closes.match(text, end) if end is not None else None
+            if end is None or closed is None:
+                reading.unread = True
+                break
+            calls, rest = _calls(text[opened.end() : end - self.bracketed])
+            reading.unread = reading.unread or bool(rest)
+            reading.calls += calls
+            reading.content += text[at : opened.start()] + (
+                rest if calls else text[opened.start() : closed.end()]
+            )
+            at = closed.end()
+        reading.content += text[at:]
+        return reading
+
+    def _end(self, text: str, at: int) -> int | None:
+        return _end_of_list(text, at) if self.bracketed else _end_of_lines(text, at, self.closes)
+
+
+def _end_of_list(text: str, at: int) -> int | None:
+    """The place behind the bracket that closes the list which `at` is in."""
+    open_brackets = ["["]
+    for token in _TOKEN.finditer(text, at):
+        if token["opens"]:
+            open_brackets.append(token["opens"])
+        elif token["closes"] and open_brackets.pop() != _PAIRS[token["closes"]]:
+            return None
+        if not open_brackets:
+            return token.end()
+    return None
+
+
+def _end_of_lines(text: str, at: int, closes: re.Pattern[str]) -> int | None:
+    """The first closing mark that no string holds."""
+    pattern = re.compile(f"(?P<closing>{closes.pattern})|{_TOKEN.pattern}", re.DOTALL)
+    return next((token.start() for token in pattern.finditer(text, at) if token["closing"]), None)
+
+
+def _calls(text: str) -> tuple[list[ParsedCall], str]:
+    """The calls that are listed in `text`, and what of it is none."""
+    calls, rest = list[ParsedCall](), list[str]()
+    for piece in _pieces(text):
+        call = _call(piece.strip())
+        if call is not None:
+            calls.append(call)
+        elif piece.strip():
+            rest.append(piece.strip())
+    return calls, "\n".join(rest)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` cut at the commas and line ends that no bracket encloses."""
+    depth = start = 0
+    for token in _TOKEN.finditer(text):
+        depth += bool(token["opens"]) - bool(token["closes"])
+        if token["between"] and not depth:
+            yield text[start : token.start()]
+            start = token.end()
+    yield text[start:]
+
+
+def _call(text: str) -> ParsedCall | None:
+    if sum(map(text.count, "([{-+")) > MAX_NESTING and _deepest(text) > MAX_NESTING:
+        return None
+    try:
+        tree = ast.parse(text, mode="eval").body
+        if not isinstance(tree, ast.Call) or tree.args:
+            return None
+        arguments = {each.arg or "": _value(each.value) for each in tree.keywords}
+        name = ast.unparse(tree.func)
+        if "" in arguments or not re.fullmatch(r"[\w.]+", name) or len(arguments) < len(tree.keywords):
+            return None
+        if _SMALL.search(text) and any(each == 0 for each in _floats(tree)):
+            return None  # a number so small that a double has none for it but zero
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return ParsedCall(name, arguments)
+
+
+def _floats(tree: ast.AST) -> Iterator[float]:
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return (value for value in constants if isinstance(value, float))
+
+
+def _deepest(text: str) -> int:
+    depth = deepest = 0
+    for token in _TOKEN.finditer(text):
+        depth += bool(token["opens"]) - bool(token["closes"])
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of a literal.
+
+    Raises:
+        ValueError: it is none, or JSON has no such value.
+    """
+    match node:
+        case ast.Constant(value=str() | bool() | None | int() as value):
+            return _whole(value)
+        case ast.Constant(value=float() as value):
+            return number(repr(value))
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -_value(node.operand) if not isinstance(value, bool) else _refuse(node)
+        case ast.Name(id=word) if word in _WORDS:
+            return _WORDS[word]
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_value(item) for item in items]
+        case ast.Dict(keys=keys, values=values):
+            return {_key(key): _value(value) for key, value in zip(keys, values, strict=True)}
+        case _:
+            return _refuse(node)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        value.encode()
+    return value
+
+
+def _key(node: ast.expr | None) -> str:
+    key = _value(node) if node else None
+    return key if isinstance(key, str) else _refuse(node)
+
+
+def _refuse(node: ast.AST | None) -> Any:
+    raise ValueError(f"no literal: {type(node).__name__}")
