@@ -259,6 +259,7 @@ MODELS = {
 {{- end }}
 }
 AFFINITY = {{ .Values.gateway.cacheAffinity }}
+KEYED = {{ ternary "true" "false" (ne (include "caravan.keysSecret" .) "") }}
 
 {{ .Files.Get "files/route.lua" }}
 {{- end }}
