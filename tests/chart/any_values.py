@@ -52,7 +52,7 @@ FREE: Mapping[str, Sequence[Any]] = {
     "initContainers": [[], [{"name": "first", "image": "first:1"}]],
     "limits": [{}, {"cpu": "2", "memory": "4Gi"}, {"nvidia.com/gpu": 1, "cpu": 1}],
     "metricsFrom": [[], [{"namespaceSelector": {}}]],
-    "requests": [{}, {"cpu": "500m"}],
+    "requests": [{}, {"cpu": "500m"}, {"cpu": 1, "memory": "3.5Gi"}, {"cpu": "1500m"}],
     "sidecars": [[], [{"name": "beside", "image": "beside:1"}]],
     "strategy": [{}],
     "tls": [[], [{"hosts": ["a.example.com"], "secretName": "tls"}]],
@@ -110,6 +110,8 @@ class Draw:
             found = {f"k{i}": self._string({}, share) for i in range(self._random.randrange(_MOST))}
         if found.keys() >= _BOTH:
             del found["value"]
+        if found.get("extraVolumeMounts"):
+            found["extraVolumes"] = FREE["extraVolumes"][1]  # without it the chart refuses them
         if "not" in schema:
             for key in schema["not"].get("required", ())[1:]:
                 found.pop(key, None)

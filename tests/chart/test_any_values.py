@@ -22,13 +22,22 @@ import yaml
 from tests.chart.any_values import SCHEMA, Draw
 from tests.chart.helm import CHART, Object, objects, parse, try_template
 from tests.chart.schemas import custom_faults, faults
+from tests.chart.sense import pod_faults
 
 pytestmark = pytest.mark.row("C2")
 
 SETS = 2_000
 BATCH = 50
 AT_ONCE = 10
-REASONS = ("give it a slug", "needs the access mode ReadWriteMany", "scales on nothing")
+REASONS = (
+    "give it a slug",
+    "needs the access mode ReadWriteMany",
+    "scales on nothing",
+    "pods have no claims of their own",
+    "than its limit",
+    "mounts a volume that is not there",
+    "does not fit its cache",
+)
 """What the chart itself refuses: the schema cannot say it."""
 VALID = jsonschema_rs.Draft7Validator(SCHEMA)
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -106,8 +115,8 @@ def rendered_side_by_side(sets: dict[str, dict[str, Any]], folder: Path) -> tupl
 
 
 def senseless(every: list[Object]) -> list[str]:
-    """What no schema says: names that are none, and containers, volumes and ports that are there twice."""
-    found: list[str] = []
+    """What no schema says: names that are none, and pods that no cluster takes."""
+    found = pod_faults(every)
     for each in every:
         name = each["metadata"]["name"]
         if not _NAME.match(name) or len(name) > LONGEST.get(each["kind"], 253):

@@ -109,16 +109,6 @@ def test_claims_outlive_the_release() -> None:
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_pods_change_with_what_they_read() -> None:
-    def checksums(**given: Any) -> list[dict[str, str]]:
-        every = of_kind("Deployment", objects(given=given))
-        return [each["spec"]["template"]["metadata"]["annotations"] for each in every]
-
-    assert checksums() == checksums()
-    for old, new in zip(checksums(), checksums(settings={"max_queue": 7}), strict=True):
-        assert old["checksum/config"] != new["checksum/config"]
-
-
 def test_a_digest_decides_instead_of_a_tag() -> None:
     digest = "sha256:" + "a" * 64
     every = objects(given={"image": {"digest": digest, "tag": "x"}, "gateway": {"image": {"digest": digest}}})
@@ -141,6 +131,21 @@ REFUSED: dict[str, dict[str, Any]] = {
     "two models of one name": {"models": [MODEL, MODEL]},
     "a model named as a part of the chart": {"models": [MODEL | {"name": "gateway"}]},
     "scaling on nothing": model(autoscaling={"kind": "keda", "queueDepth": 0}),
+    "nodes with a claim for each pod": model(nodes=2, cache={"mode": "perPod"}),
+    "a model named as another's nodes": {
+        "models": [
+            MODEL | {"name": "b", "slug": "a-set"},
+            MODEL | {"nodes": 2, "cache": {"mode": "ephemeral"}},
+        ]
+    },
+    "a request above its limit": model(resources={"requests": {"cpu": 8}, "limits": {"cpu": "7900m"}}),
+    "a request of the gateway above its limit": {"gateway": {"resources": {"requests": {"memory": "1Ti"}}}},
+    "a mount without a volume": model(extraVolumeMounts=[{"name": "more", "mountPath": "/more"}]),
+    "a volume that the chart has": model(extraVolumes=[{"name": "cache", "emptyDir": {}}]),
+    "a cache that the model cannot fit": model(name="qwen3:70b", cache={"size": "10Gi"}),
+    "two monitors of the same pods": {
+        "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
+    },
     "many pods on a claim of one node": model(
         cache={"mode": "shared", "accessMode": "ReadWriteOnce"}, replicas=2
     ),

@@ -1,6 +1,7 @@
 """What is tried elsewhere, and what is let go (C7)."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Generator
@@ -17,6 +18,7 @@ from app.core.errors import Draining
 from tests.e2e.fake_site import fake_model, fake_site
 from tests.gateway.conftest import OPEN, Cluster, engine
 from tests.gateway.envoy import HOST, gateway, rendered
+from tests.observability.promql import GATEWAY, TARGET_LABELS, exported, expressions, needs
 from tests.server import free_port
 
 WAIT_S = 20.0
@@ -107,6 +109,20 @@ def test_metrics_are_there_and_the_admin_interface_is_not(cluster: Cluster) -> N
     assert httpx.post(f"{port}/quitquitquit").status_code == 404
 
 
+def test_what_alerts_and_the_dashboard_ask_of_a_gateway_is_there(cluster: Cluster) -> None:
+    assert cluster.chat().status_code == 200
+    series = exported(httpx.get(f"http://{HOST}:{cluster.gateway.metrics}/stats/prometheus").text)
+    series |= {name.removesuffix("_total"): labels for name, labels in series.items()}  # as Envoy has them
+    asked = [need for expr in expressions() for need in needs(expr) if need.metric.startswith(GATEWAY)]
+    assert {need.metric for need in asked} >= {
+        "envoy_cluster_membership_healthy",
+        "envoy_cluster_upstream_rq",
+    }
+    assert [
+        need for need in asked if need.labels - series.get(need.metric, frozenset()) - TARGET_LABELS
+    ] == []
+
+
 def test_a_replica_that_stops_is_asked_no_more_after_its_first_refusal(tmp_path: Path) -> None:
     """It is until the next check that says it is ready, which of a server that really stops none does."""
     with (
@@ -138,5 +154,10 @@ def test_where_nobody_is_to_wait_a_model_without_a_replica_is_refused_at_once(tm
     assert "filters.http.fault" not in rendered(values(waitSeconds=0), tmp_path)["envoy.yaml"]
     with gateway(values(waitSeconds=0), {"qwen3": []}, free_port(), tmp_path) as made:
         answer = httpx.post(f"{made.url}/api/chat", json={"model": "qwen3", "messages": HI}, timeout=WAIT_S)
+        metrics = httpx.get(f"http://{HOST}:{made.metrics}/stats/prometheus").text
     assert answer.status_code == 503
     assert answer.json() == {"error": "no replica of this model answers, please try again"}
+    # What the alert and the panel go by: the waiting place alone is left, and the 503 is the model's.
+    assert re.search(r'membership_healthy\{envoy_cluster_name="model-qwen3"\} 1$', metrics, re.MULTILINE)
+    refused = 'envoy_response_code="503",envoy_cluster_name="model-qwen3"} 1'
+    assert f"envoy_cluster_upstream_rq{{{refused}" in metrics

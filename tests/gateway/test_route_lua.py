@@ -1,6 +1,7 @@
 """route.lua: the model that a body names, found as the server finds it, and what is hashed of it (C7)."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,26 +20,52 @@ MODELS = {"qwen3": "q", "smollm2:135m": "s", "Hub.co/Org/Model:Q4": "h", "ns/mod
 Route = Callable[[bytes], Any]
 
 
-def script(*, affinity: bool = True) -> Route:
-    runtime: Any = LuaRuntime  # its stub leaves parameters out
-    lua = runtime(encoding=None)
+SCRIPT = (CHART / "files" / "route.lua").read_text()
+SMALL = 3
+"""Bytes of a part: so few that every token is cut somewhere."""
+OF_TEXT = """
+function route_text(text)
+  return route(#text, function(first, count)
+    assert(first >= 1 and count >= 1 and first + count - 1 <= #text)
+    return string.sub(text, first, first + count - 1)
+  end)
+end
+"""
+
+
+def runtime(*, affinity: bool = True, keyed: bool = False, part: int = 0, before: str = "") -> Any:
+    """The script as the chart has it, where it wants to read `part` bytes at once."""
+    made: Any = LuaRuntime  # its stub leaves parameters out
+    lua = made(encoding=None)
     names = "".join(f"[{json.dumps(name)}] = {json.dumps(slug)}," for name, slug in MODELS.items())
-    source = f"MODELS = {{{names}}} AFFINITY = {json.dumps(affinity)}\n"
-    lua.execute((source + (CHART / "files" / "route.lua").read_text()).encode())
-    return lua.globals()[b"route"]
+    head = f"MODELS = {{{names}}} AFFINITY = {json.dumps(affinity)} KEYED = {json.dumps(keyed)}\n"
+    source = re.sub(r"(?<=local PART = )\d+", str(part) if part else r"\g<0>", SCRIPT)
+    lua.execute((before + head + source + OF_TEXT).encode())
+    return lua
 
 
-ROUTE = script()
+def script(*, affinity: bool = True, part: int = 0) -> Route:
+    return runtime(affinity=affinity, part=part).globals()[b"route_text"]
+
+
+ROUTE, IN_PARTS = script(), script(part=SMALL)
+
+
+def routed(body: bytes) -> Any:
+    """What comes of a body, the same however it is cut."""
+    found = ROUTE(body)
+    assert IN_PARTS(body) == found
+    return found
 
 
 def workload(body: bytes | dict[str, Any]) -> str | None:
-    found = ROUTE(body if isinstance(body, bytes) else json.dumps(body).encode())
+    found = routed(body if isinstance(body, bytes) else json.dumps(body).encode())
     name = found[0] if isinstance(found, tuple) else found
     return None if name is None else name.decode()
 
 
 def hashed(body: dict[str, Any]) -> bytes | None:
-    found = ROUTE(json.dumps(body).encode())
+    found = routed(json.dumps(body).encode())
     return found[1] if isinstance(found, tuple) else None
 
 
@@ -197,13 +224,108 @@ def test_a_prompt_and_a_context_that_grow_keep_their_hash() -> None:
     assert hashed(following) == hashed({**following, "prompt": "B"})
 
 
-def test_large_images_cost_little() -> None:
-    """32 MiB of base64, with its slashes escaped as some encoders do."""
-    image = "iVBORw0KGgo\\/" * (32 * 2**20 // 13)
-    body = f'{{"messages": [{{"role": "user", "images": ["{image}"]}}], "model": "qwen3"}}'.encode()
-    begun = time.process_time()
-    assert workload(body) == "q"
-    assert time.process_time() - begun < 1
+MIB = 2**20
+WATCH = """
+local repeated, copied, most = 0, 0, 0
+for _, name in ipairs({"find", "gsub", "match", "gmatch"}) do
+  local original = string[name]
+  string[name] = function(text, pattern, ...)
+    local plain = name == "find" and select(2, ...)
+    if not plain and (pattern:find("+", 1, true) or pattern:find("*", 1, true) or pattern:find("?", 1, true)
+        or pattern:find("-", 1, true)) then
+      repeated = math.max(repeated, #text)
+    end
+    return original(text, pattern, ...)
+  end
+end
+local cut = string.sub
+string.sub = function(...)
+  local found = cut(...)
+  copied, most = copied + #found, math.max(most, #found)
+  return found
+end
+function begin() repeated, copied, most = 0, 0, 0 end
+function longest_repeated() return repeated end
+function all_copied() return copied end
+function most_copied() return most end
+"""
+"""Notes how long texts are that patterns with a repetition look at, and what is copied."""
+
+
+GROWING: dict[str, Callable[[int], bytes]] = {
+    "spaces in a name": lambda n: b'{"model": "' + b" " * n + b'x"}',
+    "spaces behind a name": lambda n: b'{"model": "x' + b" " * n + b'y"}',
+    "colons in a name": lambda n: b'{"model": "' + b":" * n + b'/"}',
+    "slashes in a name": lambda n: b'{"model": "' + b"a/" * (n // 2) + b'"}',
+    "escapes in a name": lambda n: b'{"model": "' + rb"\u0020" * (n // 6) + b'"}',
+    "backslashes in a name": lambda n: b'{"model": "' + rb"\\" * (n // 2) + b'"}',
+    "a long key": lambda n: b'{"' + b" " * n + b'": 1, "model": "qwen3"}',
+    "an escaped key": lambda n: b'{"' + rb"\u0041" * (n // 6) + b'": 1, "model": "qwen3"}',
+    "many keys": lambda n: b"{" + b'"":0,' * (n // 5) + b'"model":"qwen3"}',
+    "one key many times": lambda n: b"{" + b'"model":"a",' * (n // 12) + b'"model":"qwen3"}',
+    "many escaped quotes": lambda n: b'{"prompt": "' + rb"\"" * (n // 2) + b'", "model": "qwen3"}',
+    "many backslashes": lambda n: b'{"prompt": "' + rb"\\" * (n // 2) + b'", "model": "qwen3"}',
+    "backslashes without an end": lambda n: b'{"model": "qwen3", "prompt": "' + rb"\\" * (n // 2),
+    "brackets": lambda n: b'{"x": ' + b"[" * (n // 2) + b"]" * (n // 2) + b', "model": "qwen3"}',
+    "open brackets": lambda n: b'{"model": "qwen3", "x": ' + b"[" * n,
+    "open braces in messages": lambda n: b'{"model": "qwen3", "messages": [' + b'{"":' * (n // 4),
+    "messages": lambda n: b'{"model": "qwen3", "messages": [' + b"{}," * (n // 3) + b"{}]}",
+    "system messages": lambda n: (
+        b'{"model": "qwen3", "messages": [' + b'{"role":"system"},' * (n // 18) + b"{}]}"
+    ),
+    "a long role": lambda n: b'{"model": "qwen3", "messages": [{"role": "' + b"s" * n + b'"}]}',
+    "a number": lambda n: b'{"n": ' + b"1" * n + b', "model": "qwen3"}',
+    "white space": lambda n: b"{" + b" " * n + b'"model": "qwen3"}',
+    "nothing but white space": lambda n: b"\n" * n,
+    "a context": lambda n: b'{"model": "qwen3", "context": [' + b"1," * (n // 2) + b"1]}",
+    "an image": lambda n: (
+        b'{"model": "qwen3", "messages": [{"images": ["' + rb"iVBORw0KGgo\/" * (n // 13) + b'"]}]}'
+    ),
+}
+"""Bodies of about n bytes, each growing where another part of the script looks."""
+
+
+@pytest.mark.parametrize("body", GROWING.values(), ids=GROWING)
+def test_work_grows_as_a_body_does(body: Callable[[int], bytes]) -> None:
+    """F2: twice the size is at most some twice the work, from 16 KiB to 1 MiB."""
+    spent = least = 0.05  # below it is noise
+    for size in (MIB >> shift for shift in range(6, -1, -1)):
+        text = body(size)
+        begun = time.thread_time()
+        ROUTE(text)
+        last, spent = spent, max(least, time.thread_time() - begun)
+        assert spent <= 3.5 * last, f"{size} bytes: {last:.2f} s became {spent:.2f} s"
+
+
+@pytest.mark.parametrize("body", GROWING.values(), ids=GROWING)
+def test_patterns_see_short_texts_and_little_is_copied(body: Callable[[int], bytes]) -> None:
+    """F2, the kind: what repeats may try every start of its text. F9: there is no copy beside Envoy's own."""
+    seen, text = runtime(before=WATCH).globals(), body(MIB // 2)
+    seen[b"begin"]()
+    seen[b"route_text"](text)
+    assert seen[b"longest_repeated"]() <= 8192
+    assert seen[b"most_copied"]() <= 128 * 1024
+    assert seen[b"all_copied"]() <= 3.5 * len(text) + 128 * 1024
+
+
+def test_a_name_that_is_longer_than_any_is_left_to_the_directory() -> None:
+    assert workload({"model": " " * 400 + "qwen3" + " " * 400}) == "q"
+    assert workload({"model": " " * 4000 + "qwen3"}) is None
+
+
+@pytest.mark.parametrize(
+    ("keyed", "authorization", "enters"),
+    [
+        (False, None, True),
+        (True, None, False),
+        (True, b"", False),
+        (True, b"Basic abc", False),
+        (True, b"Bearer x", True),
+        (True, b"bEaReR  x", True),
+    ],
+)
+def test_without_a_key_no_body_is_held(keyed: bool, authorization: bytes | None, enters: bool) -> None:
+    assert runtime(keyed=keyed).globals()[b"may_enter"](authorization) is enters
 
 
 def test_what_has_no_beginning_to_be_cached_is_not_hashed() -> None:

@@ -19,6 +19,9 @@ DASHBOARD = FOLDER / "dashboard.json"
 TARGET_LABELS = frozenset({"namespace", "job", "instance"})
 """Labels that Prometheus gives to all that it scrapes of one target."""
 
+GATEWAY = "envoy_"
+"""What series of the gateway begin with; tests/gateway has a real one."""
+
 _COMPARISON = re.compile(r"==|!=|>=|<=|>|<")
 _VARIABLE = re.compile(r"\$(?!__)(\w+)")
 

@@ -1,24 +1,83 @@
 -- Where a request goes: to the workload of the model that its body names, and there to the replica that has the
 -- beginning of its prompt cached. docs/routing.md tells why.
 --
--- Before this file stand `MODELS`, a table from a model's name to its workload, and `AFFINITY`, true or false.
+-- Before this file stand `MODELS`, a table from a model's name to its workload, `AFFINITY`, true or false, and
+-- `KEYED`, whether the servers want keys.
 -- What cannot be read or is not known gets no route here; the directory answers it, as any server would.
+--
+-- Clients choose how long everything is, and all streams of a thread stand while this runs. So a body is read in parts,
+-- once, and patterns with repetitions see texts of a bounded length only.
 
 local MODEL, AFFINITY_KEY = "x-caravan-model", "x-caravan-affinity"
 local MOST_HASHED = 1024 -- bytes of either end of what is hashed, about 250 tokens
+local MOST_NAME = 1024 -- bytes of a name; the longest that there can be has some 600
+local MOST_ESCAPED = 6 -- bytes of a character written as \u0000
+local MOST_KEY = 16 * MOST_ESCAPED -- bytes of a key as it is written
+local MOST_MEMBERS = 10000
+local PART = 131072 -- bytes of a body that are copied at once
 
 local find, sub, byte, lower = string.find, string.sub, string.byte, string.lower
 
--- A name as the servers compare names: without the parts that can be left out, with a tag, in lower case.
-local function canonical(name)
-  name = lower((name:gsub("^%s+", ""):gsub("%s+$", "")))
-  name = name:gsub(":%s*local$", "")
-  name = name:gsub("^[^/]*://", "")
-  name = name:gsub("^registry%.ollama%.ai/", ""):gsub("^library/", "")
-  if not find(name, ":[^/]*$") then
-    name = name .. ":latest"
+-- The members that say where a request goes.
+local USED = {
+  context = true,
+  messages = true,
+  model = true,
+  name = true,
+  prompt = true,
+  role = true,
+  system = true,
+  tools = true,
+}
+
+local function is_space(char)
+  return char == 32 or (char ~= nil and char >= 9 and char <= 13)
+end
+
+local function trimmed(text)
+  local first, last = 1, #text
+  while is_space(byte(text, first)) do
+    first = first + 1
   end
-  return name
+  while last >= first and is_space(byte(text, last)) do
+    last = last - 1
+  end
+  return sub(text, first, last)
+end
+
+-- Where a text's last colon is, unless a slash comes behind it; else nil.
+local function last_colon(text)
+  for i = #text, 1, -1 do
+    local char = byte(text, i)
+    if char == 58 then
+      return i
+    elseif char == 47 then
+      return nil
+    end
+  end
+end
+
+local function without(prefix, text)
+  return sub(text, 1, #prefix) == prefix and sub(text, #prefix + 1) or text
+end
+
+-- A name as the servers compare names: without the parts that can be left out, with a tag, in lower case. Nil for what
+-- is too long to be one.
+local function canonical(name)
+  if #name > MOST_NAME then
+    return nil
+  end
+  name = lower(trimmed(name))
+  local colon = last_colon(name)
+  if colon and trimmed(sub(name, colon + 1)) == "local" then
+    name = sub(name, 1, colon - 1)
+  end
+  local scheme = find(name, "://", 1, true)
+  if scheme and scheme < find(name, "/", 1, true) then
+    name = sub(name, scheme + 3)
+  end
+  name = without("library/", without("registry.ollama.ai/", name))
+  return last_colon(name) and name or name .. ":latest"
 end
 
 local workloads = {}
@@ -26,42 +85,103 @@ for name, workload in pairs(MODELS) do
   workloads[canonical(name)] = workload
 end
 
+-- A body of `length` bytes, read in parts: `read(first, count)` gives those from `first` on. Positions count from 1.
+local function reader(length, read)
+  local body = { length = length }
+  local part, start, stop = "", 1, 0 -- what is held, and where it stands
+  local run, runs_to = 0, 0 -- backslashes at the end of the part before, and where that ended
+
+  local function hold(i)
+    if i >= start and i <= stop then
+      return
+    end
+    local count = 0
+    if i == stop + 1 then
+      while count < #part and byte(part, #part - count) == 92 do
+        count = count + 1
+      end
+      -- A part of nothing but backslashes goes on with those of the one before.
+      if count == #part and runs_to == start - 1 then
+        count = count + run
+      end
+    end
+    run, runs_to = count, i - 1
+    part = read(i, math.min(PART, length - i + 1))
+    start, stop = i, i + #part - 1
+  end
+
+  function body.byte(i)
+    if i > length then
+      return nil
+    end
+    hold(i)
+    return byte(part, i - start + 1)
+  end
+
+  -- Where the first character of a class stands, from `i` on, or nil.
+  function body.find(class, i, plain)
+    while i <= length do
+      hold(i)
+      local at = find(part, class, i - start + 1, plain)
+      if at then
+        return at + start - 1
+      end
+      i = stop + 1
+    end
+  end
+
+  function body.sub(first, last)
+    if first >= start and last <= stop then
+      return sub(part, first - start + 1, last - start + 1)
+    end
+    return read(first, last - first + 1)
+  end
+
+  -- How many backslashes stand right before `i`, in the part that has it and what came before.
+  function body.backslashes(i)
+    local at = i - start
+    while at >= 1 and byte(part, at) == 92 do
+      at = at - 1
+    end
+    local count = i - start - at
+    return at == 0 and runs_to == start - 1 and count + run or count
+  end
+
+  return body
+end
+
 -- The index behind the string whose first character is at `i`, or nil. Images are long: only quotes are looked for.
-local function past_string(text, i)
+local function past_string(body, i)
   local quote = i - 1
   while true do
-    quote = find(text, '"', quote + 1, true)
+    quote = body.find('"', quote + 1, true)
     if not quote then
       return nil
     end
-    local before = quote - 1
-    while before >= i and byte(text, before) == 92 do
-      before = before - 1
-    end
-    if (quote - before) % 2 == 1 then
+    if math.min(body.backslashes(quote), quote - i) % 2 == 0 then
       return quote + 1
     end
   end
 end
 
 -- The index behind the value that begins at `i`, or nil.
-local function past_value(text, i)
-  local first = byte(text, i)
+local function past_value(body, i)
+  local first = body.byte(i)
   if first == 34 then
-    return past_string(text, i + 1)
+    return past_string(body, i + 1)
   end
   if first ~= 123 and first ~= 91 then
-    return find(text, "[,%]}%s]", i) or #text + 1
+    return body.find("[,%]}%s]", i) or body.length + 1
   end
   local depth = 0
   while true do
-    i = find(text, '["%[%]{}]', i)
+    i = body.find('["%[%]{}]', i)
     if not i then
       return nil
     end
-    local char = byte(text, i)
+    local char = body.byte(i)
     if char == 34 then
-      i = past_string(text, i + 1)
+      i = past_string(body, i + 1)
       if not i then
         return nil
       end
@@ -86,7 +206,7 @@ local function utf8_of(code)
   return string.char(0xE0 + math.floor(code / 0x1000), 0x80 + math.floor(code / 0x40) % 0x40, 0x80 + code % 0x40)
 end
 
--- What stands between the quotes of a string, read. Names need no more than the characters of one unit.
+-- What stands between the quotes of a short string, read. Names need no more than the characters of one unit.
 local function unescaped(raw)
   if not find(raw, "\\", 1, true) then
     return raw
@@ -100,112 +220,117 @@ local function unescaped(raw)
   return raw
 end
 
-local function next_char(text, i)
-  return find(text, "[^ \t\r\n]", i) or #text + 1
+local function next_char(body, i)
+  return body.find("[^ \t\r\n]", i) or body.length + 1
 end
 
--- The members of the object at the start of `text`: from a key in lower case to where its last value is. Nil where
--- it is no object or ends before its brace. As in Go, a key may be written in any case: the one that is written
--- exactly counts before others, else the last.
-local function members(text)
-  local i = next_char(text, 1)
-  if byte(text, i) ~= 123 then
+local function is_null(body, first, last)
+  return last - first == 3 and body.sub(first, last) == "null"
+end
+
+-- The members of the object at `i` that are used: from a key in lower case to where its last value is. Nil where it is
+-- no object, ends before its brace, or has too many members. As in Go, a key may be written in any case: the one that
+-- is written exactly counts before others, else the last.
+local function members(body, i)
+  i = next_char(body, i)
+  if body.byte(i) ~= 123 then
     return nil
   end
   local found, exact = {}, {}
-  i = next_char(text, i + 1)
-  if byte(text, i) == 125 then
-    return found
+  i = next_char(body, i + 1)
+  if body.byte(i) == 125 then
+    return found, i + 1
   end
-  while true do
-    if byte(text, i) ~= 34 then
+  for _ = 1, MOST_MEMBERS do
+    if body.byte(i) ~= 34 then
       return nil
     end
-    local behind = past_string(text, i + 1)
+    local behind = past_string(body, i + 1)
     if not behind then
       return nil
     end
-    local written = unescaped(sub(text, i + 1, behind - 2))
+    local written = behind - i <= MOST_KEY and unescaped(body.sub(i + 1, behind - 2)) or ""
     local key = lower(written)
-    i = next_char(text, behind)
-    if byte(text, i) ~= 58 then
+    i = next_char(body, behind)
+    if body.byte(i) ~= 58 then
       return nil
     end
-    i = next_char(text, i + 1)
-    local past = past_value(text, i)
+    i = next_char(body, i + 1)
+    local past = past_value(body, i)
     if not past then
       return nil
     end
-    if written == key and not exact[key] then
-      exact[key], found[key] = true, nil
+    if USED[key] then
+      if written == key and not exact[key] then
+        exact[key], found[key] = true, nil
+      end
+      -- null leaves what an earlier key has set.
+      if (written == key or not exact[key]) and not is_null(body, i, past - 1) then
+        found[key] = { i, past - 1 }
+      end
     end
-    -- null leaves what an earlier key has set.
-    if (written == key or not exact[key]) and sub(text, i, past - 1) ~= "null" then
-      found[key] = { i, past - 1 }
-    end
-    i = next_char(text, past)
-    local char = byte(text, i)
+    i = next_char(body, past)
+    local char = body.byte(i)
     if char == 125 then
-      return found
+      return found, i + 1
     elseif char ~= 44 then
       return nil
     end
-    i = next_char(text, i + 1)
+    i = next_char(body, i + 1)
   end
 end
 
--- The string at a place that `members` found, or nil.
-local function string_at(text, place)
-  if not place or byte(text, place[1]) ~= 34 then
+-- The string at a place that `members` found, or nil; also where it is too long to be a name.
+local function string_at(body, place)
+  if not place or place[2] - place[1] > MOST_NAME * MOST_ESCAPED or body.byte(place[1]) ~= 34 then
     return nil
   end
-  return unescaped(sub(text, place[1] + 1, place[2] - 1))
+  return unescaped(body.sub(place[1] + 1, place[2] - 1))
 end
 
 -- Where the messages end that all turns of a conversation begin with: those of the system and one more. Or nil.
-local function past_opening(text, place)
-  if byte(text, place[1]) ~= 91 then
+local function past_opening(body, place)
+  if body.byte(place[1]) ~= 91 then
     return nil
   end
-  local i = next_char(text, place[1] + 1)
-  while i <= place[2] and byte(text, i) == 123 do
-    local past = past_value(text, i)
-    if not past then
+  local i = next_char(body, place[1] + 1)
+  while i <= place[2] and body.byte(i) == 123 do
+    local message, past = members(body, i)
+    if not message then
       return nil
     end
-    local message = sub(text, i, past - 1)
-    local role = string_at(message, (members(message) or {}).role)
-    i = next_char(text, past)
-    if (role ~= "system" and role ~= "developer") or byte(text, i) ~= 44 then
+    local role = string_at(body, message.role)
+    i = next_char(body, past)
+    if (role ~= "system" and role ~= "developer") or body.byte(i) ~= 44 then
       return past
     end
-    i = next_char(text, i + 1)
+    i = next_char(body, i + 1)
   end
   return nil
 end
 
 -- What stands for a text: its two ends and its length, so that long ones cost no more than short ones.
-local function digest(text, first, last)
+local function digest(body, first, last)
   if last - first < 2 * MOST_HASHED then
-    return sub(text, first, last)
+    return body.sub(first, last)
   end
-  return sub(text, first, first + MOST_HASHED - 1) .. (last - first) .. sub(text, last - MOST_HASHED + 1, last)
+  return body.sub(first, first + MOST_HASHED - 1) .. (last - first) .. body.sub(last - MOST_HASHED + 1, last)
 end
 
-local function whole(text, place)
-  return place and digest(text, place[1], place[2]) or ""
+local function whole(body, place)
+  return place and digest(body, place[1], place[2]) or ""
 end
 
 -- What requests have in common whose prompts begin alike; empty where nothing is cached (embeddings).
-local function beginning(text, found)
-  local fixed = whole(text, found.system) .. whole(text, found.tools)
+local function beginning(body, found)
+  local fixed = whole(body, found.system) .. whole(body, found.tools)
   if found.messages then
-    local past = past_opening(text, found.messages)
-    return past and fixed .. digest(text, found.messages[1], past - 1) or ""
+    local past = past_opening(body, found.messages)
+    return past and fixed .. digest(body, found.messages[1], past - 1) or ""
   end
   -- A prompt that grows, and a context with each turn, keep their first part only.
   local grows = found.context or found.prompt
-  return grows and fixed .. sub(text, grows[1], math.min(grows[2], grows[1] + MOST_HASHED - 1)) or ""
+  return grows and fixed .. body.sub(grows[1], math.min(grows[2], grows[1] + MOST_HASHED - 1)) or ""
 end
 
 -- FNV-1a of 32 bits.
@@ -219,22 +344,29 @@ local function hashed(text)
   return string.format("%08x", hash)
 end
 
--- The workload for a body and what to hash, or nil.
-function route(text)
-  local found = members(text)
+-- The workload for a body of `length` bytes and what to hash, or nil. `read` is as for `reader`.
+function route(length, read)
+  local body = reader(length, read)
+  local found = members(body, 1)
   if not found then
     return nil
   end
-  local name = string_at(text, found.model)
+  local name = string_at(body, found.model)
   if not name or name == "" then
-    name = string_at(text, found.name)
+    name = string_at(body, found.name)
   end
-  local workload = name and workloads[canonical(name)]
+  local known = name and canonical(name)
+  local workload = known and workloads[known]
   if not workload then
     return nil
   end
-  local common = AFFINITY and beginning(text, found) or ""
+  local common = AFFINITY and beginning(body, found) or ""
   return workload, common ~= "" and hashed(workload .. "\n" .. common) or nil
+end
+
+-- Whether a request shows a key, where keys are wanted; whether it is a good one the servers know.
+function may_enter(authorization)
+  return not KEYED or (authorization ~= nil and lower(sub(authorization, 1, 7)) == "bearer ")
 end
 
 function envoy_on_request(handle)
@@ -245,11 +377,17 @@ function envoy_on_request(handle)
   if method == "GET" or method == "HEAD" or method == "OPTIONS" then
     return
   end
+  -- The directory refuses it before its body has come; to look for a model would be to hold the body here.
+  if not may_enter(headers:get("authorization")) then
+    return
+  end
   local body = handle:body()
   if not body or body:length() == 0 then
     return
   end
-  local workload, hash = route(body:getBytes(0, body:length()))
+  local workload, hash = route(body:length(), function(first, count)
+    return body:getBytes(first - 1, count)
+  end)
   if workload then
     headers = handle:headers() -- the one from before the body came is no longer good
     headers:add(MODEL, workload)

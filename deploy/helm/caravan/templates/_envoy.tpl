@@ -7,18 +7,45 @@ admin:
   address:
     socket_address: {address: 127.0.0.1, port_value: 9901}
 overload_manager:
+  # Often, for what arrives between two looks is taken.
+  refresh_interval: 0.02s
+  # Streams are accounted for from 1 MiB on.
+  buffer_factory_config: {minimum_account_to_track_power_of_two: 20}
   resource_monitors:
+    - name: envoy.resource_monitors.fixed_heap
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig
+        max_heap_size_bytes: {{ include "caravan.envoy.heap" . }}
     - name: envoy.resource_monitors.global_downstream_max_connections
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
         max_active_downstream_connections: 50000
+  # Large bodies go first, then new requests, and streams as the last, the largest before others.
+  loadshed_points:
+    - name: envoy.load_shed_points.http1_server_abort_dispatch
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          scaled: {scaling_threshold: 0.7, saturation_threshold: 1}
+  actions:
+    - name: envoy.overload_actions.shrink_heap
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          threshold: {value: 0.6}
+    - name: envoy.overload_actions.stop_accepting_requests
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          threshold: {value: 0.9}
+    - name: envoy.overload_actions.reset_high_memory_stream
+      triggers:
+        - name: envoy.resource_monitors.fixed_heap
+          scaled: {scaling_threshold: 0.92, saturation_threshold: 0.98}
 static_resources:
   listeners:
     - name: http
       address:
         socket_address: {address: 0.0.0.0, port_value: 11434}
-      # The whole body is read before a route is chosen; what is larger gets 413.
-      per_connection_buffer_limit_bytes: {{ $maxBody }}
+      # Of an answer that its client does not read. Requests have a limit of their own (`request_body_buffer_limit`).
+      per_connection_buffer_limit_bytes: {{ min $maxBody 1048576 }}
       filter_chains:
         - filters:
             - name: envoy.filters.network.http_connection_manager
@@ -30,7 +57,7 @@ static_resources:
                 server_header_transformation: PASS_THROUGH
                 normalize_path: false
                 stream_idle_timeout: {{ $idle }}
-                request_timeout: 300s
+                request_timeout: {{ int .Values.gateway.bodySeconds }}s
                 request_headers_timeout: 15s
                 common_http_protocol_options:
                   idle_timeout: 300s
@@ -63,6 +90,16 @@ static_resources:
                           comparison: {op: EQ, value: {default_value: 413, runtime_key: caravan.too_large}}
                       body:
                         inline_string: "request body is too large: the limit is {{ $maxBody }} bytes"
+                    # A body that there is no room for, and requests that there is none for either.
+                    - filter:
+                        or_filter:
+                          filters:
+                            - status_code_filter:
+                                comparison: {op: EQ, value: {default_value: 500, runtime_key: caravan.no_room}}
+                            - response_flag_filter: {flags: [OM]}
+                      status_code: 503
+                      body:
+                        inline_string: the gateway has no memory left for this request, please try again
                     - filter:
                         response_flag_filter: {flags: [UH, UF, UC, URX]}
                       body:
@@ -87,6 +124,8 @@ static_resources:
                   virtual_hosts:
                     - name: all
                       domains: ["*"]
+                      # The whole body is read before a route is chosen; what is larger gets 413.
+                      request_body_buffer_limit: {{ $maxBody }}
                       routes:
                         {{- range .Values.models }}
                         {{- $slug := include "caravan.model.slug" . }}
@@ -259,6 +298,7 @@ MODELS = {
 {{- end }}
 }
 AFFINITY = {{ .Values.gateway.cacheAffinity }}
+KEYED = {{ ternary "true" "false" (ne (include "caravan.keysSecret" .) "") }}
 
 {{ .Files.Get "files/route.lua" }}
 {{- end }}
@@ -283,7 +323,7 @@ retry_policy:
 
 {{- /* Of every server behind Envoy. Idle connections go before the server closes them, which it does after 5 s. */}}
 {{- define "caravan.envoy.upstream" -}}
-per_connection_buffer_limit_bytes: {{ int .Values.gateway.maxBodyBytes }}
+per_connection_buffer_limit_bytes: 1048576
 circuit_breakers:
   thresholds:
     - max_connections: 1000000
@@ -296,4 +336,11 @@ typed_extension_protocol_options:
     common_http_protocol_options: {idle_timeout: 4s}
     explicit_http_config:
       http_protocol_options: {}
+{{- end }}
+
+{{- /* Bytes of Envoy's heap: of its memory limit what its threads, Lua and freed pages leave. */}}
+{{- define "caravan.envoy.heap" -}}
+{{- $resources := .Values.gateway.resources }}
+{{- $memory := default "1Gi" (get (default dict $resources.limits) "memory") }}
+{{- printf "%d" (int64 (mulf 0.75 (include "caravan.number" $memory | float64))) }}
 {{- end }}

@@ -25,6 +25,11 @@
 {{- toYaml (merge (include "caravan.selector" . | fromYaml) (default dict .own) .root.Values.commonLabels $chart) }}
 {{- end }}
 
+{{- /* Labels of pods: without the chart's version, since a changed label restarts every pod. */}}
+{{- define "caravan.podLabels" -}}
+{{- toYaml (merge (include "caravan.selector" . | fromYaml) (default dict .own) .root.Values.commonLabels (dict "app.kubernetes.io/managed-by" .root.Release.Service)) }}
+{{- end }}
+
 {{- define "caravan.selector" -}}
 app.kubernetes.io/name: {{ include "caravan.name" .root | quote }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
@@ -72,6 +77,16 @@ annotations:
 {{- if hasKey .given "podDisruptionBudget" }}
 {{- $_ := set $model "podDisruptionBudget" .given.podDisruptionBudget }}
 {{- end }}
+{{- /* Resources are taken whole: merged with others, a limit could be below its request, or not be meant at all. */}}
+{{- with .given.resources }}
+{{- $_ := set $model "resources" . }}
+{{- end }}
+{{- with (default dict .given.cache).resources }}
+{{- $_ := set $model.cache "resources" . }}
+{{- end }}
+{{- $_ := set $model "resources" (default (dict "requests" (dict "cpu" "1" "memory" "3Gi") "limits" (dict "cpu" "4" "memory" "6Gi")) $model.resources) }}
+{{- $_ := set $model.cache "resources" (default (dict "requests" (dict "cpu" "500m" "memory" "2Gi") "limits" (dict "cpu" "4" "memory" "6Gi")) $model.cache.resources) }}
+{{- $_ := set $model.cache "size" (default (include "caravan.model.size" .given) $model.cache.size) }}
 {{- $_ := set $model "slug" (include "caravan.model.slug" .given) }}
 {{- toYaml $model }}
 {{- end }}
@@ -81,8 +96,67 @@ annotations:
 {{- default (regexReplaceAll "[^a-z0-9]+" (lower .name) "-") .slug | trunc 20 | trimAll "-" }}
 {{- end }}
 
+{{- /* Thousand millions of parameters that a model's name or source tells, the most of them; 0 where none does. */}}
+{{- define "caravan.model.billions" -}}
+{{- $most := 0.0 }}
+{{- range regexFindAll "(?:[0-9]+x)?[0-9]+(?:[.][0-9]+)?b(?:[^a-z0-9]|$)" (lower (printf "%s %s" .name .source)) -1 }}
+{{- $number := 1.0 }}
+{{- range splitList "x" (regexReplaceAll "b[^a-z0-9]*$" . "") }}
+{{- $number = mulf $number (float64 .) }}
+{{- end }}
+{{- $most = maxf $most $number }}
+{{- end }}
+{{- $most }}
+{{- end }}
+
+{{- /* Room for a model's files: two bytes a parameter and some to convert them, 10Gi where nothing tells how many. */}}
+{{- define "caravan.model.size" -}}
+{{- printf "%dGi" (int (add 10 (ceil (mulf 2.5 (include "caravan.model.billions" . | float64))))) }}
+{{- end }}
+
+{{- /* A quantity of Kubernetes as a number. */}}
+{{- define "caravan.number" -}}
+{{- $text := toString . }}
+{{- $unit := regexFind "[A-Za-z]*$" $text }}
+{{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
+{{- mulf (float64 (trimSuffix $unit $text)) (default 1.0 (get $factors $unit)) }}
+{{- end }}
+
+{{- /* Refuses a request above its limit: (dict "of" whose "resources" r). */}}
+{{- define "caravan.checkResources" -}}
+{{- $limits := default dict .resources.limits }}
+{{- range $name, $request := default dict .resources.requests }}
+{{- if hasKey $limits $name }}
+{{- $limit := get $limits $name }}
+{{- if gt (include "caravan.number" $request | float64) (include "caravan.number" $limit | float64) }}
+{{- fail (printf "%s requests more %s than its limit: %v of %v" $.of $name $request $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Refuses a mount without a volume and a volume that the chart has itself. */}}
+{{- define "caravan.checkVolumes" -}}
+{{- $own := list "config" "tmp" "shm" "cache" "keys" }}
+{{- $there := list "config" "tmp" "cache" }}
+{{- range .model.extraVolumes }}
+{{- if has .name $own }}
+{{- fail (printf "model %s has a volume named %s, as the chart has" $.model.name .name) }}
+{{- end }}
+{{- $there = append $there .name }}
+{{- end }}
+{{- range .model.extraVolumeMounts }}
+{{- if not (has .name $there) }}
+{{- fail (printf "model %s mounts a volume that is not there: %s" $.model.name .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* What the schema cannot say: models must not share objects, nor a claim that only one node may write. */}}
 {{- define "caravan.check" -}}
+{{- include "caravan.checkResources" (dict "of" "the gateway" "resources" .Values.gateway.resources) }}
+{{- include "caravan.checkResources" (dict "of" "the gateway's directory" "resources" .Values.gateway.directory.resources) }}
+{{- include "caravan.checkResources" (dict "of" "the load test" "resources" .Values.loadtest.resources) }}
 {{- $seen := dict }}
 {{- range list "deny" "gateway" "gateway-metrics" "models" "fetch" "test" "test-chat" "keys" "hub" "dashboard" }}
 {{- $_ := set $seen . "a part of the chart" }}
@@ -97,6 +171,22 @@ annotations:
 {{- end }}
 {{- $_ := set $seen $slug .name }}
 {{- $model := include "caravan.model" (dict "root" $ "given" .) | fromYaml }}
+{{- if gt (int $model.nodes) 1 }}
+{{- $set := printf "%s-set" $slug }}
+{{- if hasKey $seen $set }}
+{{- fail (printf "model %s would be named %s, as the nodes of %s: give it a slug" (get $seen $set) $set .name) }}
+{{- end }}
+{{- $_ := set $seen $set .name }}
+{{- if eq $model.cache.mode "perPod" }}
+{{- fail (printf "model %s spans nodes, whose pods have no claims of their own: use the cache mode shared or ephemeral" .name) }}
+{{- end }}
+{{- end }}
+{{- include "caravan.checkResources" (dict "of" (printf "model %s" .name) "resources" $model.resources) }}
+{{- include "caravan.checkResources" (dict "of" (printf "the fetch of model %s" .name) "resources" $model.cache.resources) }}
+{{- include "caravan.checkVolumes" (dict "model" $model) }}
+{{- if gt (divf (include "caravan.model.billions" . | float64) 2.0) (divf (include "caravan.number" $model.cache.size | float64) 1e9) }}
+{{- fail (printf "model %s does not fit its cache: %s is less than half a byte for each of its parameters" .name $model.cache.size) }}
+{{- end }}
 {{- $scale := $model.autoscaling }}
 {{- if and (ne $scale.kind "none") (not $scale.queueDepth) (not $scale.firstTokenSeconds) }}
 {{- fail (printf "model %s scales on nothing: set queueDepth or firstTokenSeconds" .name) }}

@@ -5,12 +5,10 @@
 {{- $where := dict "root" $root "component" "model" "slug" $model.slug "spec" $model }}
 metadata:
   labels:
-    {{- include "caravan.labels" (merge (dict "own" $model.podLabels) $where) | nindent 4 }}
+    {{- include "caravan.podLabels" (merge (dict "own" $model.podLabels) $where) | nindent 4 }}
   annotations:
+    {{- /* Of what is read at the start; servers read their keys again by themselves. */}}
     {{- $sums := dict "checksum/config" (include "caravan.model.config" . | sha256sum) }}
-    {{- with $root.Values.keys.data }}
-    {{- $_ := set $sums "checksum/keys" (sha256sum .) }}
-    {{- end }}
     {{- toYaml (merge $sums $model.podAnnotations) | nindent 4 }}
 spec:
   serviceAccountName: {{ include "caravan.serviceAccountName" $root | quote }}
@@ -213,7 +211,7 @@ volumeMounts:
 {{- define "caravan.model.fetch.pod" -}}
 metadata:
   labels:
-    {{- include "caravan.labels" .meta | nindent 4 }}
+    {{- include "caravan.podLabels" .meta | nindent 4 }}
 spec:
   restartPolicy: OnFailure
   serviceAccountName: {{ include "caravan.serviceAccountName" .root | quote }}
@@ -236,19 +234,35 @@ spec:
   containers:
     - {{- include "caravan.model.fetch" . | nindent 6 }}
   volumes:
-    {{- include "caravan.model.volumes" . | nindent 4 }}
+    {{- include "caravan.model.fetch.volumes" . | nindent 4 }}
 {{- end }}
 
-{{- /* The file that says that a shared cache holds all of this configuration's models. */}}
+{{- /* The file that says that a shared cache holds the model's files. Nothing but their source makes them others. */}}
 {{- define "caravan.model.fetched" -}}
-/cache/.fetched-{{ include "caravan.model.config" . | sha256sum | trunc 8 }}
+/cache/.fetched-{{ .model.source | sha256sum | trunc 8 }}
 {{- end }}
 
 {{- /* Waits for the Job that fills a shared cache: a server that finds nothing would be restarted ever more slowly. */}}
 {{- define "caravan.model.wait" -}}
 name: wait
 {{ include "caravan.model.container" . }}
-command: [tini, --, sh, -c, {{ printf "until [ -e %s ]; do sleep 1; done" (include "caravan.model.fetched" .) | quote }}]
+# What it says at its end is the pod's status; then it waits anew.
+terminationMessagePolicy: FallbackToLogsOnError
+command:
+  - tini
+  - --
+  - sh
+  - -c
+  - |
+    left={{ int .model.cache.fetchTimeoutSeconds }}
+    until [ -e {{ include "caravan.model.fetched" . }} ]; do
+      if [ "$left" -le 0 ]; then
+        echo "the cache has not been filled in {{ int .model.cache.fetchTimeoutSeconds }} s: see what fetches: kubectl logs -l app.kubernetes.io/component=fetch,caravan/model={{ .model.slug }}" >&2
+        exit 1
+      fi
+      left=$((left - 1))
+      sleep 1
+    done
 resources:
   requests: {cpu: 10m, memory: 16Mi}
   limits: {cpu: 100m, memory: 64Mi}
@@ -257,13 +271,23 @@ volumeMounts:
 {{- end }}
 
 {{- define "caravan.model.volumes" -}}
+{{- include "caravan.model.fetch.volumes" . }}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ .model.sharedMemory }}}
+{{- with include "caravan.keysSecret" .root }}
+- name: keys
+  secret:
+    secretName: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* Volumes of what fetches, which needs no keys and no shared memory. */}}
+{{- define "caravan.model.fetch.volumes" -}}
 - name: config
   configMap:
     name: {{ .name | quote }}
 - name: tmp
-  emptyDir: {sizeLimit: 2Gi}
-- name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .model.sharedMemory }}}
+  emptyDir: {sizeLimit: {{ .model.temporarySize }}}
 {{- if eq .model.cache.mode "ephemeral" }}
 - name: cache
   emptyDir: {sizeLimit: {{ .model.cache.size }}}
@@ -271,11 +295,6 @@ volumeMounts:
 - name: cache
   persistentVolumeClaim:
     claimName: {{ default (printf "%s-cache" .name) .model.cache.existingClaim | quote }}
-{{- end }}
-{{- with include "caravan.keysSecret" .root }}
-- name: keys
-  secret:
-    secretName: {{ . | quote }}
 {{- end }}
 {{- with .model.extraVolumes }}
 {{ toYaml . }}
