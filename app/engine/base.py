@@ -121,7 +121,10 @@ class Engine(Protocol):
         normalize: bool,
         priority: int = 0,
         trace: Mapping[str, str] | None = None,
-    ) -> Vectors: ...
+        usage: Usage | None = None,
+    ) -> Vectors:
+        """The vectors of all inputs. `usage` learns how many tokens they are as soon as that is known."""
+        ...
 
     def metrics(self) -> Mapping[str, float]:
         """Gauges by name: at least `running` and `waiting` requests."""

@@ -213,6 +213,7 @@ class FakeEngine:
         normalize: bool,
         priority: int = 0,
         trace: Mapping[str, str] | None = None,
+        usage: Usage | None = None,
     ) -> Vectors:
         """Vectors drawn at random with the text as the seed: equal texts get equal ones."""
         self._check_alive()
@@ -228,6 +229,8 @@ class FakeEngine:
                 token_ids = token_ids[:limit]
             values.append(_vector(self._words.decode(token_ids), self._embedding_length, normalize=normalize))
             prompt_tokens += len(token_ids)
+        if usage is not None:
+            usage.prompt_tokens = prompt_tokens
         return Vectors(values, prompt_tokens)
 
     def metrics(self) -> Mapping[str, float]:

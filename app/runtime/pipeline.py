@@ -23,6 +23,9 @@ from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.manager import Manager
 
+_LONG_VECTORS = 10_000
+"""Values from which on a thread is worth its way there and back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -148,17 +151,27 @@ class Pipeline:
                 return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
             _check_embeds(model, asked)
             limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
-            found = await lease.engine.embed(
-                asked.inputs,
-                truncate=asked.truncate,
-                limit=limit,
-                normalize=normalize,
-                priority=call.caller.priority,
-                trace=call.trace or None,
-            )
-            call.prompt_tokens = found.prompt_tokens
-            vectors = [_shorten(vector, asked.dimensions) for vector in found.values]
+            usage = Usage()
+            try:
+                found = await lease.engine.embed(
+                    asked.inputs,
+                    truncate=asked.truncate,
+                    limit=limit,
+                    normalize=normalize,
+                    priority=call.caller.priority,
+                    trace=call.trace or None,
+                    usage=usage,
+                )
+            finally:
+                # Also of a client that has left: the work was done for it.
+                call.prompt_tokens = usage.prompt_tokens
+            vectors = await self._shortened(found.values, asked.dimensions)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+    async def _shortened(self, vectors: list[list[float]], dimensions: int) -> list[list[float]]:
+        if dimensions and sum(map(len, vectors)) > _LONG_VECTORS:
+            return await self._pool.run(_shorten_all, vectors, dimensions)
+        return _shorten_all(vectors, dimensions)
 
 
 class _Reply:
@@ -256,6 +269,10 @@ async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:
     """The token ids of prompt and answer. The end token and a stop string are no part of the answer."""
     answer = await lease.engine.tokenize(text, special=False)
     return [*prompt.token_ids, *answer.token_ids]
+
+
+def _shorten_all(vectors: list[list[float]], dimensions: int) -> list[list[float]]:
+    return [_shorten(vector, dimensions) for vector in vectors]
 
 
 def _shorten(vector: list[float], dimensions: int) -> list[float]:

@@ -1,12 +1,15 @@
 """The prompt of a request on a scripted engine: what goes in, in which order, and what is cut to fit."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, PastToolCall, Sampling, Think
 from app.engine.base import Prompt
 from app.engine.fake import FakeEngine
@@ -17,15 +20,23 @@ SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("as
 OPENED = "<|im_start|>assistant\n"
 PICTURE = b"picture"
 ROOM = 1000
+_LIMITS = InputLimits()
 
 
 def turn(role: str, content: str) -> str:
     return f"<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
-def served(*, family: str = "llama", fim: tuple[str, str, str] | None = None, **spec: Any) -> Model:
+def served(
+    *,
+    family: str = "llama",
+    fim: tuple[str, str, str] | None = None,
+    capabilities: Sequence[str] = ("completion", "vision"),
+    **spec: Any,
+) -> Model:
     base = model("m")
-    return replace(base, spec=replace(base.spec, **spec), facts=replace(base.facts, family=family, fim=fim))
+    facts = replace(base.facts, family=family, fim=fim, capabilities=tuple(capabilities))
+    return replace(base, spec=replace(base.spec, **spec), facts=facts)
 
 
 async def composed(
@@ -35,11 +46,15 @@ async def composed(
     engine: FakeEngine | None = None,
     window: int = ROOM,
     num_keep: int = 4,
+    limits: InputLimits = _LIMITS,
     **fields: Any,
 ) -> Prompt:
     generation = Generation("m", asked, received_ns=0, **fields)
     sampling = Sampling(num_keep=num_keep)
-    return await Composer(on or served(), engine or FakeEngine(), generation, sampling, window).prompt()
+    composer = Composer(
+        on or served(), engine or FakeEngine(), generation, sampling, window, pool=Pool(), limits=limits
+    )
+    return await composer.prompt()
 
 
 async def chat(*messages: Message, tools: Any = (), **fields: Any) -> Prompt:
@@ -144,7 +159,7 @@ async def test_a_go_template_sees_tools_pictures_and_the_switch(think: Think, se
     source = "{{ if .Think }}{{ .ThinkLevel }}{{ else }}off{{ end }}|"
     source += "{{ range .Tools }}{{ .Function.Name }}{{ end }}|{{ range .Messages }}{{ .Content }}{{ end }}"
     base = served(template=source)
-    on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools")))
+    on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools", "vision")))
     tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
     asked = Message("user", "U", images=(PICTURE,))
     found = await chat(asked, on=on, tools=tools, think=think)

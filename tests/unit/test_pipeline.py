@@ -18,6 +18,7 @@ from app.core.call import Call
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
 from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Message
 from app.engine.base import Engine
 from app.engine.fake import HELLO, FakeEngine, Reply
@@ -47,7 +48,9 @@ class Site:
             max_queue=8,
             default_context=WINDOW,
         )
-        self.pipeline = Pipeline(Library([served]), self.manager, tool_calls_reason=tool_calls_reason)
+        self.pipeline = Pipeline(
+            Library([served]), self.manager, tool_calls_reason=tool_calls_reason, pool=Pool()
+        )
 
     async def _start(self, _: Model) -> Engine:
         self.starts += 1
