@@ -6,13 +6,12 @@ from itertools import accumulate
 from typing import Self
 
 from app.core.errors import InvalidRequest
-from app.core.request import Json, Message
+from app.core.request import Message
+from app.core.weight import weight
 
 Count = Callable[[Sequence[Message]], Awaitable[int]]
 """Renders messages and says how many tokens that makes."""
 
-_MESSAGE_CHARS = 16
-"""What a message weighs beside its text: a template writes its role and its end."""
 _TOKEN_CHARS = 8
 """Characters a token from which on a history hardly fits: text has 3 to 5."""
 
@@ -51,29 +50,6 @@ def cut_middle(token_ids: Sequence[int], window: int, num_keep: int) -> list[int
     kept = window - max((window - keep) // 2, 1)
     newest = len(token_ids) - (kept - keep)
     return [*token_ids[:keep], *token_ids[newest:]]
-
-
-def weight(message: Message) -> int:
-    """About how many characters of a prompt a message comes to."""
-    calls = sum(len(call.name) + _size(call.arguments) for call in message.tool_calls)
-    return _MESSAGE_CHARS + len(message.content) + len(message.thinking) + calls
-
-
-def _size(value: Json) -> int:
-    """About the characters of a JSON value, without writing it."""
-    size, left = 0, [value]
-    while left:
-        match left.pop():
-            case str() as text:
-                size += len(text)
-            case dict() as members:
-                left += members.keys()
-                left += members.values()
-            case list() as items:
-                left += items
-            case _:
-                size += 4
-    return size
 
 
 class _Histories:
