@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
-from typing import Self
 
 from app.core.errors import InvalidRequest
 from app.core.request import Message
@@ -34,7 +33,11 @@ async def fit(messages: Sequence[Message], window: int, count: Count) -> tuple[M
     try:
         return await histories.least(window, count)
     except InvalidRequest:
-        return await histories.starting_at("user").least(window, count)
+        if histories.keep_starts("user"):
+            return await histories.least(window, count)
+        if await count(messages) <= window:
+            return tuple(messages)
+        return histories.shortest
 
 
 def cut_middle(token_ids: Sequence[int], window: int, num_keep: int) -> list[int]:
@@ -62,11 +65,14 @@ class _Histories:
         self._before = [0, *accumulate(0 if each.role == "system" else weight(each) for each in messages)]
         self._cuts = [0, *(at for at in range(1, len(messages)) if messages[at - 1].role != "system")]
 
-    def starting_at(self, role: str) -> Self:
-        """Those that start with a message of that role, or the shortest alone; and the whole."""
-        cuts = [at for at in range(1, len(self._messages)) if self._messages[at].role == role]
-        self._cuts = [0, *(cuts or [len(self._messages) - 1])]
-        return self
+    def keep_starts(self, role: str) -> bool:
+        """From now on only those that start with a message of that role, and the whole; false without any."""
+        self._cuts = [0, *(at for at in range(1, len(self._messages)) if self._messages[at].role == role)]
+        return len(self._cuts) > 1
+
+    @property
+    def shortest(self) -> tuple[Message, ...]:
+        return self._at(len(self._messages) - 1)
 
     async def least(self, window: int, count: Count) -> tuple[Message, ...]:
         """The longest history that fits, else the shortest."""
@@ -93,7 +99,9 @@ class _Histories:
         return self._history(high)
 
     def _history(self, number: int) -> tuple[Message, ...]:
-        cut = self._cuts[number]
+        return self._at(self._cuts[number])
+
+    def _at(self, cut: int) -> tuple[Message, ...]:
         kept = self._systems[: bisect_left(self._systems, cut)]
         return (*(self._messages[at] for at in kept), *self._messages[cut:])
 

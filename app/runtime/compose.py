@@ -73,7 +73,7 @@ class Composer:
             most = self._limits.template_chars
             if most and len(asked.template) > most:
                 raise InvalidRequest(
-                    f"template has {len(asked.template)} characters, which is more than {most}"
+                    f"template: at most {most} characters, this request has {len(asked.template)}"
                 )
         if pictures and not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
