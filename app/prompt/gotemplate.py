@@ -143,17 +143,20 @@ def _compile(source: str) -> _Compiled:
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
     """Neighbours of one role as one message; what tools answered stays apart."""
-    joined: list[Message] = []
+    runs: list[list[Message]] = []
     for message in messages:
-        last = joined[-1] if joined else None
-        if last is None or message.role == "tool" or last.role != message.role:
-            joined.append(message)
-            continue
-        joined[-1] = replace(
-            last,
-            content=f"{last.content}\n\n{message.content}",
-            thinking="\n\n".join(text for text in (last.thinking, message.thinking) if text),
-            images=last.images + message.images,
-            tool_calls=last.tool_calls + message.tool_calls,
-        )
-    return joined
+        if runs and message.role != "tool" and runs[-1][-1].role == message.role:
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return [_as_one(run) if len(run) > 1 else run[0] for run in runs]
+
+
+def _as_one(run: Sequence[Message]) -> Message:
+    return replace(
+        run[0],
+        content="\n\n".join(message.content for message in run),
+        thinking="\n\n".join(message.thinking for message in run if message.thinking),
+        images=tuple(image for message in run for image in message.images),
+        tool_calls=tuple(call for message in run for call in message.tool_calls),
+    )
