@@ -79,7 +79,8 @@ def build_app(
         give_up=lifecycle.fail,
     )
     lifecycle.ends_with(manager.close)
-    pool = Pool()
+    # As many jobs may wait as requests: each of these has one at a time.
+    pool = Pool(waiting=max(settings.max_queue, 64))
     pipeline = Pipeline(
         library,
         manager,

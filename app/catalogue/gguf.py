@@ -5,6 +5,8 @@ that the server never carries what that takes. What the file says of itself is k
 """
 
 import json
+import logging
+import os
 import re
 import shutil
 import subprocess
@@ -31,6 +33,7 @@ SIDECAR = "gguf.json"
 DROPPED = ("general.name", "tokenizer.chat_template")
 """Metadata that `/api/show` leaves out."""
 
+_log = logging.getLogger(__name__)
 SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 
 
@@ -40,14 +43,27 @@ def convert(gguf: Path, cache: Path, progress: Progress) -> Path:
     _check(gguf)
     digest = _hash(gguf, cache, progress)
     target = cache.resolve() / "gguf" / digest
-    if target.is_dir():
+    if _is_whole(target):
         return target
     with _lock(target):
-        if not target.is_dir():
+        if not _is_whole(target):
             for left_over in target.parent.glob(f".{digest}.*.part"):
                 shutil.rmtree(left_over, ignore_errors=True)
+            if target.is_dir():
+                _log.warning("what was made of %s is not whole and is made again", gguf.name)
             _make(gguf, digest, target, progress)
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there in the size in which they were written: a loss of power cuts them short."""
+    try:
+        sidecar = orjson.loads((folder / SIDECAR).read_bytes())
+        # A folder of an older version does not say: its files are taken as they are.
+        sizes: dict[str, int] = sidecar.get("files", {})
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _check(gguf: Path) -> None:
@@ -96,15 +112,30 @@ def _make(gguf: Path, digest: str, target: Path, progress: Progress) -> None:
     try:
         _run(gguf, part, progress)
         sidecar = part / SIDECAR
-        source = {"sha256": digest, "size_bytes": gguf.stat().st_size}
+        sizes = {file.name: file.stat().st_size for file in part.iterdir() if file != sidecar}
+        source = {"sha256": digest, "size_bytes": gguf.stat().st_size, "files": sizes}
         sidecar.write_bytes(orjson.dumps(source | orjson.loads(sidecar.read_bytes())))
         for file in part.iterdir():
             file.chmod(0o644)
+            _sync(file)
+        _sync(part)
+        # Only what is there and not whole is in the way; a server that has it open keeps its files.
+        shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
+        _sync(target.parent)
     except OSError as error:
         raise LoadFailed(f"cannot convert {gguf.name}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have what was written to a file or folder on the disk before what comes next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _run(gguf: Path, part: Path, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from app.core.model import ModelName
 from app.core.request import CompletionPrompt, Message
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_MARK = "[img]"
 
 
 def chat_messages(
@@ -61,14 +62,12 @@ def mark_images(messages: Sequence[Message]) -> tuple[Message, ...]:
     marked: list[Message] = []
     count = 0
     for message in messages:
-        prefix, content = "", message.content
-        for number in range(count, count + len(message.images)):
-            if "[img]" in content:
-                content = content.replace("[img]", f"[img-{number}]", 1)
-            else:
-                prefix += f"[img-{number}]"
+        # Split once: a search for each picture would be as many times the text.
+        before, *after = message.content.split(_MARK, len(message.images))
+        marks = [f"[img-{number}]" for number in range(count, count + len(message.images))]
+        in_text = "".join(mark + text for mark, text in zip(marks, after, strict=False))
         count += len(message.images)
-        marked.append(replace(message, content=prefix + content))
+        marked.append(replace(message, content="".join(marks[len(after) :]) + before + in_text))
     return tuple(marked)
 
 

@@ -1,6 +1,5 @@
 """From what was asked to a prompt the engine takes: messages, template, context, what is cut to fit."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,7 +25,10 @@ TOO_LONG = (
 
 
 class Composer:
-    """Builds the prompt of one request on one engine; `window` is its context length in tokens."""
+    """Builds the prompt of one request on one engine; `window` is its context length in tokens.
+
+    Templates are compiled and run in `pool`.
+    """
 
     def __init__(
         self,
@@ -52,12 +54,29 @@ class Composer:
         """The prompt, no longer than the window allows.
 
         Raises:
-            InvalidRequest: for a template that does not parse, messages that the template refuses, images a
-                text model cannot see, and a prompt that is too long and may not be cut.
+            InvalidRequest: for images a text model cannot see, a template that does not parse or is too long,
+                messages that the template refuses, and a prompt that is too long and may not be cut.
+            Overloaded: when too much waits for the pool.
         """
+        self._check()
         if isinstance(self._asked.prompt, ChatPrompt):
             return self._cut(await self._conversation(self._chat_history(self._asked.prompt.messages)))
         return self._cut(await self._completion(self._asked.prompt))
+
+    def _check(self) -> None:
+        """What is refused before any work."""
+        asked = self._asked.prompt
+        if isinstance(asked, ChatPrompt):
+            pictures = any(message.images for message in asked.messages)
+        else:
+            pictures = bool(asked.images)
+            most = self._limits.template_chars
+            if most and len(asked.template) > most:
+                raise InvalidRequest(
+                    f"template: at most {most} characters, this request has {len(asked.template)}"
+                )
+        if pictures and not self._model.can("vision"):
+            raise InvalidRequest(f"{self._model.name} does not support image input")
 
     async def _completion(self, asked: CompletionPrompt) -> Prompt:
         if asked.raw:
@@ -74,7 +93,9 @@ class Composer:
     async def _fill_in(self, asked: CompletionPrompt) -> Prompt:
         source = asked.template or self._model.spec.template
         if source:
-            text = GoTemplate(source).render((), prompt=asked.prompt, suffix=asked.suffix)
+            text = await self._pool.run(
+                lambda: GoTemplate(source).render((), prompt=asked.prompt, suffix=asked.suffix)
+            )
         else:
             before, after, middle = self._model.facts.fim or ("", "", "")
             text = f"{before}{asked.prompt}{after}{asked.suffix}{middle}"
@@ -91,18 +112,23 @@ class Composer:
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
         source = template or self._model.spec.template
-        go_template = GoTemplate(source) if source else None
-        if self._asked.truncate:
-            rendered: dict[tuple[int, ...], Prompt] = {}
+        go_template = await self._pool.run(GoTemplate, source) if source else None
+        if not self._asked.truncate:
+            return await self._render(tuple(messages), go_template)
+        fitting: tuple[tuple[Message, ...], Prompt] | None = None
 
-            async def count(kept: Sequence[Message]) -> int:
-                prompt = rendered[tuple(map(id, kept))] = await self._render(tuple(kept), go_template)
-                return len(prompt.token_ids)
+        async def count(kept: Sequence[Message]) -> int:
+            """Only one rendering is kept: that of the last history that fitted, which is the one wanted."""
+            nonlocal fitting
+            prompt = await self._render(tuple(kept), go_template)
+            if len(prompt.token_ids) <= self._limit:
+                fitting = tuple(kept), prompt
+            return len(prompt.token_ids)
 
-            messages = await fit(messages, self._limit, count)
-            if known := rendered.get(tuple(map(id, messages))):
-                return known
-        return await self._render(tuple(messages), go_template)
+        left = await fit(messages, self._limit, count)
+        if fitting is not None and fitting[0] == left:
+            return fitting[1]
+        return await self._render(left, go_template)
 
     async def _render(self, messages: tuple[Message, ...], template: GoTemplate | None) -> Prompt:
         tools = self._asked.prompt.tools if isinstance(self._asked.prompt, ChatPrompt) else ()
@@ -110,7 +136,7 @@ class Composer:
             think = self._asked.think
             if think is None and self._model.can("thinking"):
                 think = True
-            text = await asyncio.to_thread(template.render, messages, tools=tools, think=think)
+            text = await self._pool.run(template.render, messages, tools=tools, think=think)
             images = tuple(image for message in messages for image in message.images)
             return await self._engine.tokenize(text, images=images)
         chat = ChatPrompt(messages, tools)

@@ -24,6 +24,9 @@ from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.manager import Manager
 
+_LONG_VECTORS = 10_000
+"""Values from which on a thread is worth its way there and back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -168,8 +171,13 @@ class Pipeline:
                     cache_salt=self._salt(call.caller),
                     trace=call.trace or None,
                 )
-            vectors = [_shorten(vector, asked.dimensions) for vector in found.values]
+            vectors = await self._shortened(found.values, asked.dimensions)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+    async def _shortened(self, vectors: list[list[float]], dimensions: int) -> list[list[float]]:
+        if dimensions and sum(map(len, vectors)) > _LONG_VECTORS:
+            return await self._pool.run(_shorten_all, vectors, dimensions)
+        return _shorten_all(vectors, dimensions)
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
@@ -283,6 +291,10 @@ async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:
     """The token ids of prompt and answer. The end token and a stop string are no part of the answer."""
     answer = await lease.engine.tokenize(text, special=False)
     return [*prompt.token_ids, *answer.token_ids]
+
+
+def _shorten_all(vectors: list[list[float]], dimensions: int) -> list[list[float]]:
+    return [_shorten(vector, dimensions) for vector in vectors]
 
 
 def _shorten(vector: list[float], dimensions: int) -> list[float]:

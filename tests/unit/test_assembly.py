@@ -1,8 +1,11 @@
 """Which messages a prompt is made of, and which are left out when they do not fit."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.errors import InvalidRequest
 from app.core.model import ModelName
@@ -97,6 +100,32 @@ def test_thinking_is_cut_from_answers_before_the_last_question() -> None:
 def test_pictures_are_numbered_over_all_messages() -> None:
     asked = [Message("user", "a [img] b", images=(b"1", b"2")), Message("user", "c", images=(b"3",)), USER]
     assert texts(mark_images(asked)) == ["[img-1]a [img-0] b", "[img-2]c", "hi"]
+
+
+@given(
+    content=st.lists(st.sampled_from(["[img]", "a", "[img", "[", "]"]), max_size=12).map("".join),
+    count=st.integers(0, 6),
+)
+def test_marks_are_replaced_as_one_picture_after_the_other_would(content: str, count: int) -> None:
+    prefix, expected = "", content
+    for number in range(count):
+        if "[img]" in expected:
+            expected = expected.replace("[img]", f"[img-{number}]", 1)
+        else:
+            prefix += f"[img-{number}]"
+    (found,) = mark_images([Message("user", content, images=(b"p",) * count)])
+    assert found.content == prefix + expected
+
+
+def test_marks_times_pictures_cost_no_more_than_their_sum() -> None:
+    """F15: 30,000 pictures and as many marks took minutes of a thread."""
+    spent: list[float] = []
+    for count in (20_000, 40_000):
+        asked = [Message("user", "[img]" * count, images=(b"",) * count)]
+        begun = time.process_time()
+        mark_images(asked)
+        spent.append(time.process_time() - begun)
+    assert spent[1] < 3 * spent[0] + 0.05
 
 
 class Counter:

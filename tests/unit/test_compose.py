@@ -1,15 +1,21 @@
 """The prompt of a request on a scripted engine: what goes in, in which order, and what is cut to fit."""
 
+import threading
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, PastToolCall, Sampling, Think
 from app.engine.base import Prompt
 from app.engine.fake import FakeEngine
+from app.prompt.gotemplate import GoTemplate
 from app.runtime.compose import TOO_LONG, Composer
 from tests.unit.garage import model
 
@@ -17,15 +23,23 @@ SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("as
 OPENED = "<|im_start|>assistant\n"
 PICTURE = b"picture"
 ROOM = 1000
+_LIMITS = InputLimits()
 
 
 def turn(role: str, content: str) -> str:
     return f"<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
-def served(*, family: str = "llama", fim: tuple[str, str, str] | None = None, **spec: Any) -> Model:
+def served(
+    *,
+    family: str = "llama",
+    fim: tuple[str, str, str] | None = None,
+    capabilities: Sequence[str] = ("completion", "vision"),
+    **spec: Any,
+) -> Model:
     base = model("m")
-    return replace(base, spec=replace(base.spec, **spec), facts=replace(base.facts, family=family, fim=fim))
+    facts = replace(base.facts, family=family, fim=fim, capabilities=tuple(capabilities))
+    return replace(base, spec=replace(base.spec, **spec), facts=facts)
 
 
 async def composed(
@@ -35,11 +49,15 @@ async def composed(
     engine: FakeEngine | None = None,
     window: int = ROOM,
     num_keep: int = 4,
+    limits: InputLimits = _LIMITS,
     **fields: Any,
 ) -> Prompt:
     generation = Generation("m", asked, received_ns=0, **fields)
     sampling = Sampling(num_keep=num_keep)
-    return await Composer(on or served(), engine or FakeEngine(), generation, sampling, window).prompt()
+    composer = Composer(
+        on or served(), engine or FakeEngine(), generation, sampling, window, pool=Pool(), limits=limits
+    )
+    return await composer.prompt()
 
 
 async def chat(*messages: Message, tools: Any = (), **fields: Any) -> Prompt:
@@ -144,7 +162,7 @@ async def test_a_go_template_sees_tools_pictures_and_the_switch(think: Think, se
     source = "{{ if .Think }}{{ .ThinkLevel }}{{ else }}off{{ end }}|"
     source += "{{ range .Tools }}{{ .Function.Name }}{{ end }}|{{ range .Messages }}{{ .Content }}{{ end }}"
     base = served(template=source)
-    on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools")))
+    on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools", "vision")))
     tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
     asked = Message("user", "U", images=(PICTURE,))
     found = await chat(asked, on=on, tools=tools, think=think)
@@ -277,3 +295,86 @@ async def test_without_shift_a_single_long_prompt_is_refused(raw: bool) -> None:
 async def test_a_prompt_with_pictures_is_never_cut_in_the_middle() -> None:
     with pytest.raises(InvalidRequest, match="longer than the context length"):
         await chat(Message("user", "w " * 300, images=(PICTURE,)), window=100)
+
+
+async def test_only_one_rendering_is_kept_and_none_is_made_again() -> None:
+    """F1: a chat kept every rendering until its request ended."""
+
+    class Watched(FakeEngine):
+        """Counts the renderings that somebody still has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive = self.most = self.count = 0
+
+        async def render(self, chat: ChatPrompt, **others: Any) -> Prompt:
+            made = await super().render(chat, **others)
+            ids = _Ids(made.token_ids)
+            weakref.finalize(ids, self.gone)
+            self.count += 1
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            return replace(made, token_ids=ids)
+
+        def gone(self) -> None:
+            self.alive -= 1
+
+    engine = Watched()
+    found = await chat(*talk(2000), window=100, engine=engine)
+    assert 80 < len(found.token_ids) <= 100
+    assert engine.most <= 3
+    assert engine.count < 20
+
+
+class _Ids(list[int]):
+    """A list whose end can be seen."""
+
+
+# What is refused before any work.
+
+
+@pytest.mark.parametrize("parts", [{}, {"raw": True}, {"template": "{{ .Prompt }}"}, {"suffix": "s"}])
+async def test_a_model_that_sees_no_pictures_is_told_first(parts: dict[str, Any]) -> None:
+    """F15: pictures were numbered, and the template run, for a model that cannot see them."""
+    engine, on = FakeEngine(), served(capabilities=["completion"])
+    for asked in (
+        completion("[img]", on=on, engine=engine, parts={"images": (PICTURE,), **parts}),
+        chat(Message("user", "[img]", images=(PICTURE,)), on=on, engine=engine),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            await asked
+        assert str(refused.value) == "m:latest does not support image input"
+    assert not engine.renderings
+
+
+async def test_a_template_has_so_many_characters_at_most() -> None:
+    """F14."""
+    limits = InputLimits(template_chars=20)
+    source = "{{ .Prompt }}".ljust(20)
+    assert (await completion(parts={"template": source}, limits=limits)).text.strip() == "U"
+    with pytest.raises(InvalidRequest) as refused:
+        await completion(parts={"template": source + "x"}, limits=limits)
+    assert str(refused.value) == "template: at most 20 characters, this request has 21"
+    unlimited = InputLimits(template_chars=0)
+    assert (await completion(parts={"template": source + "x"}, limits=unlimited)).text.endswith("x")
+
+
+@pytest.mark.parametrize(
+    "parts", [{"template": "T {{ .Prompt }}"}, {"template": "{{ .Prompt }}{{ .Suffix }}", "suffix": "after"}]
+)
+async def test_templates_are_compiled_and_run_beside_the_event_loop(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F14: 212 bytes that a client sent stopped every other stream for two seconds."""
+    threads: list[str] = []
+    for name in ("__init__", "render"):
+        known = getattr(GoTemplate, name)
+
+        def noted(*arguments: Any, _known: Any = known, **fields: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return _known(*arguments, **fields)
+
+        monkeypatch.setattr(GoTemplate, name, noted)
+    await completion("before", parts=parts)
+    assert len(threads) == 2
+    assert {*threads} == {"client-work"}

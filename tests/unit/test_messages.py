@@ -1,24 +1,30 @@
 """Messages in the shape of vLLM's renderer, pictures out of bytes, and the switch for reasoning."""
 
 import io
+import re
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from app.core.errors import InvalidRequest
 from app.core.model import ThinkingLevels
 from app.core.request import Message, PastToolCall, Think
-from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
+from app.engine.vllm.messages import open_images, thinking_kwargs, to_conversation
 
 
 def picture(form: str, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> bytes:
     data = io.BytesIO()
     Image.new(mode, size, "white").save(data, form)
     return data.getvalue()
+
+
+def open_image(data: bytes) -> Image.Image:
+    (found,) = open_images([data], 0)
+    return found
 
 
 PICTURES = {form: picture(form) for form in ("PNG", "JPEG", "WEBP")}
@@ -76,7 +82,7 @@ def test_a_result_says_only_what_was_said_of_it(result: Message, named: dict[str
 def test_pictures_come_before_the_text_in_their_order() -> None:
     sizes = [(2, 3), (4, 5)]
     images = tuple(picture("PNG", size) for size in sizes)
-    (found,) = to_conversation((Message("user", "See?", images=images),))
+    (found,) = to_conversation((Message("user", "See?", images=images),), open_images(images, 0))
     *parts, text = found["content"]
     assert [(part["type"], part["image_pil"].size) for part in parts] == [("image_pil", s) for s in sizes]
     assert text == {"type": "text", "text": "See?"}
@@ -116,7 +122,7 @@ def test_a_picture_that_ends_too_early(data: bytes) -> None:
 
 def test_a_picture_too_large_to_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InvalidRequest, match="decompression bomb"):
+    with pytest.raises(InvalidRequest, match="too many pixels"):
         open_image(picture("PNG", (15, 15)))
 
 
@@ -172,3 +178,76 @@ def test_the_level_of_a_template_that_knows_levels(
     variable: str, levels: ThinkingLevels, think: Think, expected: dict[str, Any]
 ) -> None:
     assert thinking_kwargs(variable, think, levels) == expected
+
+
+def test_pictures_over_several_messages_stay_with_theirs() -> None:
+    sizes = [(2, 3), (4, 5), (6, 7)]
+    files = tuple(picture("PNG", size) for size in sizes)
+    asked = (
+        Message("user", "a", images=files[:1]),
+        Message("user", "b"),
+        Message("user", "c", images=files[1:]),
+    )
+    first, plain, last = to_conversation(asked, open_images(files, 0))
+    assert plain["content"] == "b"
+    assert [part["image_pil"].size for part in first["content"][:-1]] == sizes[:1]
+    assert [part["image_pil"].size for part in last["content"][:-1]] == sizes[1:]
+
+
+def test_pictures_that_are_too_many_pixels_in_sum_are_refused_by_their_heads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F5: nothing is decoded, however small the files are."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    bomb = picture("PNG", (2000, 1000), "1")
+    assert len(bomb) < 3000
+    with pytest.raises(InvalidRequest) as refused:
+        open_images([bomb] * 3, 5_000_000)
+    assert str(refused.value) == "images: at most 5000000 pixels, this request has 6000000"
+
+
+def test_as_many_pixels_as_may_be_are_decoded() -> None:
+    assert len(open_images([picture("PNG", (100, 50))] * 2, 10_000)) == 2
+
+
+def with_texts(count: int, chars: int) -> bytes:
+    """A picture with texts, which are packed."""
+    texts = PngImagePlugin.PngInfo()
+    for number in range(count):
+        texts.add_text(f"t{number}", "x" * chars, zip=True)
+    data = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(data, "PNG", pnginfo=texts)
+    return data.getvalue()
+
+
+def test_what_a_picture_says_of_itself_is_not_kept() -> None:
+    """F5: texts are packed a thousand times smaller than they come out."""
+    (found,) = open_images([with_texts(3, 1000)], 0)
+    assert isinstance(found, PngImagePlugin.PngImageFile)
+    assert (found.info, found.text) == ({}, {})
+    with pytest.raises(InvalidRequest, match="damaged"):
+        open_images([with_texts(8, 900_000)], 0)
+
+
+def test_which_way_is_up_is_kept() -> None:
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(data, "JPEG", exif=exif)
+    assert ImageOps.exif_transpose(open_image(data.getvalue())).size == (4, 6)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_of_a_picture_that_moves_the_first_frame_is_decoded(form: str) -> None:
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "green", "blue")]
+    data = io.BytesIO()
+    frames[0].save(data, form, save_all=True, append_images=frames[1:], lossless=True)
+    found = open_image(data.getvalue())
+    assert found.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", *(data[:-40] for data in PICTURES.values())])
+def test_errors_are_in_our_own_words(data: bytes) -> None:
+    """F20: what Pillow says holds the address of an object."""
+    with pytest.raises(InvalidRequest) as refused:
+        open_image(data)
+    assert not re.search("0x|<|BytesIO", str(refused.value))

@@ -16,10 +16,11 @@ import pytest
 from app.catalogue.library import Library
 from app.core.call import Call
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
-from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
+from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded, Usage
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Message
-from app.engine.base import Engine
+from app.engine.base import Engine, Vectors
 from app.engine.fake import HELLO, FakeEngine, Reply
 from app.main import build_app
 from app.runtime.manager import Manager
@@ -47,7 +48,9 @@ class Site:
             max_queue=8,
             default_context=WINDOW,
         )
-        self.pipeline = Pipeline(Library([served]), self.manager, tool_calls_reason=tool_calls_reason)
+        self.pipeline = Pipeline(
+            Library([served]), self.manager, tool_calls_reason=tool_calls_reason, pool=Pool()
+        )
 
     async def _start(self, _: Model) -> Engine:
         self.starts += 1
@@ -302,6 +305,32 @@ async def test_embeddings_are_shortened_to_unit_length() -> None:
         assert [math.hypot(*vector) for vector in found.vectors] == pytest.approx([1.0, 1.0])
         assert (found.prompt_tokens, found.load_ns > 0) == (3, True)
         assert found.load_ns <= found.total_ns
+
+
+@pytest.mark.parametrize("ends", ["left", "failed"])
+async def test_an_embed_request_is_charged_once_its_inputs_are_tokenised(ends: str) -> None:
+    """F12: three times 1,500 texts that their client left cost a key nothing."""
+    tokenised = asyncio.Event()
+
+    class Slow(FakeEngine):
+        async def embed(self, inputs: Sequence[str], *, usage: Usage | None = None, **others: Any) -> Vectors:
+            await super().embed(inputs, usage=usage, **others)
+            tokenised.set()
+            if ends == "failed":
+                raise EngineFailed("broken")
+            return await asyncio.get_running_loop().create_future()
+
+    call = Call()
+    async with site(Slow(window=WINDOW), able(capabilities=("embedding",))) as made:
+        inputs = ("a b", "c")
+        running = asyncio.ensure_future(
+            made.pipeline.embed(Embedding("m", inputs, time.monotonic_ns()), call)
+        )
+        await tokenised.wait()
+        running.cancel()
+        with pytest.raises((asyncio.CancelledError, EngineFailed)):
+            await running
+    assert call.prompt_tokens == 3
 
 
 # Over HTTP: the same in the words of the API.

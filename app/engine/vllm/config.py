@@ -12,7 +12,10 @@ from vllm.platforms import current_platform
 from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
 from app.core.model import Model
+from app.core.pool import Pool
 
+AS_FITS = -1
+"""The length of context for which vLLM finds room on the device, up to the model's own."""
 _LOGITS = "app.engine.vllm.logits:OllamaLogits"
 
 
@@ -23,7 +26,8 @@ class EngineDefaults:
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
     0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
-    `traces` has vLLM make a span of each request that ends. `limits` are those of the inputs of a request.
+    `traces` has vLLM make a span of each request that ends. `limits` are those of the inputs of a request,
+    which are made into prompts in `pool`.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -32,6 +36,7 @@ class EngineDefaults:
     hang_timeout_s: float = math.inf
     traces: bool = False
     limits: InputLimits = field(default_factory=InputLimits)
+    pool: Pool = field(default_factory=Pool)
 
 
 def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
@@ -64,6 +69,9 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
         }
         if not embedding:
             chosen["logits_processors"] = [_LOGITS]
+    elif not embedding:
+        # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
+        chosen["max_model_len"] = AS_FITS
     given = dict(model.spec.engine)
     if current_platform.is_cpu() and given.get("dtype") == "auto":
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.

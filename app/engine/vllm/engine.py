@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -26,8 +26,9 @@ from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
-from app.engine.vllm.config import EngineDefaults, engine_args, windowed
+from app.engine.vllm.config import AS_FITS, EngineDefaults, engine_args, windowed
 from app.engine.vllm.counts import STOPPED, account, last_delta
+from app.engine.vllm.environment import environment_of_a_load
 from app.engine.vllm.failures import first_line, load_reason, log_last_lines
 from app.engine.vllm.llm import StreamingLLM, start_llm
 from app.engine.vllm.logprobs import TokenBytes
@@ -40,6 +41,7 @@ from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
 from app.engine.vllm.sampling import sampling_params
 from app.engine.vllm.tracing import headers_for, trace_requests
 from app.engine.vllm.watchdog import Look, wait_hung
+from app.engine.vllm.window import in_window
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
@@ -76,7 +78,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm)
-        self._prompts = Prompts(model, llm.renderer)
+        self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(tokenizer)
         self._parsers = Parsers(
@@ -93,13 +95,12 @@ class VllmEngine:
         Raises:
             LoadFailed: with vLLM's own reason.
         """
-        # vLLM reads some variables from the environment for every token until it is told that they are final.
-        enable_envs_cache()
         registry = EngineRegistry()
         args, output = engine_args(model, defaults), ChildOutput()
         try:
-            with output.of_what_starts():
-                config = await asyncio.to_thread(args.create_engine_config)
+            with output.of_what_starts(), environment_of_a_load():
+                # The context decides the limits of a batch: without it they would be those of no device.
+                config = await asyncio.to_thread(args.create_engine_config, UsageContext.OPENAI_API_SERVER)
                 llm = await start_in_thread(start_llm, config, stat_logger(registry))
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             reason = await load_reason(error, output)
@@ -114,6 +115,8 @@ class VllmEngine:
             undo.pop_all()
         freeze_gc_heap()
         await asyncio.to_thread(trim_heap)
+        if args.max_model_len == AS_FITS:
+            _log.info("%s has %d tokens of context here", model.name, engine.window)
         return engine
 
     @property
@@ -250,17 +253,15 @@ class VllmEngine:
         cache_salt: str = "",
         trace: Mapping[str, str] | None = None,
     ) -> Vectors:
-        prompts = [await self._prompts.fitted(text, truncate=truncate, limit=limit) for text in inputs]
-        priority = 0 if admit is None else await admit(sum(map(len, prompts)))
+        prompts = await self._prompts.fitted(inputs, truncate=truncate, limit=limit)
+        prompt_tokens = sum(map(len, prompts))
+        priority = 0 if admit is None else await admit(prompt_tokens)
         encode = partial(
             self._encode, normalize=normalize, priority=priority, cache_salt=cache_salt, trace=trace
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(encode(ids)) for ids in prompts]
-        except* AppError as errors:
-            raise errors.exceptions[0] from errors
-        return Vectors([task.result() for task in tasks], sum(map(len, prompts)))
+        # The engine serves first come, first served: half of its places stay free for other requests.
+        values = await in_window(encode, prompts, max(1, self.slots // 2))
+        return Vectors(values, prompt_tokens)
 
     async def _encode(
         self,

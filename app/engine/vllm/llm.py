@@ -105,8 +105,11 @@ class TokenOutputs(OutputProcessor):
                     continue
             else:
                 # This is not kept in the detokenizer's text: the last output sends what is there.
-                detokenizer.token_ids += token_ids  # type: ignore[union-attr]
-                text = "".join(map(detokenizer.decode_next, token_ids))  # type: ignore[union-attr]
+                text = ""
+                for token_id in token_ids:
+                    # One by one: a tokenizer written in Python decodes what was appended last.
+                    detokenizer.token_ids.append(token_id)  # type: ignore[union-attr]
+                    text += detokenizer.decode_next(token_id)  # type: ignore[union-attr]
             produced += len(token_ids)
             stats.num_generation_tokens += len(token_ids)  # type: ignore[union-attr]
             intervals.append(engine_core_timestamp - stats.last_token_ts)  # type: ignore[union-attr]

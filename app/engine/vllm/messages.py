@@ -1,9 +1,13 @@
 """A conversation in the shape that vLLM's chat renderer takes, and pictures out of their bytes."""
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from app.core.errors import InvalidRequest
 from app.core.model import ThinkingLevels
@@ -15,17 +19,31 @@ EFFORT = "reasoning_effort"
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Pillow reads many more, and runs other programs for some of them."""
 
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+"""What Pillow raises for data that is not as it should be."""
+_DAMAGED = "failed to decode image: its data is damaged or ends too early"
+_USED = ("exif", "transparency")
+"""What a picture says of itself that is looked at: which way is up, and what is seen through."""
+# A picture's texts are packed: 64 MiB of them, Pillow's own limit, come out of 64 KiB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
 
-def to_conversation(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """OpenAI-style messages; text stays one string, so that no template joins it in a new way."""
-    return [_to_dict(message) for message in messages]
+
+def to_conversation(
+    messages: Sequence[Message], pictures: Sequence[Image.Image] = ()
+) -> list[dict[str, Any]]:
+    """OpenAI-style messages; text stays one string, so that no template joins it in a new way.
+
+    `pictures` are those of all messages, in their order.
+    """
+    left = iter(pictures)
+    return [_to_dict(message, left) for message in messages]
 
 
-def _to_dict(message: Message) -> dict[str, Any]:
+def _to_dict(message: Message, pictures: Iterator[Image.Image]) -> dict[str, Any]:
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.images:
         parts: list[dict[str, Any]] = [
-            {"type": "image_pil", "image_pil": open_image(image)} for image in message.images
+            {"type": "image_pil", "image_pil": picture} for picture in islice(pictures, len(message.images))
         ]
         found["content"] = [*parts, {"type": "text", "text": message.content}]
     if message.thinking:
@@ -46,18 +64,45 @@ def _to_dict(message: Message) -> dict[str, Any]:
     return found
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Decode a picture in full, so that a broken one fails here and not inside the engine.
+def open_images(files: Sequence[bytes], most_pixels: int) -> list[Image.Image]:
+    """Decode pictures in full, so that a broken one fails here and not inside the engine.
+
+    All heads are read before any picture is decoded: together they may have `most_pixels` (0: any number).
 
     Raises:
-        InvalidRequest: when the bytes are no picture that can be read, or one too large to be meant.
+        InvalidRequest: when some bytes are no picture that can be read, or the pictures are too large.
     """
+    images = [_open(data) for data in files]
+    pixels = sum(image.width * image.height for image in images)
+    if 0 < most_pixels < pixels:
+        raise InvalidRequest(f"images: at most {most_pixels} pixels, this request has {pixels}")
+    for image in images:
+        _decode(image)
+    return images
+
+
+def _open(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise InvalidRequest(
+            "failed to decode image: it is no PNG, JPEG, WebP, GIF or BMP picture"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest("failed to decode image: it has too many pixels") from error
+    except _BROKEN as error:
+        raise InvalidRequest(_DAMAGED) from error
+
+
+def _decode(image: Image.Image) -> None:
+    """The first frame, which is what models see of a picture that moves."""
+    try:
         image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f"failed to decode image: {error}") from error
-    return image
+    except _BROKEN as error:
+        raise InvalidRequest(_DAMAGED) from error
+    image.info = {name: image.info[name] for name in _USED if name in image.info}
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        image.text.clear()
 
 
 def thinking_kwargs(

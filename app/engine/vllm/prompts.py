@@ -1,78 +1,99 @@
 """What goes into the engine: messages and texts as the tokens that the model reads."""
 
-import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from PIL import Image
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers import BaseRenderer, ChatParams, TokenizeParams
+from vllm.utils.mistral import is_mistral_tokenizer
 
 from app.core.errors import InvalidRequest
+from app.core.limits import InputLimits
 from app.core.model import Model
+from app.core.pool import Pool
 from app.core.request import ChatPrompt, Think
+from app.core.weight import weight
 from app.engine.base import Prompt
 from app.engine.vllm.failures import first_line
-from app.engine.vllm.messages import open_image, thinking_kwargs, to_conversation
+from app.engine.vllm.messages import open_images, thinking_kwargs, to_conversation
 
 _LONG_TEXT = 4096
 """Characters from which on a thread is worth its way there and back."""
+_FEW_TEXTS = 64
+_TEXT_CHARS = 64
+"""What a text weighs beside its length."""
+_LONG_BATCH = 1 << 16
+"""Characters of texts to embed that are tokenised at once: other work has its turn in between."""
 
 
 class Prompts:
-    """The prompts of one model, made by vLLM's own renderer."""
+    """The prompts of one model, made by vLLM's own renderer; long ones in `pool`."""
 
-    def __init__(self, model: Model, renderer: BaseRenderer[Any]) -> None:
+    def __init__(self, model: Model, renderer: BaseRenderer[Any], pool: Pool, limits: InputLimits) -> None:
         self._model = model
         self._renderer = renderer
+        self._pool = pool
+        self._limits = limits
         self._tokenizer: Any = renderer.get_tokenizer()
+        # Mistral's own tokenizer has no text that is the prompt: its control tokens cannot be written.
+        self._renders_tokens = is_mistral_tokenizer(self._tokenizer)
 
     async def render(
         self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
     ) -> Prompt:
-        image_count = sum(len(message.images) for message in chat.messages)
-        if image_count and not self._model.can("vision"):
-            raise InvalidRequest(f"{self._model.name} does not support image input")
-        facts = self._model.facts
+        images = [image for message in chat.messages for image in message.images]
+        pictures = await self._pictures(images) if images else []
         params = ChatParams(
             chat_template=chat_template or None,
             chat_template_kwargs={
                 "tools": [dict(tool) for tool in chat.tools] or None,
-                "tokenize": False,
+                "tokenize": self._renders_tokens,
                 "add_generation_prompt": not continue_last,
                 "continue_final_message": continue_last,
-                **thinking_kwargs(facts.thinking_variable, think, facts.thinking),
+                **thinking_kwargs(self._model.facts.thinking_variable, think, self._model.facts.thinking),
             },
         )
-        no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
-        asked: Any = ([to_conversation(chat.messages)], params, no_limit)
         try:
-            if image_count or chat.tools or _length(chat) > _LONG_TEXT:
-                _, (rendered,) = await self._renderer.render_chat_async(*asked)
+            if images or chat.tools or _size(chat) > _LONG_TEXT:
+                prompt = await self._pool.run(self._tokenised, chat, pictures, params)
             else:
-                _, (rendered,) = self._renderer.render_chat(*asked)
+                prompt = self._tokenised(chat, pictures, params)
+            # Pictures have a thread of vLLM's own, and only one, since its cache follows their order.
+            found: Any = await self._renderer.process_for_engine_async(prompt, time.time())
         except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
             raise InvalidRequest(f"the chat template refused the messages: {first_line(error)}") from error
-        found: Any = rendered
         token_ids = found["prompt_token_ids"]
         text = found.get("prompt") or await self.detokenize(token_ids)
-        return Prompt(text, token_ids, image_count, found, continues=continue_last)
+        return Prompt(text, token_ids, len(images), found, continues=continue_last)
+
+    def _tokenised(self, chat: ChatPrompt, pictures: Sequence[Image.Image], params: ChatParams) -> Any:
+        conversation: Any = to_conversation(chat.messages, pictures)
+        _, prompt = self._renderer.render_messages(conversation, params)
+        no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+        return self._renderer.tokenize_prompt(prompt, no_limit)
+
+    async def _pictures(self, images: Sequence[bytes]) -> list[Image.Image]:
+        if not self._model.can("vision"):
+            raise InvalidRequest(f"{self._model.name} does not support image input")
+        most = self._limits.images
+        if 0 < most < len(images):
+            raise InvalidRequest(f"images: at most {most}, this request has {len(images)}")
+        return await self._pool.run(open_images, images, self._limits.image_pixels)
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
         if images:
             return await self._with_images(text, images)
         if len(text) > _LONG_TEXT:
-            token_ids = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=special)
+            token_ids = await self._pool.run(self._tokenizer.encode, text, add_special_tokens=special)
         else:
             token_ids = self._tokenizer.encode(text, add_special_tokens=special)
         return Prompt(text, token_ids)
 
     async def _with_images(self, text: str, images: Sequence[bytes]) -> Prompt:
-        if not self._model.can("vision"):
-            raise InvalidRequest(f"{self._model.name} does not support image input")
-        data: Any = {
-            "prompt": text,
-            "multi_modal_data": {"image": [open_image(image) for image in images]},
-        }
+        pictures = await self._pictures(images)
+        data: Any = {"prompt": text, "multi_modal_data": {"image": pictures}}
         try:
             (rendered,) = await self._renderer.render_cmpl_async(
                 [data], TokenizeParams(max_total_tokens=None)
@@ -86,22 +107,53 @@ class Prompts:
         return Prompt(text, found["prompt_token_ids"], len(images), found)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return await self._pool.run(self._text, token_ids)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
         size = len(self._tokenizer)
         if any(not 0 <= token_id < size for token_id in token_ids):
             raise InvalidRequest("context holds a token that is not in the model's vocabulary")
-        return await asyncio.to_thread(self._tokenizer.decode, list(token_ids))
+        return self._tokenizer.decode(list(token_ids))
 
-    async def fitted(self, text: str, *, truncate: bool, limit: int) -> list[int]:
-        """The tokens of a text to embed, cut to `limit` tokens if it may be."""
-        prompt = await self.tokenize(text)
-        if len(prompt.token_ids) <= limit:
-            return list(prompt.token_ids)
+    async def fitted(self, texts: Sequence[str], *, truncate: bool, limit: int) -> list[list[int]]:
+        """The tokens of texts to embed, each cut to `limit` tokens if it may be.
+
+        Raises:
+            InvalidRequest: for one that is too long.
+        """
+        if len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _LONG_TEXT:
+            return self._fitted(texts, truncate, limit)
+        found: list[list[int]] = []
+        for batch in batches(texts, _LONG_BATCH):
+            found += await self._pool.run(self._fitted, batch, truncate, limit)
+        return found
+
+    def _fitted(self, texts: Sequence[str], truncate: bool, limit: int) -> list[list[int]]:
+        return [self._fitted_one(text, truncate, limit) for text in texts]
+
+    def _fitted_one(self, text: str, truncate: bool, limit: int) -> list[int]:
+        token_ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=True))
+        if len(token_ids) <= limit:
+            return token_ids
         if not truncate:
             raise InvalidRequest("the input length exceeds the context length")
         if limit <= self._tokenizer.num_special_tokens_to_add(False):
             raise InvalidRequest("input after truncation exceeds maximum context length")
-        return await asyncio.to_thread(self._tokenizer.encode, text, truncation=True, max_length=limit)
+        return list(self._tokenizer.encode(text, truncation=True, max_length=limit))
 
 
-def _length(chat: ChatPrompt) -> int:
-    return sum(len(message.content) + len(message.thinking) for message in chat.messages)
+def batches(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """Texts in their order, in batches that weigh no more than `most`, or hold one text."""
+    start = size = 0
+    for at, text in enumerate(texts):
+        size += len(text) + _TEXT_CHARS
+        if size > most and at > start:
+            yield texts[start:at]
+            start, size = at, len(text) + _TEXT_CHARS
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _size(chat: ChatPrompt) -> int:
+    """About the characters of a chat."""
+    return sum(map(weight, chat.messages))

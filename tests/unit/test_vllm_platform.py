@@ -1,0 +1,163 @@
+"""What an engine is started with where there is a GPU: the real classes on a platform that says it is one."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from vllm import envs
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
+from vllm.v1.metrics.stats import IterationStats, RequestStateStats
+
+from app.core.errors import LoadFailed
+from app.engine.vllm import environment
+from app.engine.vllm.config import EngineDefaults, engine_args
+from app.engine.vllm.deltas import Deltas
+from app.engine.vllm.engine import VllmEngine
+from app.engine.vllm.llm import TokenOutputs
+from tests.unit.garage import model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+M = model("m")
+EMBEDDER = replace(M, facts=replace(M.facts, capabilities=("embedding",)))
+CHOSEN = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+
+
+@pytest.fixture
+def h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = type(current_platform)
+    monkeypatch.setattr(platform, "is_cpu", lambda _: False)
+    monkeypatch.setattr(platform, "get_device_total_memory", classmethod(lambda *_: 80 << 30))
+    monkeypatch.setattr(platform, "get_device_name", classmethod(lambda *_: "NVIDIA H100 80GB HBM3"))
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
+    """Has a load end where its configuration would be made, by a look at how that is asked for."""
+
+    def use(look: Callable[[Any], None]) -> None:
+        def create(_: AsyncEngineArgs, usage_context: Any = None) -> None:
+            look(usage_context)
+            raise ValueError("seen")
+
+        monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", create)
+
+    return use
+
+
+async def load() -> None:
+    with pytest.raises(LoadFailed, match="seen"):
+        await VllmEngine.load(M, EngineDefaults())
+
+
+@pytest.mark.usefixtures("h100")
+async def test_the_limits_of_a_batch_are_those_of_the_device(
+    configure: Callable[[Callable[[Any], None]], None],
+) -> None:
+    """Without a usage context they are 2,048 tokens of 128 requests, whatever the device."""
+    asked: list[Any] = []
+    configure(asked.append)
+    await load()
+    tokens, requests = AsyncEngineArgs.get_batch_defaults(1)
+    assert [(tokens.get(context), requests.get(context)) for context in asked] == [(8192, 1024)]
+
+
+@pytest.mark.usefixtures("h100")
+def test_on_a_gpu_the_context_is_what_finds_room() -> None:
+    """A model whose whole context found none was refused."""
+    assert engine_args(M, EngineDefaults()).max_model_len == -1
+    own = replace(M, spec=replace(M.spec, engine={"max_model_len": 9000}))
+    assert engine_args(own, EngineDefaults()).max_model_len == 9000
+
+
+def test_elsewhere_the_context_is_the_model_s() -> None:
+    assert engine_args(M, EngineDefaults()).max_model_len is None
+    assert engine_args(EMBEDDER, EngineDefaults()).max_model_len is None
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of this test's own, without what vLLM reads."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    monkeypatch.setattr(os, "environ", kept)
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("spawns", [True, False])
+def test_every_platform_has_one_environment(spawns: bool) -> None:
+    """A GPU server told vLLM's collector of itself, and forked engines from threads of its own."""
+    environment.prepare({"OMP_NUM_THREADS": "2"}, debug=False, spawns=spawns)
+    found = os.environ
+    assert (found["VLLM_NO_USAGE_STATS"], found["VLLM_LOGGING_LEVEL"]) == ("1", "ERROR")
+    assert found["OMP_NUM_THREADS"] == "2"
+    assert found.get("VLLM_WORKER_MULTIPROC_METHOD") == ("spawn" if spawns else None)
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_the_operator_has_set_stays() -> None:
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "4"
+    environment.prepare({}, debug=True, spawns=True)
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
+
+
+async def test_no_variable_is_final_before_the_configuration_is_made(
+    configure: Callable[[Callable[[Any], None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM sets some for some architectures, and went on reading what was there before."""
+    monkeypatch.delenv(CHOSEN, raising=False)
+    seen: list[bool] = []
+
+    def look(_: Any) -> None:
+        before = bool(getattr(envs, CHOSEN))
+        os.environ[CHOSEN] = "1"
+        seen.extend((before, bool(getattr(envs, CHOSEN))))
+
+    configure(look)
+    try:
+        for _ in range(2):
+            await load()
+            assert envs._is_envs_cache_enabled()  # pyright: ignore[reportPrivateUsage]
+            assert CHOSEN not in os.environ
+        # The second model is not told what was for the first.
+        assert seen == [False, True] * 2
+    finally:
+        envs.disable_envs_cache()
+
+
+def test_a_tokenizer_in_python_reads_every_token_of_an_output() -> None:
+    """With several at once, as speculation has it, the last was read over and over: wrong text."""
+    from types import SimpleNamespace
+
+    from transformers import ByT5Tokenizer
+
+    tokenizer: Any = ByT5Tokenizer()
+    words = tokenizer.encode("the cat sat", add_special_tokens=False)
+    request: Any = SimpleNamespace(
+        request_id="r",
+        sampling_params=SamplingParams(),
+        prompt_token_ids=words[:3],
+        prompt_embeds=None,
+    )
+    given: list[str] = []
+    deltas = Deltas("r", lambda output: output, None)
+    outputs: Any = TokenOutputs(tokenizer, log_stats=True)
+    outputs.request_states["r"] = SimpleNamespace(
+        queue=deltas,
+        detokenizer=SlowIncrementalDetokenizer(tokenizer, request),
+        stats=RequestStateStats(),
+        is_prefilling=False,
+        stream_interval=1,
+    )
+    deltas.add = lambda delta: given.append(delta.text)  # type: ignore[method-assign]
+    for part in (words[3:4], words[4:9], words[9:]):
+        outputs.process_outputs([EngineCoreOutput("r", part)], 1.0, IterationStats())
+    assert "".join(given) == " cat sat"
+    assert outputs.request_states["r"].detokenizer.token_ids == words

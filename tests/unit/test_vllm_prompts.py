@@ -1,0 +1,230 @@
+"""How prompts are made of what clients choose the size of; Mistral's own tokenizer. No engine is started."""
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.errors import EngineFailed, InvalidRequest
+from app.core.limits import InputLimits
+from app.core.pool import Pool
+from app.core.request import ChatPrompt, Message
+from app.engine.vllm.prompts import Prompts, batches
+from app.engine.vllm.window import in_window
+from tests.unit.garage import model
+from tests.unit.test_messages import picture
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SEES = replace(model("m"), facts=replace(model("m").facts, capabilities=("completion", "vision")))
+
+
+class Tokenizer:
+    """One token a word; remembers in which threads it was at work."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        self.threads.append(threading.current_thread().name)
+        return [1] * len(text.split())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        self.threads.append(threading.current_thread().name)
+        return "w " * len(token_ids)
+
+    def num_special_tokens_to_add(self, _pair: bool) -> int:
+        return 0
+
+    def __len__(self) -> int:
+        return 10
+
+
+class Renderer:
+    """Writes each message's content; remembers in which thread."""
+
+    def __init__(self) -> None:
+        self.tokenizer = Tokenizer()
+        self.pictures: list[Any] = []
+
+    def get_tokenizer(self) -> Tokenizer:
+        return self.tokenizer
+
+    def render_messages(self, conversation: Any, _params: Any) -> Any:
+        for message in conversation:
+            if isinstance(message["content"], list):
+                self.pictures += message["content"][:-1]
+        return conversation, {"prompt": " ".join(str(each["content"]) for each in conversation)}
+
+    def tokenize_prompt(self, prompt: Any, _params: Any) -> Any:
+        return {**prompt, "prompt_token_ids": self.tokenizer.encode(prompt["prompt"])}
+
+    async def process_for_engine_async(self, prompt: Any, _arrival: float) -> Any:
+        return prompt
+
+
+def made(limits: InputLimits | None = None) -> tuple[Prompts, Renderer]:
+    renderer: Any = Renderer()
+    return Prompts(SEES, renderer, Pool("prompts"), limits or InputLimits()), renderer
+
+
+async def rendered(prompts: Prompts, *messages: Message, tools: Any = ()) -> Any:
+    return await prompts.render(ChatPrompt(messages, tools), think=None, continue_last=False)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Message("user", "long " * 1000)],
+        [Message("user", "")] * 1000,
+        [Message("assistant", "", thinking="long " * 1000)],
+        [Message("user", "Hi", images=(picture("PNG"),))],
+    ],
+    ids=["long", "many", "thinking", "picture"],
+)
+async def test_what_is_large_is_made_beside_the_event_loop(messages: list[Message]) -> None:
+    """F1: empty messages were few characters, and so many that the loop stood for ten seconds."""
+    prompts, renderer = made()
+    await rendered(prompts, *messages)
+    assert {*renderer.tokenizer.threads} == {"prompts"}
+
+
+async def test_what_is_small_does_not_wait_for_what_is_large() -> None:
+    prompts, renderer = made()
+    assert (await rendered(prompts, Message("user", "Hi there"))).token_ids == [1, 1]
+    assert {*renderer.tokenizer.threads} == {threading.main_thread().name}
+
+
+async def test_pictures_are_counted_and_measured_before_any_is_decoded() -> None:
+    """F5."""
+    asked = Message("user", "Hi", images=(picture("PNG", (30, 20)),) * 3)
+    for limits, text in (
+        (InputLimits(images=2), "images: at most 2, this request has 3"),
+        (InputLimits(image_pixels=1799), "images: at most 1799 pixels, this request has 1800"),
+    ):
+        prompts, renderer = made(limits)
+        for work in (rendered(prompts, asked), prompts.tokenize("Hi", images=asked.images)):
+            with pytest.raises(InvalidRequest) as refused:
+                await work
+            assert str(refused.value) == text
+        assert not renderer.pictures
+    prompts, renderer = made(InputLimits(images=3, image_pixels=1800))
+    await rendered(prompts, asked)
+    assert len(renderer.pictures) == 3
+
+
+async def test_an_id_that_is_no_token_is_refused() -> None:
+    prompts, _ = made()
+    with pytest.raises(InvalidRequest, match="not in the model's vocabulary"):
+        await prompts.detokenize([1] * 100_000 + [10])
+
+
+# Texts to embed.
+
+
+@given(sizes=st.lists(st.integers(0, 300), max_size=30), most=st.integers(1, 500))
+def test_batches_are_all_texts_in_their_order(sizes: list[int], most: int) -> None:
+    texts = [str(at).ljust(size) for at, size in enumerate(sizes)]
+    found = [*batches(texts, most)]
+    assert [text for batch in found for text in batch] == texts
+    assert all(len(batch) == 1 or sum(len(text) + 64 for text in batch) <= most for batch in found)
+
+
+async def test_many_texts_are_tokenised_beside_the_event_loop_with_pauses() -> None:
+    """F8: 60,000 inputs of a letter stopped the loop for ten seconds."""
+    prompts, renderer = made()
+    assert await prompts.fitted(["a b"] * 5000, truncate=True, limit=9) == [[1, 1]] * 5000
+    assert {*renderer.tokenizer.threads} == {"prompts"}
+    with pytest.raises(InvalidRequest, match="exceeds the context length"):
+        await prompts.fitted(["a b"] * 5000 + ["a b c"], truncate=False, limit=2)
+
+
+async def test_a_window_of_jobs_keeps_their_order_and_its_width() -> None:
+    """F8: one request took every place of the engine."""
+    running, most = 0, 0
+
+    async def work(item: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(item % 3):
+            await asyncio.sleep(0)
+        running -= 1
+        return -item
+
+    assert await in_window(work, range(100), 4) == [-item for item in range(100)]
+    assert (running, most) == (0, 4)
+    assert await in_window(work, [], 4) == []
+
+
+async def test_a_failure_ends_the_other_jobs_of_a_window() -> None:
+    begun: list[int] = []
+
+    async def work(item: int) -> int:
+        begun.append(item)
+        await asyncio.sleep(0)
+        if item == 5:
+            raise EngineFailed("broken")
+        return item
+
+    with pytest.raises(EngineFailed, match="broken"):
+        await in_window(work, range(1000), 3)
+    assert len(begun) < 12
+
+
+# Mistral's own tokenizer, which comes with its library.
+
+
+def mistral(folder: Path) -> Prompts:
+    from vllm.renderers.mistral import MistralRenderer
+    from vllm.tokenizers.mistral import MistralTokenizer
+
+    spec = find_spec("mistral_common")
+    assert spec is not None
+    assert spec.origin is not None
+    shutil.copy(Path(spec.origin).parent / "data" / "tekken_240911.json", folder / "tekken.json")
+    config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(
+            renderer_num_workers=1,
+            supports_multimodal_inputs=False,
+            is_multimodal_model=False,
+            multimodal_config=None,
+            is_encoder_decoder=False,
+            enable_prompt_embeds=False,
+            allowed_local_media_path="",
+            allowed_media_domains=None,
+        ),
+        parallel_config=SimpleNamespace(_api_process_rank=0),
+    )
+    renderer: Any = MistralRenderer(config, MistralTokenizer.from_pretrained(str(folder)))
+    return Prompts(model("m"), renderer, Pool(), InputLimits())
+
+
+async def test_control_tokens_of_mistral_are_tokens_and_no_text(tmp_path: Path) -> None:
+    """Rendered as text they went in as a dozen plain tokens, without the one that a prompt begins with."""
+    prompts = mistral(tmp_path)
+    prompt = await rendered(prompts, Message("user", "Hello"))
+    assert list(prompt.token_ids) == [1, 3, 22177, 4]
+    assert prompt.text
+
+
+@pytest.mark.parametrize("count", [1])
+async def test_work_on_texts_grows_no_faster_than_they_do(count: int) -> None:
+    """F8."""
+    spent: list[float] = []
+    for inputs in (20_000 * count, 40_000 * count):
+        prompts, _ = made()
+        begun = time.process_time()
+        await prompts.fitted(["a"] * inputs, truncate=True, limit=9)
+        spent.append(time.process_time() - begun)
+    assert spent[1] < 3 * spent[0] + 0.05
