@@ -98,10 +98,8 @@ class Step:
     took_s: float
     loop_s: float
     grown_bytes: int
-
-    @property
-    def refused(self) -> bool:
-        return self.status in (400, 413)
+    refused: bool
+    """For being too much; other mistakes in what is sent are none here."""
 
     @property
     def complaint(self) -> str:
@@ -133,12 +131,14 @@ class Server:
             began_s = time.monotonic()
             try:
                 answer = httpx.post(f"{self.watch.url}{case.path}", content=body, timeout=ANSWER_S)
-                status = answer.status_code
+                status, text = answer.status_code, answer.text[:200]
             except httpx.HTTPError:
-                status = 0
+                status, text = 0, ""
             took_s = time.monotonic() - began_s
         grown = self.watch.highest_bytes - before
-        return Step(case.row, size, status, took_s, self.watch.longest_s, grown)
+        return Step(
+            case.row, size, status, took_s, self.watch.longest_s, grown, status == 413 or "at most" in text
+        )
 
 
 def _model(case: Case) -> str:
@@ -220,9 +220,10 @@ def _cap(process: psutil.Process) -> None:
 def _models() -> list[dict[str, Any]]:
     tiny = {"dtype": "float32", "kv_cache_memory_bytes": 64 * MIB}
     chat = {"source": str(build("qwen3")), "engine": tiny}
+    sees = {"source": str(build("vision")), "engine": tiny}
     return [
         {"name": "tool", **chat},
-        {"name": "go", "template": "{{ range .Messages }}{{ .Content }}{{ end }}", **chat},
-        {"name": "see", "source": str(build("vision")), "engine": tiny},
+        {"name": "see", **sees},
+        {"name": "go", "template": "{{ range .Messages }}{{ .Content }}{{ end }}", **sees},
         {"name": "emb", "source": str(embedding_model())},
     ]
