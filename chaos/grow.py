@@ -36,12 +36,12 @@ _MEMORY_BYTES = 10 << 30
 
 _VALUES = ("json_values", "json_containers", "body_bytes")
 FAULTS: Mapping[str, Sequence[str]] = {
-    "F1": ("messages", *_VALUES),
+    "F1": ("messages", "text_chars", *_VALUES),
     "F4": ("small_body_bytes", "options", *_VALUES),
     "F5": ("image_pixels",),
     "F7": ("tools", "tool_bytes", *_VALUES),
     "F8": ("embed_inputs", *_VALUES),
-    "F15": ("images", *_VALUES),
+    "F15": ("images", "text_chars", *_VALUES),
     "F16": ("stop", "stop_chars", "options", *_VALUES),
 }
 """Rows that stand before a fault. Most have the count of all values behind a count of their own."""

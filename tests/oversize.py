@@ -86,6 +86,7 @@ def _pixels(count: int) -> bytes:
     return _chat(messages=[{"role": "user", "content": "What?", "images": [image]}])
 
 
+_SMALLEST = b'"' + base64.b64encode(picture(1, 1)) + b'"'
 CALL = b'{"function":{"name":"f","arguments":{"a":1}}}'
 CASES = (
     Case("small_body_bytes", "/api/show", lambda n: _padded(_body(system="~"), n)),
@@ -115,7 +116,7 @@ CASES = (
         "images",
         "/api/chat",
         lambda n: _spread(
-            _body(messages=[{"role": "user", "content": "[img]" * n, "images": 0}]), b'"QUJD"', n
+            _body(messages=[{"role": "user", "content": "[img]" * n, "images": 0}]), _SMALLEST, n
         ),
     ),
     Case("image_pixels", "/api/chat", _pixels, engine=True),
