@@ -37,7 +37,7 @@ _MEMORY_BYTES = 10 << 30
 _VALUES = ("json_values", "json_containers", "body_bytes")
 FAULTS: Mapping[str, Sequence[str]] = {
     "F1": ("messages", "text_chars", *_VALUES),
-    "F4": ("small_body_bytes", "options", *_VALUES),
+    "F4": ("options", "small_body_bytes", "text_chars", *_VALUES),
     "F5": ("image_pixels",),
     "F7": ("tools", "tool_bytes", *_VALUES),
     "F8": ("embed_inputs", *_VALUES),
