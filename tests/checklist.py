@@ -313,9 +313,11 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "prompt over the window is cut in its middle or refused, the window never slides",
     ),
     ("4.5", "with `truncate` false a prompt over the window is 400 with the text of `shift` false"),
+    ("4.5", "what is dropped from a long history is not rendered, so no template refuses it"),
     (
         "4.7",
-        "images on a model that cannot see are 400 `M does not support image input`; audio is refused too",
+        "images on a model that cannot see are 400 `M does not support image input`; audio is refused too; "
+        "of a picture that moves the first frame is seen",
     ),
     (
         "5",

@@ -15,6 +15,7 @@ from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
 from vllm.v1.metrics.stats import IterationStats, RequestStateStats
 
 from app.core.errors import LoadFailed
+from app.core.events import Delta
 from app.engine.vllm import environment
 from app.engine.vllm.config import EngineDefaults, engine_args
 from app.engine.vllm.deltas import Deltas
@@ -147,7 +148,7 @@ def test_a_tokenizer_in_python_reads_every_token_of_an_output() -> None:
         prompt_embeds=None,
     )
     given: list[str] = []
-    deltas = Deltas("r", lambda output: output, None)
+    deltas = Deltas("r", lambda _: Delta("", []), None)
     outputs: Any = TokenOutputs(tokenizer, log_stats=True)
     outputs.request_states["r"] = SimpleNamespace(
         queue=deltas,
