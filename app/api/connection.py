@@ -5,10 +5,13 @@ for a client that does not read, and takes the body of a request that offers an 
 """
 
 import asyncio
+import fcntl
 import logging
 import math
 import socket
 import struct
+import sys
+import termios
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -300,7 +303,7 @@ class Connection(HttpToolsProtocol):
 
     def _watch_sending(self) -> None:
         if self._send_timer is None and math.isfinite(self.send_timeout_s):
-            self._unsent_bytes, self._stalls = self.transport.get_write_buffer_size(), 0
+            self._unsent_bytes, self._stalls = self._unread_bytes(), 0
             self._check_later()
 
     def _check_later(self) -> None:
@@ -308,9 +311,9 @@ class Connection(HttpToolsProtocol):
 
     def _check_sending(self) -> None:
         self._send_timer = None
-        unsent_bytes = self.transport.get_write_buffer_size()
-        if not unsent_bytes:
-            return
+        if not self.transport.get_write_buffer_size():
+            return  # the kernel has it all, and ends what its peer never takes
+        unsent_bytes = self._unread_bytes()
         self._stalls = self._stalls + 1 if unsent_bytes >= self._unsent_bytes else 0
         self._unsent_bytes = unsent_bytes
         if self._stalls < _CHECKS:
@@ -321,6 +324,12 @@ class Connection(HttpToolsProtocol):
         if self._active is not None and not self._active.response_complete:
             self._abandon(self._active, error)
         self._reset()
+
+    def _unread_bytes(self) -> int:
+        """What the other side has not acknowledged. The kernel takes a third of its buffer at a time, so what
+        is left here alone does not shrink for a long time under a slow reader."""
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def _stop_watching(self) -> None:
         if self._send_timer is not None:
