@@ -16,6 +16,7 @@ from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
+from app.api.body import OpenBodies
 from app.api.calls import Calls
 from app.api.drain import Drain
 from app.api.ollama import library as library_routes
@@ -111,6 +112,7 @@ def build_app(
         Peers(settings.peers, settings.peer_timeout, on_failure=telemetry.metrics.peer_left_out),
         settings.limits,
         pool,
+        OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
@@ -137,6 +139,11 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     keys = KeyRing(settings.keys_file, on_reload=telemetry.metrics.keys_reloaded)
     _log.info("%d API keys from %s are in force", len(keys), settings.keys_file)
     return keys
+
+
+def _at_least(limit_bytes: int, least_bytes: int) -> int:
+    """A limit under which what takes `least_bytes` still fits; 0 stays no limit."""
+    return limit_bytes and max(limit_bytes, least_bytes)
 
 
 def _store(settings: Settings, telemetry: Telemetry) -> Store:

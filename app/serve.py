@@ -73,7 +73,11 @@ def listen(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, listener: soc
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=connection_class(settings.headers_timeout),
+        http=connection_class(
+            settings.headers_timeout,
+            send_timeout_s=settings.send_timeout,
+            head_bytes=settings.limits.head_bytes,
+        ),
         ws="none",
         access_log=False,
         server_header=False,

@@ -206,6 +206,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time the head of a request may take to arrive: a duration or seconds.",
     )
+    send_timeout: Limit = Field(
+        default=60.0,
+        description="Longest time in which a client may take nothing of its answer; 0 is no limit.",
+    )
     request_timeout: Limit = Field(
         default=0.0,
         validate_default=True,

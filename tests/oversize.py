@@ -125,9 +125,9 @@ CASES = (
 )
 
 ELSEWHERE: Mapping[str, str] = {
-    "head_bytes": "tests/api/test_transport.py",
+    "head_bytes": "tests/api/test_connection.py",
     "open_body_bytes": "tests/api/test_body.py",
-    "error_bytes": "tests/api/test_errors.py",
+    "decoded_body_bytes": "tests/api/test_body.py",
 }
 """Rows that are no part of a body, and where they are tested."""
 

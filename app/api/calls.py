@@ -17,6 +17,9 @@ from app.telemetry.report import Telemetry
 CALL = "caravan.call"
 """Where the scope holds the request's `Call`."""
 
+ENDED = "caravan.ended"
+"""Where the scope's `state` holds the error for which the connection has ended the request itself."""
+
 REQUEST_ID = b"x-request-id"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:=+/@-]{1,128}")
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -42,6 +45,8 @@ class Calls:
             raise
         finally:
             call.duration_ns = time.monotonic_ns() - call.arrived_ns
+            if error := scope.get("state", {}).get(ENDED):
+                call.failure, call.error = type(error).__name__, str(error)
             self._telemetry.end(call)
 
 

@@ -11,15 +11,18 @@ from starlette.types import Receive, Scope, Send
 from app.api.calls import note_failure
 from app.api.ollama.wire import dumps
 from app.core import errors
+from app.core.brief import brief
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BodiesFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.PeersSilent: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Draining: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.LimitsUnknown: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -47,15 +50,18 @@ def text_of(error: Exception) -> str:
     """What the client may read: a fault of the server keeps its details for the log."""
     match error:
         case errors.AppError():
-            return str(error)
+            return brief(str(error))
         case RequestValidationError():
-            return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            return brief("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
         case _:
             return "internal server error"
 
 
 def body_of(error: Exception) -> bytes:
-    return dumps({"error": text_of(error)})
+    body = {"error": text_of(error)}
+    if isinstance(error, errors.Unauthorized):
+        body["status"] = body["error"]  # all that Ollama's command line shows of a 401
+    return dumps(body)
 
 
 class Refusal(Response):
@@ -73,15 +79,19 @@ class Refusal(Response):
 def headers_of(error: Exception) -> dict[str, str]:
     """What a client, or a load balancer, is to know besides the text."""
     headers: dict[str, str] = {}
-    if isinstance(error, errors.BodyTimeout | errors.Draining):
-        # Whoever sends too slowly is cut off, or it could hold the connection for ever; and a client or a
-        # load balancer must not send its next request to a server that ends.
+    if isinstance(error, errors.BodyTimeout | errors.BodiesFull | errors.Draining):
+        # Whoever sends too slowly is cut off, or it could hold the connection for ever; what is left of a
+        # refused body need not be sent; and nobody must send a next request to a server that ends.
         headers["connection"] = "close"
     if isinstance(error, errors.Draining):
         # Envoy asks such a server no more until it finds it ready again.
         headers["x-envoy-immediate-health-check-fail"] = "true"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate"
+    if isinstance(error, errors.BodiesFull):
+        headers["retry-after"] = "1"
     if isinstance(error, errors.RateLimited):
         headers["retry-after"] = str(error.retry_after_s)
     return headers

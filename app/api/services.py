@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.api.body import read_body
+from app.api.body import OpenBodies, read_body
 from app.api.calls import call_of
 from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
@@ -48,6 +48,7 @@ class Services:
     peers: Peers
     limits: InputLimits
     pool: Pool
+    bodies: OpenBodies
 
     def time_left_s(self, call: Call) -> float:
         """How long a request may still take; `inf` is for ever."""
@@ -74,10 +75,11 @@ async def body(request: Request) -> bytes:
     """The request's body, whole.
 
     Raises:
-        BodyTooLarge, BodyTimeout: by the configured limits.
+        BodyTooLarge, BodyTimeout, BodiesFull: by the configured limits.
+        UnsupportedEncoding, InvalidRequest: for an encoding that cannot be undone.
     """
     served = await services(request)
-    return await _body(request, served, served.max_body_bytes)
+    return await _body(request, served, served.max_body_bytes, served.limits.decoded_body_bytes)
 
 
 async def small_body(request: Request) -> bytes:
@@ -87,16 +89,18 @@ async def small_body(request: Request) -> bytes:
         BodyTooLarge, BodyTimeout: by the configured limits.
     """
     served = await services(request)
-    small = served.limits.small_body_bytes or served.max_body_bytes
-    return await _body(request, served, min(small, served.max_body_bytes))
+    small = min(served.limits.small_body_bytes or served.max_body_bytes, served.max_body_bytes)
+    return await _body(request, served, small, small)
 
 
-async def _body(request: Request, served: Services, limit_bytes: int) -> bytes:
+async def _body(request: Request, served: Services, limit_bytes: int, decoded_limit_bytes: int) -> bytes:
     return await read_body(
         request.receive,
         limit_bytes=limit_bytes,
         timeout_s=served.body_timeout_s,
         headers=request.scope["headers"],
+        bodies=served.bodies,
+        decoded_limit_bytes=decoded_limit_bytes,
     )
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.calls import note_failure
 from app.api.deadline import within
-from app.api.errors import headers_of
+from app.api.errors import headers_of, text_of
 from app.core.errors import AppError, EngineFailed
 from app.core.events import Event
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 JSON = "application/json; charset=utf-8"
 BARE_JSON = "application/json"
 NDJSON = "application/x-ndjson"
-UNEXPECTED = "internal server error"
 RAW_SEND = "caravan.send"
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -117,11 +116,11 @@ class EventResponse(Response):
                     return await self._send_frames(send, frame_send)
                 return await self._collect()
         except AppError as error:
-            note_failure(scope, error, str(error))
+            note_failure(scope, error, text_of(error))
             return self._failure(error)
         except Exception as error:
             logger.exception("A reply failed unexpectedly")
-            note_failure(scope, error, UNEXPECTED)
+            note_failure(scope, error, text_of(error))
             return self._failure(error)
 
     async def _collect(self) -> list[Message]:
@@ -150,7 +149,7 @@ class EventResponse(Response):
     def _failure(self, error: Exception) -> list[Message]:
         known = isinstance(error, AppError)
         if self._begun:
-            return [_end(self._encoder.error(str(error) if known else UNEXPECTED))]
+            return [_end(self._encoder.error(text_of(error)))]
         status, body = self._on_error(error)
         # What is found wrong before generation answers as any route does (ollama-api 1.9).
         generating = isinstance(error, EngineFailed) or not known
@@ -183,7 +182,7 @@ class DocumentResponse(Response):
             async with within(self._limit_s):
                 return _document(HTTPStatus.OK, JSON, await self._work())
         except AppError as error:
-            note_failure(scope, error, str(error))
+            note_failure(scope, error, text_of(error))
             status, body = self._on_error(error)
             return _document(status, JSON, body, headers_of(error))
 

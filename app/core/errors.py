@@ -32,6 +32,12 @@ class BodyTimeout(InvalidRequest):
     rejection = "slow_body"
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """The body is encoded in a way that is not undone here."""
+
+    rejection = "encoding"
+
+
 class Unauthorized(AppError):
     """No key came with the request, or none that is good."""
 
@@ -59,6 +65,12 @@ class Overloaded(AppError):
     """The queue is full; trying again later may succeed."""
 
     rejection = "queue_full"
+
+
+class BodiesFull(Overloaded):
+    """The bodies that are arriving take all the memory that is theirs."""
+
+    rejection = "bodies_full"
 
 
 class PeersSilent(AppError):

@@ -22,7 +22,15 @@ class InputLimits:
     head_bytes: int = _row(
         64 << 10, "bytes of a request's head, and of its trailers", "api/connection.py", "431"
     )
-    open_body_bytes: int = _row(512 << 20, "bytes of all unfinished bodies together", "api/body.py", "503")
+    open_body_bytes: int = _row(
+        192 << 20,
+        "bytes of all unfinished bodies together, over the first 64 KiB of each; never less than one body",
+        "api/body.py",
+        "503",
+    )
+    decoded_body_bytes: int = _row(
+        64 << 20, "bytes of a body that came as gzip or deflate, once decoded", "api/encodings.py", "413"
+    )
     small_body_bytes: int = _row(
         256 << 10, "bytes of a body that has no pictures or prompts (`/api/show`)", "api/services.py", "413"
     )
@@ -65,7 +73,6 @@ class InputLimits:
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "runtime/pipeline.py", "400")
-    error_bytes: int = _row(1_024, "bytes of an error's text", "api/errors.py", "cut")
 
 
 DEFAULTS = InputLimits()

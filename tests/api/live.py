@@ -6,16 +6,17 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPResponse
-from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.api.connection import connection_class
+
+CONNECTION = connection_class(headers_timeout_s=15)
+
 
 @contextmanager
-def serving(
-    app: ASGIApp, http: type[asyncio.Protocol] | Literal["httptools"] = "httptools"
-) -> Generator[int]:
+def serving(app: ASGIApp, http: type[asyncio.Protocol] = CONNECTION) -> Generator[int]:
     """The port that `app` is served on. A client may connect at once: the socket listens already."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=http, ws="none", log_config=None)

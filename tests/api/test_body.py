@@ -1,7 +1,12 @@
 import asyncio
+import gzip
 import json
 import logging
 import queue
+import random
+import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -10,12 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive
 
-from app.api.body import read_body
+from app.api.body import OpenBodies, read_body
+from app.api.encodings import SLICE_BYTES
 from app.api.transport import install
-from app.core.errors import BodyTimeout, BodyTooLarge
+from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedEncoding
 from tests.api.live import connect, read_to_end, response_of, serving
 
 LIMIT = 100_000
+FREE = 64 << 10
 SIXTY_MB = 60_000_000
 
 
@@ -214,3 +221,175 @@ def test_requests_sent_in_one_go_are_answered_in_turn(port: int) -> None:
         answers = read_to_end(sock)
     assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"413", b"200", b"200"]
     assert answers.endswith(b"here")
+
+
+# All bodies together (F17).
+
+
+class Clients:
+    """Bodies under way at once; each arrives, ends, fails or leaves as it is told."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.bodies = OpenBodies(limit_bytes)
+        self.reading: list[tuple[asyncio.Task[bytes], asyncio.Queue[Message]]] = []
+
+    def join(self, limit_bytes: int) -> None:
+        sent = asyncio.Queue[Message]()
+        read = read_body(sent.get, limit_bytes=limit_bytes, timeout_s=60, bodies=self.bodies)
+        self.reading.append((asyncio.create_task(read), sent))
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        ended = [task for task, _ in self.reading if task.done()]
+        await asyncio.gather(*ended, return_exceptions=True)
+        self.reading = [(task, sent) for task, sent in self.reading if not task.done()]
+
+    async def leave(self) -> None:
+        for task, _ in self.reading:
+            task.cancel()
+        await asyncio.gather(*(task for task, _ in self.reading), return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_bodies_hold_is_within_the_budget_and_freed_once(seed: int) -> None:
+    chance, limit = random.Random(seed), 300_000
+    clients = Clients(limit)
+    for _ in range(300):
+        if len(clients.reading) < 12:
+            clients.join(chance.choice((1000, 100_000, 400_000)))
+        task, sent = chance.choice(clients.reading)
+        part: Message = {"type": "http.request", "body": bytes(chance.choice((0, 1, 60_000, 120_000)))}
+        match chance.choice(("part",) * 8 + ("last", "leave", "cancel")):
+            case "part":
+                sent.put_nowait(part | {"more_body": True})
+            case "last":
+                sent.put_nowait(part)
+            case "leave":
+                sent.put_nowait({"type": "http.disconnect"})
+            case _:
+                task.cancel()
+        await clients.settle()
+        assert 0 <= clients.bodies.held_bytes <= limit
+    await clients.leave()
+    assert clients.bodies.held_bytes == 0
+
+
+async def test_over_the_budget_large_bodies_are_refused_and_small_ones_taken() -> None:
+    bodies = OpenBodies(1)
+    with pytest.raises(BodiesFull):
+        await read_body(messages(bytes(FREE), b"ab"), limit_bytes=SIXTY_MB, timeout_s=1, bodies=bodies)
+    small = await read_body(messages(bytes(FREE)), limit_bytes=SIXTY_MB, timeout_s=1, bodies=bodies)
+    assert len(small) == FREE
+
+
+async def test_a_budget_of_nothing_is_none() -> None:
+    body = await read_body(messages(bytes(LIMIT)), limit_bytes=LIMIT, timeout_s=1, bodies=OpenBodies())
+    assert len(body) == LIMIT
+
+
+# Encodings.
+
+
+def squeezed(name: str, data: bytes) -> bytes:
+    return gzip.compress(data) if name.endswith("gzip") else zlib.compress(data)
+
+
+async def decode(encoding: str, *parts: bytes, decoded_limit_bytes: int = 1 << 30) -> bytes:
+    return await read_body(
+        messages(*parts),
+        limit_bytes=1 << 30,
+        timeout_s=60,
+        headers=[(b"content-encoding", encoding.encode())],
+        decoded_limit_bytes=decoded_limit_bytes,
+    )
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "x-gzip", "GZIP", " gzip ", "identity, gzip"])
+@pytest.mark.parametrize("size", [0, 1, 1000, SLICE_BYTES, SLICE_BYTES + 1, 4 * SLICE_BYTES])
+async def test_an_encoded_body_is_decoded_however_it_is_cut(name: str, size: int) -> None:
+    data = (b"some words, " * (size // 12 + 1))[:size]
+    encoded = squeezed(name.strip().lower(), data)
+    for step in (1, 7, 1 << 20):
+        parts = [encoded[at : at + step] for at in range(0, len(encoded), step)]
+        assert await decode(name, *parts) == data
+
+
+@pytest.mark.parametrize("name", ["", "identity", " Identity"])
+async def test_a_body_that_is_as_it_is_stays_so(name: str) -> None:
+    assert await decode(name, b"abc") == b"abc"
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+async def test_an_encoded_body_of_nothing_is_nothing(name: str) -> None:
+    assert await decode(name, b"") == b""
+
+
+@pytest.mark.parametrize("name", ["zstd", "br", "compress", "gzip, gzip", "gzip, br", "chunked", "*"])
+async def test_any_other_encoding_is_refused_unread(name: str) -> None:
+    async def never() -> Message:
+        raise AssertionError("the body was asked for")
+
+    with pytest.raises(UnsupportedEncoding, match="is not supported: use gzip, deflate or none"):
+        await read_body(never, limit_bytes=9, timeout_s=1, headers=[(b"content-encoding", name.encode())])
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+async def test_a_body_that_is_not_what_it_says_is_refused(name: str) -> None:
+    whole = squeezed(name, b"abc" * 1000)
+    for wrong in (b"{}", whole[:-1], whole[:10], whole + b"x", whole + whole, bytes(1000)):
+        with pytest.raises(InvalidRequest):
+            await decode(name, wrong)
+        with pytest.raises(InvalidRequest):
+            await decode(name, *(wrong[at : at + 1] for at in range(len(wrong))))
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+async def test_what_expands_without_end_stops_at_the_limit_and_in_small_pieces(name: str) -> None:
+    """64 MiB in 64 KiB: no slice takes long, and no more is made than the limit."""
+    bomb = squeezed(name, bytes(64 << 20))
+    longest_s, done = 0.0, False
+
+    async def look() -> None:
+        nonlocal longest_s
+        while not done:
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.thread_time() - begun)
+
+    looking = asyncio.create_task(look())
+    tracemalloc.start()
+    with pytest.raises(BodyTooLarge, match="the limit is 8388608 bytes once decoded"):
+        await decode(name, bomb, decoded_limit_bytes=8 << 20)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    done = True
+    await looking
+    assert longest_s < 0.5
+    assert peak_bytes < 24 << 20
+
+
+async def test_what_is_decoded_counts_for_the_budget() -> None:
+    with pytest.raises(BodiesFull):
+        await read_body(
+            messages(gzip.compress(bytes(1 << 20))),
+            limit_bytes=LIMIT,
+            timeout_s=60,
+            headers=[(b"content-encoding", b"gzip")],
+            bodies=OpenBodies(1 << 18),
+        )
+
+
+def test_encodings_over_http(port: int) -> None:
+    with connect(port) as sock:
+        data = gzip.compress(b"abc")
+        sock.sendall(post("/api/generate", f"Content-Length: {len(data)}", "Content-Encoding: gzip") + data)
+        assert response_of(sock)[1] == b"3"
+        sock.sendall(post("/api/generate", "Content-Length: 3", "Content-Encoding: zstd") + b"abc")
+        response, body = response_of(sock)
+        assert (response.status, response.headers["accept-encoding"]) == (415, "gzip, deflate")
+        assert json.loads(body) == {
+            "error": "content encoding 'zstd' is not supported: use gzip, deflate or none"
+        }
+        sock.sendall(b"GET /api/ps HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert response_of(sock)[1] == b"here"

@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import math
 import socket
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from starlette.responses import PlainTextResponse
 
-from app.api.connection import connection_class
+from app.api.connection import Connection, connection_class
 from app.engine.fake import FakeEngine, Reply
 from tests.api.live import connect, read_to_end, response_of, serving
 from tests.api.scrape import value
@@ -169,3 +171,94 @@ def test_a_body_that_trickles_in_gains_no_time() -> None:
                 continue
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"request body did not arrive within 0.5 seconds" in answer
+
+
+# A client that does not read (F10).
+
+
+@contextmanager
+def unread(port: int, body: bytes) -> Generator[socket.socket]:
+    """A client that has asked for more than the sockets hold, and reads nothing."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(LONG_S)
+        client.connect(("127.0.0.1", port))
+        head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        yield client
+
+
+def flood() -> FakeEngine:
+    return FakeEngine(default=Reply([" " + "x" * 65536] * 500), slots=1, window=10_000)
+
+
+def test_clients_that_do_not_read_are_ended_and_their_places_free() -> None:
+    body = json.dumps(CHAT).encode()
+    with (
+        fake_site(fake_model("m"), engine=flood, send_timeout=0.4, max_queue=2) as site,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(unread(site.port, body)) for _ in range(3)]
+        eventually(lambda: site.running, SOON_S)
+        eventually(lambda: at_rest(site) and ended(site) == len(clients), 3 * SOON_S)
+        with pytest.raises(ConnectionResetError):
+            read_to_end(clients[0])
+        with site.client.stream("POST", "/api/chat", json=CHAT) as answer:
+            assert answer.status_code == 200
+            assert json.loads(next(answer.iter_lines()))["done"] is False
+
+
+def ended(site: FakeSite) -> float | None:
+    return value(site.client, "http_server_request_duration_seconds_count", error_type="SendTimeout")
+
+
+def test_why_a_client_was_ended_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        fake_site(fake_model("m"), engine=flood, send_timeout=0.4) as site,
+        unread(site.port, json.dumps(CHAT).encode()),
+    ):
+        eventually(lambda: ended(site), SOON_S)
+    text = "the client took nothing of its answer for 0.4 seconds"
+    assert [r for r in caplog.records if r.name == "caravan.access" and text in r.getMessage()]
+
+
+def test_a_client_that_reads_now_and_then_is_not_ended() -> None:
+    with fake_site(fake_model("m"), engine=flood, send_timeout=0.8) as site:
+        with unread(site.port, json.dumps(CHAT).encode()) as client:
+            tail, pause = b"", threading.Event()
+            for _ in range(12):
+                pause.wait(0.2)  # three times as long in all as it may take nothing
+                assert client.recv(256 << 10)
+            while not tail.endswith(b"0\r\n\r\n"):
+                part = client.recv(1 << 20)
+                assert part
+                tail = (tail + part)[-64:]
+        assert not ended(site)
+
+
+def test_a_slow_engine_is_no_client_that_does_not_read() -> None:
+    slow = FakeEngine(default=Reply([" a", " b"]), delay_s=0.5)
+    with fake_site(fake_model("m"), engine=lambda: slow, send_timeout=0.1) as site:
+        answer = site.client.post("/api/chat", json=CHAT)
+        assert json.loads(answer.text.splitlines()[-1])["done"]
+        assert not ended(site)
+
+
+def test_what_is_left_of_a_whole_answer_is_not_kept_for_ever() -> None:
+    """The request is over once all is handed to the transport; its connection ends as well."""
+    made: list[Connection] = []
+
+    class Kept(Connection):
+        headers_timeout_s, send_timeout_s, head_bytes = 15.0, 0.4, math.inf
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            made.append(self)
+            super().connection_made(transport)
+
+    app = PlainTextResponse("x" * (32 << 20), headers={"connection": "close"})
+    with serving(app, http=Kept) as port, connect(port) as client:
+        client.sendall(HEAD)
+        eventually(lambda: made and made[0].transport.get_extra_info("socket") is not None, SOON_S)
+        eventually(lambda: made[0] not in made[0].connections, SOON_S)
+        with pytest.raises(ConnectionResetError):
+            read_to_end(client)

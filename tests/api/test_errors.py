@@ -1,16 +1,25 @@
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+from starlette.types import Message, Scope
 
-from app.api.errors import STATUS, body_of, status_of
+from app.api.calls import call_of
+from app.api.errors import STATUS, body_of, status_of, text_of
+from app.api.ollama.encoder import ChatEncoder
+from app.api.stream import DocumentResponse, EventResponse, Events
 from app.api.transport import install
 from app.core import errors
+from app.core.brief import ERROR_BYTES, brief
 from app.core.errors import AppError
+from app.core.events import Content
 
 
 def below(cls: type[AppError]) -> Iterator[type[AppError]]:
@@ -55,6 +64,8 @@ def test_every_failure_has_its_own_row() -> None:
         (errors.ModelNotFound("m"), 404),
         (errors.BodyTimeout("x"), 408),
         (errors.BodyTooLarge("x"), 413),
+        (errors.UnsupportedEncoding("x"), 415),
+        (errors.BodiesFull("x"), 503),
         (errors.LoadFailed("x"), 500),
         (errors.EngineFailed("x"), 500),
         (errors.EngineDied("x"), 500),
@@ -103,3 +114,82 @@ async def test_what_fastapi_finds_invalid_is_the_clients_mistake() -> None:
     assert response.status_code == 400
     assert json.loads(response.content)["error"].startswith("path.number: ")
     assert status_of(RequestValidationError([])) == 400
+
+
+def test_what_a_401_says_is_its_status_too() -> None:
+    """Ollama's own command line shows nothing else of it."""
+    assert json.loads(body_of(errors.Unauthorized("no key"))) == {"error": "no key", "status": "no key"}
+    assert json.loads(body_of(errors.Forbidden("no scope"))) == {"error": "no scope"}
+
+
+# F19, F20
+
+
+@pytest.mark.parametrize("char", ["a", "\n", "<", "é", "€", "🦙", "\ud800"], ids=ascii)
+@pytest.mark.parametrize("size", [1, 500, 1012, 1013, 1014, 4096, 5000, 100_000])
+def test_an_error_text_is_cut_to_a_size_between_characters(char: str, size: int) -> None:
+    text = f"begins {char * size} ends"
+    known, told = text.encode(errors="replace").decode(), brief(text)
+    if len(known.encode()) <= ERROR_BYTES:
+        assert told == text
+        return
+    front, mark, back = told.partition(f" ... [cut from {len(text)} characters] ... ")
+    assert mark
+    assert known.startswith(front)
+    assert known.endswith(back)
+    assert back.endswith(" ends")
+    assert ERROR_BYTES - 8 < len(told.encode()) <= ERROR_BYTES
+
+
+@pytest.mark.parametrize("size", [0, 300, 700, 1000, 4000, 1 << 20])
+def test_an_error_text_holds_no_address(size: int) -> None:
+    for text in (f"{'x' * size}{object()!r}{'x' * size}", f"{object()!r} " * (size // 40 + 1)):
+        told = brief(text)
+        assert " at 0x" not in told
+        assert "<object object" in told or len(text) > ERROR_BYTES
+
+
+def test_a_number_that_is_no_address_stays() -> None:
+    assert brief("invalid character at 0x1f") == "invalid character at 0x1f"
+
+
+def test_cutting_costs_no_more_for_a_long_text() -> None:
+    long = " at 0x" * (4 << 20)
+    begun = time.thread_time()
+    for _ in range(20):
+        brief(long)
+    assert time.thread_time() - begun < 0.5
+
+
+@pytest.mark.parametrize("stream", [None, False, True])
+async def test_what_is_cut_is_cut_in_the_answer_and_in_the_record(*, stream: bool | None) -> None:
+    error = errors.InvalidRequest("bad number: " + "1" * (8 << 20))
+    scope: Scope = {"type": "http"}
+    sent: list[Message] = []
+
+    async def fails() -> bytes:
+        raise error
+
+    async def events() -> Events:
+        if stream:
+            yield Content("x")
+        raise error
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    def on_error(error: Exception) -> tuple[int, bytes]:
+        return status_of(error), body_of(error)
+
+    if stream is None:
+        response: Response = DocumentResponse(fails, on_error=on_error)
+    else:
+        response = EventResponse(events(), ChatEncoder("m"), stream=stream, on_error=on_error)
+    await response(scope, receive, send)
+    told = json.loads(sent[-1]["body"].splitlines()[-1])["error"]
+    assert told == text_of(error) == call_of(scope).error
+    assert len(told) <= ERROR_BYTES

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from app.api.connection import connection_class
 from app.catalogue.library import Library
 from app.core.model import Capability, Model, ModelFacts, ModelName, ModelSpec
 from app.engine.fake import FakeEngine
@@ -69,9 +70,13 @@ def fake_site(
         started.append(engine())
         return started[-1]
 
-    app = build_app(read_settings(preload=False, **settings), Library(models), start_engine, telemetry)
+    read = read_settings(preload=False, **settings)
+    app = build_app(read, Library(models), start_engine, telemetry)
+    connections = connection_class(
+        read.headers_timeout, send_timeout_s=read.send_timeout, head_bytes=read.limits.head_bytes
+    )
     with (
-        serving(app) as port,
+        serving(app, connections) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client,
     ):
         yield FakeSite(port, client, started)
