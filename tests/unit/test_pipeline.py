@@ -16,7 +16,7 @@ import pytest
 from app.catalogue.library import Library
 from app.core.call import Call
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
-from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded, Usage
+from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Message
@@ -313,8 +313,8 @@ async def test_an_embed_request_is_charged_once_its_inputs_are_tokenised(ends: s
     tokenised = asyncio.Event()
 
     class Slow(FakeEngine):
-        async def embed(self, inputs: Sequence[str], *, usage: Usage | None = None, **others: Any) -> Vectors:
-            await super().embed(inputs, usage=usage, **others)
+        async def embed(self, inputs: Sequence[str], **others: Any) -> Vectors:
+            await super().embed(inputs, **others)
             tokenised.set()
             if ends == "failed":
                 raise EngineFailed("broken")
@@ -326,7 +326,8 @@ async def test_an_embed_request_is_charged_once_its_inputs_are_tokenised(ends: s
         running = asyncio.ensure_future(
             made.pipeline.embed(Embedding("m", inputs, time.monotonic_ns()), call)
         )
-        await tokenised.wait()
+        async with asyncio.timeout(10):
+            await tokenised.wait()
         running.cancel()
         with pytest.raises((asyncio.CancelledError, EngineFailed)):
             await running
