@@ -174,8 +174,9 @@ def told(client: httpx.Client, prompt: str = "Write a long story.", **options: A
     return whole(client, "tool", prompt=prompt, **fields)
 
 
-def tokens(found: Line) -> list[str]:
-    return [entry["token"] for entry in found["logprobs"]]
+def tokens(found: Line) -> list[tuple[int, ...]]:
+    """Their bytes: parts of a character are no text, and so all the same text."""
+    return [tuple(entry["bytes"]) for entry in found["logprobs"]]
 
 
 @pytest.mark.parametrize("num_predict", [-1, -2, 0, 2**62, None])

@@ -92,5 +92,11 @@ def windowed(args: AsyncEngineArgs) -> bool:
 
 def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:
     """xgrammar, named: with `auto` the first request would decide how later ones are constrained."""
-    settings: dict[str, Any] = {"backend": "xgrammar", "reasoning_parser": reasoning or "", **(given or {})}
+    settings: dict[str, Any] = {
+        "backend": "xgrammar",
+        "reasoning_parser": reasoning or "",
+        # Else white space between tokens has no end, and small models write it up to the limit of tokens.
+        "disable_any_whitespace": True,
+        **(given or {}),
+    }
     return StructuredOutputsConfig(**settings)
