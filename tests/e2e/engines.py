@@ -59,6 +59,20 @@ def busy(client: httpx.Client, model: str) -> float:
     return sum(count or 0 for count in counts)
 
 
+def served(client: httpx.Client, model: str) -> float:
+    """The requests to a model that are being served, as the server counts them.
+
+    An engine reads texts to embed in one step, after which it has none running and few waiting.
+    """
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "caravan_requests_active"
+        and sample.labels["gen_ai_request_model"] == f"{model}:latest"
+    )
+
+
 def loaded(client: httpx.Client) -> list[str]:
     return [row["name"].removesuffix(":latest") for row in client.get("/api/ps").json()["models"]]
 

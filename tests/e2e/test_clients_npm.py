@@ -133,7 +133,7 @@ def test_errors(node: Node) -> None:
         chat(options={"top_k": "x"}),
         chat([{**user("What is it?"), "images": [image]}]),
         {"method": "show", "request": {"model": "nosuch"}},
-        {"method": "pull", "request": {"model": "plain"}},
+        {"method": "pull", "request": {"model": "nosuch"}},
     )
     errors = [(each["error"]["name"], each["error"]["message"], each["error"]["status"]) for each in found]
     assert errors == [
@@ -142,7 +142,7 @@ def test_errors(node: Node) -> None:
         ("ResponseError", 'option "top_k" must be of type integer', 400),
         ("ResponseError", "tool:latest does not support image input", 400),
         ("ResponseError", "model 'nosuch:latest' not found", 404),
-        ("ResponseError", "404 page not found", 404),
+        ("ResponseError", "pull model manifest: file does not exist", 500),
     ]
 
 

@@ -12,7 +12,19 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.engines import DIED, STORY, OwnServer, busy, eventually, load, loaded, metric, own, unload
+from tests.e2e.engines import (
+    DIED,
+    STORY,
+    OwnServer,
+    busy,
+    eventually,
+    load,
+    loaded,
+    metric,
+    own,
+    served,
+    unload,
+)
 from tests.models.catalogue import GREETING, LONG_STORY
 from tests.server import models, serving
 
@@ -117,7 +129,7 @@ def test_a_dead_embedding_engine_fails_its_request_and_no_other(healthy: OwnServ
     with ThreadPoolExecutor(2) as pool:
         story = pool.submit(healthy.client.post, "/api/chat", json=STORY | {"stream": False})
         vectors = pool.submit(healthy.client.post, "/api/embed", json=texts)
-        eventually(lambda: busy(healthy.client, "emb"), LOADED_S)
+        eventually(lambda: served(healthy.client, "emb"), LOADED_S)
         core.kill()
         failed = vectors.result()
         assert (failed.status_code, failed.json()) == (500, {"error": DIED})

@@ -7,7 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.engines import STORY, asking, busy, eventually, load, metric
+from tests.e2e.engines import STORY, asking, busy, eventually, load, metric, served
 from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine
@@ -63,8 +63,8 @@ def test_leaving_a_whole_answer_frees_its_slot(ready: httpx.Client, server: Live
 def test_leaving_an_embed_request_frees_its_slots(client: httpx.Client, server: LiveServer) -> None:
     load(client, "emb")
     with asking(server.url, "/api/embed", MANY_TEXTS):
-        eventually(lambda: busy(client, "emb"), BEGUN_S)
-    eventually(lambda: is_free(client, "emb"), FREE_S)
+        eventually(lambda: served(client, "emb"), BEGUN_S)
+    eventually(lambda: is_free(client, "emb") and not served(client, "emb"), FREE_S)
     assert (
         len(client.post("/api/embed", json={"model": "emb", "input": "still here"}).json()["embeddings"]) == 1
     )
