@@ -195,7 +195,7 @@ def flood() -> FakeEngine:
 def test_clients_that_do_not_read_are_ended_and_their_places_free() -> None:
     body = json.dumps(CHAT).encode()
     with (
-        fake_site(fake_model("m"), engine=flood, send_timeout=0.4, max_queue=2) as site,
+        fake_site(fake_model("m"), engine=flood, send_timeout=0.4, max_queue=3) as site,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(unread(site.port, body)) for _ in range(3)]

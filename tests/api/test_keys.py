@@ -239,7 +239,7 @@ async def test_a_refusal_is_an_error_as_ollama_writes_it(
 ) -> None:
     answer = await client.post("/api/chat", json=BODIES["/api/chat"], headers=headers)
     assert answer.status_code == 401
-    assert answer.json() == {"error": text}
+    assert answer.json() == {"error": text, "status": text}
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
     assert answer.headers["www-authenticate"] == "Bearer"
 

@@ -22,7 +22,7 @@ OWNED = {
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
     "runtime/loader.py:load": "awaited there",
     "engine/fake.py:_or_end": "both are awaited there",
-    "engine/vllm/engine.py:embed": "children of a group, which is awaited",
+    "engine/vllm/window.py:in_window": "children of a group, which is awaited",
     "engine/vllm/engine.py:close": "awaited there, within a time",
     "engine/vllm/llm.py:_run_output_handler": "it logs and ends the requests; the engine is errored then",
     "engine/vllm/output.py:__init__": "a copying thread that suppresses what writing raises",
