@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.decode.calls.base import Passage, Reading, Schema, UpToMark
-from app.decode.calls.strict import decode, decode_whole, skip_space
+from app.decode.calls.strict import decode, decode_whole, end_of_unread, skip_space
 from app.decode.reply import ParsedCall
 
 MAX_UNREADABLE = 100
@@ -92,21 +92,22 @@ class _Scan:
         return self._reading
 
     def _calls(self, opened: re.Match[str]) -> tuple[list[ParsedCall], str, int]:
-        """The calls behind a mark, what of them cannot be read, and where they end."""
+        """The calls behind a mark, what of them cannot be read, and where to go on."""
         at = skip_space(self._text, opened.end())
-        rest, given = "", opened.groupdict()
+        given = opened.groupdict()
+        if self._text.startswith("[", at) and not given.get("name"):
+            return self._listed(at + 1)
+        value, end = self._value(at)
         if name := given.get("name"):
-            value, end = self._value(at)
             arguments = arguments_of(value)
-            calls = [] if arguments is None else [ParsedCall(name, arguments, given.get("id") or "")]
-        elif self._text.startswith("[", at):
-            calls, rest, end = self._listed(at)
+            call = None if arguments is None else ParsedCall(name, arguments, given.get("id") or "")
+            if end == at:
+                # The mark may stand within a string of what cannot be read.
+                return [], "", end_of_unread(self._text, at)
         else:
-            value, end = self._value(at)
             call = self._form.call(value)
-            calls = [call] if call else []
-        closed = self._closed(end) if calls else None
-        return (calls, rest, closed) if closed is not None else ([], "", end)
+        closed = self._closed(end) if call else None
+        return ([call], "", closed) if call and closed is not None else ([], "", end)
 
     def _value(self, at: int) -> tuple[Any, int]:
         """The value at `at` and where it ends; `at` itself, when there is none."""
@@ -119,11 +120,10 @@ class _Scan:
         """The calls in an array, one by one: a bad one does not take the others with it."""
         calls: list[ParsedCall] = []
         rest: list[str] = []
-        at += 1
         while True:
             value, end = self._value(at)
             if end == at:
-                return calls, "\n".join((*rest, self._text[at:])), len(self._text)
+                return calls, "\n".join(rest), at
             call = self._form.call(value)
             if call is None:
                 rest.append(self._text[at:end].strip())
@@ -132,8 +132,8 @@ class _Scan:
             at = skip_space(self._text, end) + 1
             if self._text[at - 1 : at] != ",":
                 break
-        closed = self._text[at - 1 : at] == "]"
-        return (calls, "\n".join(rest), at) if closed else ([], "", end)
+        closed = self._closed(at) if self._text[at - 1 : at] == "]" else None
+        return (calls, "\n".join(rest), closed) if calls and closed is not None else ([], "", end)
 
     def _closed(self, end: int) -> int | None:
         if self._form.closes is None or end == len(self._text):

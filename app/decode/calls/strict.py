@@ -43,6 +43,19 @@ def decode_whole(text: str) -> Any:
     return value
 
 
+def end_of_unread(text: str, at: int) -> int:
+    """How far the text from `at` on may belong to a value that `decode` refuses."""
+    try:
+        return _LENIENT.raw_decode(text, at)[1]
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated string"):
+            return len(text)
+        # A bracket in front may be the first of a mark.
+        return error.pos - (text[error.pos - 1 : error.pos] == "[" and error.pos > at)
+    except RecursionError:
+        return len(text)
+
+
 def skip_space(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
@@ -80,3 +93,4 @@ def _refuse(text: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_float=number, parse_constant=_refuse)
+_LENIENT = json.JSONDecoder(parse_float=str, parse_int=str)

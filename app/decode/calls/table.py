@@ -49,7 +49,7 @@ def _pairs(suffix: str = "", separator: str = "", section: str = "") -> TaggedCa
     sep = tag(separator) if separator else rf"(?={tag('arg_key')}|{tag('/tool_call')})"
     return TaggedCalls(
         marks=(*((f"<{section}",) if section else ()), "<tool_call"),
-        opens=rf"{before}{tag('tool_call')}\s*(?P<name>[^\s<>]{{1,256}})\s*{sep}",
+        opens=rf"{before}{tag('tool_call')}\s*{_NAME}\s*{sep}",
         parameter=rf"{tag('arg_key')}(?P<key>[^<>]{{1,256}}){tag('/arg_key')}\s*{tag('arg_value')}",
         ends=tag("/arg_value"),
         closes=rf"{tag('/tool_call')}{after}",
@@ -107,7 +107,7 @@ READERS: Mapping[str, CallReader] = {
     "internlm": _in_tags("<|action_start|><|plugin|>", "<|action_end|>"),
     "granite": _listed("<|tool_call|>", "<tool_call>"),
     "granite-20b-fc": _listed("<function_call>"),
-    "phi4_mini_json": _listed("functools"),
+    "phi4_mini_json": JsonCalls(("functools[",), re.compile(r"functools(?=\[)"), None),
     "apertus": JsonCalls(
         ("<|tools_prefix|>",),
         re.compile(r"<\|tools_prefix\|>"),
@@ -117,7 +117,7 @@ READERS: Mapping[str, CallReader] = {
     "mistral": JsonCalls(
         ("[TOOL_CALLS]",),
         re.compile(
-            rf"\[TOOL_CALLS\]\s*(?:{_NAME}(?:\[CALL_ID\](?P<id>\w{{1,64}}))?(?:\[ARGS\])?(?=\s*\{{)|(?=[\[{{]))"
+            rf"\[TOOL_CALLS\]\s*(?:{_NAME}(?:\[CALL_ID\](?P<id>\w{{1,64}}))?(?:\[ARGS\])?|(?=[\[{{]))"
         ),
         None,
     ),

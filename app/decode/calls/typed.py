@@ -62,9 +62,8 @@ def _types(wanted: Any, root: Schema) -> set[str]:
         if not isinstance(each, Mapping):
             continue
         kinds = each.get("type")
-        found.update(
-            [kinds] if isinstance(kinds, str) else [kind for kind in kinds or () if isinstance(kind, str)]
-        )
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        found.update(kind for kind in kinds if isinstance(kind, str))
         for union in _UNIONS:
             parts = each.get(union)
             waiting += parts if isinstance(parts, list) else []
