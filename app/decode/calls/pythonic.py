@@ -14,7 +14,8 @@ _TOKEN = re.compile(
     r"""(?P<string>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|(?P<opens>[(\[{])|(?P<closes>[)\]}])|(?P<between>[,\n])""",
     re.DOTALL,
 )
-_SMALL = re.compile(r"[eE]-\d{3}")
+_STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
+_POWER = re.compile(rf"{_STRING}|(?<![\w.])(?P<power>[\d.]+[eE][+-]?\d+)", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 
@@ -111,16 +112,11 @@ def _call(text: str) -> ParsedCall | None:
         name = ast.unparse(tree.func)
         if "" in arguments or not re.fullmatch(r"[\w.]+", name) or len(arguments) < len(tree.keywords):
             return None
-        if _SMALL.search(text) and any(each == 0 for each in _floats(tree)):
-            return None  # a number so small that a double has none for it but zero
+        for found in _POWER.finditer(text):
+            number(found["power"] or "0")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return ParsedCall(name, arguments)
-
-
-def _floats(tree: ast.AST) -> Iterator[float]:
-    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return (value for value in constants if isinstance(value, float))
 
 
 def _deepest(text: str) -> int:
@@ -138,10 +134,8 @@ def _value(node: ast.expr) -> Any:
         ValueError: it is none, or JSON has no such value.
     """
     match node:
-        case ast.Constant(value=str() | bool() | None | int() as value):
+        case ast.Constant(value=str() | bool() | None | int() | float() as value):
             return _whole(value)
-        case ast.Constant(value=float() as value):
-            return number(repr(value))
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -_value(node.operand) if not isinstance(value, bool) else _refuse(node)
         case ast.Name(id=word) if word in _WORDS:
@@ -157,7 +151,7 @@ def _value(node: ast.expr) -> Any:
 def _whole(value: Any) -> Any:
     if isinstance(value, str):
         value.encode()
-    return value
+    return number(repr(value)) if isinstance(value, float) else value
 
 
 def _key(node: ast.expr | None) -> str:

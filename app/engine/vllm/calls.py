@@ -1,12 +1,13 @@
 """Where calls begin and end in a reply: what vLLM's tool parsers know of it and do not tell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.parser import Parser
 from vllm.parser.engine.events import EventType, SemanticEvent
 from vllm.parser.engine.parser_engine_config import ParserState
 
+from app.decode.calls.base import Schema
 from app.decode.reply import ParsedCall
 
 _MINIMAX = "]<]minimax[>["
@@ -27,6 +28,10 @@ _VALUE_ENDS = {"k2_horizon": "</ifm|arg_value>", "muse_glimmer": "</atem:paramet
 """What stands once behind each argument."""
 
 
+_UNESCAPED = frozenset(_CALL_MARKS) - {"plamo3"}
+"""Formats in which a string's marks may be another argument's."""
+
+
 def has_begun(parser: Parser) -> bool:
     """Whether a parser that follows a grammar has read the beginning of a call."""
     machine = _machine(parser)
@@ -37,26 +42,51 @@ def fit_marks(tool_parser: str | None, text: str, calls: Sequence[ParsedCall]) -
     """Whether `text` has the format's marks as often as `calls` have; else an argument may have been cut."""
     name = tool_parser or ""
     arguments = [call.arguments for call in calls]
+    strings, members = _counted(arguments)
     mark, end = _STRING_MARKS.get(name), _VALUE_ENDS.get(name)
+    # MiniMax M3 has a mark at either end of each call, element and wrapper.
+    pairs = members + text.count(f"{_MINIMAX}<tool_call>")
     return (
         all(text.count(each) == len(calls) for each in _CALL_MARKS.get(name, ()))
-        and (mark is None or text.count(mark) == 2 * sum(1 for _ in _strings(arguments)))
+        and (mark is None or text.count(mark) == 2 * strings)
         and (end is None or text.count(end) == sum(map(len, arguments)))
+        and (name != "minimax_m3" or text.count(_MINIMAX) == 2 * pairs)
     )
 
 
-def _strings(value: Any) -> Iterator[str]:
-    waiting = [value]
+def fit_schemas(tool_parser: str | None, calls: Sequence[ParsedCall], tools: Mapping[str, Schema]) -> bool:
+    """Whether arguments are ones that the tool has, where a string may have been read as more of them."""
+    if tool_parser not in _UNESCAPED:
+        return True
+    return all(_fits(call.arguments, (tools.get(call.name) or {}).get("properties")) for call in calls)
+
+
+def _fits(arguments: Mapping[str, Any], properties: Any) -> bool:
+    if not isinstance(properties, Mapping) or not properties:
+        return True
+    return all(
+        key in properties
+        and not (isinstance(value, dict | list) and (properties[key] or {}).get("type") == "string")
+        for key, value in arguments.items()
+    )
+
+
+def _counted(value: Any) -> tuple[int, int]:
+    """How many strings `value` holds, and how many members of objects and arrays."""
+    strings, members, waiting = 0, 0, [value]
     while waiting:
         match waiting.pop():
-            case str() as text:
-                yield text
+            case str():
+                strings += 1
             case dict() as items:
                 waiting += items.values()
+                members += len(items)
             case list() as items:
                 waiting += items
+                members += len(items)
             case _:
                 pass
+    return strings, members
 
 
 def are_whole(parser: Parser, text: str) -> bool:

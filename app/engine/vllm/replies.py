@@ -14,7 +14,7 @@ from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
 from app.decode.reply import ParsedCall, ParsedReply
-from app.engine.vllm.calls import are_whole, fit_marks, has_begun, text_around
+from app.engine.vllm.calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"
@@ -173,6 +173,7 @@ class VllmReplyParser:
             not calls
             or len(reply.calls) < len(found)
             or not fit_marks(self._parsers.tool, text, reply.calls)
+            or not fit_schemas(self._parsers.tool, reply.calls, self._schemas)
             or not are_whole(parser, plain.content)
         ):
             _log.warning(_UNREAD)
