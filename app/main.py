@@ -86,7 +86,6 @@ def build_app(
         library,
         manager,
         tool_calls_reason=settings.tool_calls_done_reason == "tool_calls",
-        limits=settings.limits,
         pool=pool,
         cache_per_key=settings.cache_per_key,
     )

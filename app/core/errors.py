@@ -133,5 +133,14 @@ class EngineFailed(AppError):
     """The engine failed while it worked on the request."""
 
 
+_DIED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check the server logs for details"
+)
+
+
 class EngineDied(EngineFailed):
     """The engine's process is gone; the model must be loaded again."""
+
+    def __init__(self, text: str = _DIED) -> None:
+        super().__init__(text)

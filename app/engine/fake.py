@@ -22,7 +22,6 @@ from app.core.request import ChatPrompt, Message, Think
 from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.words import Words, split
 
-_DIED = "the model runner has unexpectedly stopped"
 _TOO_LONG = "the input length exceeds the context length"
 _NO_ROOM = "input after truncation exceeds maximum context length"
 _REMEMBERED = 1024
@@ -311,7 +310,7 @@ class FakeEngine:
 
     def _check_alive(self) -> None:
         if self._ended.is_set():
-            raise EngineDied(_DIED)
+            raise EngineDied
 
     def _fail(self, reply: Reply, index: int) -> None:
         if reply.error is not None and index >= reply.error_after:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.core.errors import InvalidRequest
-from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
@@ -38,10 +37,8 @@ class Composer:
         sampling: Sampling,
         window: int,
         *,
-        limits: InputLimits = DEFAULTS,
         pool: Pool | None = None,
     ) -> None:
-        self._limits = limits
         self._pool = pool or Pool()
         self._model = model
         self._engine = engine
@@ -54,8 +51,8 @@ class Composer:
         """The prompt, no longer than the window allows.
 
         Raises:
-            InvalidRequest: for images a text model cannot see, a template that does not parse or is too long,
-                messages that the template refuses, and a prompt that is too long and may not be cut.
+            InvalidRequest: for images a text model cannot see, a template that does not parse, messages that
+                the template refuses, and a prompt that is too long and may not be cut.
             Overloaded: when too much waits for the pool.
         """
         self._check()
@@ -70,11 +67,6 @@ class Composer:
             pictures = any(message.images for message in asked.messages)
         else:
             pictures = bool(asked.images)
-            most = self._limits.template_chars
-            if most and len(asked.template) > most:
-                raise InvalidRequest(
-                    f"template: at most {most} characters, this request has {len(asked.template)}"
-                )
         if pictures and not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
 

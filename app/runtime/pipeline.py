@@ -12,7 +12,6 @@ from app.core.call import Call, Caller
 from app.core.errors import InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
-from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Model
 from app.core.options import resolve
 from app.core.pool import Pool
@@ -43,7 +42,7 @@ class Pipeline:
 
     `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`;
     `cache_per_key`, whether a prompt's cached beginning serves only the key that it came from.
-    Work whose size the client chooses is done in `pool`, within `limits`.
+    Work whose size the client chooses is done in `pool`.
     """
 
     def __init__(
@@ -52,14 +51,12 @@ class Pipeline:
         manager: Manager,
         *,
         tool_calls_reason: bool,
-        limits: InputLimits = DEFAULTS,
         pool: Pool | None = None,
         cache_per_key: bool = True,
     ) -> None:
         self._library = library
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
-        self._limits = limits
         self._pool = pool or Pool()
         self._cache_per_key = cache_per_key
 
@@ -131,7 +128,6 @@ class Pipeline:
             asked,
             sampling,
             lease.context_length,
-            limits=self._limits,
             pool=self._pool,
         )
         prompt = await composer.prompt()

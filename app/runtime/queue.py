@@ -16,7 +16,6 @@ from app.runtime import policy
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _WHILE_S = 10.0
-_GONE = "the model runner has unexpectedly stopped"
 
 
 class Turn:
@@ -59,7 +58,7 @@ class Turns:
         self._numbers: dict[policy.FlowKey, int] = {}
         self._silent: set[Turn] = set()
         self._reading: Counter[policy.FlowKey] = Counter()
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, float] = {}  # when each key asked last, the latest at the end
         self._closed = False
         self.waiting = 0
 
@@ -73,7 +72,7 @@ class Turns:
         """
         turn = Turn(self, policy.FlowKey(priority, key_id), tokens, self._arrivals)
         self._arrivals += 1
-        self._asked[key_id] = get_running_loop().time()
+        self._note_asked(key_id)
         self._enter(turn)
         try:
             if turn.granted is not None:
@@ -107,11 +106,11 @@ class Turns:
         self._closed = True
         for turn in [each for turns in self._waiting.values() for each in turns]:
             self._forget(turn)
-            _fail(turn, EngineDied(_GONE))
+            _fail(turn, EngineDied())
 
     def _enter(self, turn: Turn) -> None:
         if self._closed:
-            raise EngineDied(_GONE)
+            raise EngineDied
         if turn.flow not in self._waiting and self._may_begin(turn.flow):
             self._grant(turn)
             return
@@ -166,8 +165,16 @@ class Turns:
 
     def _is_contended(self, flow: policy.FlowKey) -> bool:
         """Whether another key has asked within the last while."""
-        since = get_running_loop().time() - _WHILE_S
-        return any(asked > since for key_id, asked in self._asked.items() if key_id != flow.key_id)
+        # The latest two suffice: this is asked for every key that waits, and there may be thousands of keys.
+        latest = next((at for key_id, at in reversed(self._asked.items()) if key_id != flow.key_id), None)
+        return latest is not None and latest > get_running_loop().time() - _WHILE_S
+
+    def _note_asked(self, key_id: str) -> None:
+        now = get_running_loop().time()
+        self._asked.pop(key_id, None)
+        self._asked[key_id] = now
+        while self._asked[oldest := next(iter(self._asked))] < now - _WHILE_S:
+            del self._asked[oldest]
 
     def _floor(self) -> int:
         """The number of the earliest turn without any output yet, else of the newest."""

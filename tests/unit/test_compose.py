@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from app.core.errors import InvalidRequest
-from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, PastToolCall, Sampling, Think
@@ -23,7 +22,6 @@ SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("as
 OPENED = "<|im_start|>assistant\n"
 PICTURE = b"picture"
 ROOM = 1000
-_LIMITS = InputLimits()
 
 
 def turn(role: str, content: str) -> str:
@@ -49,14 +47,11 @@ async def composed(
     engine: FakeEngine | None = None,
     window: int = ROOM,
     num_keep: int = 4,
-    limits: InputLimits = _LIMITS,
     **fields: Any,
 ) -> Prompt:
     generation = Generation("m", asked, received_ns=0, **fields)
     sampling = Sampling(num_keep=num_keep)
-    composer = Composer(
-        on or served(), engine or FakeEngine(), generation, sampling, window, pool=Pool(), limits=limits
-    )
+    composer = Composer(on or served(), engine or FakeEngine(), generation, sampling, window, pool=Pool())
     return await composer.prompt()
 
 
@@ -345,18 +340,6 @@ async def test_a_model_that_sees_no_pictures_is_told_first(parts: dict[str, Any]
             await asked
         assert str(refused.value) == "m:latest does not support image input"
     assert not engine.renderings
-
-
-async def test_a_template_has_so_many_characters_at_most() -> None:
-    """F14."""
-    limits = InputLimits(template_chars=20)
-    source = "{{ .Prompt }}".ljust(20)
-    assert (await completion(parts={"template": source}, limits=limits)).text.strip() == "U"
-    with pytest.raises(InvalidRequest) as refused:
-        await completion(parts={"template": source + "x"}, limits=limits)
-    assert str(refused.value) == "template: at most 20 characters, this request has 21"
-    unlimited = InputLimits(template_chars=0)
-    assert (await completion(parts={"template": source + "x"}, limits=unlimited)).text.endswith("x")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,17 @@ async def test_while_another_key_asks_one_keys_prompts_are_read_a_few_at_a_time(
 
 
 @virtual
+async def test_keys_that_asked_long_ago_are_forgotten() -> None:
+    """Else each choice would look at every key that there has ever been."""
+    site = Site(2)
+    for number in range(50):
+        await asyncio.gather(site.ask(f"key {number}"))
+        await advance(1)
+    assert len(site.turns._asked) < 12  # type: ignore[reportPrivateUsage]
+    assert len(site.served) == 50
+
+
+@virtual
 async def test_keys_that_flood_take_turns_and_a_late_one_is_owed_nothing() -> None:
     site = Site(1)
     asked = [site.ask("a") for _ in range(40)]

@@ -7,11 +7,6 @@ from vllm.outputs import RequestOutput
 from app.core.errors import EngineDied, EngineFailed
 from app.core.events import Delta, Timings, TokenLogprob, Usage
 
-STOPPED = (
-    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
-    "check the server logs for details"
-)
-
 
 def account(usage: Usage, output: RequestOutput) -> None:
     """What the request has come to; vLLM keeps count on each output, so its last one tells."""
@@ -36,7 +31,7 @@ def last_delta(output: RequestOutput, logprobs: list[TokenLogprob] | None) -> De
     """
     piece = output.outputs[0]
     if piece.finish_reason == "abort":
-        raise EngineDied(STOPPED)
+        raise EngineDied
     if piece.finish_reason == "error":
         raise EngineFailed("an error was encountered while running the model")
     token_ids: Any = piece.token_ids

@@ -27,7 +27,7 @@ from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import AS_FITS, EngineDefaults, engine_args, windowed
-from app.engine.vllm.counts import STOPPED, account, last_delta
+from app.engine.vllm.counts import account, last_delta
 from app.engine.vllm.environment import environment_of_a_load
 from app.engine.vllm.failures import first_line, load_reason, log_last_lines
 from app.engine.vllm.llm import StreamingLLM, start_llm
@@ -226,7 +226,7 @@ class VllmEngine:
             raise InvalidRequest(first_line(error)) from error
         except EngineDeadError as error:
             self._processes.note_gone()
-            raise EngineDied(STOPPED) from error
+            raise EngineDied from error
         except EngineGenerateError as error:
             reason = first_line(error.__cause__ or error)
             raise EngineFailed(f"an error was encountered while running the model: {reason}") from error
@@ -292,7 +292,7 @@ class VllmEngine:
             raise InvalidRequest(first_line(error)) from error
         except EngineDeadError as error:
             self._processes.note_gone()
-            raise EngineDied(STOPPED) from error
+            raise EngineDied from error
         except EngineGenerateError as error:
             raise EngineFailed(first_line(error.__cause__ or error)) from error
         return vector

@@ -77,9 +77,6 @@ class Prompts:
     async def _pictures(self, images: Sequence[bytes]) -> list[Image.Image]:
         if not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
-        most = self._limits.images
-        if 0 < most < len(images):
-            raise InvalidRequest(f"images: at most {most}, this request has {len(images)}")
         return await self._pool.run(open_images, images, self._limits.image_pixels)
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
