@@ -133,5 +133,12 @@ class EngineFailed(AppError):
     """The engine failed while it worked on the request."""
 
 
+class ConstraintFailed(EngineFailed):
+    """The engine ended a constrained answer before it was whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer could not be kept to the format: the engine's grammar matcher gave up")
+
+
 class EngineDied(EngineFailed):
     """The engine's process is gone; the model must be loaded again."""

@@ -72,7 +72,7 @@ class InputLimits:
         15_000_000, "pixels of all pictures together, by their heads", "engine/vllm/messages.py", "400"
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
-    schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "runtime/pipeline.py", "400")
+    schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
 
 
 DEFAULTS = InputLimits()
