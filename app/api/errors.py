@@ -33,6 +33,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.ConstraintFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineDied: HTTPStatus.INTERNAL_SERVER_ERROR,
     RequestValidationError: HTTPStatus.BAD_REQUEST,
 }

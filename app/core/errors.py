@@ -133,6 +133,13 @@ class EngineFailed(AppError):
     """The engine failed while it worked on the request."""
 
 
+class ConstraintFailed(EngineFailed):
+    """The engine ended a constrained answer before it was whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer could not be kept to the format: the engine's grammar matcher gave up")
+
+
 _DIED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check the server logs for details"

@@ -46,8 +46,8 @@ class Delta:
     """One engine output: the new text and the tokens it came from (more than one when outputs merge).
 
     `finish` is set on the last delta only, together with `prompt_tokens` (cached ones included),
-    `output_tokens`, `timings` and `cached_tokens`: those of the prompt that took no work, None where the
-    engine does not say.
+    `output_tokens`, `timings`, whether a stop string ended the reply, and `cached_tokens`: those of the
+    prompt that took no work, None where the engine does not say.
     """
 
     text: str
@@ -58,6 +58,7 @@ class Delta:
     output_tokens: int = 0
     timings: Timings | None = None
     cached_tokens: int | None = None
+    matched_stop: bool = False
 
     def joined(self, later: "Delta") -> "Delta":
         """This delta and the one after it as one."""
@@ -71,6 +72,7 @@ class Delta:
             later.output_tokens,
             later.timings,
             later.cached_tokens,
+            later.matched_stop,
         )
 
 

@@ -14,6 +14,7 @@ OptionType: TypeAlias = Literal["integer", "float32", "boolean", "array"]
 _SMALLEST_CONTEXT = 4
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT64_MAX = 2**63 - 1
+_UINT64_END = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ def _read_layer(layer: Mapping[str, Json]) -> dict[str, Any]:
 def _read_integer(key: str, value: Json) -> int:
     if _is_number(value) and abs(value) <= _INT64_MAX:
         return int(value)
+    if key == "seed" and _is_number(value) and abs(value) < _UINT64_END:
+        # Any number is as good as another, and clients draw theirs from 64 bits without a sign.
+        return int(value) & _INT64_MAX
     raise InvalidRequest(f'option "{key}" must be of type integer')
 
 

@@ -124,6 +124,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """The answer must be JSON; `schema` None means any JSON object."""
+    """The answer must be JSON; `schema` None means any JSON object. `grammar` is of the texts it may be."""
 
     schema: Mapping[str, Json] | None = None
+    grammar: str = ""

@@ -197,6 +197,7 @@ class FakeEngine:
                         yield delta
                         continue
                     delta.finish = "stop" if room else "length"
+                    delta.matched_stop = "".join(texts) != "".join(reply.deltas)
                     delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), run.max_tokens - room
                     delta.timings = _timings(asked_ns, first_ns)
                     delta.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))

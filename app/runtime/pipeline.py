@@ -1,22 +1,33 @@
 """Runs what was asked: find the model, check, lease an engine, compose, generate, decode, count."""
 
+import json
 import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 from app.catalogue.library import Library
+from app.constrain.compile import grammar_for
 from app.core.call import Call, Caller
-from app.core.errors import InvalidRequest
+from app.core.errors import ConstraintFailed, InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
 from app.core.model import Model
 from app.core.options import resolve
 from app.core.pool import Pool
 from app.core.quote import quoted
-from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Sampling
+from app.core.request import (
+    ChatPrompt,
+    CompletionPrompt,
+    Embedding,
+    Generation,
+    Json,
+    JsonFormat,
+    Sampling,
+)
 from app.engine.base import Decoder, Prompt, Run
 from app.runtime.checks import check, check_allowed, is_empty, is_unload, settled_think, within_limits
 from app.runtime.compose import Composer
@@ -91,13 +102,17 @@ class Pipeline:
                 call.operation = ""
                 yield prompt
                 return
-            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, call), call)
+            # Before the request holds back tokens of its key: a schema may be refused.
+            format = await self._constraint(asked.format)
+            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, call), format, call)
             gives_context = _gives_context(asked.prompt)
             caller, tokens = call.caller, len(prompt.token_ids)
             async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
                 run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
                 decoder = lease.engine.decoder(run, prompt)
-                reply = _Reply(decoder, keeps_text=gives_context or call.keeps_content)
+                reply = _Reply(
+                    decoder, keeps_text=gives_context or call.keeps_content, constrained=format is not None
+                )
                 try:
                     async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
                         async for delta in deltas:
@@ -111,10 +126,18 @@ class Pipeline:
                         call.prompt, call.answer = asked.prompt, reply.text
             if rest := reply.rest():
                 yield rest
+            reply.check_whole()
             context = await _context(prompt, reply.text, lease) if gives_context else None
             done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
             call.finish = done.reason
             yield done
+
+    async def _constraint(self, raw: Json) -> JsonFormat | None:
+        """What `format` asks for, and the grammar that keeps an answer to it."""
+        wanted = read_format(raw)
+        if wanted is None:
+            return None
+        return replace(wanted, grammar=await self._pool.run(grammar_for, wanted.schema))
 
     async def _opening(
         self, model: Model, asked: Generation, sampling: Sampling, lease: Lease
@@ -180,13 +203,17 @@ class Pipeline:
         return caller.key_id if self._cache_per_key else ""
 
 
+_Events: TypeAlias = Event | list[Event] | None
+
+
 class _Reply:
     """What is kept of one reply while it is made; `read` runs once per engine output."""
 
-    __slots__ = ("_called", "_decoder", "_last", "_pieces")
+    __slots__ = ("_answer", "_called", "_decoder", "_last", "_pieces")
 
-    def __init__(self, decoder: Decoder | None, *, keeps_text: bool) -> None:
+    def __init__(self, decoder: Decoder | None, *, keeps_text: bool, constrained: bool = False) -> None:
         self._decoder = decoder
+        self._answer: list[str] | None = [] if constrained else None
         self._pieces: list[str] | None = [] if keeps_text else None
         self._last = Delta("", [])
         self._called = False
@@ -198,7 +225,10 @@ class _Reply:
         if delta.finish is not None:
             self._last = delta
         if self._decoder is not None:
-            return self._decoder.feed(delta)
+            event = self._decoder.feed(delta)
+            return event if self._answer is None else self._kept(event)
+        if self._answer is not None:
+            self._answer.append(delta.text)
         if delta.text or delta.logprobs:
             return Content(delta.text, delta.logprobs)
         return None
@@ -207,7 +237,34 @@ class _Reply:
         """What the decoder held back, and its tool calls."""
         events = self._decoder.flush() if self._decoder is not None else []
         self._called = any(isinstance(event, ToolCall) for event in events)
+        if self._answer is not None:
+            self._kept(events)
         return events
+
+    def check_whole(self) -> None:
+        """A matcher that fails lets the model write nothing but its end, which looks like an answer's own.
+
+        Raises:
+            ConstraintFailed: for a constrained answer that ended by itself and is no JSON.
+        """
+        own_end = self._last.finish == "stop" and not self._last.matched_stop and not self._called
+        if self._answer is None or not own_end:
+            return
+        text = "".join(self._answer)
+        if not text and self._decoder is not None:
+            return  # It ended while it was reasoning, before the constraint.
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ConstraintFailed from error
+        except RecursionError:
+            pass
+
+    def _kept(self, event: _Events) -> _Events:
+        for part in event if isinstance(event, list) else [event]:
+            if isinstance(part, Content) and self._answer is not None:
+                self._answer.append(part.text)
+        return event
 
     @property
     def text(self) -> str:
@@ -254,11 +311,13 @@ async def _room(asked: Generation, sampling: Sampling, prompt: Prompt, lease: Le
     return await call.reserve(used, room, exact=wanted > 0 and asked.options.get("num_predict") is not None)
 
 
-def _run(asked: Generation, sampling: Sampling, max_tokens: int, call: Call) -> Run:
+def _run(
+    asked: Generation, sampling: Sampling, max_tokens: int, format: JsonFormat | None, call: Call
+) -> Run:
     return Run(
         sampling,
         max_tokens,
-        format=read_format(asked.format),
+        format=format,
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
         chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),

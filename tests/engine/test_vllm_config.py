@@ -40,14 +40,19 @@ def test_a_number_type_that_was_asked_for_is_used() -> None:
 @pytest.mark.parametrize("name", ["tool", "llama", "fim"])
 def test_constraints_have_one_engine_whatever_is_asked_first(name: str) -> None:
     structured = arguments(name).structured_outputs_config
-    assert structured.backend == "xgrammar"
+    assert structured.backend == "guidance"
     assert structured.reasoning_parser == ("qwen3" if name == "tool" else "")
 
 
 def test_an_operator_may_say_more_of_constraints() -> None:
     structured = arguments("tool", structured_outputs_config={"disable_any_whitespace": True})
     assert structured.structured_outputs_config.disable_any_whitespace
-    assert structured.structured_outputs_config.backend == "xgrammar"
+    assert structured.structured_outputs_config.backend == "guidance"
+
+
+def test_another_backend_for_constraints_is_refused() -> None:
+    with pytest.raises(LoadFailed, match="the only backend is 'guidance'"):
+        arguments("tool", structured_outputs_config={"backend": "xgrammar"})
 
 
 @pytest.mark.parametrize("name", NAMES)

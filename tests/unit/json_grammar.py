@@ -1,59 +1,74 @@
-"""The grammar that xgrammar makes of a prepared schema: what it accepts, and texts picked from it."""
+"""The grammar of a schema: what it accepts, and texts picked from it, byte by byte."""
 
-import json
 import random
 from typing import Any
 
 import numpy as np
-import xgrammar
-from xgrammar.testing import _is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from app.engine.vllm.schema.prepare import prepare_schema
+from app.constrain.compile import grammar_for
+from app.constrain.work import BYTES, accepts
 
-_STOP = 256
-_BYTES = xgrammar.TokenizerInfo(
-    [*(bytes([byte]) for byte in range(256)), b"</s>"],
-    vocab_type=xgrammar.VocabType.RAW,
-    stop_token_ids=[_STOP],
-)
-_COMPILER = xgrammar.GrammarCompiler(_BYTES, max_threads=1, cache_enabled=False)
-_CLOSING = [ord(char) for char in '"]}']
+_CLOSING = [*b'"]}']
+_PIECES = [
+    *('{"', '":', '": ', '",', '", "', '"}', "]}", "[{", "{}", "[]", ",\n", "\n  ", "\n    ", "  ", ' "'),
+    *("\\n", '\\"', "\\\\", "true", "false", "null", "aa", "aaaa", "aaaaaaaa", 'a"', "é", "😀"),
+    *("12", "000", "0.", "e+", "-1", "name"),
+]
+
+
+class _Vocabulary:
+    """Single bytes and pieces that cross the borders of what a grammar is made of."""
+
+    bos_token_id = None
+    eos_token_id = 256
+    special_token_ids = (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"</s>", *(piece.encode() for piece in _PIECES))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """The longest piece each time, as what is forced must be written in the tokenizer's own way."""
+        left, found = text if isinstance(text, bytes) else text.encode(), list[int]()
+        while left:
+            fitting = [at for at, piece in enumerate(self.tokens) if left.startswith(piece)]
+            found.append(max(fitting, key=lambda at: len(self.tokens[at])))
+            left = left[len(self.tokens[found[-1]]) :]
+        return found
+
+
+TOKENS = LLTokenizer(TokenizerWrapper(_Vocabulary()), n_vocab=len(_Vocabulary.tokens))
+_STOP = _Vocabulary.eos_token_id
 
 
 class PreparedGrammar:
     """Raises `InvalidRequest` where the schema is refused."""
 
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self.schema = prepare_schema(schema)
-        self._compiled = _COMPILER.compile_json_schema(json.dumps(self.schema))
+    def __init__(self, schema: dict[str, Any] | None, tokens: LLTokenizer = BYTES) -> None:
+        self.grammar = grammar_for(schema)
+        self._tokens = tokens
+        self.matcher = LLMatcher(tokens, LLMatcher.grammar_from_lark(self.grammar), log_level=0)
+        assert not self.matcher.is_error(), self.matcher.get_error()
 
     def accepts(self, text: str) -> bool:
-        return _is_grammar_accept_string(self._compiled.grammar, text)
+        return accepts(self.matcher, text.encode())
 
     def sample(self, chooser: random.Random, longest: int = 300) -> str | None:
-        """A text of the grammar, byte by byte; None where it grew too long or is no UTF-8.
-
-        Lone surrogates are the one broken thing that xgrammar's own strings let through.
-        """
-        matcher, mask = xgrammar.GrammarMatcher(self._compiled), xgrammar.allocate_token_bitmask(1, _STOP + 1)
-        text = bytearray()
+        """A text of the grammar; None where it grew too long."""
+        matcher, text = self.matcher.deep_copy(), bytearray()
         while len(text) < longest:
-            matcher.fill_next_token_bitmask(mask, 0)
-            bits = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")
-            allowed = [int(token) for token in np.flatnonzero(bits[: _STOP + 1])]
+            allowed = allowed_tokens(matcher)
             assert allowed, f"the grammar leads into a dead end after {bytes(text)!r}"
             token = _chosen(allowed, chooser, len(text) / longest)
             if token == _STOP:
-                return _decoded(text)
-            assert matcher.accept_token(token)
-            text.append(token)
+                return text.decode()
+            assert matcher.consume_token(token), matcher.get_error()
+            text += self._tokens.decode_bytes([token])
         return None
 
 
-def accepts_pattern(source: str, text: str) -> bool:
-    """Whether xgrammar takes the JSON text for a string of that pattern."""
-    schema = json.dumps({"type": "string", "pattern": source})
-    return _is_grammar_accept_string(xgrammar.Grammar.from_json_schema(schema), text)
+def allowed_tokens(matcher: LLMatcher) -> list[int]:
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    assert not matcher.is_error(), matcher.get_error()
+    return [int(token) for token in np.flatnonzero(bits)]
 
 
 def _chosen(allowed: list[int], chooser: random.Random, haste: float) -> int:
@@ -65,7 +80,3 @@ def _chosen(allowed: list[int], chooser: random.Random, haste: float) -> int:
         return chooser.choice(closing)
     readable = [token for token in allowed if 0x20 < token < 0x7F]
     return chooser.choice(readable if readable and chooser.random() < 0.9 else allowed)
-
-
-def _decoded(text: bytearray) -> str | None:
-    return None if b"\xed" in text else text.decode()

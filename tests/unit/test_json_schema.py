@@ -1,11 +1,11 @@
-"""What a JSON Schema becomes for xgrammar, judged by the grammar that xgrammar really makes of it."""
+"""What a JSON Schema becomes, judged by the matcher that the engine runs."""
 
 import json
 from typing import Any
 
 import pytest
 
-from app.engine.vllm.schema.prepare import prepare_schema
+from app.constrain.compile import grammar_for
 from tests.unit.json_grammar import PreparedGrammar
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
@@ -64,11 +64,20 @@ HONOURED: dict[str, tuple[Schema, list[str], list[str]]] = {
         ["0", str(2**63 - 1)],
         [str(2**63)],
     ),
+    "steps of decimals": ({"type": "number", "multipleOf": 0.01}, ["1", "0.25", "-3.1"], ["0.125", "1e2"]),
+    "steps of tens": ({"type": "integer", "multipleOf": 5, "minimum": 0}, ["0", "15", "1005"], ["7", "-5"]),
+    "digits": (
+        {"type": "number"},
+        ["0.1", "-6.02e23", "1.7e307", "12345678901234567"],
+        ["1" * 30, "0." + "3" * 30, "1e999", "01"],
+    ),
+    "digits of an integer": ({"type": "integer"}, ["-9", str(2**63)], ["1" * 30]),
+    "not a type": ({"not": {"type": "string"}}, ["1", "null", "{}"], ['"x"']),
     # strings
     "length": (
         {"type": "string", "minLength": 1, "maxLength": 3},
-        ['"a"', '"é😀x"'],
-        ['""', '"abcd"', '"a\t"', '"\\t"'],
+        ['"a"', '"é😀x"', '"\\t"', '"\\"\\\\\\n"'],
+        ['""', '"abcd"', '"a\t"'],
     ),
     "long length": ({"type": "string", "maxLength": 300}, ['"' + "x" * 300 + '"'], ['"' + "x" * 301 + '"']),
     "at least one": ({"type": "string", "minLength": 1}, ['"a\\n\\"b\\""', '"\\\\"'], ['""', '"\n"', '"""']),
@@ -98,6 +107,13 @@ HONOURED: dict[str, tuple[Schema, list[str], list[str]]] = {
         ['"a"'],
     ),
     "unknown format": ({"type": "string", "format": "phone"}, ['"x"'], ["1"]),
+    "two patterns": ({"allOf": [{"pattern": "^a"}, {"pattern": "b$"}]}, ['"ab"', '"a\\"b"'], ['"a"', '"b"']),
+    "nulls": (
+        obj({"a": {"type": "string", "minLength": None, "examples": None, "enum": None}}, title=None)
+        | {"required": None},
+        ["{}", '{"a":""}'],
+        ['{"a":1}'],
+    ),
     # arrays
     "items": (
         {"type": "array", "items": INT, "minItems": 1, "maxItems": 2},
@@ -111,6 +127,12 @@ HONOURED: dict[str, tuple[Schema, list[str], list[str]]] = {
         {"items": {"enum": ["a", "b"]}, "uniqueItems": True},
         ['["a","b"]', "[]"],
         ['["a","a"]'],
+    ),
+    "set of anything": ({"items": TEXT, "uniqueItems": True}, ['["a","b"]', "[]"], ["[1]"]),
+    "white space": (
+        {"type": "array", "items": obj({"a": INT})},
+        ['[{"a": 1}, {}]', '[\n  {\n    "a": 1\n  },\n  {}\n]', "[ ]"],
+        ["[" + " " * 40 + "]", '[{"a":' + " " * 9 + "1}]", "[\n\n\n\n\n]"],
     ),
     # objects
     "no invented keys": (obj({"a": INT}), ['{"a":1}', "{}"], ['{"a":1,"b":2}', '{"a":"x"}']),
@@ -190,6 +212,12 @@ HONOURED: dict[str, tuple[Schema, list[str], list[str]]] = {
         ['{"a":1}', '{"b":1}'],
         ['{"a":1,"b":1}'],
     ),
+    "oneOf that overlaps": ({"oneOf": [INT, {"type": "number"}]}, ["1", "1.5"], ['"x"']),
+    "oneOf by a default": (
+        {"oneOf": [obj({"k": {"const": "a", "default": "a"}}), obj({"k": {"const": "b"}})]},
+        ['{"k":"a"}'],
+        ["{}"],
+    ),
     "closed across allOf": (
         {"allOf": [obj({"a": INT})], "properties": {"b": INT}, "unevaluatedProperties": False},
         ['{"b":1,"a":1}'],
@@ -209,12 +237,8 @@ def test_the_grammar_honours_the_schema(name: str) -> None:
 def test_the_schema_of_the_client_is_left_alone() -> None:
     schema = obj({"a": {"$ref": "#/$defs/a"}}, "a", **{"$defs": {"a": {"type": "string", "minLength": 1}}})
     before = json.dumps(schema)
-    prepare_schema(schema)
+    grammar_for(schema)
     assert json.dumps(schema) == before
-
-
-def test_any_json_is_not_an_empty_schema() -> None:
-    assert prepare_schema({})  # vLLM takes an empty one for no constraint at all
 
 
 def test_many_definitions_do_not_nest_the_work() -> None:

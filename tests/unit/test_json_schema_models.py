@@ -274,14 +274,3 @@ def test_generated_schemas_of_other_tools_are_honoured(
     grammar = PreparedGrammar(schema)
     assert grammar.accepts(valid)
     assert not grammar.accepts(invalid)
-
-
-def test_vllm_takes_what_is_prepared() -> None:
-    backend = pytest.importorskip("vllm.v1.structured_output.backend_xgrammar")
-    schemas = [*(model.model_json_schema() for model in MODELS), ZOD_USER, ZOD_3_SHAPES, OPENAPI_3]
-    refused = [
-        schema
-        for schema in schemas
-        if backend.has_xgrammar_unsupported_json_features(PreparedGrammar(schema).schema)
-    ]
-    assert refused == []

@@ -15,7 +15,14 @@ import pytest
 
 from app.catalogue.library import Library
 from app.core.call import Call
-from app.core.errors import EngineDied, EngineFailed, InvalidRequest, LoadFailed, ModelNotFound
+from app.core.errors import (
+    ConstraintFailed,
+    EngineDied,
+    EngineFailed,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+)
 from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
 from app.core.model import Model
 from app.core.pool import Pool
@@ -403,3 +410,37 @@ def test_the_environment_sets_how_long_models_stay(
         (row,) = client.get("/api/ps").json()["models"]
     left = datetime.fromisoformat(row["expires_at"]) - datetime.now(UTC)
     assert least_s < left.total_seconds() <= most_s
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "whole"),
+    [
+        (Reply(('{"a"', ":1}")), {}, True),
+        (Reply(('{"a"', ":")), {}, False),
+        (Reply(()), {}, False),
+        (Reply(('{"a"', ":1", "0}")), {"num_predict": 2}, True),
+        (Reply(('{"a"', ":1}")), {"stop": ["1"]}, True),
+    ],
+    ids=["whole", "cut off", "nothing", "length", "stop string"],
+)
+async def test_a_constrained_answer_that_ends_by_itself_is_whole(
+    reply: Reply, options: dict[str, Any], whole: bool
+) -> None:
+    """A matcher that fails lets the model write nothing but its end, which is no answer's own."""
+    async with site(FakeEngine(default=reply, window=WINDOW)) as made:
+        answer = made.run(asked(format=SCHEMA, options=options))
+        if whole:
+            assert done(await answer).reason
+        else:
+            with pytest.raises(ConstraintFailed, match="could not be kept to the format"):
+                await answer
+
+
+async def test_a_schema_is_refused_before_the_engine_is_asked() -> None:
+    async with site() as made:
+        with pytest.raises(InvalidRequest, match=r"\$.properties.a: \"contains\" is not supported"):
+            await made.run(asked(format={"properties": {"a": {"contains": {}}}}))
+        assert not made.engine.asked

@@ -16,6 +16,7 @@ from app.core.pool import Pool
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
+_BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.logits:OllamaLogits"
 
 
@@ -91,12 +92,8 @@ def windowed(args: AsyncEngineArgs) -> bool:
 
 
 def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:
-    """xgrammar, named: with `auto` the first request would decide how later ones are constrained."""
-    settings: dict[str, Any] = {
-        "backend": "xgrammar",
-        "reasoning_parser": reasoning or "",
-        # Else white space between tokens has no end, and small models write it up to the limit of tokens.
-        "disable_any_whitespace": True,
-        **(given or {}),
-    }
+    """llguidance, whose language `app.constrain` writes in: vLLM has one backend for an engine's life."""
+    if (given or {}).get("backend", _BACKEND) != _BACKEND:
+        raise LoadFailed(f"engine arguments: structured_outputs_config: the only backend is {_BACKEND!r}")
+    settings: dict[str, Any] = {"backend": _BACKEND, "reasoning_parser": reasoning or "", **(given or {})}
     return StructuredOutputsConfig(**settings)

@@ -4,7 +4,7 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 
-from app.core.errors import EngineDied, EngineFailed
+from app.core.errors import ConstraintFailed, EngineDied, EngineFailed
 from app.core.events import Delta, Timings, TokenLogprob, Usage
 
 
@@ -23,7 +23,9 @@ def account(usage: Usage, output: RequestOutput) -> None:
     usage.decode_ns = _ns(stats.last_token_ts - stats.first_token_ts)
 
 
-def last_delta(output: RequestOutput, logprobs: list[TokenLogprob] | None) -> Delta:
+def last_delta(
+    output: RequestOutput, logprobs: list[TokenLogprob] | None, *, constrained: bool = False
+) -> Delta:
     """The delta that ends a reply, with what the reply came to.
 
     Raises:
@@ -33,6 +35,8 @@ def last_delta(output: RequestOutput, logprobs: list[TokenLogprob] | None) -> De
     if piece.finish_reason == "abort":
         raise EngineDied
     if piece.finish_reason == "error":
+        if constrained:
+            raise ConstraintFailed
         raise EngineFailed("an error was encountered while running the model")
     token_ids: Any = piece.token_ids
     delta = Delta(
@@ -44,6 +48,7 @@ def last_delta(output: RequestOutput, logprobs: list[TokenLogprob] | None) -> De
         output_tokens=len(token_ids),
         timings=Timings(),
         cached_tokens=output.num_cached_tokens,
+        matched_stop=isinstance(piece.stop_reason, str),
     )
     if (stats := output.metrics) is not None:
         delta.output_tokens = stats.num_generation_tokens

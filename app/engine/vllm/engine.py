@@ -15,11 +15,13 @@ from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
+from app.constrain.grammar import ANY_OBJECT
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
 from app.core.events import Delta
 from app.core.model import Model
@@ -81,6 +83,7 @@ class VllmEngine:
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(tokenizer)
+        self._constrains = GuidanceBackend.is_tokenizer_supported(tokenizer)
         self._parsers = Parsers(
             tokenizer,
             llm.model_config,
@@ -108,6 +111,7 @@ class VllmEngine:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, llm.shutdown)
             engine = cls(model, llm, registry, output, defaults, windowed_options=windowed(args))
+            await asyncio.to_thread(engine._token_bytes.read)
             undo.push_async_callback(engine.close)
             await engine._warm_up()
             if defaults.traces:
@@ -180,6 +184,7 @@ class VllmEngine:
         self, prompt: Prompt, run: Run, decoder: Decoder | None = None
     ) -> AsyncGenerator[Delta, None]:
         parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
+        self._check_format(run)
         arguments: dict[str, Any] = {
             "priority": run.priority,
             "trace_headers": headers_for(self._llm, run.trace),
@@ -196,17 +201,14 @@ class VllmEngine:
             """Called for the first output at least; what vLLM counts in it goes on counting."""
             nonlocal output
             output = made
-            return self._delta(made)
+            return self._delta(made, constrained=run.format is not None)
 
         try:
-            make_params = partial(
-                sampling_params,
+            params = sampling_params(
                 run,
                 windowed=self._windowed,
                 skip_special_tokens=parser is None or parser.skip_special_tokens,
             )
-            # Only a JSON schema takes long enough to be worth a thread.
-            params = make_params() if run.format is None else await asyncio.to_thread(make_params)
             payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             if run.cache_salt:
                 payload = {**payload, "cache_salt": run.cache_salt}
@@ -234,13 +236,20 @@ class VllmEngine:
             if output is not None:
                 account(run.usage, output)
 
-    def _delta(self, output: RequestOutput) -> Delta:
+    def _check_format(self, run: Run) -> None:
+        if run.format is not None and not self._constrains:
+            # vLLM would find out in the engine's core, where it ends the engine.
+            raise InvalidRequest(
+                f'{self._model.name} does not support "format": its tokenizer is no fast one'
+            )
+
+    def _delta(self, output: RequestOutput, *, constrained: bool) -> Delta:
         piece = output.outputs[0]
         token_ids: Any = piece.token_ids
         logprobs = self._token_bytes.logprobs(piece) if piece.logprobs else None
         if not output.finished:
             return Delta(piece.text, token_ids, logprobs)
-        return last_delta(output, logprobs)
+        return last_delta(output, logprobs, constrained=constrained)
 
     async def embed(
         self,
@@ -348,17 +357,24 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         try:
-            await self._ask_once()
+            await self._ask_once(self._all_at_once())
         except (VLLMValidationError, EngineDeadError, EngineGenerateError, AppError) as error:
             reason = cause(self._output.lines) or first_line(error.__cause__ or error)
             raise LoadFailed(f"failed to load model {self._model.name}: {reason}") from error
 
-    async def _ask_once(self) -> None:
+    def _all_at_once(self) -> SamplingParams:
+        """A token with all that is imported or compiled on first use, while other requests would wait."""
+        constraint = StructuredOutputsParams(grammar=ANY_OBJECT) if self._constrains else None
+        return SamplingParams(
+            max_tokens=1, logprobs=1, structured_outputs=constraint, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+
+    async def _ask_once(self, params: SamplingParams | None = None) -> None:
         """Have the engine work as little as it can, before all else it has to do."""
         if not self._model.can("completion"):
             await self._encode([0, 1], normalize=True)
             return
-        params = SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = params or SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
         async for _ in self._llm.generate(prompt, params, name, priority=_FIRST):
             pass

@@ -18,6 +18,11 @@ _PRELOAD = [
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
     "app.engine.vllm.logits",
+    "app.engine.vllm.eager",
+    # What a constrained answer needs; imported on first use it takes seconds, while all other answers wait.
+    "xgrammar",
+    "llguidance.hf",
+    "llguidance.torch",
     "app.engine.vllm.output",
 ]
 

@@ -10,7 +10,7 @@ from app.core.events import TokenLogprob
 
 
 class TokenBytes:
-    """Bytes of every token of a vocabulary, read on first use."""
+    """Bytes of every token of a vocabulary."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -18,6 +18,10 @@ class TokenBytes:
     @cached_property
     def _vocabulary(self) -> list[bytes]:
         return xgrammar.TokenizerInfo.from_huggingface(self._tokenizer).decoded_vocab
+
+    def read(self) -> None:
+        """Takes a moment, for which the event loop need not stand."""
+        _ = self._vocabulary
 
     def of(self, token_id: int) -> bytes:
         """The token's bytes; b"" for an id the vocabulary does not have."""

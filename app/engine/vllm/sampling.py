@@ -1,11 +1,14 @@
 """Ollama's sampling options in vLLM's terms. What vLLM cannot take is bent here and nowhere else."""
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.structured_output import backend_guidance
 
 from app.core.errors import InvalidRequest
 from app.core.request import JsonFormat, Sampling
 from app.engine.base import Run
-from app.engine.vllm.schema.prepare import prepare_schema
+
+# vLLM would check a grammar on the event loop; each of ours was checked, in the pool, before it came here.
+backend_guidance.validate_guidance_grammar = lambda *_, **__: None
 
 _SMALLEST_TOP_P = 1e-6
 _DEFAULTS = Sampling()
@@ -22,7 +25,7 @@ def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> S
     penalties stand in: the repeat penalty covers the whole text, the others the answer, within -2 to 2.
 
     Raises:
-        InvalidRequest: for a value that no engine could honour and a JSON schema that cannot be enforced.
+        InvalidRequest: for a value that no engine could honour.
     """
     options = run.sampling
     if options.repeat_penalty <= 0:
@@ -47,12 +50,8 @@ def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> S
 
 
 def structured_outputs(wanted: JsonFormat | None) -> StructuredOutputsParams | None:
-    """The constraint for `format`: any JSON object, or a schema that xgrammar honours in full."""
-    if wanted is None:
-        return None
-    if wanted.schema is None:
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=prepare_schema(wanted.schema))
+    """The constraint for `format`; the grammar was made, and checked, before the engine was asked."""
+    return None if wanted is None else StructuredOutputsParams(grammar=wanted.grammar)
 
 
 def _windowed_args(options: Sampling) -> dict[str, float] | None:

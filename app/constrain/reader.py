@@ -6,12 +6,9 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
-from app.core.request import Json
-from app.engine.vllm.schema.form import check_form
-from app.engine.vllm.schema.keywords import KEYWORDS, Schema, exact, typed
-from app.engine.vllm.schema.language import matches
-from app.engine.vllm.schema.pattern import parse
-from app.engine.vllm.schema.shape import (
+from app.constrain.form import check_form
+from app.constrain.keywords import KEYWORDS, Schema, exact, typed
+from app.constrain.shape import (
     Array,
     Both,
     Branch,
@@ -31,6 +28,8 @@ from app.engine.vllm.schema.shape import (
     unsupported,
     value_of,
 )
+from app.constrain.work import Work
+from app.core.request import Json
 
 NEVER: Place = ("#never",)
 """A place that holds the schema `false`."""
@@ -39,13 +38,16 @@ _REFUSED = frozenset({"$dynamicRef", "$recursiveRef"})
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if", "then", "else"})
 _ASSERTING = _COMBINING.union({"type", "nullable"}, _REFUSED, *KEYWORDS.values())
 _MAX_BRANCHES = 128
+UNIONS = ("anyOf", "oneOf")
+"""`oneOf` is read as `anyOf`: it is written for a choice, also where two of its schemas share values."""
+
 _MAX_READING = 40
-_MAX_PROOF = 4
 
 
 class Reader:
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, work: Work) -> None:
         self._root = root
+        self.work = work
         self._known: dict[tuple[Place, bool], list[Branch]] = {}
         self._shapes: dict[tuple[Both, bool], list[Shape]] = {}
         self._reading: set[tuple[Place, bool]] = set()
@@ -64,6 +66,7 @@ class Reader:
         referred = False
         queue, seen = list(reversed(both)), set[Place]()
         while queue:
+            self.work.spend()
             place = queue.pop()
             schema = self.at(place)
             asserting = asserted(schema)
@@ -110,7 +113,7 @@ class Reader:
         """The union of what satisfies all of `both`. `loose` may hold more than that, never less."""
         key = both, loose
         if key not in self._shapes:
-            branches = typed({}, ())
+            branches = typed({}, (), self.work)
             for place in both:
                 branches = self._meet(branches, self._branches(place, loose), place)
             self._shapes[key] = [branch.shape for branch in (branches if loose else _stressed(branches))]
@@ -131,13 +134,11 @@ class Reader:
     def _read(self, place: Place, loose: bool) -> list[Branch]:
         schema = self.at(place)
         if isinstance(schema, bool):
-            return typed({}, place) if schema else []
+            return typed({}, place, self.work) if schema else []
         _refuse_unreadable(schema, place)
-        branches = typed(schema, place)
+        branches = typed(schema, place, self.work)
         for union in self._unions(schema, place, loose):
             branches = self._meet(branches, union, place)
-        if "oneOf" in schema:
-            branches = self._one_of(branches, schema, place, loose)
         if not loose:
             branches = [replace(branch, shape=_evaluated(branch.shape, schema, place)) for branch in branches]
         if "enum" in schema:
@@ -155,18 +156,45 @@ class Reader:
             yield self._branches(self.target(schema, place), loose)
         for at in range(len(schema.get("allOf", ()))):
             yield self._branches((*place, "allOf", at), loose)
-        if "anyOf" in schema:
-            yield [
-                branch
-                for at in range(len(schema["anyOf"]))
-                for branch in self._branches((*place, "anyOf", at), loose)
-            ]
+        for keyword in UNIONS:
+            if keyword not in schema:
+                continue
+            members = self._members(schema, place, keyword, loose)
+            tags = self._tags(members) if keyword == "oneOf" else []
+            yield [_tagged(branch, tags) for member in members for branch in member]
+
+    def _members(self, schema: Schema, place: Place, keyword: str, loose: bool) -> list[list[Branch]]:
+        return [self._branches((*place, keyword, at), loose) for at in range(len(schema[keyword]))]
+
+    def has_tags(self, place: Place) -> bool:
+        """Whether the `oneOf` at `place` is told apart by properties."""
+        schema = self.at(place)
+        return not isinstance(schema, bool) and bool(self._tags(self._members(schema, place, "oneOf", False)))
+
+    def _tags(self, members: Sequence[Sequence[Branch]]) -> list[str]:
+        """The properties that tell the schemas of a `oneOf` apart; by default or not, they are required."""
+        shapes = [branch.shape for member in members for branch in member]
+        objects = [shape for shape in shapes if isinstance(shape, Object)]
+        if len(objects) < 2:
+            return []
+        return [name for name in objects[0].properties if self._tells_apart(name, objects)]
+
+    def _tells_apart(self, name: str, objects: Sequence[Object]) -> bool:
+        seen: set[str] = set()
+        for shape in objects:
+            self.work.spend()
+            texts = [text for place in shape.properties.get(name, ()) for text in _listed(self.at(place))]
+            if not texts or not seen.isdisjoint(texts):
+                return False
+            seen.update(texts)
+        return True
 
     def _meet(self, ones: Sequence[Branch], others: Sequence[Branch], place: Place) -> list[Branch]:
         met: list[Branch] = []
         values: set[Value] = set()
         for one in ones:
             for other in others:
+                self.work.spend()
                 shape = self._meet_shapes(one.shape, other.shape)
                 if shape is None or (isinstance(shape, Value) and shape in values):
                     continue
@@ -177,71 +205,17 @@ class Reader:
                     raise refusal(place, f"the alternatives multiply to more than {_MAX_BRANCHES}")
         return met
 
+    def said(self, shape: Object, name: str) -> Both | None:
+        return said(shape, name, self.work.matches)
+
     def _meet_shapes(self, one: Shape, other: Shape) -> Shape | None:
+        if isinstance(one, Value) and isinstance(other, Value):
+            return one if one == other else None
         if isinstance(one, Value):
             return one if self.admits(other, one.value) else None
         if isinstance(other, Value):
             return other if self.admits(one, other.value) else None
-        return meet(one, other)
-
-    def _one_of(self, base: list[Branch], schema: Schema, place: Place, loose: bool) -> list[Branch]:
-        members = [(*place, "oneOf", at) for at in range(len(schema["oneOf"]))]
-        union: list[Branch] = []
-        for member in members:
-            mine = self._meet(base, self._branches(member, loose), place)
-            if not loose:
-                rivals = [
-                    rival for other in members if other != member for rival in self._branches(other, True)
-                ]
-                mine = [
-                    replace(branch, shape=self._apart(branch.shape, rivals, place))
-                    for branch in _stressed(mine)
-                ]
-            union += mine
-        return union
-
-    def _apart(self, shape: Shape, rivals: Iterable[Branch], place: Place) -> Shape:
-        for rival in rivals:
-            narrowed = self._separated(shape, rival.shape)
-            if narrowed is None:
-                reason = 'is supported only where no value can match two of its schemas; use "anyOf"'
-                raise unsupported(place, "oneOf", reason)
-            shape = narrowed
-        return shape
-
-    def _separated(self, shape: Shape, rival: Shape, proof: int = 0) -> Shape | None:
-        """The shape less what it shares with `rival`; None where it may share something that stays.
-
-        An object is kept from its rival by a property whose values differ, which it then must have, or
-        by a property the rival must have and it then has not.
-        """
-        if type_of(shape) != type_of(rival):
-            return shape
-        if isinstance(shape, Object) and isinstance(rival, Object):
-            return self._separated_objects(shape, rival, proof)
-        if isinstance(shape, Value):
-            return None if self.admits(rival, shape.value, loose=True) else shape
-        if isinstance(rival, Value):
-            return None if self.admits(shape, rival.value, loose=True) else shape
-        return shape if _no_overlap(shape, rival) else None
-
-    def _separated_objects(self, shape: Object, rival: Object, proof: int) -> Object | None:
-        for name in [*shape.required, *shape.properties] if proof < _MAX_PROOF else ():
-            mine, theirs = said(shape, name), said(rival, name)
-            if mine is not None and theirs is not None and self._differ(mine, theirs, proof + 1):
-                return replace(shape, required=tuple(dict.fromkeys([*shape.required, name])))
-        for name in rival.required:
-            if name not in shape.required:
-                return replace(shape, properties={**shape.properties, name: (NEVER,)})
-        return None
-
-    def _differ(self, ones: Both, others: Both, proof: int) -> bool:
-        rivals = self.shapes(others, loose=True)
-        return all(
-            self._separated(one, other, proof) == one
-            for one in self.shapes(ones, loose=True)
-            for other in rivals
-        )
+        return meet(one, other, self.work.matches)
 
     def _not(self, branches: list[Branch], place: Place) -> list[Branch]:
         """Exact where there are only single values to choose from, or where `not` allows nothing at all."""
@@ -250,6 +224,11 @@ class Reader:
             return []
         if self.at(inner) is False:
             return branches
+        excluded = self.at(inner)
+        if asserted(excluded) == frozenset({"type"}) and isinstance(excluded, dict):
+            names = [excluded["type"]] if isinstance(excluded["type"], str) else excluded["type"]
+            if "integer" not in names:
+                return [branch for branch in branches if type_of(branch.shape) not in names]
         if not all(isinstance(branch.shape, Value) for branch in branches):
             raise unsupported(place, "not")
         return [
@@ -266,6 +245,7 @@ class Reader:
         )
 
     def admits(self, shape: Shape, value: Json, loose: bool = False) -> bool:
+        self.work.spend()
         match shape, value:
             case Value(key), _:
                 return key == value_of(value).key
@@ -275,7 +255,7 @@ class Reader:
                 return _admits_number(shape, exact(value))
             case Text(), str():
                 fits = shape.low <= len(value) and (shape.high is None or len(value) <= shape.high)
-                return fits and all(matches(parse(source), value) for source in shape.patterns)
+                return fits and all(self.work.matches(source, value) for source in shape.patterns)
             case Array(), list():
                 return self._admits_array(shape, value, loose)
             case Object(), dict():
@@ -298,9 +278,23 @@ class Reader:
             return False
         return all(
             self.admits_both(shape.names, name, loose)
-            and self.admits_both(said(shape, name) or (), item, loose)
+            and self.admits_both(self.said(shape, name) or (), item, loose)
             for name, item in value.items()
         )
+
+
+def _tagged(branch: Branch, tags: Sequence[str]) -> Branch:
+    if not tags or not isinstance(branch.shape, Object):
+        return branch
+    required = tuple(dict.fromkeys([*branch.shape.required, *tags]))
+    return replace(branch, shape=replace(branch.shape, required=required))
+
+
+def _listed(schema: Schema | bool) -> list[str]:
+    if isinstance(schema, bool):
+        return []
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return [value for value in values if isinstance(value, str)]
 
 
 def _refuse_unreadable(schema: Schema, place: Place) -> None:
@@ -351,13 +345,3 @@ def _admits_number(shape: Number, value: Fraction) -> bool:
     above = shape.low is None or value > shape.low[0] or (value == shape.low[0] and not shape.low[1])
     below = shape.high is None or value < shape.high[0] or (value == shape.high[0] and not shape.high[1])
     return above and below
-
-
-def _no_overlap(one: Shape, other: Shape) -> bool:
-    match one, other:
-        case Number(), Number():
-            return meet(one, other) is None
-        case (Text(), Text()) | (Array(), Array()):
-            return meet(one, other) is None
-        case _:
-            return False

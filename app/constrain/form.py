@@ -5,13 +5,23 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
 
+from app.constrain.shape import Place, refusal
 from app.core.request import Json
-from app.engine.vllm.schema.shape import Place, refusal
 
-_RULES = Draft202012Validator(Draft202012Validator.META_SCHEMA)
+
+def _distinct(_: Any, wanted: bool, items: Any, __: Any) -> Iterable[ValidationError]:
+    """jsonschema's own compares each item with each other."""
+    if wanted and isinstance(items, list) and len({repr(item) for item in items}) < len(items):
+        yield ValidationError("an item comes twice")
+
+
+_RULES = extend(Draft202012Validator, {"uniqueItems": _distinct})(Draft202012Validator.META_SCHEMA)
 _CONTAINERS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LONGEST = 160
+_MAX_FAULTS = 20
+"""To choose the one from that is told."""
 
 
 def check_form(schema: Json, place: Place) -> None:
@@ -28,6 +38,8 @@ def _faults(schema: Json, place: Place) -> Iterable[tuple[ValidationError, Place
         path = tuple(error.absolute_path)
         if not _is_older_spelling(error, path):
             modern.append(error)
+            if len(modern) == _MAX_FAULTS:
+                break
         elif isinstance(error.instance, list):
             yield from _older_items(schema, path, place)
     if modern:

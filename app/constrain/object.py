@@ -1,34 +1,22 @@
-"""Owns how objects are written for xgrammar: declared properties, other keys, and how many there may be.
-
-Other keys are described by a pattern beside the declared properties: as `additionalProperties` xgrammar
-would let a declared name through once more in another spelling, with any value. vLLM refuses that pair
-of keywords where it sees a `type`, for reasons that do not touch patterns that exclude the declared names;
-so the `type` is left out, which `properties` implies.
-"""
+"""Owns how objects are written: declared properties, other keys, and how many there may be."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from app.constrain.reader import NEVER, Reader
+from app.constrain.scalar import Spelled, spell_text
+from app.constrain.shape import Both, Object, Place, Text, Value, unsupported
 from app.core.request import Json
-from app.engine.vllm.schema.language import ANYTHING, Node, all_but, matches
-from app.engine.vllm.schema.pattern import parse
-from app.engine.vllm.schema.reader import NEVER, Reader
-from app.engine.vllm.schema.scalar import Spelled, language, spell_keys
-from app.engine.vllm.schema.shape import Both, Object, Place, Text, Value, said, unsupported
 
-_MAX_COUNTED = 32
-"""xgrammar's grammar grows with the square of the properties that are counted."""
-
-_MAX_EXCLUDED = 400
-"""Characters of declared names that other keys are kept apart from."""
+_MAX_COUNTED = 64
+"""The grammar grows with the properties that are counted times what they are counted to."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Keys beyond the declared ones: their language, None for any key, and their values."""
+    """Keys beyond the declared ones."""
 
-    keys: Node | None
-    value: Json
+    keys: dict[str, Json]
 
 
 class ObjectWriter:
@@ -56,12 +44,12 @@ class ObjectWriter:
         else:
             others = self._others(shape, place, depth)
         counts = self._counts(shape, declared, others, place)
-        return False if counts is None else {**_spelled(shape, declared, others, place), **counts}
+        return False if counts is None else {**_spelled(shape, declared, others), **counts}
 
     def _child(self, shape: Object, name: str, depth: int) -> Spelled:
         if not self._reader.admits_both(shape.names, name):
             return False
-        return self._write(said(shape, name) or (), depth + 1)
+        return self._write(self._reader.said(shape, name) or (), depth + 1)
 
     def _with_finite_names(self, shape: Object) -> Object:
         """`propertyNames` with an `enum` declares these names."""
@@ -71,7 +59,11 @@ class ObjectWriter:
         if not all(isinstance(name, Value) for name in names):
             return shape
         texts = [name.value for name in names if isinstance(name, Value) and isinstance(name.value, str)]
-        properties = {name: said(shape, name) or () for name in [*shape.properties, *texts] if name in texts}
+        properties = {
+            name: self._reader.said(shape, name) or ()
+            for name in [*shape.properties, *texts]
+            if name in texts
+        }
         return replace(shape, properties=properties, rest=(NEVER,), patterns={}, names=())
 
     def _others(self, shape: Object, place: Place, depth: int) -> _Others | None:
@@ -83,17 +75,12 @@ class ObjectWriter:
         value = self._write(shape.rest or (), depth + 1)
         if value is False:
             return None
-        keys = self._named_keys(shape, place) if shape.names else ANYTHING
-        if not taken:
-            return _Others(None if keys == ANYTHING else keys, value)
-        if keys != ANYTHING:
+        if not shape.names:
+            return _Others({"additionalProperties": value})
+        keys = self._named_keys(shape, place)
+        if taken:
             raise unsupported(place, "propertyNames", 'is not supported beside "properties"')
-        if sum(len(name) for name in taken) > _MAX_EXCLUDED or max(map(len, taken)) > 64:
-            reason = (
-                f"is not supported beside property names of more than {_MAX_EXCLUDED} characters together"
-            )
-            raise unsupported(place, "additionalProperties", reason)
-        return _Others(all_but(taken), value)
+        return None if keys is False else _Others({"propertyNames": keys, "additionalProperties": value})
 
     def _patterned(self, shape: Object, place: Place, depth: int) -> _Others | None:
         if len(shape.patterns) > 1 or shape.names:
@@ -102,20 +89,19 @@ class ObjectWriter:
         if shape.rest is not None and self._write(shape.rest, depth + 1) is not False:
             raise unsupported(place, "patternProperties", 'is not supported beside "additionalProperties"')
         ((source, child),) = shape.patterns.items()
-        keys = parse(source)
         for name in [*shape.properties, *shape.required]:
-            if matches(keys, name):
+            if self._reader.work.matches(source, name):
                 raise unsupported(
                     place, "patternProperties", f'is not supported where it matches "{name}" as well'
                 )
         value = self._write(child, depth + 1)
-        return None if value is False else _Others(keys, value)
+        return None if value is False else _Others({"patternProperties": {source: value}})
 
-    def _named_keys(self, shape: Object, place: Place) -> Node:
+    def _named_keys(self, shape: Object, place: Place) -> Spelled:
         names = [name for name in self._reader.shapes(shape.names) if isinstance(name, Text | Value)]
         match names:
             case [Text() as text]:
-                return language(text, (*place, "propertyNames"))
+                return spell_text(text, (*place, "propertyNames"), self._reader.work)
             case _:
                 raise unsupported(place, "propertyNames", "is supported only as one kind of string")
 
@@ -142,21 +128,10 @@ class ObjectWriter:
         }
 
 
-def _spelled(
-    shape: Object, declared: Mapping[str, Json], others: _Others | None, place: Place
-) -> dict[str, Json]:
-    spelled: dict[str, Json] = {"type": "object"}
+def _spelled(shape: Object, declared: Mapping[str, Json], others: _Others | None) -> dict[str, Json]:
+    spelled: dict[str, Json] = {"type": "object", "additionalProperties": False}
     if declared:
         spelled["properties"] = dict(declared)
     if shape.required:
         spelled["required"] = list(shape.required)
-    if others is None:
-        return spelled | {"additionalProperties": False}
-    if others.keys is None:
-        return spelled | {"additionalProperties": others.value if others.value else True}
-    source = spell_keys(others.keys, place)
-    if source is None:
-        return spelled | {"additionalProperties": False}
-    if declared:
-        del spelled["type"]
-    return spelled | {"patternProperties": {source: others.value}, "additionalProperties": False}
+    return spelled if others is None else spelled | others.keys

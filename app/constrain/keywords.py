@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TypeAlias
 
-from app.core.request import Json
-from app.engine.vllm.schema.pattern import PatternError, parse
-from app.engine.vllm.schema.shape import (
+from app.constrain.formats import regular
+from app.constrain.shape import (
     Array,
     Bound,
     Branch,
@@ -21,6 +20,8 @@ from app.engine.vllm.schema.shape import (
     refusal,
     unsupported,
 )
+from app.constrain.work import Work
+from app.core.request import Json
 
 Schema: TypeAlias = Mapping[str, Json]
 
@@ -43,7 +44,7 @@ _REFUSED = {"array": ("contains",), "object": ("dependentRequired", "dependentSc
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
 
 
-def typed(schema: Schema, place: Place) -> list[Branch]:
+def typed(schema: Schema, place: Place, work: Work) -> list[Branch]:
     """One branch for each type that the schema's own type-bound keywords allow.
 
     A schema without `type` that has keywords of some types is taken for a schema of these types, as
@@ -58,20 +59,20 @@ def typed(schema: Schema, place: Place) -> list[Branch]:
     for name in names:
         unsaid = Stress.WEAK if spoken else Stress.OPEN
         stress = Stress.STATED if listed is not None or name in spoken else unsaid
-        branches.append(Branch(_shape(name, schema, place), stress))
+        branches.append(Branch(_shape(name, schema, place, work), stress))
     return branches
 
 
-def _shape(name: str, schema: Schema, place: Place) -> Shape:
+def _shape(name: str, schema: Schema, place: Place, work: Work) -> Shape:
     for keyword in _REFUSED.get(name, ()):
         if keyword in schema and (schema[keyword] != {} or keyword == "contains"):
             raise unsupported(place, keyword)
     if name == "null" or name == "boolean":
         return Plain(name)
-    return _READERS[name](schema, place)
+    return _READERS[name](schema, place, work)
 
 
-def _number(schema: Schema, place: Place, integer: bool = False) -> Number:
+def _number(schema: Schema, place: Place, _: Work, integer: bool = False) -> Number:
     step = schema.get("multipleOf")
     number = Number(
         integer,
@@ -105,19 +106,12 @@ def exact(number: float) -> Fraction:
     return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
 
 
-def _text(schema: Schema, place: Place) -> Text:
+def _text(schema: Schema, place: Place, work: Work) -> Text:
     low, high = _count(schema, place, "minLength", "maxLength")
-    sources = frozenset({schema["pattern"]} if "pattern" in schema else ())
+    sources = frozenset({regular(schema["pattern"])} if "pattern" in schema else ())
     for source in sources:
-        check_pattern(source, (*place, "pattern"))
+        work.check_pattern(source, (*place, "pattern"))
     return Text(low, high, sources, frozenset({schema["format"]} if "format" in schema else ()))
-
-
-def check_pattern(source: str, place: Place) -> None:
-    try:
-        parse(source)
-    except PatternError as error:
-        raise refusal(place, f"the regular expression cannot be honoured: {error}") from error
 
 
 def _count(schema: Schema, place: Place, least: str, most: str) -> tuple[int, int | None]:
@@ -127,7 +121,7 @@ def _count(schema: Schema, place: Place, least: str, most: str) -> tuple[int, in
     return low, None if high is None else int(high)
 
 
-def _array(schema: Schema, place: Place) -> Array:
+def _array(schema: Schema, place: Place, _: Work) -> Array:
     low, high = _count(schema, place, "minItems", "maxItems")
     keyword, rest = "prefixItems", "items"
     if isinstance(schema.get("items"), list):  # before 2020-12 a list under `items` was the prefix
@@ -137,10 +131,10 @@ def _array(schema: Schema, place: Place) -> Array:
     return Array(prefix, ((*place, rest),) if rest in schema else None, low, high, unique)
 
 
-def _object(schema: Schema, place: Place) -> Object:
+def _object(schema: Schema, place: Place, work: Work) -> Object:
     low, high = _count(schema, place, "minProperties", "maxProperties")
     for source in schema.get("patternProperties", ()):
-        check_pattern(source, (*place, "patternProperties", source))
+        work.check_pattern(source, (*place, "patternProperties", source))
     return Object(
         {name: ((*place, "properties", name),) for name in schema.get("properties", ())},
         tuple(dict.fromkeys(schema.get("required", ()))),
@@ -152,8 +146,8 @@ def _object(schema: Schema, place: Place) -> Object:
     )
 
 
-_READERS: dict[str, Callable[[Schema, Place], Shape]] = {
-    "integer": lambda schema, place: _number(schema, place, integer=True),
+_READERS: dict[str, Callable[[Schema, Place, Work], Shape]] = {
+    "integer": lambda schema, place, work: _number(schema, place, work, integer=True),
     "number": _number,
     "string": _text,
     "array": _array,

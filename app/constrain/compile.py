@@ -1,43 +1,53 @@
-"""Owns what a JSON Schema in `format` becomes before xgrammar sees it: an equal schema, or a refusal.
+"""Owns what a JSON Schema in `format` becomes: a grammar that keeps to the schema, or a refusal.
 
-xgrammar passes over keywords it does not know and over some it knows, in silence (`not`, `if`,
-`dependentRequired`, a second `allOf`, a `type` beside `enum`, ...). So the schema is read here in full and
-written anew with the few keywords that are honoured to the letter. What comes out never lets a value
-through that the schema refuses; where that cannot be had, the request is refused with the reason.
+nulls -> size -> form -> reader (unions of shapes) -> writer -> prune -> grammar -> llguidance's own check
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from llguidance import LLMatcher
+
+from app.constrain.form import check_form
+from app.constrain.grammar import ANY_OBJECT, written
+from app.constrain.nulls import without_nulls
+from app.constrain.prune import prune
+from app.constrain.reader import Reader
+from app.constrain.shape import refusal
+from app.constrain.work import BYTES, Work, reason
+from app.constrain.writer import Writer
 from app.core.request import Json
-from app.engine.vllm.schema.form import check_form
-from app.engine.vllm.schema.prune import prune
-from app.engine.vllm.schema.reader import Reader
-from app.engine.vllm.schema.shape import refusal
-from app.engine.vllm.schema.writer import Writer
 
 MAX_DEPTH = 64
-"""Objects and arrays inside one another, as vLLM counts them."""
+"""Objects and arrays inside one another."""
 
 MAX_NODES = 5_000
-MAX_TEXT = 100_000
+MAX_TEXT = 262_144
 """Characters of all strings and keys together."""
 
 
-def prepare_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
-    """A schema for xgrammar that honours all of `schema`; raises `InvalidRequest` where there is none.
+def grammar_for(schema: Mapping[str, Json] | None) -> str:
+    """The grammar of the answers to `schema`, or of any JSON object where there is none.
 
     Formats that JSON Schema does not define and keywords of no draft are annotations and are dropped.
+
+    Raises:
+        InvalidRequest: with the place and the reason, for what cannot be honoured.
     """
+    if schema is None:
+        return ANY_OBJECT
     _check_size(schema)
-    check_form(schema, ())
-    writer = Writer(Reader(schema))
+    said = without_nulls(schema)
+    check_form(said, ())
+    writer = Writer(Reader(said, Work()))
     body, definitions = prune(*writer.root())
     if isinstance(body, bool):
         raise writer.dead_end or refusal((), "no value can satisfy the schema")
-    if not body:
-        return {"$comment": "any JSON value"}  # vLLM takes an empty schema for none
-    return {**body, "$defs": definitions} if definitions else body
+    grammar = written(body, definitions)
+    matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    if matcher.is_error():
+        raise refusal((), f"the grammar is refused: {reason(matcher)}")
+    return grammar
 
 
 def _check_size(schema: Mapping[str, Json]) -> None:

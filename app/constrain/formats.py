@@ -1,11 +1,8 @@
 """Owns the formats of strings that are enforced, each as a pattern of this module's own.
 
-xgrammar's formats are not used: its e-mail address and JSON pointer can break out of the JSON string,
-its date knows a 31 February, and none of them can be combined with a length.
+llguidance's formats are not used: its date knows a 29 February in every year, and it refuses names that it
+does not know.
 """
-
-from app.engine.vllm.schema.language import Node, Repeat, Seq, bounded, lengths
-from app.engine.vllm.schema.pattern import parse
 
 _YEAR = r"(\d{3}[1-9]|\d{2}[1-9]\d|\d[1-9]\d{2}|[1-9]\d{3})"
 _LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
@@ -61,13 +58,18 @@ _FORMATS = {
     "relative-json-pointer": rf"(0|[1-9]\d*)(#|{_POINTER})",
 }
 
-_PLAIN = {
-    "uri": rf"[A-Za-z][A-Za-z0-9+.-]{{0,31}}:[{_SUB}/?]*",
-    "uri-reference": r"/[A-Za-z0-9._~-]*",
-    "email": r"[A-Za-z0-9_+-]*[A-Za-z0-9]@[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?\.[a-z]{2,8}",
-    "hostname": r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+_WITHOUT_LOOK_AROUND = {
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$": (
+        r"^([A-Za-z0-9_'+-]+\.)*[A-Za-z0-9_'+-]*[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}$"
+    ),
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
 }
-"""A part of a format whose length one run of characters decides; that run takes what the rest may leave."""
+"""What Zod writes for an e-mail address and pydantic for a decimal, and the same languages said otherwise."""
+
+
+def regular(pattern: str) -> str:
+    """The pattern without look-around, where it is one that is known to need none."""
+    return _WITHOUT_LOOK_AROUND.get(pattern, pattern)
 
 
 def enforced(name: str) -> bool:
@@ -75,23 +77,5 @@ def enforced(name: str) -> bool:
     return name in _FORMATS
 
 
-def pattern(name: str, low: int, high: int | None) -> Node | None:
-    """Texts of the format of `low` to `high` characters, None where that cannot be written down."""
-    exact = bounded(parse(f"^({_FORMATS[name]})$"), low, high)
-    if exact is not None or name not in _PLAIN:
-        return exact
-    return _narrowed(parse(f"^{_PLAIN[name]}$"), low, high)
-
-
-def _narrowed(node: Node, low: int, high: int | None) -> Node | None:
-    """Fit the one endless run of the sequence so that every text fits, whatever its other parts are."""
-    items = list(node.items) if isinstance(node, Seq) else [node]
-    for at, run in enumerate(items):
-        if not isinstance(run, Repeat) or run.high is not None:
-            continue
-        others = [lengths(item) for item in items[:at] + items[at + 1 :]]
-        fewest = max(0, low - sum(shortest for shortest, _ in others))
-        most = None if high is None else high - sum(longest or 0 for _, longest in others)
-        if most is None or fewest <= most:
-            return Seq((*items[:at], Repeat(run.item, fewest, most), *items[at + 1 :]))
-    return None
+def pattern(name: str) -> str:
+    return f"^({_FORMATS[name]})$"

@@ -6,6 +6,7 @@ A child schema is not looked into here. It is a `Both`: the places of the raw sc
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
@@ -13,8 +14,6 @@ from typing import Any, Literal, TypeAlias
 
 from app.core.errors import InvalidRequest
 from app.core.request import Json
-from app.engine.vllm.schema.language import matches
-from app.engine.vllm.schema.pattern import parse
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where a schema is, as keys from the root."""
@@ -179,14 +178,18 @@ def _value_type(value: Json) -> JsonType:
             return "object"
 
 
-def said(shape: Object, name: str) -> Both | None:
+Matches: TypeAlias = Callable[[str, str], bool]
+"""Whether a text matches a pattern."""
+
+
+def said(shape: Object, name: str, matches: Matches) -> Both | None:
     """What the value under `name` must satisfy; None where the schema does not say."""
     parts = [shape.properties[name]] if name in shape.properties else []
-    parts += [child for source, child in shape.patterns.items() if matches(parse(source), name)]
+    parts += [child for source, child in shape.patterns.items() if matches(source, name)]
     return join(*parts) if parts else shape.rest
 
 
-def meet(one: Shape, other: Shape) -> Shape | None:
+def meet(one: Shape, other: Shape, matches: Matches) -> Shape | None:
     """The shape of what is in both, None where nothing is. Values are not this function's concern."""
     match one, other:
         case Plain(), Plain():
@@ -200,7 +203,7 @@ def meet(one: Shape, other: Shape) -> Shape | None:
         case Array(), Array():
             return _meet_arrays(one, other)
         case Object(), Object():
-            return _meet_objects(one, other)
+            return _meet_objects(one, other, matches)
         case _:
             return None
 
@@ -246,14 +249,14 @@ def _join_said(one: Both | None, other: Both | None) -> Both | None:
     return None if one is None and other is None else join(one or (), other or ())
 
 
-def _meet_objects(one: Object, other: Object) -> Object | None:
+def _meet_objects(one: Object, other: Object, matches: Matches) -> Object | None:
     low, high = max(one.low, other.low), _lower(one.high, other.high)
     if high is not None and low > high:
         return None
     names = dict.fromkeys([*one.properties, *other.properties])
     sources = dict.fromkeys([*one.patterns, *other.patterns])
     return Object(
-        {name: join(said(one, name) or (), said(other, name) or ()) for name in names},
+        {name: join(said(one, name, matches) or (), said(other, name, matches) or ()) for name in names},
         tuple(dict.fromkeys([*one.required, *other.required])),
         {
             source: join(

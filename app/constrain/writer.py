@@ -1,4 +1,4 @@
-"""Owns the schema that xgrammar is given: unions of shapes written with the few keywords it honours.
+"""Owns what the grammar is made of: unions of shapes, written with a few keywords.
 
 Narrower than JSON Schema on purpose, as Ollama's own grammars are: an object with declared properties
 gets no others, and a tuple no further items, unless the schema asks for them; properties come in the
@@ -7,19 +7,16 @@ order of the schema.
 
 import re
 from collections.abc import Iterable
-from itertools import combinations
 
-from app.core.errors import InvalidRequest
-from app.core.request import Json
-from app.engine.vllm.schema.object import ObjectWriter
-from app.engine.vllm.schema.reader import Reader, asserted
-from app.engine.vllm.schema.scalar import (
+from app.constrain.object import ObjectWriter
+from app.constrain.reader import UNIONS, Reader, asserted
+from app.constrain.scalar import (
     Spelled,
     spell_number,
     spell_text,
     spell_value,
 )
-from app.engine.vllm.schema.shape import (
+from app.constrain.shape import (
     Array,
     Both,
     Number,
@@ -30,9 +27,10 @@ from app.engine.vllm.schema.shape import (
     Text,
     Value,
     refusal,
-    unsupported,
     value_of,
 )
+from app.core.errors import InvalidRequest
+from app.core.request import Json
 
 ANY_OBJECT = {"type": "object", "additionalProperties": True}
 ANY_ARRAY = {"type": "array", "items": {}}
@@ -43,12 +41,10 @@ _ANYTHING: list[Json] = [
 ]
 _INLINE_DEPTH = 6
 _MAX_SCHEMAS = 4000
-_MAX_ITEMS = 1_000_000
-_MAX_SETS = 256
-_MAX_COUNTED = 32 * 128
-"""Repetitions in all patterns together: xgrammar spends seconds on a few dozen different long ones."""
+_MAX_ITEMS = 100_000
+"""No answer comes near it, so that as a limit it takes nothing away."""
 
-_COUNT = re.compile(r"(?<!u)\{\d*,?(\d+)\}")
+_MAX_SET = 64
 
 
 class Writer:
@@ -56,7 +52,6 @@ class Writer:
         self._reader = reader
         self._names: dict[Both, str] = {}
         self._written = 0
-        self._sources: set[str] = set()
         self._objects = ObjectWriter(reader, self.schema, self._dead)
         self.dead_end: InvalidRequest | None = None
 
@@ -67,11 +62,6 @@ class Writer:
         while len(definitions) < len(self._names):
             for places, name in list(self._names.items())[len(definitions) :]:
                 definitions[name] = self._union(places, 0)
-        if (
-            sum(min(int(count), 128) for source in self._sources for count in _COUNT.findall(source))
-            > _MAX_COUNTED
-        ):
-            raise refusal((), "too many strings have length bounds of their own")
         return body, definitions
 
     def schema(self, both: Both, depth: int = 0) -> Spelled:
@@ -103,11 +93,15 @@ class Writer:
         return _any_of(written)
 
     def _options(self, place: Place) -> list[Place] | None:
-        """The schemas of an `anyOf` that stands alone: their references stay references."""
+        """The schemas of a union that stands alone: their references stay references."""
         schema = self._reader.at(place)
-        if isinstance(schema, bool) or asserted(schema) != frozenset({"anyOf"}):
+        if isinstance(schema, bool):
             return None
-        return [(*place, "anyOf", index) for index in range(len(schema["anyOf"]))]
+        for keyword in UNIONS:
+            tagged = keyword == "oneOf" and keyword in schema and self._reader.has_tags(place)
+            if asserted(schema) == frozenset({keyword}) and not tagged:
+                return [(*place, keyword, index) for index in range(len(schema[keyword]))]
+        return None
 
     def _shape(self, shape: Shape, place: Place, depth: int) -> Spelled:
         match shape:
@@ -116,23 +110,17 @@ class Writer:
             case Number():
                 return spell_number(shape, place)
             case Text():
-                return self._text(shape, place)
+                return spell_text(shape, place, self._reader.work)
             case Array():
                 return self._array(shape, place, depth)
             case Object():
                 return self._objects.written(shape, place, depth)
             case Value():
-                return spell_value(shape.value, place)
-
-    def _text(self, shape: Text, place: Place) -> Spelled:
-        spelled = spell_text(shape, place)
-        if isinstance(spelled, dict) and "pattern" in spelled:
-            self._sources.add(spelled["pattern"])
-        return spelled
+                return spell_value(shape.value)
 
     def _array(self, shape: Array, place: Place, depth: int) -> Spelled:
-        if shape.unique and (shape.high is None or shape.high > 1):
-            return self._set(shape, place)
+        if shape.unique and not shape.prefix and (values := self._listed(shape.rest)):
+            return self._set(shape, values, place)
         prefix: list[Spelled] = []
         high = shape.high
         for at, child in enumerate(shape.prefix[:high]):
@@ -163,18 +151,18 @@ class Writer:
             return self.schema(shape.rest, depth + 1)
         return {} if not shape.prefix or shape.low > len(shape.prefix) else False
 
-    def _set(self, shape: Array, place: Place) -> Spelled:
-        """Distinct items, where there are few values to choose from: every subset, in the schema's order."""
-        items = self._reader.shapes(shape.rest or ())
+    def _listed(self, rest: Both | None) -> list[Json] | None:
+        """The values that there are to choose from, where they can be listed."""
+        items = self._reader.shapes(rest or ())
         values = [item.value for item in items if isinstance(item, Value)]
-        most = min(len(values), len(values) if shape.high is None else shape.high)
-        if len(values) < len(items) or shape.prefix or 2 ** len(values) > _MAX_SETS:
-            raise unsupported(place, "uniqueItems", 'is supported only for items of a short "enum"')
-        sizes = range(shape.low, most + 1)
-        subsets = [
-            spell_value(list(chosen), place) for size in sizes for chosen in combinations(values, size)
-        ]
-        return _any_of(subsets) if subsets else self._dead(place, "there are too few distinct items")
+        return values if len(values) == len(items) <= _MAX_SET else None
+
+    def _set(self, shape: Array, values: list[Json], place: Place) -> Spelled:
+        """Distinct items, in the schema's order."""
+        if shape.low > len(values):
+            return self._dead(place, "there are too few distinct items")
+        high = len(values) if shape.high is None else min(shape.high, len(values))
+        return {"set": [spell_value(value) for value in values], "minItems": shape.low, "maxItems": high}
 
     def _dead(self, place: Place, reason: str) -> bool:
         self.dead_end = self.dead_end or refusal(place, reason)

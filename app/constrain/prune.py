@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from app.constrain.scalar import Spelled
+from app.constrain.shape import refusal
 from app.core.request import Json
-from app.engine.vllm.schema.scalar import Spelled
-from app.engine.vllm.schema.shape import refusal
 
 _PREFIX = "#/$defs/"
 
@@ -44,11 +44,11 @@ def _alternatives(schema: Spelled) -> Iterable[str]:
 def _finite(definitions: Mapping[str, Spelled]) -> set[str]:
     """The definitions that some value without end-less nesting satisfies: the least such set."""
     finite: set[str] = set()
-    while True:
-        found = {name for name, schema in definitions.items() if _has_value(schema, finite)}
-        if found == finite:
-            return finite
-        finite = found
+    left = list(definitions)
+    while found := [name for name in left if _has_value(definitions[name], finite)]:
+        finite.update(found)
+        left = [name for name in left if name not in finite]
+    return finite
 
 
 def _has_value(schema: Spelled, finite: set[str]) -> bool:
@@ -58,6 +58,8 @@ def _has_value(schema: Spelled, finite: set[str]) -> bool:
         return schema["$ref"].removeprefix(_PREFIX) in finite
     if "anyOf" in schema:
         return any(_has_value(option, finite) for option in schema["anyOf"])
+    if "const" in schema or "enum" in schema or "set" in schema:
+        return True
     if "items" in schema:
         fewest, prefix = schema.get("minItems", 0), schema.get("prefixItems", [])
         needed = prefix[:fewest] + ([schema["items"]] if fewest > len(prefix) else [])

@@ -1,0 +1,120 @@
+"""Owns how numbers, strings and single values are written down for the grammar."""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import TypeAlias, overload
+
+from app.constrain import formats, numbers
+from app.constrain.shape import Bound, Number, Place, Text, refusal, unsupported
+from app.constrain.work import Work
+from app.core.request import Json
+
+Spelled: TypeAlias = dict[str, Json] | bool
+"""A schema of few keywords, each of which `grammar` writes; False where nothing can satisfy it."""
+
+_MAX_MULTIPLES = 1000
+_MAX_LENGTH = 1_000_000
+"""No answer comes near it, so that as a limit it takes nothing away."""
+
+_MAX_PATTERNS = 4
+"""Of the same string: what llguidance needs to find out whether they have a text in common grows steeply."""
+
+
+def spell_value(value: Json) -> Spelled:
+    """Just this value. Arrays and objects are taken apart, so that white space in them is free."""
+    match value:
+        case list():
+            items = [spell_value(item) for item in value]
+            closed: dict[str, Json] = {"type": "array", "items": False}
+            return closed | ({"prefixItems": items, "minItems": len(items)} if items else {})
+        case dict():
+            properties = {key: spell_value(item) for key, item in value.items()}
+            closed = {"type": "object", "additionalProperties": False}
+            return closed | ({"properties": properties, "required": list(properties)} if properties else {})
+        case float() if value.is_integer():
+            return {"const": int(value)}
+        case _:
+            return {"const": value}
+
+
+def spell_number(number: Number, place: Place) -> Spelled:
+    if number.step is not None:
+        return _spell_multiples(number, number.step, place)
+    if number.integer:
+        low, high = _whole(number.low, 1), _whole(number.high, -1)
+        if low is not None and high is not None and low > high:
+            return False
+        return {"type": "number", "all": [numbers.integers(low, high)]}
+    if number.low is None and number.high is None:
+        return {"type": "number", "all": [numbers.NUMBER]}
+    within = _decimals(number)
+    return False if within is None else {"type": "number", "all": [within]}
+
+
+def _decimals(number: Number) -> str | None:
+    low, above = number.low or (None, False)
+    high, below = number.high or (None, False)
+    return numbers.decimals(low, high, above=above, below=below)
+
+
+def _spell_multiples(number: Number, step: Fraction, place: Place) -> Spelled:
+    if number.low and number.high and (number.high[0] - number.low[0]) / step <= _MAX_MULTIPLES:
+        return _listed_multiples(number, number.low, number.high, step)
+    ends = numbers.multiples(step)
+    if ends is None:
+        reason = (
+            "is supported for divisors of 1 and of 1000, and for others "
+            f"between bounds at most {_MAX_MULTIPLES} multiples apart"
+        )
+        raise unsupported(place, "multipleOf", reason)
+    within = spell_number(replace(number, integer=number.integer or step.denominator == 1, step=None), place)
+    if isinstance(within, bool):
+        return within
+    bounded = within["all"] if within["all"] != [numbers.NUMBER] else [numbers.PLAIN]
+    return {"type": "number", "all": [*bounded, ends]}
+
+
+def _listed_multiples(
+    number: Number, low: tuple[Fraction, bool], high: tuple[Fraction, bool], step: Fraction
+) -> Spelled:
+    first, last = _whole((low[0] / step, low[1]), 1), _whole((high[0] / step, high[1]), -1)
+    values = [step * at for at in range(first, last + 1)]
+    if number.integer:
+        values = [value for value in values if value.denominator == 1]
+    return {"enum": [int(v) if v.denominator == 1 else float(v) for v in values]} if values else False
+
+
+@overload
+def _whole(bound: tuple[Fraction, bool], side: int) -> int: ...
+@overload
+def _whole(bound: Bound, side: int) -> int | None: ...
+def _whole(bound: Bound, side: int) -> int | None:
+    """The first integer within the bound, seen from above (`side` 1) or from below (-1)."""
+    if bound is None:
+        return None
+    value, excluded = bound[0] * side, bound[1]
+    return side * (math.floor(value) + 1 if excluded else math.ceil(value))
+
+
+def spell_text(text: Text, place: Place, work: Work) -> Spelled:
+    """A `pattern` stands and a `format` beside it yields: it is an annotation."""
+    if text.low > _MAX_LENGTH:
+        raise refusal(place, f'"minLength" is supported up to {_MAX_LENGTH}')
+    high = None if text.high is None or text.high > _MAX_LENGTH else text.high
+    lengths: dict[str, Json] = {"minLength": text.low} if text.low else {}
+    lengths |= {} if high is None else {"maxLength": high}
+    sources = sorted(text.patterns) or [
+        formats.pattern(name) for name in sorted(text.formats) if formats.enforced(name)
+    ]
+    if len(sources) > _MAX_PATTERNS:
+        raise unsupported(place, "pattern", f"is supported {_MAX_PATTERNS} times for the same string")
+    if not sources:
+        return {"type": "string", **lengths}
+    spelled: dict[str, Json] = {
+        "type": "string",
+        "allOf": [{"pattern": source} for source in sources],
+        **lengths,
+    }
+    work.check_string(spelled, place)
+    return spelled
