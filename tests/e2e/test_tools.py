@@ -142,16 +142,16 @@ def limited(client: httpx.Client, kind: Kind, known: Case, tokens: int, **fields
 
 @pytest.mark.point(147)
 def test_a_limit_within_a_call(client: httpx.Client, kind: Kind, think: bool | None) -> None:
-    """No half call is delivered and nothing that was made is lost: it is text."""
+    """No half call is delivered and nothing that was made is lost: it is text, but for a call before it."""
     known = case(kind, "two_calls")
     whole = answer(client, kind, known, think=think, stream=False)
     written = WRITE[kind](*known.calls)
     for tokens in (1, 2, 6, whole.tokens // 4, whole.tokens // 2 + 6, whole.tokens - 6):
         for found in limited(client, kind, known, tokens, think=think):
-            assert found.called == []
-            assert found.reason == "length"
+            assert found.called in ([], calls_of(known)[:1])
+            assert found.reason == ("tool_calls" if found.called else "length")
             assert found.content
-            assert written.startswith(found.content)
+            assert found.content in written
 
 
 def test_a_limit_just_behind_a_call(client: httpx.Client, kind: Kind, think: bool | None) -> None:

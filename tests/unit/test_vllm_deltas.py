@@ -1,7 +1,10 @@
 """What a request's reader finds, however far it is behind the engine."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,3 +75,33 @@ async def test_a_reader_that_left_is_not_missed(deltas: Deltas) -> None:
     await asyncio.wait({waiting})
     deltas.add(Delta("a", [1]))
     assert (await deltas.next()).text == "a"
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_an_error_keeps_nothing_alive_until_the_garbage_is_collected(is_read: bool) -> None:
+    """A request that was aborted kept its engine, which had been closed, with its sockets and threads."""
+
+    class Engine:
+        def convert(self, made: Any) -> Delta:
+            return convert(made)
+
+        def abort(self, made: Deltas) -> None:
+            try:
+                raise asyncio.CancelledError
+            except asyncio.CancelledError:
+                made.put(output(None))
+
+    engine = Engine()
+    gone = weakref.ref(engine)
+    made = Deltas("id", engine.convert)
+    gc.disable()
+    try:
+        engine.abort(made)
+        if is_read:
+            with suppress(RuntimeError):
+                await made.next()
+        made.close()
+        del engine, made
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -38,7 +38,10 @@ class Deltas(RequestOutputCollector):
         try:
             self.add(self._convert(output))  # type: ignore[arg-type]  # a generating engine pools nothing
         except Exception as error:
-            self._error = error
+            # Its traceback, and that of the cancellation in whose course a request is aborted, hold frames,
+            # and these the engine: a circle with this.
+            error.__context__ = None
+            self._error = error.with_traceback(None)
             self._wake()
 
     def add(self, delta: Delta) -> None:
@@ -54,7 +57,10 @@ class Deltas(RequestOutputCollector):
         """
         while (delta := self._delta) is None:
             if self._error is not None:
-                raise self._error
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # the traceback would lead back here
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         self._delta = None

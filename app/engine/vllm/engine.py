@@ -348,6 +348,7 @@ class VllmEngine:
             self._end_requests()
             if self._died:
                 await log_last_lines(self._output)
+            self._llm.forget_reader()
             # What the load froze of this engine may go now; the next load freezes what is left.
             gc.unfreeze()
 

@@ -204,6 +204,12 @@ class StreamingLLM(AsyncLLM):
             self.output_handler = asyncio.create_task(self._read(self.engine_core))
             self.engine_core.resources.output_queue_task = self.output_handler
 
+    def forget_reader(self) -> None:
+        """Let go of the task that has read: the error that ended it leads to its frame, and this to us."""
+        self.output_handler = None
+        if type(self.engine_core) is AsyncMPClient:
+            self.engine_core.resources.output_queue_task = None
+
     async def _read(self, core: AsyncMPClient) -> None:
         """Read messages as they come, until the engine core is gone or the client is shut down."""
         loop = asyncio.get_running_loop()

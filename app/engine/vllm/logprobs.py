@@ -17,7 +17,8 @@ class TokenBytes:
 
     @cached_property
     def _vocabulary(self) -> list[bytes]:
-        return xgrammar.TokenizerInfo.from_huggingface(self._tokenizer).decoded_vocab
+        # No end token is asked for: given any, xgrammar looks for none, and warns of none missing.
+        return xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, stop_token_ids=[0]).decoded_vocab
 
     def read(self) -> None:
         """Takes a moment, for which the event loop need not stand."""

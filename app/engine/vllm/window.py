@@ -28,5 +28,6 @@ async def in_window(work: Callable[[T], Awaitable[R]], items: Sequence[T], width
             for _ in range(min(width, len(items))):
                 group.create_task(one_after_another())
     except* AppError as errors:
-        raise errors.exceptions[0] from errors
+        # The group would hold the error that holds the group, and both the frames of the engine.
+        raise errors.exceptions[0] from None
     return [found[at] for at in range(len(items))]
