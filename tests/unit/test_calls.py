@@ -117,7 +117,7 @@ def stripped(listed: Sequence[Call]) -> list[Call]:
 
 
 def _characters(text: str) -> list[str]:
-    return sorted(text.replace("\n", "").replace(" ", ""))
+    return sorted(character for character in text if character not in " \t\r\n")
 
 
 @pytest.mark.parametrize("name", FAMILIES["tagged"])

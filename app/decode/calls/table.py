@@ -71,6 +71,11 @@ def _invokes(wrapper: str, prefix: str = "", attribute: str = "") -> TaggedCalls
     )
 
 
+def _without_space(text: str) -> str:
+    """Python's own `strip` takes control characters too, which a value may begin with."""
+    return text.strip(" \t\r\n")
+
+
 def _without_cdata(text: str) -> str:
     opening, closing = "<![CDATA[", "]]>"
     inner = text.strip()
@@ -173,7 +178,7 @@ READERS: Mapping[str, CallReader] = {
         ends="</steptml:parameter>",
         closes=rf"</steptml:invoke>(?:\s*<{BAR}tool_call_end{BAR}>)?(?:\s*<{BAR}tool_calls_end{BAR}>)?",
         wrapper=f"<{BAR}tool_call_begin{BAR}>",
-        trim=str.strip,
+        trim=_without_space,
     ),
     "pythonic": _LIST,
     "llama4_pythonic": _LIST,
