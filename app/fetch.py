@@ -2,7 +2,7 @@
 
 import logging
 
-from app.models import prepare
+from app.prepare import prepare
 from app.settings import Settings
 from app.telemetry import logs
 

@@ -17,10 +17,9 @@ from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
 from app.api.body import OpenBodies
-from app.api.calls import Calls
+from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import library as library_routes
-from app.api.ollama import routes
+from app.api.ollama import models, routes
 from app.api.ollama.dialect import Dialect
 from app.api.quota import Quota
 from app.api.services import Services
@@ -37,7 +36,7 @@ from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.watch import watch
 from app.settings import Settings
-from app.telemetry import instruments as these
+from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
@@ -77,7 +76,7 @@ def build_app(
         default_context=settings.context_length or _DEFAULT_CONTEXT,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
-        give_up=lifecycle.fail,
+        on_crash_loop=lifecycle.fail,
     )
     lifecycle.ends_with(manager.close)
     # As many jobs may wait as requests: each of these has one at a time.
@@ -115,7 +114,7 @@ def build_app(
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
-    app.include_router(library_routes.router)
+    app.include_router(models.router)
     app.include_router(ops.router)
     app.include_router(unserved.router)
     if keys is not None:
@@ -123,7 +122,7 @@ def build_app(
         guard.install(app, keys, open_paths=settings.open_paths)
     app.add_middleware(Drain, lifecycle=lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(Calls(app, telemetry))
+    return RawSend(RequestContextMiddleware(app, telemetry))
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
@@ -149,7 +148,7 @@ def _store(settings: Settings, telemetry: Telemetry) -> Store:
     """Where the limits of keys are counted, each failure of which is counted too."""
     answer_s = settings.limits_redis_timeout
     storage = open_storage(settings.limits_redis_url, answer_s)
-    count = partial(telemetry.metrics.count, these.STORE_FAILURES)
+    count = partial(telemetry.metrics.count, instruments.STORE_FAILURES)
     return Store(storage, answer_s=answer_s, on_failure=count)
 
 

@@ -19,9 +19,9 @@ from app.api.connection import connection_class
 from app.core.model import Model
 from app.core.pool import Pool
 from app.engine.base import Engine
-from app.engine.vllm import environment, forkserver
+from app.engine.vllm.process import environment, forkserver
 from app.main import StartEngine, base_url, build_app
-from app.models import prepare, served
+from app.prepare import prepare, served
 from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.setting_values import Address
 from app.settings import BadSetting, Settings, hand_down, read_otlp

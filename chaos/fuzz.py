@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from app.api import ops
-from app.api.ollama import library, routes
+from app.api.ollama import models, routes
 from bench.compare import machine_lines, write_section
 from chaos import grow
 from chaos.answers import NDJSON, Answer, Broken, document, lines
@@ -48,7 +48,7 @@ _KEEP_ALIVE: st.SearchStrategy[Any] = st.sampled_from([None, -1, 300, "5m", "abc
 
 
 def every_path() -> list[str]:
-    routers = (routes.router, library.router, ops.router)
+    routers = (routes.router, models.router, ops.router)
     return [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
 from app.core.model import Model, ModelSpec
-from app.engine.vllm import forkserver
+from app.engine.vllm.process import forkserver
 from tests.server import models
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from app.catalogue.names import parse_name
-from app.core.call import Caller, Limits, Scope
+from app.core.context import Caller, Limits, Scope
 from app.core.errors import InvalidRequest
 
 DEFAULT_SCOPES: tuple[Scope, ...] = ("inference", "models:read")
@@ -123,7 +123,7 @@ def split_key(text: str) -> tuple[str, str] | None:
     return (found["id"], found["secret"]) if found else None
 
 
-class Seal:
+class SaltedHash:
     """A hash to compare secrets with.
 
     A secret is 256 random bits, so nobody can go through them all and a fast hash is as safe as a slow one,
@@ -154,5 +154,5 @@ def _digest(salt: bytes, secret: str) -> bytes:
     return hashlib.sha256(salt + secret.encode()).digest()
 
 
-NOBODY = Seal(_hash(secrets.token_hex(32)))
+NOBODY = SaltedHash(_hash(secrets.token_hex(32)))
 """Fits no secret: an unknown id is compared with it, so that it takes as long as a wrong secret."""

@@ -16,7 +16,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from app.access.ledger import Grant, Ledger, ledger_of
 from app.access.store import Store, StoreGone
-from app.core.call import Call, Caller, Limits
+from app.core.context import Caller, Limits, RequestContext
 from app.core.errors import (
     ConcurrencyExceeded,
     Forbidden,
@@ -46,7 +46,7 @@ class Limiter:
         self._running: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def admit(self, call: Call) -> AsyncGenerator[None, None]:
+    async def admit(self, ctx: RequestContext) -> AsyncGenerator[None, None]:
         """Let one request in until it ends, then charge it for its tokens, however it ended.
 
         `call.reserve` sets its tokens aside meanwhile.
@@ -55,7 +55,7 @@ class Limiter:
             RateLimited: for a limit that is used up.
             LimitsUnknown: when the store cannot be asked and that closes the server.
         """
-        caller = call.caller
+        caller = ctx.caller
         if caller.limits == _NO_LIMITS:
             yield
             return
@@ -69,11 +69,11 @@ class Limiter:
                 yield
                 return
             budget = _Budget(self._store, self._ledger, caller, fail_open=self._fail_open)
-            call.reserve = budget.reserve
+            ctx.reserve = budget.reserve
             try:
                 yield
             finally:
-                await budget.settle(call.prompt_tokens + call.output_tokens)
+                await budget.settle(ctx.prompt_tokens + ctx.output_tokens)
 
     @contextmanager
     def _at_once(self, caller: Caller) -> Generator[None, None, None]:

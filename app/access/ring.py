@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from app.access.files import BadKeys, Signature, read_keys, signature
-from app.access.keys import NOBODY, KeyRecord, Seal, split_key
-from app.core.call import Caller
+from app.access.keys import NOBODY, KeyRecord, SaltedHash, split_key
+from app.core.context import Caller
 from app.core.errors import Unauthorized
 from app.core.pool import Pool
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("caravan")
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    seal: Seal
+    salted: SaltedHash
     caller: Caller
     expires_s: float | None
 
@@ -76,7 +76,7 @@ class KeyRing:
             raise Unauthorized(NO_KEY)
         key_id, secret = split_key(text) or ("", "")
         key = self._keys.get(key_id)
-        if not (key.seal if key else NOBODY).fits(secret) or key is None:
+        if not (key.salted if key else NOBODY).fits(secret) or key is None:
             raise Unauthorized(WRONG_KEY)
         if key.expires_s is not None and self._now() >= key.expires_s:
             raise Unauthorized(EXPIRED_KEY)
@@ -125,7 +125,7 @@ def _look(path: Path) -> Signature | None:
 def _by_id(records: Iterable[KeyRecord]) -> dict[str, _Key]:
     return {
         record.id: _Key(
-            Seal(record.hash),
+            SaltedHash(record.hash),
             record.caller(),
             record.expires.timestamp() if record.expires else None,
         )

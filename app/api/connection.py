@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api import http1
-from app.api.calls import ENDED
+from app.api.context import ENDED
 from app.core.limits import InputLimits
 
 _SLICE_BYTES = 8 << 10

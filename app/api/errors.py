@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.calls import note_failure
+from app.api.context import note_failure
 from app.api.ollama.wire import dumps
 from app.core import errors
 from app.core.brief import brief

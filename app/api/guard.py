@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.ring import KeyRing
 from app.api import errors
-from app.api.calls import call_of
+from app.api.context import context_of
 from app.api.routing import RouteTable
-from app.core.call import Scope as KeyScope
+from app.core.context import Scope as KeyScope
 from app.core.errors import Forbidden, Unauthorized
 
 Need: TypeAlias = KeyScope | Literal["nothing", "key"]
@@ -71,7 +71,7 @@ class Guard:
         if needed <= {"nothing"}:
             return
         caller = self._keys.identify(_authorization(scope))
-        call_of(scope).caller = caller
+        context_of(scope).caller = caller
         for need in needed:
             if need not in ("nothing", "key") and not caller.has(need):
                 raise Forbidden(f"this API key does not have the scope {need!r}")

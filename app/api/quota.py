@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.limiter import Limiter
 from app.api import errors
-from app.api.calls import call_of
+from app.api.context import context_of
 from app.core.errors import LimitsUnknown, RateLimited
 
 
@@ -20,7 +20,7 @@ class Quota:
             await self._app(scope, receive, send)
             return
         try:
-            async with self._limiter.admit(call_of(scope)):
+            async with self._limiter.admit(context_of(scope)):
                 await self._app(scope, receive, send)
         except (RateLimited, LimitsUnknown) as error:
             await errors.answer(error)(scope, receive, send)

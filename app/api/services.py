@@ -8,10 +8,10 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from app.api.body import OpenBodies, read_body
-from app.api.calls import call_of
+from app.api.context import context_of
 from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
-from app.core.call import Call
+from app.core.context import RequestContext
 from app.core.limits import InputLimits
 from app.core.pool import Pool
 from app.peers.peers import Peers
@@ -50,9 +50,9 @@ class Services:
     pool: Pool
     bodies: OpenBodies
 
-    def time_left_s(self, call: Call) -> float:
+    def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is for ever."""
-        return self.request_timeout_s - (time.monotonic_ns() - call.arrived_ns) / 1e9
+        return self.request_timeout_s - (time.monotonic_ns() - ctx.arrived_ns) / 1e9
 
     async def decoded(self, decode: Decode[_T_co], body: bytes) -> _T_co:
         """What a body says, within the limits.
@@ -104,11 +104,11 @@ async def _body(request: Request, served: Services, limit_bytes: int, decoded_li
     )
 
 
-async def current_call(request: Request) -> Call:
-    return call_of(request.scope)
+async def current_context(request: Request) -> RequestContext:
+    return context_of(request.scope)
 
 
 Served = Annotated[Services, Depends(services)]
 Body = Annotated[bytes, Depends(body)]
 SmallBody = Annotated[bytes, Depends(small_body)]
-CurrentCall = Annotated[Call, Depends(current_call)]
+Context = Annotated[RequestContext, Depends(current_context)]

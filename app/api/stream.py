@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.calls import note_failure
+from app.api.context import note_failure
 from app.api.deadline import within
 from app.api.errors import headers_of, text_of
 from app.core.errors import AppError, EngineFailed

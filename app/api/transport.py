@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import errors
-from app.api.calls import call_of
+from app.api.context import context_of
 from app.api.hosts import host_of, is_local_address, is_local_name
 from app.api.origins import Origins
 from app.api.routing import RouteTable
@@ -69,7 +69,7 @@ class Transport:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call_of(scope).route = self._routes.template(scope["path"])
+        context_of(scope).route = self._routes.template(scope["path"])
         start = _Start(send)
         if _header(scope, b"expect").lower() == "100-continue":
             receive = start.watching(receive)
@@ -201,7 +201,7 @@ def _redirect(scope: Scope, location: str, status: HTTPStatus) -> Response:
 
 
 def _forbidden(scope: Scope, what: str) -> Response:
-    call_of(scope).rejection = what
+    context_of(scope).rejection = what
     return Response(status_code=HTTPStatus.FORBIDDEN)
 
 

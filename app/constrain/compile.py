@@ -1,6 +1,6 @@
 """Owns what a JSON Schema in `format` becomes: a grammar that keeps to the schema, or a refusal.
 
-nulls -> size -> form -> reader (unions of shapes) -> writer -> prune -> grammar -> llguidance's own check
+size -> nulls -> metaschema -> normalize (unions of shapes) -> emit -> prune -> grammar -> llguidance's own check
 """
 
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from app.constrain.form import check_form
+from app.constrain.budget import BYTES, Budget, reason
+from app.constrain.emit import Emitter
 from app.constrain.grammar import ANY_OBJECT, written
+from app.constrain.metaschema import check_metaschema
+from app.constrain.normalize import Normalizer
 from app.constrain.nulls import without_nulls
 from app.constrain.prune import prune
-from app.constrain.reader import Reader
-from app.constrain.shape import refusal
-from app.constrain.work import BYTES, Work, reason
-from app.constrain.writer import Writer
+from app.constrain.types import refusal
 from app.core.request import Json
 
 MAX_DEPTH = 64
@@ -37,12 +37,12 @@ def grammar_for(schema: Mapping[str, Json] | None) -> str:
     if schema is None:
         return ANY_OBJECT
     _check_size(schema)
-    said = without_nulls(schema)
-    check_form(said, ())
-    writer = Writer(Reader(said, Work()))
-    body, definitions = prune(*writer.root())
+    wanted = without_nulls(schema)
+    check_metaschema(wanted, ())
+    emitter = Emitter(Normalizer(wanted, Budget()))
+    body, definitions = prune(*emitter.root())
     if isinstance(body, bool):
-        raise writer.dead_end or refusal((), "no value can satisfy the schema")
+        raise emitter.dead_end or refusal((), "no value can satisfy the schema")
     grammar = written(body, definitions)
     matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
     if matcher.is_error():

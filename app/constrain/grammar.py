@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from app.constrain import numbers
-from app.constrain.scalar import Spelled
-from app.constrain.work import as_json
+from app.constrain.budget import as_json
+from app.constrain.emit_scalar import Emitted
 from app.core.request import Json
 
 _CHAR = r'[^"\\\x00-\x1F\x7F]|\\(["\\bfnrt]|u00[01][0-9a-fA-F]|u007[fF])'
@@ -56,7 +56,7 @@ class _Grammar:
         terminals = (f"{name}: {source}" for source, name in self._terminals.items())
         return _HEAD + "\n".join([f"root: {root}", *self._lines, *terminals]) + "\n"
 
-    def _expression(self, schema: Spelled) -> str:
+    def _expression(self, schema: Emitted) -> str:
         assert isinstance(schema, dict), "what nothing can satisfy is pruned before"
         if not schema:
             return "any"

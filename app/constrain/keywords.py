@@ -4,23 +4,23 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TypeAlias
 
-from app.constrain.formats import regular
-from app.constrain.shape import (
+from app.constrain.budget import Budget
+from app.constrain.string_formats import regular
+from app.constrain.types import (
+    Alternative,
     Array,
     Bound,
-    Branch,
+    JsonPointer,
     Number,
     Object,
-    Place,
     Plain,
     Shape,
-    Stress,
+    Specificity,
     Text,
     is_empty,
     refusal,
     unsupported,
 )
-from app.constrain.work import Work
 from app.core.request import Json
 
 Schema: TypeAlias = Mapping[str, Json]
@@ -44,8 +44,8 @@ _REFUSED = {"array": ("contains",), "object": ("dependentRequired", "dependentSc
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
 
 
-def typed(schema: Schema, place: Place, work: Work) -> list[Branch]:
-    """One branch for each type that the schema's own type-bound keywords allow.
+def typed(schema: Schema, place: JsonPointer, budget: Budget) -> list[Alternative]:
+    """One alternative for each type that the schema's own type-bound keywords allow.
 
     A schema without `type` that has keywords of some types is taken for a schema of these types, as
     Ollama takes it: `{"properties": ...}` asks for an object, though by the letter it allows any number.
@@ -55,24 +55,24 @@ def typed(schema: Schema, place: Place, work: Work) -> list[Branch]:
     spoken = {name for name, keywords in KEYWORDS.items() if listed is None and keywords & schema.keys()}
     if "number" in names:
         names = tuple(name for name in names if name != "integer")
-    branches: list[Branch] = []
+    alternatives: list[Alternative] = []
     for name in names:
-        unsaid = Stress.WEAK if spoken else Stress.OPEN
-        stress = Stress.STATED if listed is not None or name in spoken else unsaid
-        branches.append(Branch(_shape(name, schema, place, work), stress))
-    return branches
+        unsaid = Specificity.IMPLIED if spoken else Specificity.OPEN
+        specificity = Specificity.STATED if listed is not None or name in spoken else unsaid
+        alternatives.append(Alternative(_shape(name, schema, place, budget), specificity))
+    return alternatives
 
 
-def _shape(name: str, schema: Schema, place: Place, work: Work) -> Shape:
+def _shape(name: str, schema: Schema, place: JsonPointer, budget: Budget) -> Shape:
     for keyword in _REFUSED.get(name, ()):
         if keyword in schema and (schema[keyword] != {} or keyword == "contains"):
             raise unsupported(place, keyword)
     if name == "null" or name == "boolean":
         return Plain(name)
-    return _READERS[name](schema, place, work)
+    return _READERS[name](schema, place, budget)
 
 
-def _number(schema: Schema, place: Place, _: Work, integer: bool = False) -> Number:
+def _number(schema: Schema, place: JsonPointer, _: Budget, integer: bool = False) -> Number:
     step = schema.get("multipleOf")
     number = Number(
         integer,
@@ -86,7 +86,7 @@ def _number(schema: Schema, place: Place, _: Work, integer: bool = False) -> Num
 
 
 def _bound(
-    schema: Schema, place: Place, inclusive: str, exclusive: str, stricter: Callable[..., Fraction]
+    schema: Schema, place: JsonPointer, inclusive: str, exclusive: str, stricter: Callable[..., Fraction]
 ) -> Bound:
     limit, strict = schema.get(inclusive), schema.get(exclusive)
     if isinstance(strict, bool):  # draft 4: a flag on the other keyword
@@ -106,22 +106,22 @@ def exact(number: float) -> Fraction:
     return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
 
 
-def _text(schema: Schema, place: Place, work: Work) -> Text:
+def _text(schema: Schema, place: JsonPointer, budget: Budget) -> Text:
     low, high = _count(schema, place, "minLength", "maxLength")
     sources = frozenset({regular(schema["pattern"])} if "pattern" in schema else ())
     for source in sources:
-        work.check_pattern(source, (*place, "pattern"))
+        budget.check_pattern(source, (*place, "pattern"))
     return Text(low, high, sources, frozenset({schema["format"]} if "format" in schema else ()))
 
 
-def _count(schema: Schema, place: Place, least: str, most: str) -> tuple[int, int | None]:
+def _count(schema: Schema, place: JsonPointer, least: str, most: str) -> tuple[int, int | None]:
     low, high = int(schema.get(least, 0)), schema.get(most)
     if high is not None and low > high:
         raise refusal(place, f'"{least}" is greater than "{most}"')
     return low, None if high is None else int(high)
 
 
-def _array(schema: Schema, place: Place, _: Work) -> Array:
+def _array(schema: Schema, place: JsonPointer, _: Budget) -> Array:
     low, high = _count(schema, place, "minItems", "maxItems")
     keyword, rest = "prefixItems", "items"
     if isinstance(schema.get("items"), list):  # before 2020-12 a list under `items` was the prefix
@@ -131,10 +131,10 @@ def _array(schema: Schema, place: Place, _: Work) -> Array:
     return Array(prefix, ((*place, rest),) if rest in schema else None, low, high, unique)
 
 
-def _object(schema: Schema, place: Place, work: Work) -> Object:
+def _object(schema: Schema, place: JsonPointer, budget: Budget) -> Object:
     low, high = _count(schema, place, "minProperties", "maxProperties")
     for source in schema.get("patternProperties", ()):
-        work.check_pattern(source, (*place, "patternProperties", source))
+        budget.check_pattern(source, (*place, "patternProperties", source))
     return Object(
         {name: ((*place, "properties", name),) for name in schema.get("properties", ())},
         tuple(dict.fromkeys(schema.get("required", ()))),
@@ -146,8 +146,8 @@ def _object(schema: Schema, place: Place, work: Work) -> Object:
     )
 
 
-_READERS: dict[str, Callable[[Schema, Place, Work], Shape]] = {
-    "integer": lambda schema, place, work: _number(schema, place, work, integer=True),
+_READERS: dict[str, Callable[[Schema, JsonPointer, Budget], Shape]] = {
+    "integer": lambda schema, place, budget: _number(schema, place, budget, integer=True),
     "number": _number,
     "string": _text,
     "array": _array,

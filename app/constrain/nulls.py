@@ -5,7 +5,7 @@ Libraries that write out every field of a schema object send such schemas.
 
 from typing import Any
 
-from app.constrain.shape import Place, unsupported
+from app.constrain.types import JsonPointer, unsupported
 from app.core.request import Json
 
 _VALUES = frozenset({"const", "enum", "default", "examples", "required", "type", "dependentRequired"})
@@ -16,7 +16,7 @@ _OPTIONS = "x-guidance"
 """By which a schema changes how llguidance reads it."""
 
 
-def without_nulls(schema: Any, place: Place = ()) -> Any:
+def without_nulls(schema: Any, place: JsonPointer = ()) -> Any:
     """The schema less its null keywords, at any depth; a null `const` is a value."""
     if isinstance(schema, list):
         return [without_nulls(item, (*place, at)) for at, item in enumerate(schema)]
@@ -31,7 +31,7 @@ def without_nulls(schema: Any, place: Place = ()) -> Any:
     }
 
 
-def _kept(keyword: str, value: Json, place: Place) -> Any:
+def _kept(keyword: str, value: Json, place: JsonPointer) -> Any:
     if keyword in _VALUES:
         return value
     if keyword in _NAMED and isinstance(value, dict):

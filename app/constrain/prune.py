@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 
-from app.constrain.scalar import Spelled
-from app.constrain.shape import refusal
+from app.constrain.emit_scalar import Emitted
+from app.constrain.types import refusal
 from app.core.request import Json
 
 _PREFIX = "#/$defs/"
 
 
-def prune(body: Spelled, definitions: Mapping[str, Spelled]) -> tuple[Spelled, dict[str, Json]]:
+def prune(body: Emitted, definitions: Mapping[str, Emitted]) -> tuple[Emitted, dict[str, Json]]:
     """The schema and the definitions it needs; False where nothing satisfies it."""
     _refuse_circles(definitions)
     finite = _finite(definitions)
@@ -22,7 +22,7 @@ def prune(body: Spelled, definitions: Mapping[str, Spelled]) -> tuple[Spelled, d
     return kept, needed
 
 
-def _refuse_circles(definitions: Mapping[str, Spelled]) -> None:
+def _refuse_circles(definitions: Mapping[str, Emitted]) -> None:
     """A definition may come back to itself inside an array or object, not as one of its own alternatives."""
     left = {name: set(_alternatives(schema)) for name, schema in definitions.items()}
     while done := [name for name, names in left.items() if not names & left.keys()]:
@@ -32,7 +32,7 @@ def _refuse_circles(definitions: Mapping[str, Spelled]) -> None:
         raise refusal((), "the schema includes itself without anything in between")
 
 
-def _alternatives(schema: Spelled) -> Iterable[str]:
+def _alternatives(schema: Emitted) -> Iterable[str]:
     if isinstance(schema, bool):
         return
     if "$ref" in schema:
@@ -41,7 +41,7 @@ def _alternatives(schema: Spelled) -> Iterable[str]:
         yield from _alternatives(option)
 
 
-def _finite(definitions: Mapping[str, Spelled]) -> set[str]:
+def _finite(definitions: Mapping[str, Emitted]) -> set[str]:
     """The definitions that some value without end-less nesting satisfies: the least such set."""
     finite: set[str] = set()
     left = list(definitions)
@@ -51,7 +51,7 @@ def _finite(definitions: Mapping[str, Spelled]) -> set[str]:
     return finite
 
 
-def _has_value(schema: Spelled, finite: set[str]) -> bool:
+def _has_value(schema: Emitted, finite: set[str]) -> bool:
     if isinstance(schema, bool):
         return schema
     if "$ref" in schema:
@@ -79,7 +79,7 @@ class _Pruner:
         self._finite = finite
         self.referred: set[str] = set()
 
-    def schema(self, schema: Spelled) -> Spelled:
+    def schema(self, schema: Emitted) -> Emitted:
         if isinstance(schema, bool):
             return schema
         if not _has_value(schema, self._finite):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from app.catalogue.library import read_reference
-from app.core.call import Caller, Limits
+from app.core.context import Caller, Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Model
 from app.core.quote import quoted

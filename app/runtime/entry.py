@@ -44,9 +44,9 @@ class LoadedModel:
 
 
 class State(Enum):
-    """`RESTING`: the last load failed or its engine died, and the next attempt is not due yet."""
+    """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet."""
 
-    RESTING = auto()
+    BACKING_OFF = auto()
     QUEUED = auto()
     LOADING = auto()
     READY = auto()

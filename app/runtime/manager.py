@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from app.core.call import ANYBODY, Caller
+from app.core.context import ANYBODY, Caller
 from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
 from app.core.model import Model
 from app.core.tasks import supervise
@@ -32,7 +32,7 @@ from app.engine.base import Engine
 from app.runtime import policy
 from app.runtime.entry import Entry, Lease, LoadedModel, State, close_engines
 from app.runtime.loader import Loader
-from app.runtime.observer import Observer, Silent, UnloadReason
+from app.runtime.observer import NullObserver, Observer, UnloadReason
 from app.runtime.queue import BUSY, Turns
 from app.runtime.recovery import Down, Recovery, Trouble
 
@@ -52,7 +52,7 @@ class Manager:
     or an unload is that of one model: an engine that several share stays for the longest of theirs.
 
     An engine that dies is loaded again at once, and after a failure with the back-off of `recovery`;
-    `give_up` is told the reason when that is hopeless.
+    `on_crash_loop` is told the reason when that is hopeless.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Manager:
         default_context: int = 4096,
         observer: Observer | None = None,
         recovery: Recovery | None = None,
-        give_up: Callable[[str], None] | None = None,
+        on_crash_loop: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep_alive_s = keep_alive_s
@@ -77,13 +77,13 @@ class Manager:
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
         self._keyed = keyed
         self.default_context = default_context
-        self._observer = observer or Silent()
+        self._observer = observer or NullObserver()
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._queue: deque[Entry] = deque()
         self._doomed: list[Entry] = []
         self._recovery = recovery or Recovery(clock=clock)
-        self._hopeless = give_up or _log.error
+        self._hopeless = on_crash_loop or _log.error
         self._worker: asyncio.Task[None] | None = None
         self._waiting = self._users = 0
         self._idle = asyncio.Event()
@@ -174,7 +174,7 @@ class Manager:
         entry.leaves = "asked"
         if entry.state is State.READY:
             self._check_idle(entry)
-        elif entry.state in (State.RESTING, State.QUEUED) and not entry.users:
+        elif entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
             self._drop(entry)
 
     async def wait_idle(self) -> None:
@@ -185,8 +185,8 @@ class Manager:
         """Unload everything at once and refuse what comes; requests under way fail in their engines."""
         self._closed = True
         for entry in list(self._entries.values()):
-            if entry.state in (State.RESTING, State.QUEUED):
-                self._give_up(entry, Draining())
+            if entry.state in (State.BACKING_OFF, State.QUEUED):
+                self._discard(entry, Draining())
         self._loader.stop()
         while True:
             for entry in [each for each in self._entries.values() if each.state is State.READY]:
@@ -239,7 +239,7 @@ class Manager:
         if entry.state is State.QUEUED and not entry.kept:
             self._drop(entry)
         elif entry.state is State.READY:
-            self._rest(entry)
+            self._begin_idle(entry)
         self._pump()
 
     def _context_length(self, engine: Engine, num_ctx: int | None) -> int:
@@ -247,7 +247,7 @@ class Manager:
 
     # One entry: idle time, and the two ways to go.
 
-    def _rest(self, entry: Entry) -> None:
+    def _begin_idle(self, entry: Entry) -> None:
         entry.idle_since = self._clock()
         self._check_idle(entry)
 
@@ -272,7 +272,7 @@ class Manager:
         self._doomed.append(entry)
         self._observer.unloaded(entry.model, reason)
 
-    def _give_up(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
+    def _discard(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         """Take an entry away that never had an engine."""
         entry.stop_timer()
         if entry.state is State.QUEUED:
@@ -285,7 +285,7 @@ class Manager:
     def _drop(self, entry: Entry) -> None:
         """Take an entry away before it is loaded: nobody wants it."""
         self._recovery.forget(entry.model)
-        self._give_up(entry, LoadFailed("nobody waits for it"))
+        self._discard(entry, LoadFailed("nobody waits for it"))
 
     async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
@@ -313,7 +313,7 @@ class Manager:
 
     def _keep(self, entry: Entry, delay_s: float) -> None:
         entry.kept = True
-        entry.state = State.RESTING
+        entry.state = State.BACKING_OFF
         self._entries[entry.key] = entry
         if delay_s:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self._enqueue, entry)
@@ -385,7 +385,7 @@ class Manager:
     def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         _log.error("could not load %s: %s", entry.model.name, error)
         self._observer.load_failed(entry.model)
-        self._give_up(entry, error)
+        self._discard(entry, error)
         if entry.kept and isinstance(error, LoadFailed):
             self._recover(entry, "failed to load", str(error))
 
@@ -397,4 +397,4 @@ class Manager:
         entry.settled.set()
         self._recovery.loaded(entry.model)
         if not entry.users:
-            self._rest(entry)
+            self._begin_idle(entry)

@@ -29,7 +29,7 @@ class Observer(Protocol):
         ...
 
 
-class Silent:
+class NullObserver:
     """An observer that nobody listens to."""
 
     def loaded(self, model: Model, seconds: float) -> None: ...

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from app.catalogue.library import Library
 from app.constrain.compile import grammar_for
-from app.core.call import Call, Caller
+from app.core.context import Caller, RequestContext
 from app.core.errors import ConstraintFailed, InvalidRequest
 from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
 from app.core.format import read_format
@@ -71,7 +71,7 @@ class Pipeline:
         self._pool = pool or Pool()
         self._cache_per_key = cache_per_key
 
-    async def run(self, asked: Generation, call: Call) -> AsyncGenerator[Event | list[Event], None]:
+    async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Event | list[Event], None]:
         """The events of one reply; a list holds what came of one engine output.
 
         Closing the generator aborts the request in the engine.
@@ -79,39 +79,39 @@ class Pipeline:
         Raises:
             AppError: before the first event for whatever stops the request, later if the engine fails.
         """
-        check_allowed(call.caller, asked.model)
+        check_allowed(ctx.caller, asked.model)
         model = self._library.find(asked.model)
-        call.model = str(model.name)
+        ctx.model = str(model.name)
         if is_unload(asked):
-            call.operation = ""
+            ctx.operation = ""
             self._manager.unload(model)
             yield Unloaded()
             return
         check(model, asked)
         asked = replace(asked, think=settled_think(model, asked.think))
         sampling = resolve(model.spec.parameters, asked.options)
-        sampling = within_limits(sampling, asked.options, call.caller.limits, self._manager.default_context)
-        call.sampling = sampling
+        sampling = within_limits(sampling, asked.options, ctx.caller.limits, self._manager.default_context)
+        ctx.sampling = sampling
         async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=call.caller
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
         ) as lease:
-            call.load_ns = lease.load_ns
+            ctx.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
             prompt = await self._opening(model, asked, sampling, lease)
             if not isinstance(prompt, Prompt):
-                call.operation = ""
+                ctx.operation = ""
                 yield prompt
                 return
             # Before the request holds back tokens of its key: a schema may be refused.
             format = await self._constraint(asked.format)
-            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, call), format, call)
+            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, ctx), format, ctx)
             gives_context = _gives_context(asked.prompt)
-            caller, tokens = call.caller, len(prompt.token_ids)
+            caller, tokens = ctx.caller, len(prompt.token_ids)
             async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
                 run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
                 decoder = lease.engine.decoder(run, prompt)
                 reply = _Reply(
-                    decoder, keeps_text=gives_context or call.keeps_content, constrained=format is not None
+                    decoder, keeps_text=gives_context or ctx.keeps_content, constrained=format is not None
                 )
                 try:
                     async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
@@ -121,15 +121,15 @@ class Pipeline:
                             if event := reply.read(delta):
                                 yield event
                 finally:
-                    _account(call, prompt, run.usage, turn.waited_ns)
-                    if call.keeps_content:
-                        call.prompt, call.answer = asked.prompt, reply.text
+                    _account(ctx, prompt, run.usage, turn.waited_ns)
+                    if ctx.keeps_content:
+                        ctx.prompt, ctx.answer = asked.prompt, reply.text
             if rest := reply.rest():
                 yield rest
             reply.check_whole()
             context = await _context(prompt, reply.text, lease) if gives_context else None
             done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
-            call.finish = done.reason
+            ctx.finish = done.reason
             yield done
 
     async def _constraint(self, raw: Json) -> JsonFormat | None:
@@ -157,26 +157,26 @@ class Pipeline:
         return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
 
     async def embed(
-        self, asked: Embedding, call: Call, *, case_sensitive: bool = False, normalize: bool = True
+        self, asked: Embedding, ctx: RequestContext, *, case_sensitive: bool = False, normalize: bool = True
     ) -> Embedded:
         """The vectors of `asked.inputs`, each of unit length unless `normalize` is off.
 
         Raises:
             AppError: for whatever stops the request.
         """
-        check_allowed(call.caller, asked.model)
+        check_allowed(ctx.caller, asked.model)
         model = self._library.find(asked.model, case_sensitive=case_sensitive)
-        call.model = str(model.name)
+        ctx.model = str(model.name)
         sampling = resolve(model.spec.parameters, asked.options)
-        limits = replace(call.caller.limits, max_predict=None)  # There is nothing to predict.
+        limits = replace(ctx.caller.limits, max_predict=None)  # There is nothing to predict.
         sampling = within_limits(sampling, asked.options, limits, math.inf)
         async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=call.caller
+            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
         ) as lease:
-            call.load_ns = lease.load_ns
+            ctx.load_ns = lease.load_ns
             load_ns = time.monotonic_ns() - asked.received_ns
             if not asked.inputs:
-                call.operation = ""
+                ctx.operation = ""
                 return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
             _check_embeds(model, asked)
             limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
@@ -186,9 +186,9 @@ class Pipeline:
                     truncate=asked.truncate,
                     limit=limit,
                     normalize=normalize,
-                    admit=partial(_admit, call, lease, held),
-                    cache_salt=self._salt(call.caller),
-                    trace=call.trace or None,
+                    admit=partial(_admit, ctx, lease, held),
+                    cache_salt=self._salt(ctx.caller),
+                    trace=ctx.trace or None,
                 )
             vectors = await self._shortened(found.values, asked.dimensions)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
@@ -287,11 +287,11 @@ class _Reply:
         )
 
 
-async def _admit(call: Call, lease: Lease, held: AsyncExitStack, tokens: int) -> int:
+async def _admit(ctx: RequestContext, lease: Lease, held: AsyncExitStack, tokens: int) -> int:
     """Let the inputs of an embed request in; from here on their tokens are charged, however it ends."""
-    await call.reserve(tokens, 0, exact=True)
-    turn = await held.enter_async_context(lease.turns.turn(call.caller.key_id, call.caller.priority, tokens))
-    call.queue_ns, call.prompt_tokens = turn.waited_ns, tokens
+    await ctx.reserve(tokens, 0, exact=True)
+    turn = await held.enter_async_context(lease.turns.turn(ctx.caller.key_id, ctx.caller.priority, tokens))
+    ctx.queue_ns, ctx.prompt_tokens = turn.waited_ns, tokens
     return turn.priority
 
 
@@ -300,7 +300,9 @@ def _check_embeds(model: Model, asked: Embedding) -> None:
         raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
-async def _room(asked: Generation, sampling: Sampling, prompt: Prompt, lease: Lease, call: Call) -> int:
+async def _room(
+    asked: Generation, sampling: Sampling, prompt: Prompt, lease: Lease, ctx: RequestContext
+) -> int:
     """Tokens the reply may take: what was asked for, within what is left of the window and the key's limit.
 
     A number that the client named itself is never made smaller for that limit.
@@ -308,11 +310,11 @@ async def _room(asked: Generation, sampling: Sampling, prompt: Prompt, lease: Le
     used, wanted = len(prompt.token_ids), sampling.num_predict
     left = max(lease.context_length - used, 1)
     room = min(left, wanted) if wanted > 0 else left
-    return await call.reserve(used, room, exact=wanted > 0 and asked.options.get("num_predict") is not None)
+    return await ctx.reserve(used, room, exact=wanted > 0 and asked.options.get("num_predict") is not None)
 
 
 def _run(
-    asked: Generation, sampling: Sampling, max_tokens: int, format: JsonFormat | None, call: Call
+    asked: Generation, sampling: Sampling, max_tokens: int, format: JsonFormat | None, ctx: RequestContext
 ) -> Run:
     return Run(
         sampling,
@@ -321,20 +323,20 @@ def _run(
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
         chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
-        trace=call.trace or None,
+        trace=ctx.trace or None,
     )
 
 
-def _account(call: Call, prompt: Prompt, usage: Usage, waited_ns: int) -> None:
+def _account(ctx: RequestContext, prompt: Prompt, usage: Usage, waited_ns: int) -> None:
     """What the engine says of a generation that has ended."""
-    call.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
-    call.cached_tokens = usage.cached_tokens
-    call.output_tokens = usage.output_tokens
-    call.queue_ns = usage.queue_ns + waited_ns
-    call.prefill_ns = usage.prefill_ns
-    call.decode_ns = usage.decode_ns
+    ctx.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
+    ctx.cached_tokens = usage.cached_tokens
+    ctx.output_tokens = usage.output_tokens
+    ctx.queue_ns = usage.queue_ns + waited_ns
+    ctx.prefill_ns = usage.prefill_ns
+    ctx.decode_ns = usage.decode_ns
     if usage.first_token_at_ns:
-        call.first_token_ns = max(1, usage.first_token_at_ns - call.started_ns)
+        ctx.first_token_ns = max(1, usage.first_token_at_ns - ctx.started_ns)
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:

@@ -8,7 +8,7 @@ from app.core import tasks
 from app.core.errors import AppError
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
-from app.telemetry import instruments as these
+from app.telemetry import instruments
 from app.telemetry.metrics import Attributes
 from app.telemetry.report import Telemetry
 
@@ -18,27 +18,27 @@ def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: L
     metrics = telemetry.metrics
     names = [str(model.name) for model in library.all()]
     metrics.begin_at_zero(names, _rejections(AppError))
-    metrics.watch(these.ACTIVE, partial(telemetry.active, names))
-    metrics.watch(these.SERVER_READY, lambda: [(int(not (manager.down or lifecycle.draining)), {})])
-    metrics.watch(these.READY, partial(_ready, library, manager))
-    metrics.watch(these.QUEUE_DEPTH, partial(_queued, manager))
-    metrics.watch(these.TASK_FAILURES, _task_failures)
+    metrics.watch(instruments.ACTIVE, partial(telemetry.active, names))
+    metrics.watch(instruments.SERVER_READY, lambda: [(int(not (manager.down or lifecycle.draining)), {})])
+    metrics.watch(instruments.READY, partial(_ready, library, manager))
+    metrics.watch(instruments.QUEUE_DEPTH, partial(_queued, manager))
+    metrics.watch(instruments.TASK_FAILURES, _task_failures)
 
 
 def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:
     for model in library.all():
-        yield int(manager.ready(model)), {these.MODEL: str(model.name)}
+        yield int(manager.ready(model)), {instruments.MODEL: str(model.name)}
 
 
 def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:
-    yield manager.waiting, {these.STAGE: "load"}
+    yield manager.waiting, {instruments.STAGE: "load"}
     for model, waiting in manager.queued():
-        yield waiting, {these.STAGE: "engine", these.MODEL: str(model.name)}
+        yield waiting, {instruments.STAGE: "engine", instruments.MODEL: str(model.name)}
 
 
 def _task_failures() -> Iterator[tuple[float, Attributes]]:
     for name in tasks.NAMES:
-        yield tasks.deaths[name], {these.TASK: name}
+        yield tasks.deaths[name], {instruments.TASK: name}
 
 
 def _rejections(error: type[AppError]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What happens to engines, as metrics: the manager's observer."""
 
 from app.core.model import Model
-from app.telemetry import instruments as these
+from app.telemetry import instruments
 from app.telemetry.metrics import Attributes, Metrics
 
 
@@ -12,14 +12,14 @@ class EngineEvents:
         self._metrics = metrics
 
     def loaded(self, model: Model, seconds: float) -> None:
-        self._metrics.count(these.LOADS, self._of(model) | {these.OUTCOME: "ok"})
-        self._metrics.observe(these.LOAD_DURATION, seconds, self._of(model))
+        self._metrics.count(instruments.LOADS, self._of(model) | {instruments.OUTCOME: "ok"})
+        self._metrics.observe(instruments.LOAD_DURATION, seconds, self._of(model))
 
     def load_failed(self, model: Model) -> None:
-        self._metrics.count(these.LOADS, self._of(model) | {these.OUTCOME: "error"})
+        self._metrics.count(instruments.LOADS, self._of(model) | {instruments.OUTCOME: "error"})
 
     def unloaded(self, model: Model, reason: str) -> None:
-        self._metrics.count(these.UNLOADS, self._of(model) | {these.REASON: reason})
+        self._metrics.count(instruments.UNLOADS, self._of(model) | {instruments.REASON: reason})
 
     def died(self, model: Model) -> None:
         """`unloaded` tells of it too."""
@@ -28,7 +28,7 @@ class EngineEvents:
         """Counted when it has succeeded; an attempt that fails is a load that failed."""
 
     def restarted(self, model: Model) -> None:
-        self._metrics.count(these.RESTARTS, self._of(model))
+        self._metrics.count(instruments.RESTARTS, self._of(model))
 
     def _of(self, model: Model) -> Attributes:
         return self._metrics.named(str(model.name))

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from app.core.call import Call
-from app.telemetry import instruments as these
+from app.core.context import RequestContext
+from app.telemetry import instruments
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 
 UNKNOWN = "unknown"
@@ -31,8 +31,8 @@ Readings: TypeAlias = Callable[[], Iterable[tuple[float, Attributes]]]
 """Values of a gauge as they are now. It may be called from any thread."""
 
 
-class Names:
-    """The first names seen are themselves, later ones are `other`."""
+class CardinalityCap:
+    """A cardinality cap for one label: the first names seen are themselves, later ones are `other`."""
 
     def __init__(self, most: int = _MOST_NAMES) -> None:
         self._most = most
@@ -52,8 +52,8 @@ class Metrics:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._models = Names()
-        self._keys = Names()
+        self._models = CardinalityCap()
+        self._keys = CardinalityCap()
         self._made = {each.name: _make(meter, each) for each in INSTRUMENTS if not _is_watched(each)}
 
     def watch(self, instrument: Instrument, readings: Readings) -> None:
@@ -74,84 +74,84 @@ class Metrics:
         for model in models:
             of = self.named(model)
             for outcome in ("ok", "error"):
-                self.count(these.LOADS, of | {these.OUTCOME: outcome}, 0)
-            self.count(these.UNLOADS, of | {these.REASON: "died"}, 0)
-            self.count(these.RESTARTS, of, 0)
-            self.count(these.CANCELLATIONS, of, 0)
+                self.count(instruments.LOADS, of | {instruments.OUTCOME: outcome}, 0)
+            self.count(instruments.UNLOADS, of | {instruments.REASON: "died"}, 0)
+            self.count(instruments.RESTARTS, of, 0)
+            self.count(instruments.CANCELLATIONS, of, 0)
         for reason in rejections:
-            self.count(these.REJECTIONS, {these.REASON: reason}, 0)
+            self.count(instruments.REJECTIONS, {instruments.REASON: reason}, 0)
         for outcome in ("ok", "error"):
-            self.count(these.KEY_RELOADS, {these.OUTCOME: outcome}, 0)
-        self.count(these.STORE_FAILURES, amount=0)
+            self.count(instruments.KEY_RELOADS, {instruments.OUTCOME: outcome}, 0)
+        self.count(instruments.STORE_FAILURES, amount=0)
         for reason in ("rate", "silent"):
-            self.count(these.PEER_FAILURES, {these.REASON: reason}, 0)
+            self.count(instruments.PEER_FAILURES, {instruments.REASON: reason}, 0)
 
     def keys_reloaded(self, outcome: Literal["ok", "error"]) -> None:
-        self.count(these.KEY_RELOADS, {these.OUTCOME: outcome})
+        self.count(instruments.KEY_RELOADS, {instruments.OUTCOME: outcome})
 
     def peer_left_out(self, reason: Literal["rate", "silent"]) -> None:
-        self.count(these.PEER_FAILURES, {these.REASON: reason})
+        self.count(instruments.PEER_FAILURES, {instruments.REASON: reason})
 
-    def record(self, call: Call) -> None:
+    def record(self, ctx: RequestContext) -> None:
         """All that a request adds, once it is over."""
-        kind = error_of(call)
-        error: Attributes = {these.ERROR: kind} if kind else {}
-        self.observe(these.HTTP_DURATION, call.duration_ns / 1e9, _http(call, error))
-        key = self.key(call)
-        if call.rejection:
-            self.count(these.REJECTIONS, {these.REASON: call.rejection} | key)
-        if call.operation:
-            self._record_model(call, self.model(call) | key, error)
+        kind = error_of(ctx)
+        error: Attributes = {instruments.ERROR: kind} if kind else {}
+        self.observe(instruments.HTTP_DURATION, ctx.duration_ns / 1e9, _http(ctx, error))
+        key = self.key(ctx)
+        if ctx.rejection:
+            self.count(instruments.REJECTIONS, {instruments.REASON: ctx.rejection} | key)
+        if ctx.operation:
+            self._record_model(ctx, self.model(ctx) | key, error)
 
-    def model(self, call: Call) -> Attributes:
-        return self.named(call.model) if call.model else {these.MODEL: UNKNOWN}
+    def model(self, ctx: RequestContext) -> Attributes:
+        return self.named(ctx.model) if ctx.model else {instruments.MODEL: UNKNOWN}
 
     def named(self, model: str) -> Attributes:
-        return {these.MODEL: self._models.bounded(model)}
+        return {instruments.MODEL: self._models.bounded(model)}
 
-    def key(self, call: Call) -> Attributes:
-        key_id = call.caller.key_id
-        return {these.KEY: self._keys.bounded(key_id)} if key_id else {}
+    def key(self, ctx: RequestContext) -> Attributes:
+        key_id = ctx.caller.key_id
+        return {instruments.KEY: self._keys.bounded(key_id)} if key_id else {}
 
-    def _record_model(self, call: Call, whose: Attributes, error: Attributes) -> None:
-        of = {these.OPERATION: call.operation} | whose
-        self.observe(these.REQUEST_DURATION, call.duration_ns / 1e9, of | _status(call) | error)
-        if call.outcome == "cancelled":
-            self.count(these.CANCELLATIONS, whose)
-        for kind, tokens in (("input", call.prompt_tokens), ("output", call.output_tokens)):
+    def _record_model(self, ctx: RequestContext, whose: Attributes, error: Attributes) -> None:
+        of = {instruments.OPERATION: ctx.operation} | whose
+        self.observe(instruments.REQUEST_DURATION, ctx.duration_ns / 1e9, of | _status(ctx) | error)
+        if ctx.outcome == "cancelled":
+            self.count(instruments.CANCELLATIONS, whose)
+        for kind, tokens in (("input", ctx.prompt_tokens), ("output", ctx.output_tokens)):
             if tokens:
-                self.observe(these.TOKENS, tokens, of | {these.TOKEN_TYPE: kind})
-        for stage, waited_ns in _waits(call):
-            self.observe(these.QUEUE_DURATION, waited_ns / 1e9, whose | {these.STAGE: stage})
-        if not error and call.first_token_ns:
-            self.observe(these.FIRST_TOKEN, call.first_token_ns / 1e9, of)
-            if call.output_tokens > 1:
-                self.observe(these.PER_TOKEN, call.decode_ns / (call.output_tokens - 1) / 1e9, of)
+                self.observe(instruments.TOKENS, tokens, of | {instruments.TOKEN_TYPE: kind})
+        for stage, waited_ns in _waits(ctx):
+            self.observe(instruments.QUEUE_DURATION, waited_ns / 1e9, whose | {instruments.STAGE: stage})
+        if not error and ctx.first_token_ns:
+            self.observe(instruments.FIRST_TOKEN, ctx.first_token_ns / 1e9, of)
+            if ctx.output_tokens > 1:
+                self.observe(instruments.PER_TOKEN, ctx.decode_ns / (ctx.output_tokens - 1) / 1e9, of)
 
 
-def _http(call: Call, error: Attributes) -> Attributes:
-    attributes: Attributes = {these.METHOD: call.method if call.method in _METHODS else "_OTHER"}
-    if call.route:
-        attributes[these.ROUTE] = call.route
-    return attributes | _status(call) | error
+def _http(ctx: RequestContext, error: Attributes) -> Attributes:
+    attributes: Attributes = {instruments.METHOD: ctx.method if ctx.method in _METHODS else "_OTHER"}
+    if ctx.route:
+        attributes[instruments.ROUTE] = ctx.route
+    return attributes | _status(ctx) | error
 
 
-def _status(call: Call) -> Attributes:
-    return {these.STATUS: call.status} if call.status else {}
+def _status(ctx: RequestContext) -> Attributes:
+    return {instruments.STATUS: ctx.status} if ctx.status else {}
 
 
-def error_of(call: Call) -> str:
+def error_of(ctx: RequestContext) -> str:
     """`error.type` by the conventions: the class of the error, else the status; empty for a success."""
-    if call.outcome == "ok":
+    if ctx.outcome == "ok":
         return ""
-    return CANCELLED if call.outcome == CANCELLED else call.failure or str(call.status)
+    return CANCELLED if ctx.outcome == CANCELLED else ctx.failure or str(ctx.status)
 
 
-def _waits(call: Call) -> Iterator[tuple[Stage, int]]:
-    if call.load_ns >= _SHORTEST_LOAD_NS:
-        yield "load", call.load_ns
-    if call.queue_ns:
-        yield "engine", call.queue_ns
+def _waits(ctx: RequestContext) -> Iterator[tuple[Stage, int]]:
+    if ctx.load_ns >= _SHORTEST_LOAD_NS:
+        yield "load", ctx.load_ns
+    if ctx.queue_ns:
+        yield "engine", ctx.queue_ns
 
 
 def _is_watched(instrument: Instrument) -> bool:

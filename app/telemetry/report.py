@@ -9,10 +9,9 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from app.core.call import Call
-from app.telemetry import access
-from app.telemetry import instruments as these
-from app.telemetry.later import Later
+from app.core.context import RequestContext
+from app.core.deferred import DeferredQueue
+from app.telemetry import access, instruments
 from app.telemetry.metrics import Attributes, Metrics
 from app.telemetry.spans import Begun, Spans
 
@@ -35,8 +34,8 @@ class Telemetry:
         self._closers = closers
         self._keeps_content = keeps_content
         self._spans = spans
-        self._active: dict[int, tuple[Call, Begun | None]] = {}
-        self._later = Later()
+        self._active: dict[int, tuple[RequestContext, Begun | None]] = {}
+        self._deferred = DeferredQueue()
 
     def close(self) -> None:
         """Send what has not been sent; may take seconds where nobody receives it."""
@@ -44,32 +43,32 @@ class Telemetry:
         for close in self._closers:
             close()
 
-    def begin(self, call: Call) -> None:
-        call.keeps_content = self._keeps_content
-        self._active[id(call)] = call, self._spans.begin(call)
+    def begin(self, ctx: RequestContext) -> None:
+        ctx.keeps_content = self._keeps_content
+        self._active[id(ctx)] = ctx, self._spans.begin(ctx)
 
-    def end(self, call: Call) -> None:
+    def end(self, ctx: RequestContext) -> None:
         """The request is over; it is told of within a second."""
-        self._later.add(partial(self._tell, *self._active.pop(id(call))))
+        self._deferred.add(partial(self._tell, *self._active.pop(id(ctx))))
 
     def flush(self) -> None:
         """Tell at once of all that is over."""
-        self._later.flush()
+        self._deferred.flush()
 
-    def _tell(self, call: Call, begun: Begun | None) -> None:
-        self.metrics.record(call)
+    def _tell(self, ctx: RequestContext, begun: Begun | None) -> None:
+        self.metrics.record(ctx)
         if begun is not None:
-            self._spans.end(begun, call)
-        access.log(call)
+            self._spans.end(begun, ctx)
+        access.log(ctx)
 
     def active(self, models: Iterable[str]) -> Iterator[tuple[float, Attributes]]:
         """The requests to models that are under way; 0 for each of `models` that has none."""
-        calls = [call for call, _ in list(self._active.values()) if call.operation]
-        whose = (self.metrics.model(call) | self.metrics.key(call) for call in calls)
+        calls = [ctx for ctx, _ in list(self._active.values()) if ctx.operation]
+        whose = (self.metrics.model(ctx) | self.metrics.key(ctx) for ctx in calls)
         counts = Counter(tuple(attributes.items()) for attributes in whose)
-        busy = {call.model for call in calls}
+        busy = {ctx.model for ctx in calls}
         for model in models:
             if model not in busy:
-                yield 0, {these.MODEL: model}
+                yield 0, {instruments.MODEL: model}
         for attributes, count in counts.items():
             yield count, dict(attributes)

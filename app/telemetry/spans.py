@@ -26,9 +26,9 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.core.call import Call
+from app.core.context import RequestContext
 from app.core.request import Sampling
-from app.telemetry import instruments as these
+from app.telemetry import instruments
 from app.telemetry.access import PROBES
 from app.telemetry.content import answer_of, messages_of
 from app.telemetry.metrics import error_of
@@ -78,38 +78,38 @@ class Spans:
         self._tracer = tracer if isinstance(tracer, SdkTracer) else None  # one that does nothing is none
         self._ids = ids or GivenIds()
 
-    def begin(self, call: Call) -> Begun | None:
+    def begin(self, ctx: RequestContext) -> Begun | None:
         """The span of a request, which becomes the parent of what the engine makes of it."""
-        if self._tracer is None or call.path in PROBES:
-            call.trace_id = trace_id_of(call.trace)
+        if self._tracer is None or ctx.path in PROBES:
+            ctx.trace_id = trace_id_of(ctx.trace)
             return None
-        within = _PROPAGATOR.extract(call.trace)
+        within = _PROPAGATOR.extract(ctx.trace)
         parent = get_current_span(within).get_span_context()
         trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
-        sampled = self._tracer.sampler.should_sample(within, trace_id, call.method, SpanKind.SERVER)
+        sampled = self._tracer.sampler.should_sample(within, trace_id, ctx.method, SpanKind.SERVER)
         flags = TraceFlags(TraceFlags.SAMPLED if sampled.decision.is_sampled() else TraceFlags.DEFAULT)
         own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier, set_span_in_context(NonRecordingSpan(own)))
-        call.trace = carrier
-        call.trace_id = format_trace_id(trace_id)
+        ctx.trace = carrier
+        ctx.trace_id = format_trace_id(trace_id)
         return Begun(within, own)
 
-    def end(self, begun: Begun, call: Call) -> None:
+    def end(self, begun: Begun, ctx: RequestContext) -> None:
         if self._tracer is None or not begun.own.trace_flags.sampled:
             return
         with self._ids.of(begun.own):
             span = self._tracer.start_span(
-                _name(call), begun.within, SpanKind.SERVER, start_time=call.started_ns
+                _name(ctx), begun.within, SpanKind.SERVER, start_time=ctx.started_ns
             )
-        for name, duration, lasted_ns, ended_ns in phases(call):
+        for name, duration, lasted_ns, ended_ns in phases(ctx):
             span.add_event(name, {duration: lasted_ns / 1e9}, ended_ns)
-        span.set_attributes(_http(call))
-        if call.operation:
-            span.set_attributes(_gen_ai(call))
-        if call.outcome == "error" and (call.status >= 500 or call.status < 400):
-            span.set_status(StatusCode.ERROR, call.error or call.failure)
-        span.end(call.started_ns + call.duration_ns)
+        span.set_attributes(_http(ctx))
+        if ctx.operation:
+            span.set_attributes(_gen_ai(ctx))
+        if ctx.outcome == "error" and (ctx.status >= 500 or ctx.status < 400):
+            span.set_status(StatusCode.ERROR, ctx.error or ctx.failure)
+        span.end(ctx.started_ns + ctx.duration_ns)
 
 
 def trace_id_of(headers: Mapping[str, str]) -> str:
@@ -120,64 +120,64 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
     return format_trace_id(span.trace_id) if span.is_valid else ""
 
 
-def phases(call: Call) -> Iterator[tuple[str, str, int, int]]:
+def phases(ctx: RequestContext) -> Iterator[tuple[str, str, int, int]]:
     """Queue, prefill and decode, laid around the first token: the event that ends each, the attribute for how
     long it lasted, that, and when it ended by the wall clock.
 
     The engine's clock is another than the request's, so what would stand out of the request is cut.
     """
-    if not call.first_token_ns:
+    if not ctx.first_token_ns:
         return
-    first_ns = call.started_ns + call.first_token_ns
-    scheduled_ns = max(first_ns - call.prefill_ns, call.started_ns)
-    queue_ns = min(call.queue_ns, scheduled_ns - call.started_ns)
-    decode_ns = min(call.decode_ns, call.duration_ns - call.first_token_ns)
+    first_ns = ctx.started_ns + ctx.first_token_ns
+    scheduled_ns = max(first_ns - ctx.prefill_ns, ctx.started_ns)
+    queue_ns = min(ctx.queue_ns, scheduled_ns - ctx.started_ns)
+    decode_ns = min(ctx.decode_ns, ctx.duration_ns - ctx.first_token_ns)
     yield "scheduled", "caravan.queue.duration", queue_ns, scheduled_ns
     yield "first_token", "caravan.prefill.duration", first_ns - scheduled_ns, first_ns
     yield "last_token", "caravan.decode.duration", decode_ns, first_ns + decode_ns
 
 
-def _name(call: Call) -> str:
+def _name(ctx: RequestContext) -> str:
     """By the conventions, and never with a word that only a client knows."""
-    words = (call.operation, call.model) if call.operation else (call.method, call.route)
+    words = (ctx.operation, ctx.model) if ctx.operation else (ctx.method, ctx.route)
     return " ".join(word for word in words if word)
 
 
-def _http(call: Call) -> Attributes:
+def _http(ctx: RequestContext) -> Attributes:
     return _known(
         {
-            these.METHOD: call.method,
-            these.ROUTE: call.route,
-            "url.path": call.path,
-            these.STATUS: call.status,
-            these.ERROR: error_of(call),
-            these.KEY: call.caller.key_id,
-            "caravan.request.id": call.request_id,
-            "caravan.rejection": call.rejection,
+            instruments.METHOD: ctx.method,
+            instruments.ROUTE: ctx.route,
+            "url.path": ctx.path,
+            instruments.STATUS: ctx.status,
+            instruments.ERROR: error_of(ctx),
+            instruments.KEY: ctx.caller.key_id,
+            "caravan.request.id": ctx.request_id,
+            "caravan.rejection": ctx.rejection,
         }
     )
 
 
-def _gen_ai(call: Call) -> Attributes:
+def _gen_ai(ctx: RequestContext) -> Attributes:
     told = {
-        these.OPERATION: call.operation,
+        instruments.OPERATION: ctx.operation,
         "gen_ai.provider.name": PROVIDER,
-        these.MODEL: call.model,
-        "gen_ai.response.model": call.model if call.output_tokens else "",
-        "gen_ai.request.stream": call.stream,
-        "gen_ai.response.finish_reasons": [call.finish] if call.finish else [],
-        "gen_ai.response.time_to_first_chunk": call.first_token_ns / 1e9,
-        "gen_ai.usage.input_tokens": call.prompt_tokens,
-        "gen_ai.usage.output_tokens": call.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": call.cached_tokens,
-        "caravan.load.duration": call.load_ns / 1e9,
+        instruments.MODEL: ctx.model,
+        "gen_ai.response.model": ctx.model if ctx.output_tokens else "",
+        "gen_ai.request.stream": ctx.stream,
+        "gen_ai.response.finish_reasons": [ctx.finish] if ctx.finish else [],
+        "gen_ai.response.time_to_first_chunk": ctx.first_token_ns / 1e9,
+        "gen_ai.usage.input_tokens": ctx.prompt_tokens,
+        "gen_ai.usage.output_tokens": ctx.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": ctx.cached_tokens,
+        "caravan.load.duration": ctx.load_ns / 1e9,
     }
-    if call.prompt is not None:
+    if ctx.prompt is not None:
         told |= {
-            "gen_ai.input.messages": json.dumps(messages_of(call.prompt)),
-            "gen_ai.output.messages": json.dumps(answer_of(call.answer, call.finish)),
+            "gen_ai.input.messages": json.dumps(messages_of(ctx.prompt)),
+            "gen_ai.output.messages": json.dumps(answer_of(ctx.answer, ctx.finish)),
         }
-    asked = _request(call.sampling) if call.sampling is not None else {}
+    asked = _request(ctx.sampling) if ctx.sampling is not None else {}
     return _known(told) | asked
 
 

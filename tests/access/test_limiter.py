@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.access.limiter import Limiter
 from app.access.store import Store, open_storage
-from app.core.call import Call, Caller, Limits
+from app.core.context import Caller, Limits, RequestContext
 from app.core.errors import (
     AppError,
     ConcurrencyExceeded,
@@ -52,9 +52,9 @@ def caller(key_id: str = "k", **limits: Any) -> Caller:
 
 async def use(limiter: Limiter, who: Caller, *, prompt: int = 0, output: int = 0) -> None:
     """A request that takes so many tokens."""
-    call = Call(caller=who)
-    async with limiter.admit(call):
-        call.prompt_tokens, call.output_tokens = prompt, output
+    ctx = RequestContext(caller=who)
+    async with limiter.admit(ctx):
+        ctx.prompt_tokens, ctx.output_tokens = prompt, output
 
 
 async def refused(limiter: Limiter, who: Caller) -> AppError:
@@ -88,11 +88,11 @@ async def test_tokens_a_minute_count_prompt_and_output_once_they_are_known(store
 
 async def test_a_request_that_fails_or_is_left_is_charged_for_what_it_used(store: Store) -> None:
     limiter, who = Limiter(store), caller(tokens_per_minute=10, concurrent_requests=1)
-    call, begun = Call(caller=who), asyncio.Event()
+    ctx, begun = RequestContext(caller=who), asyncio.Event()
 
     async def abandoned() -> None:
-        async with limiter.admit(call):
-            call.prompt_tokens, call.output_tokens = 4, 3
+        async with limiter.admit(ctx):
+            ctx.prompt_tokens, ctx.output_tokens = 4, 3
             begun.set()
             await asyncio.Event().wait()
 
@@ -101,8 +101,8 @@ async def test_a_request_that_fails_or_is_left_is_charged_for_what_it_used(store
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     with suppress(ZeroDivisionError):
-        async with limiter.admit(call := Call(caller=who)):
-            call.output_tokens = 3
+        async with limiter.admit(ctx := RequestContext(caller=who)):
+            ctx.output_tokens = 3
             raise ZeroDivisionError
     assert isinstance(await refused(limiter, who), TokenRateExceeded)
 
@@ -121,7 +121,7 @@ async def test_requests_at_once(store: Store) -> None:
     limiter, who = Limiter(store), caller(concurrent_requests=2, requests_per_minute=3)
     async with AsyncExitStack() as held:
         for _ in range(2):
-            await held.enter_async_context(limiter.admit(Call(caller=who)))
+            await held.enter_async_context(limiter.admit(RequestContext(caller=who)))
         for _ in range(3):
             error = await refused(limiter, who)
             assert isinstance(error, ConcurrencyExceeded)
@@ -167,11 +167,11 @@ async def test_two_hundred_requests_at_once_stay_within_the_tokens_a_minute(stor
     limiter, who, used = Limiter(store), caller(tokens_per_minute=100), list[int]()
 
     async def ask(number: int) -> None:
-        call = Call(caller=who)
-        async with limiter.admit(call):
-            room = await call.reserve(5, 15, exact=True)
+        ctx = RequestContext(caller=who)
+        async with limiter.admit(ctx):
+            room = await ctx.reserve(5, 15, exact=True)
             await asyncio.sleep(0.01 * (number % 3))
-            call.prompt_tokens, call.output_tokens = 5, room
+            ctx.prompt_tokens, ctx.output_tokens = 5, room
             used.append(5 + room)
 
     ends = await asyncio.gather(*map(ask, range(200)), return_exceptions=True)
@@ -184,10 +184,10 @@ async def test_what_was_not_used_is_free_again_however_a_request_ended(store: St
     limiter, who = Limiter(store), caller(tokens_per_minute=100)
 
     async def ask(begun: asyncio.Event, fail: asyncio.Event) -> None:
-        call = Call(caller=who)
-        async with limiter.admit(call):
-            await call.reserve(10, 90, exact=True)
-            call.prompt_tokens = 1
+        ctx = RequestContext(caller=who)
+        async with limiter.admit(ctx):
+            await ctx.reserve(10, 90, exact=True)
+            ctx.prompt_tokens = 1
             begun.set()
             await fail.wait()
             raise ZeroDivisionError
@@ -197,49 +197,49 @@ async def test_what_was_not_used_is_free_again_however_a_request_ended(store: St
         task = asyncio.create_task(ask(begun, fail))
         await begun.wait()
         with pytest.raises(TokenRateExceeded):
-            async with limiter.admit(call := Call(caller=who)):
-                await call.reserve(1, 1, exact=True)
+            async with limiter.admit(ctx := RequestContext(caller=who)):
+                await ctx.reserve(1, 1, exact=True)
         fail.set() if fails else task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         who = caller(tokens_per_minute=101)  # one more, for the one that was used
-    async with limiter.admit(call := Call(caller=who)):
-        assert await call.reserve(10, 200, exact=False) == 89
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        assert await ctx.reserve(10, 200, exact=False) == 89
 
 
 async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth_it(store: Store) -> None:
     limiter, who = Limiter(store), caller(tokens_per_minute=100)
     rooms: list[int] = []
     for output in (30, 30, 6, 1):
-        async with limiter.admit(call := Call(caller=who)):
-            rooms.append(await call.reserve(5, 1000, exact=False))
-            call.prompt_tokens, call.output_tokens = 5, output
+        async with limiter.admit(ctx := RequestContext(caller=who)):
+            rooms.append(await ctx.reserve(5, 1000, exact=False))
+            ctx.prompt_tokens, ctx.output_tokens = 5, output
     assert rooms == [95, 60, 25, 14]
     with pytest.raises(TokenRateExceeded) as found:
-        async with limiter.admit(call := Call(caller=who)):
-            await call.reserve(5, 1000, exact=False)
+        async with limiter.admit(ctx := RequestContext(caller=who)):
+            await ctx.reserve(5, 1000, exact=False)
     assert "too few are left for this request, which needs 15" in str(found.value)
-    async with limiter.admit(call := Call(caller=who)):
-        assert await call.reserve(5, 3, exact=False) == 3
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        assert await ctx.reserve(5, 3, exact=False) == 3
 
 
 @pytest.mark.parametrize(("prompt", "room", "exact"), [(101, 1, False), (100, 1, False), (60, 41, True)])
 async def test_what_can_never_fit_is_forbidden(store: Store, prompt: int, room: int, exact: bool) -> None:
     limiter = Limiter(store)
     with pytest.raises(Forbidden, match="this API key allows 100 tokens per minute"):
-        async with limiter.admit(call := Call(caller=caller(tokens_per_minute=100))):
-            await call.reserve(prompt, room, exact=exact)
+        async with limiter.admit(ctx := RequestContext(caller=caller(tokens_per_minute=100))):
+            await ctx.reserve(prompt, room, exact=exact)
 
 
 async def test_tokens_are_given_back_to_the_minute_that_they_came_from() -> None:
     clock = Clock()
     limiter, who = Limiter(Store(open_storage()), clock=clock), caller(tokens_per_minute=100)
-    async with limiter.admit(long := Call(caller=who)):
+    async with limiter.admit(long := RequestContext(caller=who)):
         await long.reserve(10, 90, exact=True)
         clock.now += 61
         await use(limiter, who, output=70)
         long.output_tokens = 20
-    async with limiter.admit(call := Call(caller=who)):
-        assert await call.reserve(1, 100, exact=False) == 29
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        assert await ctx.reserve(1, 100, exact=False) == 29
 
 
 REQUESTS = st.lists(
@@ -270,13 +270,13 @@ def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates
         async def ask(prompt: int, room: int, exact: bool, error: int, lasts_s: int) -> None:
             nonlocal errors
             with suppress(RateLimited, Forbidden):
-                async with limiter.admit(call := Call(caller=who)):
-                    granted = await call.reserve(prompt, room, exact=exact)
+                async with limiter.admit(ctx := RequestContext(caller=who)):
+                    granted = await ctx.reserve(prompt, room, exact=exact)
                     assert granted == room if exact else granted <= room
                     look()
                     await asyncio.sleep(lasts_s)
                     errors += error
-                    call.prompt_tokens, call.output_tokens = prompt + error, granted if lasts_s % 2 else 0
+                    ctx.prompt_tokens, ctx.output_tokens = prompt + error, granted if lasts_s % 2 else 0
                 look()
 
         tasks: list[asyncio.Task[None]] = []
@@ -288,8 +288,8 @@ def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates
         await asyncio.gather(*tasks, return_exceptions=True)
         assert all(task.cancelled() or task.exception() is None for task in tasks)
         await asyncio.sleep(61)
-        async with limiter.admit(call := Call(caller=who)):
-            assert await call.reserve(1, 99, exact=True) == 99
+        async with limiter.admit(ctx := RequestContext(caller=who)):
+            assert await ctx.reserve(1, 99, exact=True) == 99
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(history())
@@ -339,7 +339,7 @@ async def test_a_redis_that_is_lost_lets_requests_pass_counted_and_logged_once(
         clock.now += 6
         await use(limiter, who, output=100)
         assert len(caplog.records) == 1
-        async with limiter.admit(Call(caller=who)):
+        async with limiter.admit(RequestContext(caller=who)):
             assert isinstance(await refused(limiter, who), ConcurrencyExceeded)
         server.stop()
         server.start()

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from app.api.calls import call_of
+from app.api.context import context_of
 from app.api.errors import STATUS, body_of, status_of, text_of
 from app.api.ollama.encoder import ChatEncoder
 from app.api.stream import DocumentResponse, EventResponse, Events
@@ -191,5 +191,5 @@ async def test_what_is_cut_is_cut_in_the_answer_and_in_the_record(*, stream: boo
         response = EventResponse(events(), ChatEncoder("m"), stream=stream, on_error=on_error)
     await response(scope, receive, send)
     told = json.loads(sent[-1]["body"].splitlines()[-1])["error"]
-    assert told == text_of(error) == call_of(scope).error
+    assert told == text_of(error) == context_of(scope).error
     assert len(told) <= ERROR_BYTES

@@ -20,7 +20,7 @@ from app.access.ring import NO_KEY, WRONG_KEY
 from app.api.guard import need_of
 from app.api.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
-from app.core.call import SCOPES, Scope
+from app.core.context import SCOPES, Scope
 from app.engine.fake import FakeEngine
 from app.main import build_app
 from app.settings import read_settings

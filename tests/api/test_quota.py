@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.access.keys import new_key
 from app.access.limiter import Limiter
 from app.access.store import Store, open_storage
-from app.api.calls import CALL
+from app.api.context import CONTEXT
 from app.api.quota import Quota
-from app.core.call import Call, Caller, Limits
+from app.core.context import Caller, Limits, RequestContext
 from app.engine.fake import FakeEngine, Reply
 from app.runtime import policy
 from tests.api.gates import Gate
@@ -41,11 +41,11 @@ class Known:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key_id = httpx.Headers(scope["headers"])["x-key"]
         caller = Caller(key_id=key_id, limits=self._limits[key_id])
-        await self._app({**scope, CALL: Call(caller=caller)}, receive, send)
+        await self._app({**scope, CONTEXT: RequestContext(caller=caller)}, receive, send)
 
 
 async def spend(scope: Scope, receive: Receive, send: Send) -> None:
-    scope[CALL].output_tokens = TOKENS
+    scope[CONTEXT].output_tokens = TOKENS
     await PlainTextResponse("ok")(scope, receive, send)
 
 

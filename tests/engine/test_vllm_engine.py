@@ -95,7 +95,7 @@ async def test_a_trace_costs_the_tokens_nothing(monkeypatch: pytest.MonkeyPatch)
     made: list[tuple[int, int]] = []
     came: list[Any] = []
     async with loaded("tool") as engine:
-        tracing = importlib.import_module("app.engine.vllm.tracing")
+        tracing = importlib.import_module("app.engine.vllm.stream.tracing")
 
         def instrument(_: str, start: int, end: int, __: Any, *, context: Any, **___: Any) -> None:
             made.append((get_current_span(context).get_span_context().trace_id, end - start))

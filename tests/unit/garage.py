@@ -132,7 +132,7 @@ async def managed(
         default_context=default_context,
         observer=garage.observed,
         recovery=Recovery(limit=crash_limit, window_s=crash_window_s, clock=now, chance=lambda: 0.5),
-        give_up=garage.hopeless.append,
+        on_crash_loop=garage.hopeless.append,
         clock=now,
     )
     yield manager, garage

@@ -23,8 +23,8 @@ with warnings.catch_warnings():
     from vllm.tokenizers import get_tokenizer
 
     from app.engine.vllm.engine import VllmDecoder
-    from app.engine.vllm.messages import thinking_kwargs
-    from app.engine.vllm.replies import Parsers, VllmReplyParser
+    from app.engine.vllm.input.messages import thinking_kwargs
+    from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
     from tests.models.train import Transcript, render
 
 Finish = Literal["stop", "length"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.core.call import Limits
+from app.core.context import Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Capability, Model
 from app.core.options import resolve

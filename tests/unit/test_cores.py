@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.vllm.cores import environment, quota
+from app.engine.vllm.process.cpu_quota import environment, quota
 
 BOUND: dict[str, str] = {}
 UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from app.engine.vllm.output import CapturingContext, ChildOutput, cause
+from app.engine.vllm.process.stderr import CapturingContext, ChildOutput, cause
 
 WORKER = "(Worker pid=12) ERROR 11-25 18:00:00 [multiproc_executor.py:970] "
 CORE = "(EngineCore pid=11) ERROR 11-25 18:00:00 [core.py:1200] "

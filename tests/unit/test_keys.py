@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.access.keys import NOBODY, KeyRecord, Seal, new_id, new_key, split_key
+from app.access.keys import NOBODY, KeyRecord, SaltedHash, new_id, new_key, split_key
 from app.catalogue.names import parse_name
-from app.core.call import ANYBODY, Caller, Limits
+from app.core.context import ANYBODY, Caller, Limits
 
 KEY, HASH = new_key("team-a")
 
@@ -22,8 +22,8 @@ def test_a_new_key_fits_its_hash_and_no_other() -> None:
     key_id, secret = parts
     other_key, other_hash = new_key("team-a")
     assert key_id == "team-a"
-    assert Seal(HASH).fits(secret)
-    assert not Seal(other_hash).fits(secret)
+    assert SaltedHash(HASH).fits(secret)
+    assert not SaltedHash(other_hash).fits(secret)
     assert not NOBODY.fits(secret)
     assert other_key != KEY
 
@@ -38,7 +38,7 @@ def test_a_changed_secret_does_not_fit() -> None:
     _, secret = split_key(KEY) or ("", "")
     for place in range(len(secret)):
         changed = secret[:place] + ("0" if secret[place] != "0" else "1") + secret[place + 1 :]
-        assert not Seal(HASH).fits(changed)
+        assert not SaltedHash(HASH).fits(changed)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from vllm.sampling_params import SamplingParams
 
 from app.core.request import Sampling
 from app.engine.base import Run
-from app.engine.vllm.logits import OllamaLogits, recent
-from app.engine.vllm.sampling import sampling_params
+from app.engine.vllm.input.logits import OllamaLogits, recent
+from app.engine.vllm.input.sampling import sampling_params
 
 pytestmark = pytest.mark.engine
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.core.call import Caller
+from app.core.context import Caller
 from app.core.errors import EngineDied, LoadFailed, Overloaded
 from app.runtime.entry import Lease
 from tests.unit.garage import A2, A, B, C, lease, managed, model, names, touch

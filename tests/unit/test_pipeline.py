@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.catalogue.library import Library
-from app.core.call import Call
+from app.core.context import RequestContext
 from app.core.errors import (
     ConstraintFailed,
     EngineDied,
@@ -65,7 +65,7 @@ class Site:
 
     async def run(self, asked: Generation) -> list[Event]:
         events: list[Event] = []
-        async for item in self.pipeline.run(asked, Call()):
+        async for item in self.pipeline.run(asked, RequestContext()):
             events += item if isinstance(item, list) else [item]
         return events
 
@@ -254,7 +254,7 @@ async def test_the_options_of_model_and_request_reach_the_engine() -> None:
 @pytest.mark.point(94)
 async def test_closing_the_events_frees_the_engine() -> None:
     async with site(FakeEngine(default=Reply(("more ",) * 100), window=WINDOW)) as made:
-        async with aclosing(made.pipeline.run(asked(), Call())) as events:
+        async with aclosing(made.pipeline.run(asked(), RequestContext())) as events:
             assert await anext(events) == Content("more ")
             assert made.busy == (1, 1)
         assert made.busy == (0, 0)
@@ -283,7 +283,7 @@ async def test_a_failure_ends_the_events(after: int) -> None:
     reply = Reply(("a ", "b ", "c "), error=EngineFailed("broken"), error_after=after)
     async with site(FakeEngine(default=reply, window=WINDOW)) as made:
         seen: list[Any] = []
-        events = made.pipeline.run(asked(), Call())
+        events = made.pipeline.run(asked(), RequestContext())
         for _ in range(after):
             seen.append(await anext(events))
         with pytest.raises(EngineFailed, match="broken"):
@@ -306,7 +306,7 @@ async def test_a_reply_that_calls_a_tool(told: bool, reason: str) -> None:
 async def test_embeddings_are_shortened_to_unit_length() -> None:
     async with site(served=able(capabilities=("embedding",))) as made:
         found = await made.pipeline.embed(
-            Embedding("m", ("a b", "c"), time.monotonic_ns(), dimensions=3), Call()
+            Embedding("m", ("a b", "c"), time.monotonic_ns(), dimensions=3), RequestContext()
         )
         assert [len(vector) for vector in found.vectors] == [3, 3]
         assert [math.hypot(*vector) for vector in found.vectors] == pytest.approx([1.0, 1.0])
@@ -327,18 +327,16 @@ async def test_an_embed_request_is_charged_once_its_inputs_are_tokenised(ends: s
                 raise EngineFailed("broken")
             return await asyncio.get_running_loop().create_future()
 
-    call = Call()
+    ctx = RequestContext()
     async with site(Slow(window=WINDOW), able(capabilities=("embedding",))) as made:
         inputs = ("a b", "c")
-        running = asyncio.ensure_future(
-            made.pipeline.embed(Embedding("m", inputs, time.monotonic_ns()), call)
-        )
+        running = asyncio.ensure_future(made.pipeline.embed(Embedding("m", inputs, time.monotonic_ns()), ctx))
         async with asyncio.timeout(10):
             await tokenised.wait()
         running.cancel()
         with pytest.raises((asyncio.CancelledError, EngineFailed)):
             await running
-    assert call.prompt_tokens == 3
+    assert ctx.prompt_tokens == 3
 
 
 # Over HTTP: the same in the words of the API.

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import psutil
 import pytest
 
-from app.engine.vllm import processes
+from app.engine.vllm.process import tree as processes
 
 SOON_S = 10.0
 

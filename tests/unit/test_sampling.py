@@ -14,7 +14,7 @@ from app.core.errors import InvalidRequest
 from app.core.options import resolve
 from app.core.request import JsonFormat, Sampling
 from app.engine.base import Run
-from app.engine.vllm.sampling import sampling_params, structured_outputs
+from app.engine.vllm.input.sampling import sampling_params, structured_outputs
 
 pytestmark = pytest.mark.engine
 

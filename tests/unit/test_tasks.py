@@ -22,13 +22,13 @@ OWNED = {
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
     "runtime/loader.py:load": "awaited there",
     "engine/fake.py:_or_end": "both are awaited there",
-    "engine/vllm/window.py:in_window": "children of a group, which is awaited",
+    "engine/vllm/input/window.py:in_window": "children of a group, which is awaited",
     "engine/vllm/engine.py:close": "awaited there, within a time",
-    "engine/vllm/llm.py:_run_output_handler": "it logs and ends the requests; the engine is errored then",
-    "engine/vllm/output.py:__init__": "a copying thread that suppresses what writing raises",
-    "engine/vllm/processes.py:start_in_thread": "awaited there",
-    "engine/vllm/processes.py:_discard": "the shutdown of an engine that nobody waits for any more",
-    "engine/vllm/watchdog.py:wait_hung": "a probe without an answer is what the watchdog looks for",
+    "engine/vllm/stream/client.py:_run_output_handler": "it logs and ends the requests; the engine is errored then",
+    "engine/vllm/process/stderr.py:__init__": "a copying thread that suppresses what writing raises",
+    "engine/vllm/process/tree.py:start_in_thread": "awaited there",
+    "engine/vllm/process/tree.py:_discard": "the shutdown of an engine that nobody waits for any more",
+    "engine/vllm/process/watchdog.py:wait_hung": "a probe without an answer is what the watchdog looks for",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.core.call import Call, Caller
+from app.core.context import Caller, RequestContext
 from app.core.request import ChatPrompt, CompletionPrompt, Message, PastToolCall
 from app.telemetry import access, logs
 from app.telemetry.content import messages_of
@@ -34,8 +34,8 @@ def record(message: str, **fields: Any) -> logging.LogRecord:
     return made
 
 
-def call(**changes: Any) -> Call:
-    return Call(**(DONE | changes))
+def ctx(**changes: Any) -> RequestContext:
+    return RequestContext(**(DONE | changes))
 
 
 def test_a_json_line_has_the_time_in_utc_and_the_fields() -> None:
@@ -70,7 +70,7 @@ def test_a_line_for_people() -> None:
 
 def test_the_fields_of_a_good_request() -> None:
     found = access.fields(
-        call(
+        ctx(
             trace_id="abc",
             caller=Caller(key_id="k1"),
             stream=True,
@@ -103,13 +103,13 @@ def test_the_fields_of_a_good_request() -> None:
 
 def test_content_is_told_only_where_it_was_kept() -> None:
     prompt = ChatPrompt((Message("user", "a secret"),))
-    kept = access.fields(call(prompt=prompt, answer="the answer"))
+    kept = access.fields(ctx(prompt=prompt, answer="the answer"))
     assert (kept["prompt"][0]["parts"][0]["content"], kept["answer"]) == ("a secret", "the answer")
-    assert not access.fields(call()).keys() & {"prompt", "answer"}
+    assert not access.fields(ctx()).keys() & {"prompt", "answer"}
 
 
 def test_a_path_that_is_not_routed_is_told_as_it_came() -> None:
-    found = access.fields(call(route="", path="/nowhere", operation="", model="", status=404))
+    found = access.fields(ctx(route="", path="/nowhere", operation="", model="", status=404))
     assert (found["path"], found["outcome"]) == ("/nowhere", "error")
     assert "route" not in found
 
@@ -128,13 +128,13 @@ def test_a_path_that_is_not_routed_is_told_as_it_came() -> None:
 )
 def test_the_level_of_a_line(changes: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "caravan.access"):
-        access.log(call(**changes))
+        access.log(ctx(**changes))
     assert [each.levelname for each in caplog.records] == [level]
 
 
 def test_what_a_client_chose_cannot_begin_a_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "caravan.access"):
-        access.log(call(route="", path="/a\nb", status=404, error="model 'x\ny' not found"))
+        access.log(ctx(route="", path="/a\nb", status=404, error="model 'x\ny' not found"))
     (line,) = caplog.messages
     assert "\n" not in line
     assert r"/a\nb" in line

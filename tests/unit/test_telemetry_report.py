@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
-from app.core.call import Call
+from app.core.context import RequestContext
 from app.telemetry.metrics import Metrics
 from app.telemetry.report import Telemetry
 from app.telemetry.spans import Spans
@@ -21,10 +21,10 @@ class Told(Metrics):
         super().__init__(MeterProvider(shutdown_on_exit=False).get_meter("test"))
         self.calls: asyncio.Queue[str] = asyncio.Queue()
 
-    def record(self, call: Call) -> None:
-        if call.model == "bad":
-            raise ValueError(call.model)
-        self.calls.put_nowait(call.model)
+    def record(self, ctx: RequestContext) -> None:
+        if ctx.model == "bad":
+            raise ValueError(ctx.model)
+        self.calls.put_nowait(ctx.model)
 
 
 def telemetry() -> tuple[Telemetry, Told]:
@@ -34,9 +34,9 @@ def telemetry() -> tuple[Telemetry, Told]:
 
 def served(made: Telemetry, *models: str) -> None:
     for model in models:
-        call = Call(method="POST", path="/api/chat", model=model)
-        made.begin(call)
-        made.end(call)
+        ctx = RequestContext(method="POST", path="/api/chat", model=model)
+        made.begin(ctx)
+        made.end(ctx)
 
 
 async def eventually(told: Told, count: int) -> list[str]:

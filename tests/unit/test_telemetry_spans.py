@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from app.core.call import Call, Caller
+from app.core.context import Caller, RequestContext
 from app.core.request import ChatPrompt, Message, Sampling
 from app.telemetry.spans import GivenIds, Spans
 
@@ -45,10 +45,10 @@ class Traced:
 
     def run(self, **changes: Any) -> dict[str, ReadableSpan]:
         """The spans of a call by their names."""
-        call = Call(**(CHAT | changes))
-        begun = self.spans.begin(call)
+        ctx = RequestContext(**(CHAT | changes))
+        begun = self.spans.begin(ctx)
         if begun is not None:
-            self.spans.end(begun, call)
+            self.spans.end(begun, ctx)
         return self.spans_made()
 
     def spans_made(self) -> dict[str, ReadableSpan]:
@@ -76,16 +76,16 @@ def test_the_span_of_a_chat_joins_the_clients_trace() -> None:
 
 def test_the_engine_gets_the_span_as_its_parent() -> None:
     traced = Traced()
-    call = Call(**CHAT, trace=SAMPLED)
-    begun = traced.spans.begin(call)
+    ctx = RequestContext(**CHAT, trace=SAMPLED)
+    begun = traced.spans.begin(ctx)
     assert begun is not None
-    given = dict(call.trace)
-    traced.spans.end(begun, call)
+    given = dict(ctx.trace)
+    traced.spans.end(begun, ctx)
     made = traced.spans_made()["chat m:latest"].get_span_context()
     assert made is not None
     assert given["traceparent"] == f"00-{TRACE}-{format_span_id(made.span_id)}-01"
     assert given["tracestate"] == "vendor=1"
-    assert call.trace_id == format_trace_id(made.trace_id) == TRACE
+    assert ctx.trace_id == format_trace_id(made.trace_id) == TRACE
 
 
 def test_spans_have_ids_of_their_own() -> None:
@@ -204,13 +204,13 @@ def test_probes_have_no_span(path: str) -> None:
 
 def test_a_trace_that_the_client_does_not_record_is_not_recorded_here() -> None:
     traced = Traced()
-    call = replace(Call(**CHAT), trace={"traceparent": f"00-{TRACE}-{PARENT}-00"})
-    span = traced.spans.begin(call)
+    ctx = replace(RequestContext(**CHAT), trace={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+    span = traced.spans.begin(ctx)
     assert span is not None
-    traced.spans.end(span, call)
+    traced.spans.end(span, ctx)
     assert traced.run(path="/livez") == {}
-    assert call.trace["traceparent"].endswith("-00"), "the engine must not record it either"
-    assert call.trace_id == TRACE
+    assert ctx.trace["traceparent"].endswith("-00"), "the engine must not record it either"
+    assert ctx.trace_id == TRACE
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,6 @@ def test_a_trace_that_the_client_does_not_record_is_not_recorded_here() -> None:
 def test_where_nothing_is_traced_the_clients_id_is_still_known(
     headers: dict[str, str], trace_id: str
 ) -> None:
-    call = Call(**CHAT, trace=headers)
-    assert Spans(None).begin(call) is None
-    assert (call.trace_id, call.trace) == (trace_id, headers)
+    ctx = RequestContext(**CHAT, trace=headers)
+    assert Spans(None).begin(ctx) is None
+    assert (ctx.trace_id, ctx.trace) == (trace_id, headers)

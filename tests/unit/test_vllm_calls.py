@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.decode.reply import ParsedReply
-from app.engine.vllm.replies import Parsers, VllmReplyParser
+from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
 from tests.models.catalogue import tool
 from tests.unit.replying import reader
 

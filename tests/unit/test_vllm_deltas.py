@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.core.events import Delta, Timings, TokenLogprob
-from app.engine.vllm.deltas import Deltas
+from app.engine.vllm.stream.deltas import Deltas
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,9 +16,9 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.stats import IterationStats
 
 from app.core.events import Delta
-from app.engine.vllm.deltas import Deltas
-from app.engine.vllm.detokenizer import StoppingDetokenizer
-from app.engine.vllm.llm import TokenOutputs
+from app.engine.vllm.stream.client import TokenOutputs
+from app.engine.vllm.stream.deltas import Deltas
+from app.engine.vllm.stream.detokenizer import StoppingDetokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,7 +13,7 @@ from vllm.v1.metrics.stats import (
     SchedulerStats,
 )
 
-from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
+from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
 from tests.models.build import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,11 +16,11 @@ from vllm.v1.metrics.stats import IterationStats, RequestStateStats
 
 from app.core.errors import LoadFailed
 from app.core.events import Delta
-from app.engine.vllm import environment
 from app.engine.vllm.config import EngineDefaults, engine_args
-from app.engine.vllm.deltas import Deltas
 from app.engine.vllm.engine import VllmEngine
-from app.engine.vllm.llm import TokenOutputs
+from app.engine.vllm.process import environment
+from app.engine.vllm.stream.client import TokenOutputs
+from app.engine.vllm.stream.deltas import Deltas
 from tests.unit.garage import model
 
 pytestmark = pytest.mark.filterwarnings("ignore")

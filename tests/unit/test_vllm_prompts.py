@@ -19,8 +19,8 @@ from app.core.errors import EngineFailed, InvalidRequest
 from app.core.limits import InputLimits
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, Message
-from app.engine.vllm.prompts import Prompts, batches
-from app.engine.vllm.window import in_window
+from app.engine.vllm.input.prompts import Prompts, batches
+from app.engine.vllm.input.window import in_window
 from tests.unit.garage import model
 from tests.unit.growth import least_cpu_s
 from tests.unit.test_messages import picture

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.engine.vllm.engine import VllmDecoder
-from app.engine.vllm.replies import Parsers, call_id
+from app.engine.vllm.parse.reply import Parsers, call_id
 from tests.models.catalogue import (
     ADD,
     CASES,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.engine.vllm.watchdog import Judge, Look, Verdict, wait_hung
+from app.engine.vllm.process.watchdog import Judge, Look, Verdict, wait_hung
 from tests.unit.virtual_time import now, virtual
 
 LIMIT_S = 60.0

@@ -13,10 +13,10 @@ from app.api.ollama import codec
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
 from app.api.ollama.schema import WrongThink
 from app.api.ollama.wire import dumps, vectors
-from app.api.services import Body, CurrentCall, Served
+from app.api.services import Body, Context, Served
 from app.api.stream import DocumentResponse, EventResponse
 from app.catalogue.library import Library
-from app.core.call import Call
+from app.core.context import RequestContext
 from app.core.errors import AppError, InvalidRequest, ModelNotFound
 from app.core.model import ThinkingLevels
 from app.core.quote import quoted
@@ -28,68 +28,68 @@ router = APIRouter(prefix="/api")
 
 @router.post("/chat")
 @needs("inference")
-async def chat(body: Body, served: Served, call: CurrentCall) -> Response:
-    call.operation = "chat"
-    with _levels_named(served.library, call):
+async def chat(body: Body, served: Served, ctx: Context) -> Response:
+    ctx.operation = "chat"
+    with _levels_named(served.library, ctx):
         read = await served.decoded(partial(codec.to_chat, streams=served.dialect.streams), body)
-    asked, call.stream = read.generation, read.stream
+    asked, ctx.stream = read.generation, read.stream
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     encoder = ChatEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
     )
-    events = served.pipeline.run(asked, call)
+    events = served.pipeline.run(asked, ctx)
     return EventResponse(
-        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(call)
+        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(ctx)
     )
 
 
 @router.post("/generate")
 @needs("inference")
-async def generate(body: Body, served: Served, call: CurrentCall) -> Response:
-    call.operation = "text_completion"
-    with _levels_named(served.library, call):
+async def generate(body: Body, served: Served, ctx: Context) -> Response:
+    ctx.operation = "text_completion"
+    with _levels_named(served.library, ctx):
         read = await served.decoded(partial(codec.to_generate, streams=served.dialect.streams), body)
-    asked, call.stream = read.generation, read.stream
+    asked, ctx.stream = read.generation, read.stream
     encoder = GenerateEncoder(
         asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
     )
-    events = served.pipeline.run(asked, call)
+    events = served.pipeline.run(asked, ctx)
     return EventResponse(
-        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(call)
+        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(ctx)
     )
 
 
 @router.post("/embed")
 @needs("inference")
-async def embed(body: Body, served: Served, call: CurrentCall) -> Response:
-    call.operation = "embeddings"
+async def embed(body: Body, served: Served, ctx: Context) -> Response:
+    ctx.operation = "embeddings"
     asked = await served.decoded(codec.to_embed, body)
 
     async def work() -> bytes:
-        return _embed_document(asked, await _embedded(served.pipeline, asked, call))
+        return _embed_document(asked, await _embedded(served.pipeline, asked, ctx))
 
-    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(call))
+    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(ctx))
 
 
 @router.post("/embeddings")
 @needs("inference")
-async def embeddings(body: Body, served: Served, call: CurrentCall) -> Response:
+async def embeddings(body: Body, served: Served, ctx: Context) -> Response:
     """The older route: one vector, as the model made it (ollama-api 9.2)."""
-    call.operation = "embeddings"
+    ctx.operation = "embeddings"
     asked = await served.decoded(codec.to_embeddings, body)
     if not asked.model.strip():
         raise InvalidRequest("model is required")
 
     async def work() -> bytes:
-        found = await _embedded(served.pipeline, asked, call, legacy=True)
+        found = await _embedded(served.pipeline, asked, ctx, legacy=True)
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
-    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(call))
+    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(ctx))
 
 
 @contextmanager
-def _levels_named(library: Library, call: Call) -> Generator[None]:
+def _levels_named(library: Library, ctx: RequestContext) -> Generator[None]:
     """Name the levels of the model to whoever asked for a kind of thinking that is none."""
     try:
         yield
@@ -97,15 +97,17 @@ def _levels_named(library: Library, call: Call) -> Generator[None]:
         levels: ThinkingLevels | None = None
         with suppress(AppError):
             model = library.find(error.model)
-            levels = model.facts.thinking if call.caller.may_use(model.name) else None
+            levels = model.facts.thinking if ctx.caller.may_use(model.name) else None
         if levels is None:
             raise
         raise WrongThink(f"; supported values: {dumps(levels.values).decode()}") from None
 
 
-async def _embedded(pipeline: Pipeline, asked: Embedding, call: Call, *, legacy: bool = False) -> Embedded:
+async def _embedded(
+    pipeline: Pipeline, asked: Embedding, ctx: RequestContext, *, legacy: bool = False
+) -> Embedded:
     try:
-        return await pipeline.embed(asked, call, case_sensitive=legacy, normalize=not legacy)
+        return await pipeline.embed(asked, ctx, case_sensitive=legacy, normalize=not legacy)
     except ModelNotFound as error:
         raise EmbeddingModelNotFound(error.name) from error
 

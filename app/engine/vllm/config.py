@@ -17,7 +17,7 @@ from app.core.pool import Pool
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
 _BACKEND = "guidance"
-_LOGITS = "app.engine.vllm.logits:OllamaLogits"
+_LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,21 +29,21 @@ from app.core.request import ChatPrompt, Think
 from app.decode.reply import ReplyDecoder
 from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.vllm.config import AS_FITS, EngineDefaults, engine_args, windowed
-from app.engine.vllm.counts import account, last_delta
-from app.engine.vllm.environment import environment_of_a_load
-from app.engine.vllm.failures import first_line, load_reason, log_last_lines
-from app.engine.vllm.llm import StreamingLLM, start_llm
-from app.engine.vllm.logprobs import TokenBytes
-from app.engine.vllm.messages import thinking_kwargs
-from app.engine.vllm.metrics import EngineRegistry, gauge, stat_logger
-from app.engine.vllm.output import ChildOutput, cause
-from app.engine.vllm.processes import EngineProcesses, start_in_thread, trim_heap
-from app.engine.vllm.prompts import Prompts
-from app.engine.vllm.replies import Parsers, VllmReplyParser, call_id
-from app.engine.vllm.sampling import sampling_params
-from app.engine.vllm.tracing import headers_for, trace_requests
-from app.engine.vllm.watchdog import Look, wait_hung
-from app.engine.vllm.window import in_window
+from app.engine.vllm.input.messages import thinking_kwargs
+from app.engine.vllm.input.prompts import Prompts
+from app.engine.vllm.input.sampling import sampling_params
+from app.engine.vllm.input.window import in_window
+from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, call_id
+from app.engine.vllm.process.environment import environment_of_a_load
+from app.engine.vllm.process.failures import first_line, load_reason, log_last_lines
+from app.engine.vllm.process.stderr import ChildOutput, cause
+from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_heap
+from app.engine.vllm.process.watchdog import Look, wait_hung
+from app.engine.vllm.stream.client import StreamingLLM, start_llm
+from app.engine.vllm.stream.logprobs import TokenBytes
+from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
+from app.engine.vllm.stream.tracing import headers_for, trace_requests
+from app.engine.vllm.stream.usage import account, last_delta
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
@@ -336,7 +336,7 @@ class VllmEngine:
             # It would log the end of the processes as an error.
             self._llm.output_handler.cancel()
         self._end_requests()
-        self._llm.output_processor.later.flush()
+        self._llm.output_processor.deferred.flush()
         stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
         try:
             async with asyncio.timeout(_CLOSE_S):

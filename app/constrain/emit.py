@@ -8,20 +8,20 @@ order of the schema.
 import re
 from collections.abc import Iterable
 
-from app.constrain.object import ObjectWriter
-from app.constrain.reader import UNIONS, Reader, asserted
-from app.constrain.scalar import (
-    Spelled,
-    spell_number,
-    spell_text,
-    spell_value,
+from app.constrain.emit_object import ObjectEmitter
+from app.constrain.emit_scalar import (
+    Emitted,
+    emit_number,
+    emit_text,
+    emit_value,
 )
-from app.constrain.shape import (
+from app.constrain.normalize import UNIONS, Normalizer, asserted
+from app.constrain.types import (
+    AllOf,
     Array,
-    Both,
+    JsonPointer,
     Number,
     Object,
-    Place,
     Plain,
     Shape,
     Text,
@@ -47,26 +47,26 @@ _MAX_ITEMS = 100_000
 _MAX_SET = 64
 
 
-class Writer:
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._names: dict[Both, str] = {}
+class Emitter:
+    def __init__(self, normalizer: Normalizer) -> None:
+        self._normalizer = normalizer
+        self._names: dict[AllOf, str] = {}
         self._written = 0
-        self._objects = ObjectWriter(reader, self.schema, self._dead)
+        self._objects = ObjectEmitter(normalizer, self.schema, self._dead)
         self.dead_end: InvalidRequest | None = None
 
-    def root(self) -> tuple[Spelled, dict[str, Spelled]]:
+    def root(self) -> tuple[Emitted, dict[str, Emitted]]:
         """The whole schema and the definitions that it and they refer to."""
         body = self.schema(((),))
-        definitions: dict[str, Spelled] = {}
+        definitions: dict[str, Emitted] = {}
         while len(definitions) < len(self._names):
             for places, name in list(self._names.items())[len(definitions) :]:
                 definitions[name] = self._union(places, 0)
         return body, definitions
 
-    def schema(self, both: Both, depth: int = 0) -> Spelled:
-        """What satisfies all of `both`; False where it is plain that nothing does."""
-        places, referred = self._reader.follow(both)
+    def schema(self, all_of: AllOf, depth: int = 0) -> Emitted:
+        """What satisfies all of `all_of`; False where it is plain that nothing does."""
+        places, referred = self._normalizer.follow(all_of)
         if not places:
             return {}
         if not referred and depth < _INLINE_DEPTH:
@@ -75,12 +75,12 @@ class Writer:
             self._names[places] = self._name(places[0])
         return {"$ref": f"#/$defs/{self._names[places]}"}
 
-    def _name(self, place: Place) -> str:
+    def _name(self, place: JsonPointer) -> str:
         last = next((key for key in reversed(place) if isinstance(key, str)), "root")
         stem = re.sub(r"[^A-Za-z]", "_", last)[:40]
         return f"{stem}_{len(self._names)}"
 
-    def _union(self, places: Both, depth: int) -> Spelled:
+    def _union(self, places: AllOf, depth: int) -> Emitted:
         self._written += 1
         if self._written > _MAX_SCHEMAS:
             raise refusal((), f"the schema unfolds into more than {_MAX_SCHEMAS} schemas")
@@ -88,40 +88,40 @@ class Writer:
         if options is not None:
             written = [self.schema((option,), depth + 1) for option in options]
         else:
-            shapes = self._reader.shapes(places)
+            shapes = self._normalizer.shapes(places)
             written = [self._shape(shape, places[0], depth) for shape in shapes]
         return _any_of(written)
 
-    def _options(self, place: Place) -> list[Place] | None:
+    def _options(self, place: JsonPointer) -> list[JsonPointer] | None:
         """The schemas of a union that stands alone: their references stay references."""
-        schema = self._reader.at(place)
+        schema = self._normalizer.at(place)
         if isinstance(schema, bool):
             return None
         for keyword in UNIONS:
-            tagged = keyword == "oneOf" and keyword in schema and self._reader.has_tags(place)
+            tagged = keyword == "oneOf" and keyword in schema and self._normalizer.has_tags(place)
             if asserted(schema) == frozenset({keyword}) and not tagged:
                 return [(*place, keyword, index) for index in range(len(schema[keyword]))]
         return None
 
-    def _shape(self, shape: Shape, place: Place, depth: int) -> Spelled:
+    def _shape(self, shape: Shape, place: JsonPointer, depth: int) -> Emitted:
         match shape:
             case Plain(name):
                 return {"type": name}
             case Number():
-                return spell_number(shape, place)
+                return emit_number(shape, place)
             case Text():
-                return spell_text(shape, place, self._reader.work)
+                return emit_text(shape, place, self._normalizer.budget)
             case Array():
                 return self._array(shape, place, depth)
             case Object():
                 return self._objects.written(shape, place, depth)
             case Value():
-                return spell_value(shape.value)
+                return emit_value(shape.value)
 
-    def _array(self, shape: Array, place: Place, depth: int) -> Spelled:
+    def _array(self, shape: Array, place: JsonPointer, depth: int) -> Emitted:
         if shape.unique and not shape.prefix and (values := self._listed(shape.rest)):
             return self._set(shape, values, place)
-        prefix: list[Spelled] = []
+        prefix: list[Emitted] = []
         high = shape.high
         for at, child in enumerate(shape.prefix[:high]):
             item = self.schema(child, depth + 1)
@@ -146,34 +146,34 @@ class Writer:
             written["maxItems"] = min(high, _MAX_ITEMS)
         return written
 
-    def _rest(self, shape: Array, depth: int) -> Spelled:
+    def _rest(self, shape: Array, depth: int) -> Emitted:
         if shape.rest is not None:
             return self.schema(shape.rest, depth + 1)
         return {} if not shape.prefix or shape.low > len(shape.prefix) else False
 
-    def _listed(self, rest: Both | None) -> list[Json] | None:
+    def _listed(self, rest: AllOf | None) -> list[Json] | None:
         """The values that there are to choose from, where they can be listed."""
-        items = self._reader.shapes(rest or ())
+        items = self._normalizer.shapes(rest or ())
         values = [item.value for item in items if isinstance(item, Value)]
         return values if len(values) == len(items) <= _MAX_SET else None
 
-    def _set(self, shape: Array, values: list[Json], place: Place) -> Spelled:
+    def _set(self, shape: Array, values: list[Json], place: JsonPointer) -> Emitted:
         """Distinct items, in the schema's order."""
         if shape.low > len(values):
             return self._dead(place, "there are too few distinct items")
         high = len(values) if shape.high is None else min(shape.high, len(values))
-        return {"set": [spell_value(value) for value in values], "minItems": shape.low, "maxItems": high}
+        return {"set": [emit_value(value) for value in values], "minItems": shape.low, "maxItems": high}
 
-    def _dead(self, place: Place, reason: str) -> bool:
+    def _dead(self, place: JsonPointer, reason: str) -> bool:
         self.dead_end = self.dead_end or refusal(place, reason)
         return False
 
 
-def _any_of(written: Iterable[Spelled]) -> Spelled:
+def _any_of(written: Iterable[Emitted]) -> Emitted:
     options: list[Json] = []
     constants: dict[str, Json] = {}
-    for spelled in written:
-        parts = spelled["anyOf"] if isinstance(spelled, dict) and spelled.keys() == {"anyOf"} else [spelled]
+    for emitted in written:
+        parts = emitted["anyOf"] if isinstance(emitted, dict) and emitted.keys() == {"anyOf"} else [emitted]
         for part in parts:
             if isinstance(part, dict) and part.keys() <= {"const", "enum"} and part:
                 constants |= {value_of(value).key: value for value in part.get("enum", [part.get("const")])}

@@ -1,6 +1,6 @@
 """One request while it is served: who asks, what they may use, and what will be told of it once it is over.
 
-The edge makes a `Call`, the stages fill in what they know, and the edge reports it once, at the end.
+The edge makes a `RequestContext`, the stages fill in what they know, and the edge reports it at the end.
 """
 
 import time
@@ -84,7 +84,7 @@ Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
 
 
 @dataclass(slots=True)
-class Call:
+class RequestContext:
     """One request, from its arrival to its end. Durations are nanoseconds, 0 where unknown.
 
     `started_ns` is by the wall clock, `arrived_ns` by the monotonic one. `trace` holds the W3C headers to

@@ -6,7 +6,7 @@ import re
 
 from pydantic import ValidationError
 
-from app.engine.vllm.output import ChildOutput, cause
+from app.engine.vllm.process.stderr import ChildOutput, cause
 
 _IN_CHILD = ". See root cause above"
 _KILLED = re.compile(r"'\w+': -(\d+)")

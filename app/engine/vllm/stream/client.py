@@ -32,11 +32,11 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.metrics.loggers import StatLoggerFactory
 from vllm.v1.metrics.stats import IterationStats
 
+from app.core.deferred import DeferredQueue
 from app.core.events import Delta
 from app.core.tasks import supervise
-from app.engine.vllm.deltas import Deltas
-from app.engine.vllm.detokenizer import StoppingDetokenizer
-from app.telemetry.later import Later
+from app.engine.vllm.stream.deltas import Deltas
+from app.engine.vllm.stream.detokenizer import StoppingDetokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class TokenOutputs(OutputProcessor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.later = Later()
+        self.deferred = DeferredQueue()
 
     def add_request(
         self,
@@ -73,7 +73,7 @@ class TokenOutputs(OutputProcessor):
     ) -> None:
         if isinstance(req_state.queue, Deltas):
             engine_core_output.trace_headers = req_state.queue.trace
-        self.later.add(partial(super().do_tracing, engine_core_output, req_state, iteration_stats))
+        self.deferred.add(partial(super().do_tracing, engine_core_output, req_state, iteration_stats))
 
     def process_outputs(
         self,

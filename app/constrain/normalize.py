@@ -6,53 +6,53 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
-from app.constrain.form import check_form
+from app.constrain.budget import Budget
 from app.constrain.keywords import KEYWORDS, Schema, exact, typed
-from app.constrain.shape import (
+from app.constrain.metaschema import check_metaschema
+from app.constrain.types import (
+    AllOf,
+    Alternative,
     Array,
-    Both,
-    Branch,
+    JsonPointer,
     Number,
     Object,
-    Place,
     Plain,
     Shape,
-    Stress,
+    Specificity,
     Text,
     Value,
+    intersect,
     join,
-    meet,
+    property_schema,
     refusal,
-    said,
     type_of,
     unsupported,
     value_of,
 )
-from app.constrain.work import Work
 from app.core.request import Json
 
-NEVER: Place = ("#never",)
+NEVER: JsonPointer = ("#never",)
 """A place that holds the schema `false`."""
 
 _REFUSED = frozenset({"$dynamicRef", "$recursiveRef"})
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if", "then", "else"})
 _ASSERTING = _COMBINING.union({"type", "nullable"}, _REFUSED, *KEYWORDS.values())
-_MAX_BRANCHES = 128
+_MAX_ALTERNATIVES = 128
 UNIONS = ("anyOf", "oneOf")
 """`oneOf` is read as `anyOf`: it is written for a choice, also where two of its schemas share values."""
 
 _MAX_READING = 40
 
 
-class Reader:
-    def __init__(self, root: Schema, work: Work) -> None:
+class Normalizer:
+    def __init__(self, root: Schema, budget: Budget) -> None:
         self._root = root
-        self.work = work
-        self._known: dict[tuple[Place, bool], list[Branch]] = {}
-        self._shapes: dict[tuple[Both, bool], list[Shape]] = {}
-        self._reading: set[tuple[Place, bool]] = set()
+        self.budget = budget
+        self._known: dict[tuple[JsonPointer, bool], list[Alternative]] = {}
+        self._shapes: dict[tuple[AllOf, bool], list[Shape]] = {}
+        self._reading: set[tuple[JsonPointer, bool]] = set()
 
-    def at(self, place: Place) -> Schema | bool:
+    def at(self, place: JsonPointer) -> Schema | bool:
         if place == NEVER:
             return False
         found: Json = self._root
@@ -60,13 +60,13 @@ class Reader:
             found = found[key]
         return found
 
-    def follow(self, both: Both) -> tuple[Both, bool]:
+    def follow(self, all_of: AllOf) -> tuple[AllOf, bool]:
         """The schemas that say something, references resolved, and whether there were references."""
-        found: list[Place] = []
+        found: list[JsonPointer] = []
         referred = False
-        queue, seen = list(reversed(both)), set[Place]()
+        queue, seen = list(reversed(all_of)), set[JsonPointer]()
         while queue:
-            self.work.spend()
+            self.budget.spend()
             place = queue.pop()
             schema = self.at(place)
             asserting = asserted(schema)
@@ -82,7 +82,7 @@ class Reader:
                 found.append(place)
         return join(tuple(found)), referred
 
-    def target(self, schema: Schema, place: Place) -> Place:
+    def target(self, schema: Schema, place: JsonPointer) -> JsonPointer:
         reference: str = schema["$ref"]
         for length in range(1, len(place)):
             around: Json = self.at(place[:length])
@@ -106,20 +106,22 @@ class Reader:
         if not isinstance(current, dict | bool):
             raise unsupported(place, "$ref", f"to {reference!r} finds no schema there")
         if len(found) != 2 or found[0] not in ("$defs", "definitions"):
-            check_form(current, tuple(found))
+            check_metaschema(current, tuple(found))
         return tuple(found)
 
-    def shapes(self, both: Both, loose: bool = False) -> list[Shape]:
-        """The union of what satisfies all of `both`. `loose` may hold more than that, never less."""
-        key = both, loose
+    def shapes(self, all_of: AllOf, loose: bool = False) -> list[Shape]:
+        """The union of what satisfies all of `all_of`. `loose` may hold more than that, never less."""
+        key = all_of, loose
         if key not in self._shapes:
-            branches = typed({}, (), self.work)
-            for place in both:
-                branches = self._meet(branches, self._branches(place, loose), place)
-            self._shapes[key] = [branch.shape for branch in (branches if loose else _stressed(branches))]
+            alternatives = typed({}, (), self.budget)
+            for place in all_of:
+                alternatives = self._intersect(alternatives, self._alternatives(place, loose), place)
+            self._shapes[key] = [
+                alternative.shape for alternative in (alternatives if loose else _stated(alternatives))
+            ]
         return self._shapes[key]
 
-    def _branches(self, place: Place, loose: bool) -> list[Branch]:
+    def _alternatives(self, place: JsonPointer, loose: bool) -> list[Alternative]:
         key = place, loose
         if key not in self._known:
             if key in self._reading:
@@ -131,49 +133,54 @@ class Reader:
             self._reading.discard(key)
         return self._known[key]
 
-    def _read(self, place: Place, loose: bool) -> list[Branch]:
+    def _read(self, place: JsonPointer, loose: bool) -> list[Alternative]:
         schema = self.at(place)
         if isinstance(schema, bool):
-            return typed({}, place, self.work) if schema else []
+            return typed({}, place, self.budget) if schema else []
         _refuse_unreadable(schema, place)
-        branches = typed(schema, place, self.work)
+        alternatives = typed(schema, place, self.budget)
         for union in self._unions(schema, place, loose):
-            branches = self._meet(branches, union, place)
+            alternatives = self._intersect(alternatives, union, place)
         if not loose:
-            branches = [replace(branch, shape=_evaluated(branch.shape, schema, place)) for branch in branches]
+            alternatives = [
+                replace(alternative, shape=_evaluated(alternative.shape, schema, place))
+                for alternative in alternatives
+            ]
         if "enum" in schema:
-            branches = self._meet(branches, _values(schema["enum"], (*place, "enum")), place)
+            alternatives = self._intersect(alternatives, _values(schema["enum"], (*place, "enum")), place)
         if "const" in schema:
-            branches = self._meet(branches, _values([schema["const"]], place), place)
+            alternatives = self._intersect(alternatives, _values([schema["const"]], place), place)
         if "not" in schema and not loose:
-            branches = self._not(branches, place)
+            alternatives = self._not(alternatives, place)
         if schema.get("nullable") is True and "type" in schema:
-            branches = [*branches, Branch(Plain("null"))]
-        return branches
+            alternatives = [*alternatives, Alternative(Plain("null"))]
+        return alternatives
 
-    def _unions(self, schema: Schema, place: Place, loose: bool) -> Iterable[list[Branch]]:
+    def _unions(self, schema: Schema, place: JsonPointer, loose: bool) -> Iterable[list[Alternative]]:
         if "$ref" in schema:
-            yield self._branches(self.target(schema, place), loose)
+            yield self._alternatives(self.target(schema, place), loose)
         for at in range(len(schema.get("allOf", ()))):
-            yield self._branches((*place, "allOf", at), loose)
+            yield self._alternatives((*place, "allOf", at), loose)
         for keyword in UNIONS:
             if keyword not in schema:
                 continue
             members = self._members(schema, place, keyword, loose)
             tags = self._tags(members) if keyword == "oneOf" else []
-            yield [_tagged(branch, tags) for member in members for branch in member]
+            yield [_tagged(alternative, tags) for member in members for alternative in member]
 
-    def _members(self, schema: Schema, place: Place, keyword: str, loose: bool) -> list[list[Branch]]:
-        return [self._branches((*place, keyword, at), loose) for at in range(len(schema[keyword]))]
+    def _members(
+        self, schema: Schema, place: JsonPointer, keyword: str, loose: bool
+    ) -> list[list[Alternative]]:
+        return [self._alternatives((*place, keyword, at), loose) for at in range(len(schema[keyword]))]
 
-    def has_tags(self, place: Place) -> bool:
+    def has_tags(self, place: JsonPointer) -> bool:
         """Whether the `oneOf` at `place` is told apart by properties."""
         schema = self.at(place)
         return not isinstance(schema, bool) and bool(self._tags(self._members(schema, place, "oneOf", False)))
 
-    def _tags(self, members: Sequence[Sequence[Branch]]) -> list[str]:
+    def _tags(self, members: Sequence[Sequence[Alternative]]) -> list[str]:
         """The properties that tell the schemas of a `oneOf` apart; by default or not, they are required."""
-        shapes = [branch.shape for member in members for branch in member]
+        shapes = [alternative.shape for member in members for alternative in member]
         objects = [shape for shape in shapes if isinstance(shape, Object)]
         if len(objects) < 2:
             return []
@@ -182,31 +189,33 @@ class Reader:
     def _tells_apart(self, name: str, objects: Sequence[Object]) -> bool:
         seen: set[str] = set()
         for shape in objects:
-            self.work.spend()
+            self.budget.spend()
             texts = [text for place in shape.properties.get(name, ()) for text in _listed(self.at(place))]
             if not texts or not seen.isdisjoint(texts):
                 return False
             seen.update(texts)
         return True
 
-    def _meet(self, ones: Sequence[Branch], others: Sequence[Branch], place: Place) -> list[Branch]:
-        met: list[Branch] = []
+    def _intersect(
+        self, ones: Sequence[Alternative], others: Sequence[Alternative], place: JsonPointer
+    ) -> list[Alternative]:
+        common: list[Alternative] = []
         values: set[Value] = set()
         for one in ones:
             for other in others:
-                self.work.spend()
+                self.budget.spend()
                 shape = self._meet_shapes(one.shape, other.shape)
                 if shape is None or (isinstance(shape, Value) and shape in values):
                     continue
                 if isinstance(shape, Value):
                     values.add(shape)
-                met.append(Branch(shape, one.stress & other.stress))
-                if len(met) - len(values) > _MAX_BRANCHES:
-                    raise refusal(place, f"the alternatives multiply to more than {_MAX_BRANCHES}")
-        return met
+                common.append(Alternative(shape, one.specificity & other.specificity))
+                if len(common) - len(values) > _MAX_ALTERNATIVES:
+                    raise refusal(place, f"the alternatives multiply to more than {_MAX_ALTERNATIVES}")
+        return common
 
-    def said(self, shape: Object, name: str) -> Both | None:
-        return said(shape, name, self.work.matches)
+    def property_schema(self, shape: Object, name: str) -> AllOf | None:
+        return property_schema(shape, name, self.budget.matches)
 
     def _meet_shapes(self, one: Shape, other: Shape) -> Shape | None:
         if isinstance(one, Value) and isinstance(other, Value):
@@ -215,37 +224,42 @@ class Reader:
             return one if self.admits(other, one.value) else None
         if isinstance(other, Value):
             return other if self.admits(one, other.value) else None
-        return meet(one, other, self.work.matches)
+        return intersect(one, other, self.budget.matches)
 
-    def _not(self, branches: list[Branch], place: Place) -> list[Branch]:
+    def _not(self, alternatives: list[Alternative], place: JsonPointer) -> list[Alternative]:
         """Exact where there are only single values to choose from, or where `not` allows nothing at all."""
         inner = (*place, "not")
         if not self.follow((inner,))[0]:
             return []
         if self.at(inner) is False:
-            return branches
+            return alternatives
         excluded = self.at(inner)
         if asserted(excluded) == frozenset({"type"}) and isinstance(excluded, dict):
             names = [excluded["type"]] if isinstance(excluded["type"], str) else excluded["type"]
             if "integer" not in names:
-                return [branch for branch in branches if type_of(branch.shape) not in names]
-        if not all(isinstance(branch.shape, Value) for branch in branches):
+                return [
+                    alternative for alternative in alternatives if type_of(alternative.shape) not in names
+                ]
+        if not all(isinstance(alternative.shape, Value) for alternative in alternatives):
             raise unsupported(place, "not")
         return [
-            branch
-            for branch in branches
-            if isinstance(branch.shape, Value)
-            and not self.admits_both((inner,), branch.shape.value, loose=True)
+            alternative
+            for alternative in alternatives
+            if isinstance(alternative.shape, Value)
+            and not self.admits_both((inner,), alternative.shape.value, loose=True)
         ]
 
-    def admits_both(self, both: Both, value: Json, loose: bool = False) -> bool:
+    def admits_both(self, all_of: AllOf, value: Json, loose: bool = False) -> bool:
         return all(
-            any(self.admits(branch.shape, value, loose) for branch in self._branches(place, loose))
-            for place in both
+            any(
+                self.admits(alternative.shape, value, loose)
+                for alternative in self._alternatives(place, loose)
+            )
+            for place in all_of
         )
 
     def admits(self, shape: Shape, value: Json, loose: bool = False) -> bool:
-        self.work.spend()
+        self.budget.spend()
         match shape, value:
             case Value(key), _:
                 return key == value_of(value).key
@@ -255,7 +269,7 @@ class Reader:
                 return _admits_number(shape, exact(value))
             case Text(), str():
                 fits = shape.low <= len(value) and (shape.high is None or len(value) <= shape.high)
-                return fits and all(self.work.matches(source, value) for source in shape.patterns)
+                return fits and all(self.budget.matches(source, value) for source in shape.patterns)
             case Array(), list():
                 return self._admits_array(shape, value, loose)
             case Object(), dict():
@@ -278,16 +292,16 @@ class Reader:
             return False
         return all(
             self.admits_both(shape.names, name, loose)
-            and self.admits_both(self.said(shape, name) or (), item, loose)
+            and self.admits_both(self.property_schema(shape, name) or (), item, loose)
             for name, item in value.items()
         )
 
 
-def _tagged(branch: Branch, tags: Sequence[str]) -> Branch:
-    if not tags or not isinstance(branch.shape, Object):
-        return branch
-    required = tuple(dict.fromkeys([*branch.shape.required, *tags]))
-    return replace(branch, shape=replace(branch.shape, required=required))
+def _tagged(alternative: Alternative, tags: Sequence[str]) -> Alternative:
+    if not tags or not isinstance(alternative.shape, Object):
+        return alternative
+    required = tuple(dict.fromkeys([*alternative.shape.required, *tags]))
+    return replace(alternative, shape=replace(alternative.shape, required=required))
 
 
 def _listed(schema: Schema | bool) -> list[str]:
@@ -297,7 +311,7 @@ def _listed(schema: Schema | bool) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _refuse_unreadable(schema: Schema, place: Place) -> None:
+def _refuse_unreadable(schema: Schema, place: JsonPointer) -> None:
     for keyword in _REFUSED:
         if keyword in schema:
             raise unsupported(place, keyword)
@@ -314,17 +328,19 @@ def asserted(schema: Schema | bool) -> frozenset[str]:
     return frozenset() if isinstance(schema, bool) else _ASSERTING.intersection(schema)
 
 
-def _stressed(branches: list[Branch]) -> list[Branch]:
-    return [branch for branch in branches if branch.stress is not Stress.WEAK] or branches
+def _stated(alternatives: list[Alternative]) -> list[Alternative]:
+    return [
+        alternative for alternative in alternatives if alternative.specificity is not Specificity.IMPLIED
+    ] or alternatives
 
 
-def _values(values: Sequence[Json], place: Place) -> list[Branch]:
+def _values(values: Sequence[Json], place: JsonPointer) -> list[Alternative]:
     if not values:
         raise refusal(place, "there is no value to choose")
-    return [Branch(value_of(value)) for value in values]
+    return [Alternative(value_of(value)) for value in values]
 
 
-def _evaluated(shape: Shape, schema: Schema, place: Place) -> Shape:
+def _evaluated(shape: Shape, schema: Schema, place: JsonPointer) -> Shape:
     """What `unevaluated...` adds: it speaks of what the schema and all it combines left unsaid."""
     match shape:
         case Value(value=[_, *_]) if "unevaluatedItems" in schema:

@@ -14,7 +14,7 @@ from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
 from app.decode.reply import ParsedCall, ParsedReply
-from app.engine.vllm.calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
+from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"

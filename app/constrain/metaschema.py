@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
-from app.constrain.shape import Place, refusal
+from app.constrain.types import JsonPointer, refusal
 from app.core.request import Json
 
 
@@ -24,7 +24,7 @@ _MAX_FAULTS = 20
 """To choose the one from that is told."""
 
 
-def check_form(schema: Json, place: Place) -> None:
+def check_metaschema(schema: Json, place: JsonPointer) -> None:
     """Against the rules of draft 2020-12 and the spellings of older drafts that are read as well."""
     errors = list(_faults(schema, place))
     if errors:
@@ -32,7 +32,7 @@ def check_form(schema: Json, place: Place) -> None:
         raise refusal((*at, *worst.absolute_path), _said(worst))
 
 
-def _faults(schema: Json, place: Place) -> Iterable[tuple[ValidationError, Place]]:
+def _faults(schema: Json, place: JsonPointer) -> Iterable[tuple[ValidationError, JsonPointer]]:
     modern: list[ValidationError] = []
     for error in _RULES.iter_errors(schema):
         path = tuple(error.absolute_path)
@@ -46,7 +46,7 @@ def _faults(schema: Json, place: Place) -> Iterable[tuple[ValidationError, Place
         yield best_match(modern), place
 
 
-def _is_older_spelling(error: ValidationError, path: Place) -> bool:
+def _is_older_spelling(error: ValidationError, path: JsonPointer) -> bool:
     if not path or (len(path) > 1 and path[-2] in _CONTAINERS):
         return False
     keyword = path[len(path) - 1]
@@ -55,7 +55,9 @@ def _is_older_spelling(error: ValidationError, path: Place) -> bool:
     return keyword == "items" and isinstance(error.instance, list)
 
 
-def _older_items(schema: Json, path: Place, place: Place) -> Iterable[tuple[ValidationError, Place]]:
+def _older_items(
+    schema: Json, path: JsonPointer, place: JsonPointer
+) -> Iterable[tuple[ValidationError, JsonPointer]]:
     """The schemas of a tuple as it was written before 2020-12, which the newest rules do not look into."""
     around: Any = schema
     for key in path[:-1]:

@@ -15,7 +15,7 @@ _NEXT_S = 0.005
 _AT_ONCE = 4
 
 
-class Later:
+class DeferredQueue:
     """Calls to make a moment from now, in order, on the loop that they are put off on."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ from app.core.pool import Pool
 from app.core.request import ChatPrompt, Think
 from app.core.weight import weight
 from app.engine.base import Prompt
-from app.engine.vllm.failures import first_line
-from app.engine.vllm.messages import open_images, thinking_kwargs, to_conversation
+from app.engine.vllm.input.messages import open_images, thinking_kwargs, to_conversation
+from app.engine.vllm.process.failures import first_line
 
 _LONG_TEXT = 4096
 """Characters from which on a thread is worth its way there and back."""

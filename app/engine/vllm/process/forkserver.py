@@ -10,20 +10,20 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from app.engine.vllm import cores, environment, output
+from app.engine.vllm.process import cpu_quota, environment, stderr
 
 _PRELOAD = [
-    "app.engine.vllm.forked",
-    "app.engine.vllm.binding",
+    "app.engine.vllm.process.forked",
+    "app.engine.vllm.process.binding",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
-    "app.engine.vllm.logits",
-    "app.engine.vllm.eager",
+    "app.engine.vllm.input.logits",
+    "app.engine.vllm.process.eager",
     # What a constrained answer needs; imported on first use it takes seconds, while all other answers wait.
     "xgrammar",
     "llguidance.hf",
     "llguidance.torch",
-    "app.engine.vllm.output",
+    "app.engine.vllm.process.stderr",
 ]
 
 
@@ -32,7 +32,7 @@ def start(*, debug: bool) -> ForkServerContext:
 
     Later changes of the environment would not reach the engine processes.
     """
-    of_cores = cores.environment(os.environ, len(os.sched_getaffinity(0)), cores.quota())  # noqa: TID251
+    of_cores = cpu_quota.environment(os.environ, len(os.sched_getaffinity(0)), cpu_quota.quota())  # noqa: TID251
     environment.prepare(of_cores, debug=debug, spawns=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
@@ -51,7 +51,7 @@ def adopt(context: ForkServerContext | None) -> None:
 
     def choose() -> Any:
         chosen = context or get_mp_context()
-        captured = output.current.get()
-        return chosen if captured is None else output.CapturingContext(chosen, captured)
+        captured = stderr.current.get()
+        return chosen if captured is None else stderr.CapturingContext(chosen, captured)
 
     engine_utils.get_mp_context = choose  # type: ignore[assignment]

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 import psutil
 
 from app.core.tasks import supervise
-from app.engine.vllm.llm import StreamingLLM
+from app.engine.vllm.stream.client import StreamingLLM
 
 _P = ParamSpec("_P")
 _KILL_S = 5.0

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from app.constrain.reader import NEVER, Reader
-from app.constrain.scalar import Spelled, spell_text
-from app.constrain.shape import Both, Object, Place, Text, Value, unsupported
+from app.constrain.emit_scalar import Emitted, emit_text
+from app.constrain.normalize import NEVER, Normalizer
+from app.constrain.types import AllOf, JsonPointer, Object, Text, Value, unsupported
 from app.core.request import Json
 
 _MAX_COUNTED = 64
@@ -19,15 +19,18 @@ class _Others:
     keys: dict[str, Json]
 
 
-class ObjectWriter:
+class ObjectEmitter:
     def __init__(
-        self, reader: Reader, write: Callable[[Both, int], Spelled], dead: Callable[[Place, str], bool]
+        self,
+        normalizer: Normalizer,
+        write: Callable[[AllOf, int], Emitted],
+        dead: Callable[[JsonPointer, str], bool],
     ) -> None:
-        self._reader = reader
+        self._normalizer = normalizer
         self._write = write
         self._dead = dead
 
-    def written(self, shape: Object, place: Place, depth: int) -> Spelled:
+    def written(self, shape: Object, place: JsonPointer, depth: int) -> Emitted:
         shape = self._with_finite_names(shape)
         declared: dict[str, Json] = {}
         for name in dict.fromkeys([*shape.properties, *shape.required]):
@@ -44,29 +47,29 @@ class ObjectWriter:
         else:
             others = self._others(shape, place, depth)
         counts = self._counts(shape, declared, others, place)
-        return False if counts is None else {**_spelled(shape, declared, others), **counts}
+        return False if counts is None else {**_emitted(shape, declared, others), **counts}
 
-    def _child(self, shape: Object, name: str, depth: int) -> Spelled:
-        if not self._reader.admits_both(shape.names, name):
+    def _child(self, shape: Object, name: str, depth: int) -> Emitted:
+        if not self._normalizer.admits_both(shape.names, name):
             return False
-        return self._write(self._reader.said(shape, name) or (), depth + 1)
+        return self._write(self._normalizer.property_schema(shape, name) or (), depth + 1)
 
     def _with_finite_names(self, shape: Object) -> Object:
         """`propertyNames` with an `enum` declares these names."""
         if not shape.names or (shape.rest is None and (shape.properties or shape.patterns)):
             return shape
-        names = self._reader.shapes(shape.names)
+        names = self._normalizer.shapes(shape.names)
         if not all(isinstance(name, Value) for name in names):
             return shape
         texts = [name.value for name in names if isinstance(name, Value) and isinstance(name.value, str)]
         properties = {
-            name: self._reader.said(shape, name) or ()
+            name: self._normalizer.property_schema(shape, name) or ()
             for name in [*shape.properties, *texts]
             if name in texts
         }
         return replace(shape, properties=properties, rest=(NEVER,), patterns={}, names=())
 
-    def _others(self, shape: Object, place: Place, depth: int) -> _Others | None:
+    def _others(self, shape: Object, place: JsonPointer, depth: int) -> _Others | None:
         if shape.patterns:
             return self._patterned(shape, place, depth)
         taken = dict.fromkeys([*shape.properties, *shape.required])
@@ -82,7 +85,7 @@ class ObjectWriter:
             raise unsupported(place, "propertyNames", 'is not supported beside "properties"')
         return None if keys is False else _Others({"propertyNames": keys, "additionalProperties": value})
 
-    def _patterned(self, shape: Object, place: Place, depth: int) -> _Others | None:
+    def _patterned(self, shape: Object, place: JsonPointer, depth: int) -> _Others | None:
         if len(shape.patterns) > 1 or shape.names:
             reason = 'is supported only with one pattern and without "propertyNames"'
             raise unsupported(place, "patternProperties", reason)
@@ -90,23 +93,23 @@ class ObjectWriter:
             raise unsupported(place, "patternProperties", 'is not supported beside "additionalProperties"')
         ((source, child),) = shape.patterns.items()
         for name in [*shape.properties, *shape.required]:
-            if self._reader.work.matches(source, name):
+            if self._normalizer.budget.matches(source, name):
                 raise unsupported(
                     place, "patternProperties", f'is not supported where it matches "{name}" as well'
                 )
         value = self._write(child, depth + 1)
         return None if value is False else _Others({"patternProperties": {source: value}})
 
-    def _named_keys(self, shape: Object, place: Place) -> Spelled:
-        names = [name for name in self._reader.shapes(shape.names) if isinstance(name, Text | Value)]
+    def _named_keys(self, shape: Object, place: JsonPointer) -> Emitted:
+        names = [name for name in self._normalizer.shapes(shape.names) if isinstance(name, Text | Value)]
         match names:
             case [Text() as text]:
-                return spell_text(text, (*place, "propertyNames"), self._reader.work)
+                return emit_text(text, (*place, "propertyNames"), self._normalizer.budget)
             case _:
                 raise unsupported(place, "propertyNames", "is supported only as one kind of string")
 
     def _counts(
-        self, shape: Object, declared: Mapping[str, Json], others: _Others | None, place: Place
+        self, shape: Object, declared: Mapping[str, Json], others: _Others | None, place: JsonPointer
     ) -> dict[str, int] | None:
         """The counts that are not met in any case; None where they cannot be met."""
         low = shape.low if shape.low > len(shape.required) else 0
@@ -128,10 +131,10 @@ class ObjectWriter:
         }
 
 
-def _spelled(shape: Object, declared: Mapping[str, Json], others: _Others | None) -> dict[str, Json]:
-    spelled: dict[str, Json] = {"type": "object", "additionalProperties": False}
+def _emitted(shape: Object, declared: Mapping[str, Json], others: _Others | None) -> dict[str, Json]:
+    emitted: dict[str, Json] = {"type": "object", "additionalProperties": False}
     if declared:
-        spelled["properties"] = dict(declared)
+        emitted["properties"] = dict(declared)
     if shape.required:
-        spelled["required"] = list(shape.required)
-    return spelled if others is None else spelled | others.keys
+        emitted["required"] = list(shape.required)
+    return emitted if others is None else emitted | others.keys

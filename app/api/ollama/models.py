@@ -14,11 +14,11 @@ from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import dumps
-from app.api.services import LARGE_BODY, CurrentCall, Served, Services, SmallBody
+from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
 from app.api.stream import NDJSON, json_response
 from app.catalogue.library import read_reference
 from app.catalogue.names import parse_name
-from app.core.call import Caller
+from app.core.context import Caller
 from app.core.errors import ModelNotFound
 from app.core.model import Model
 from app.peers import merge
@@ -51,9 +51,9 @@ async def status() -> Response:
 
 @router.api_route("/api/tags", methods=["HEAD", "GET"])
 @needs("models:read")
-async def tags(request: Request, served: Served, call: CurrentCall) -> Response:
+async def tags(request: Request, served: Served, ctx: Context) -> Response:
     """The models that the caller may use, on the servers behind this one too."""
-    models = (_seen(model, call.caller) for model in _usable(served, call.caller))
+    models = (_seen(model, ctx.caller) for model in _usable(served, ctx.caller))
     listed = views.tags(models)
     if others := await _of_peers(request, served, "/api/tags"):
         listed["models"] = merge.tags([listed["models"], *others])
@@ -73,11 +73,11 @@ def _seen(model: Model, caller: Caller) -> Model:
 
 @router.get("/api/ps")
 @needs("models:read")
-async def ps(request: Request, served: Served, call: CurrentCall) -> Response:
+async def ps(request: Request, served: Served, ctx: Context) -> Response:
     running = [
         Running(row.model, row.memory_bytes, row.vram_bytes, row.context_length, row.expires_at)
         for row in served.manager.loaded()
-        if call.caller.may_use(row.model.name)
+        if ctx.caller.may_use(row.model.name)
     ]
     listed = views.ps(running)
     if others := await _of_peers(request, served, "/api/ps"):
@@ -93,18 +93,18 @@ async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]
 
 @router.get("/api/experimental/model-recommendations")
 @needs("models:read")
-async def recommendations(served: Served, call: CurrentCall) -> Response:
+async def recommendations(served: Served, ctx: Context) -> Response:
     """What Ollama's command line offers to chat with: without a list it offers models that are not here."""
-    chatting = (model for model in _usable(served, call.caller) if model.can("completion"))
+    chatting = (model for model in _usable(served, ctx.caller) if model.can("completion"))
     return json_response(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
 
 
 @router.post("/api/pull")
 @needs("models:read")
-async def pull(request: Request, body: SmallBody, served: Served, call: CurrentCall) -> Response:
+async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) -> Response:
     """Nothing is fetched: a model that is served is there already, and no other can be had."""
     asked = await served.decoded(codec.to_pull, body)
-    check_allowed(call.caller, asked.model)
+    check_allowed(ctx.caller, asked.model)
     error = None if await _is_there(asked.model, request, served) else NO_MANIFEST
     if asked.stream:
         last = {"status": "success"} if error is None else {"error": error}
@@ -128,15 +128,15 @@ async def _is_there(name: str, request: Request, served: Services) -> bool:
 @router.post("/api/show")
 @needs("models:read")
 async def show(
-    body: SmallBody, served: Served, call: CurrentCall, user_agent: Annotated[str, Header()] = ""
+    body: SmallBody, served: Served, ctx: Context, user_agent: Annotated[str, Header()] = ""
 ) -> Response:
     asked = await served.decoded(codec.to_show, body)
-    check_allowed(call.caller, asked.model, details=True)
+    check_allowed(ctx.caller, asked.model, details=True)
     show_it = partial(
         views.show,
-        _seen(served.library.find(asked.model, details=True), call.caller),
+        _seen(served.library.find(asked.model, details=True), ctx.caller),
         asked.model,
-        shows_path=call.caller.has("admin"),
+        shows_path=ctx.caller.has("admin"),
         verbose=asked.verbose,
         system=asked.system,
         options=asked.options,

@@ -1,6 +1,8 @@
-"""Owns what a schema amounts to: a union of shapes of one JSON type each, and how two shapes meet.
+"""Owns the types of the intermediate form: a schema is a union of shapes, each of one JSON type.
 
-A child schema is not looked into here. It is a `Both`: the places of the raw schemas that must all hold.
+`intersect` is the conjunction of two shapes.
+
+A child schema is not looked into here. It is an `AllOf`: the places of the raw schemas that must all hold.
 """
 
 import json
@@ -15,10 +17,10 @@ from typing import Any, Literal, TypeAlias
 from app.core.errors import InvalidRequest
 from app.core.request import Json
 
-Place: TypeAlias = tuple[str | int, ...]
+JsonPointer: TypeAlias = tuple[str | int, ...]
 """Where a schema is, as keys from the root."""
 
-Both: TypeAlias = tuple[Place, ...]
+AllOf: TypeAlias = tuple[JsonPointer, ...]
 """Schemas that must all hold; none of them means any value."""
 
 Bound: TypeAlias = tuple[Fraction, bool] | None
@@ -65,8 +67,8 @@ class Text:
 class Array:
     """`rest` None: the schema does not say what follows the prefix."""
 
-    prefix: tuple[Both, ...] = ()
-    rest: Both | None = None
+    prefix: tuple[AllOf, ...] = ()
+    rest: AllOf | None = None
     low: int = 0
     high: int | None = None
     unique: bool = False
@@ -76,11 +78,11 @@ class Array:
 class Object:
     """`rest` None: the schema does not say what other keys hold. `patterns` maps sources to children."""
 
-    properties: dict[str, Both] = field(default_factory=dict[str, Both])
+    properties: dict[str, AllOf] = field(default_factory=dict[str, AllOf])
     required: tuple[str, ...] = ()
-    patterns: dict[str, Both] = field(default_factory=dict[str, Both])
-    rest: Both | None = None
-    names: Both = ()
+    patterns: dict[str, AllOf] = field(default_factory=dict[str, AllOf])
+    rest: AllOf | None = None
+    names: AllOf = ()
     low: int = 0
     high: int | None = None
 
@@ -88,45 +90,50 @@ class Object:
 Shape: TypeAlias = Value | Plain | Number | Text | Array | Object
 
 
-class Stress(Enum):
-    """How far a schema speaks of a shape: not at all while it speaks of others, not in particular, or so."""
+class Specificity(Enum):
+    """How explicitly a schema admits one JSON type.
 
-    WEAK = 0
+    IMPLIED: by keywords of another type alone; `{"properties": ...}` implies that a string will do.
+    OPEN: it says nothing of any type; `{}` and `{"title": "x"}`.
+    STATED: by `type` or by the type's own keywords; `{"properties": ...}` states an object.
+    """
+
+    IMPLIED = 0
     OPEN = 1
     STATED = 2
 
-    def __and__(self, other: "Stress") -> "Stress":
-        if Stress.STATED in (self, other):
-            return Stress.STATED
-        return Stress.WEAK if Stress.WEAK in (self, other) else Stress.OPEN
+    def __and__(self, other: "Specificity") -> "Specificity":
+        if Specificity.STATED in (self, other):
+            return Specificity.STATED
+        return Specificity.IMPLIED if Specificity.IMPLIED in (self, other) else Specificity.OPEN
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
-    """A shape of a union. A weak one is left out where the union has others."""
+class Alternative:
+    """A shape of a union. An implied one is left out where the union has others."""
 
     shape: Shape
-    stress: Stress = Stress.STATED
+    specificity: Specificity = Specificity.STATED
 
 
-def refusal(place: Place, reason: str) -> InvalidRequest:
+def refusal(place: JsonPointer, reason: str) -> InvalidRequest:
     return InvalidRequest(f"invalid JSON schema in format: {_shown(place)}: {reason}")
 
 
 def unsupported(
-    place: Place, keyword: str, why: str = "is not supported by the constraint engine"
+    place: JsonPointer, keyword: str, why: str = "is not supported by the constraint engine"
 ) -> InvalidRequest:
     return refusal(place, f'"{keyword}" {why}')
 
 
-def _shown(place: Place) -> str:
+def _shown(place: JsonPointer) -> str:
     return "$" + "".join(
         f".{key}" if isinstance(key, str) and _IDENTIFIER.fullmatch(key) else f"[{json.dumps(key)}]"
         for key in place
     )
 
 
-def join(*parts: Both) -> Both:
+def join(*parts: AllOf) -> AllOf:
     return tuple(dict.fromkeys(place for part in parts for place in part))
 
 
@@ -182,28 +189,28 @@ Matches: TypeAlias = Callable[[str, str], bool]
 """Whether a text matches a pattern."""
 
 
-def said(shape: Object, name: str, matches: Matches) -> Both | None:
+def property_schema(shape: Object, name: str, matches: Matches) -> AllOf | None:
     """What the value under `name` must satisfy; None where the schema does not say."""
     parts = [shape.properties[name]] if name in shape.properties else []
     parts += [child for source, child in shape.patterns.items() if matches(source, name)]
     return join(*parts) if parts else shape.rest
 
 
-def meet(one: Shape, other: Shape, matches: Matches) -> Shape | None:
+def intersect(one: Shape, other: Shape, matches: Matches) -> Shape | None:
     """The shape of what is in both, None where nothing is. Values are not this function's concern."""
     match one, other:
         case Plain(), Plain():
             return one if one == other else None
         case Number(), Number():
-            return _meet_numbers(one, other)
+            return _intersect_numbers(one, other)
         case Text(), Text():
             low, high = max(one.low, other.low), _lower(one.high, other.high)
-            both = Text(low, high, one.patterns | other.patterns, one.formats | other.formats)
-            return both if high is None or low <= high else None
+            all_of = Text(low, high, one.patterns | other.patterns, one.formats | other.formats)
+            return all_of if high is None or low <= high else None
         case Array(), Array():
-            return _meet_arrays(one, other)
+            return _intersect_arrays(one, other)
         case Object(), Object():
-            return _meet_objects(one, other, matches)
+            return _intersect_objects(one, other, matches)
         case _:
             return None
 
@@ -212,7 +219,7 @@ def _lower(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
 
 
-def _meet_numbers(one: Number, other: Number) -> Number | None:
+def _intersect_numbers(one: Number, other: Number) -> Number | None:
     lows = [bound for bound in (one.low, other.low) if bound]
     highs = [bound for bound in (one.high, other.high) if bound]
     low = max(lows, default=None)
@@ -221,8 +228,8 @@ def _meet_numbers(one: Number, other: Number) -> Number | None:
     if one.step and other.step:
         numerator = math.lcm(one.step.numerator, other.step.numerator)
         step = Fraction(numerator, math.gcd(one.step.denominator, other.step.denominator))
-    both = Number(one.integer or other.integer, low, high, step)
-    return None if is_empty(both) else both
+    all_of = Number(one.integer or other.integer, low, high, step)
+    return None if is_empty(all_of) else all_of
 
 
 def is_empty(number: Number) -> bool:
@@ -232,31 +239,34 @@ def is_empty(number: Number) -> bool:
     return low > high or (low == high and (low_open or high_open))
 
 
-def _meet_arrays(one: Array, other: Array) -> Array | None:
+def _intersect_arrays(one: Array, other: Array) -> Array | None:
     low, high = max(one.low, other.low), _lower(one.high, other.high)
     if high is not None and low > high:
         return None
     longest = max(len(one.prefix), len(other.prefix))
     prefix = tuple(join(_item(one, at) or (), _item(other, at) or ()) for at in range(longest))
-    return Array(prefix, _join_said(one.rest, other.rest), low, high, one.unique or other.unique)
+    return Array(prefix, _join_schemas(one.rest, other.rest), low, high, one.unique or other.unique)
 
 
-def _item(array: Array, at: int) -> Both | None:
+def _item(array: Array, at: int) -> AllOf | None:
     return array.prefix[at] if at < len(array.prefix) else array.rest
 
 
-def _join_said(one: Both | None, other: Both | None) -> Both | None:
+def _join_schemas(one: AllOf | None, other: AllOf | None) -> AllOf | None:
     return None if one is None and other is None else join(one or (), other or ())
 
 
-def _meet_objects(one: Object, other: Object, matches: Matches) -> Object | None:
+def _intersect_objects(one: Object, other: Object, matches: Matches) -> Object | None:
     low, high = max(one.low, other.low), _lower(one.high, other.high)
     if high is not None and low > high:
         return None
     names = dict.fromkeys([*one.properties, *other.properties])
     sources = dict.fromkeys([*one.patterns, *other.patterns])
     return Object(
-        {name: join(said(one, name, matches) or (), said(other, name, matches) or ()) for name in names},
+        {
+            name: join(property_schema(one, name, matches) or (), property_schema(other, name, matches) or ())
+            for name in names
+        },
         tuple(dict.fromkeys([*one.required, *other.required])),
         {
             source: join(
@@ -264,7 +274,7 @@ def _meet_objects(one: Object, other: Object, matches: Matches) -> Object | None
             )
             for source in sources
         },
-        _join_said(one.rest, other.rest),
+        _join_schemas(one.rest, other.rest),
         join(one.names, other.names),
         low,
         high,

@@ -5,12 +5,12 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TypeAlias, overload
 
-from app.constrain import formats, numbers
-from app.constrain.shape import Bound, Number, Place, Text, refusal, unsupported
-from app.constrain.work import Work
+from app.constrain import numbers, string_formats
+from app.constrain.budget import Budget
+from app.constrain.types import Bound, JsonPointer, Number, Text, refusal, unsupported
 from app.core.request import Json
 
-Spelled: TypeAlias = dict[str, Json] | bool
+Emitted: TypeAlias = dict[str, Json] | bool
 """A schema of few keywords, each of which `grammar` writes; False where nothing can satisfy it."""
 
 _MAX_MULTIPLES = 1000
@@ -21,15 +21,15 @@ _MAX_PATTERNS = 4
 """Of the same string: what llguidance needs to find out whether they have a text in common grows steeply."""
 
 
-def spell_value(value: Json) -> Spelled:
+def emit_value(value: Json) -> Emitted:
     """Just this value. Arrays and objects are taken apart, so that white space in them is free."""
     match value:
         case list():
-            items = [spell_value(item) for item in value]
+            items = [emit_value(item) for item in value]
             closed: dict[str, Json] = {"type": "array", "items": False}
             return closed | ({"prefixItems": items, "minItems": len(items)} if items else {})
         case dict():
-            properties = {key: spell_value(item) for key, item in value.items()}
+            properties = {key: emit_value(item) for key, item in value.items()}
             closed = {"type": "object", "additionalProperties": False}
             return closed | ({"properties": properties, "required": list(properties)} if properties else {})
         case float() if value.is_integer():
@@ -38,9 +38,9 @@ def spell_value(value: Json) -> Spelled:
             return {"const": value}
 
 
-def spell_number(number: Number, place: Place) -> Spelled:
+def emit_number(number: Number, place: JsonPointer) -> Emitted:
     if number.step is not None:
-        return _spell_multiples(number, number.step, place)
+        return _emit_multiples(number, number.step, place)
     if number.integer:
         low, high = _whole(number.low, 1), _whole(number.high, -1)
         if low is not None and high is not None and low > high:
@@ -58,7 +58,7 @@ def _decimals(number: Number) -> str | None:
     return numbers.decimals(low, high, above=above, below=below)
 
 
-def _spell_multiples(number: Number, step: Fraction, place: Place) -> Spelled:
+def _emit_multiples(number: Number, step: Fraction, place: JsonPointer) -> Emitted:
     if number.low and number.high and (number.high[0] - number.low[0]) / step <= _MAX_MULTIPLES:
         return _listed_multiples(number, number.low, number.high, step)
     ends = numbers.multiples(step)
@@ -68,7 +68,7 @@ def _spell_multiples(number: Number, step: Fraction, place: Place) -> Spelled:
             f"between bounds at most {_MAX_MULTIPLES} multiples apart"
         )
         raise unsupported(place, "multipleOf", reason)
-    within = spell_number(replace(number, integer=number.integer or step.denominator == 1, step=None), place)
+    within = emit_number(replace(number, integer=number.integer or step.denominator == 1, step=None), place)
     if isinstance(within, bool):
         return within
     bounded = within["all"] if within["all"] != [numbers.NUMBER] else [numbers.PLAIN]
@@ -77,7 +77,7 @@ def _spell_multiples(number: Number, step: Fraction, place: Place) -> Spelled:
 
 def _listed_multiples(
     number: Number, low: tuple[Fraction, bool], high: tuple[Fraction, bool], step: Fraction
-) -> Spelled:
+) -> Emitted:
     first, last = _whole((low[0] / step, low[1]), 1), _whole((high[0] / step, high[1]), -1)
     values = [step * at for at in range(first, last + 1)]
     if number.integer:
@@ -97,7 +97,7 @@ def _whole(bound: Bound, side: int) -> int | None:
     return side * (math.floor(value) + 1 if excluded else math.ceil(value))
 
 
-def spell_text(text: Text, place: Place, work: Work) -> Spelled:
+def emit_text(text: Text, place: JsonPointer, budget: Budget) -> Emitted:
     """A `pattern` stands and a `format` beside it yields: it is an annotation."""
     if text.low > _MAX_LENGTH:
         raise refusal(place, f'"minLength" is supported up to {_MAX_LENGTH}')
@@ -105,16 +105,16 @@ def spell_text(text: Text, place: Place, work: Work) -> Spelled:
     lengths: dict[str, Json] = {"minLength": text.low} if text.low else {}
     lengths |= {} if high is None else {"maxLength": high}
     sources = sorted(text.patterns) or [
-        formats.pattern(name) for name in sorted(text.formats) if formats.enforced(name)
+        string_formats.pattern(name) for name in sorted(text.formats) if string_formats.enforced(name)
     ]
     if len(sources) > _MAX_PATTERNS:
         raise unsupported(place, "pattern", f"is supported {_MAX_PATTERNS} times for the same string")
     if not sources:
         return {"type": "string", **lengths}
-    spelled: dict[str, Json] = {
+    emitted: dict[str, Json] = {
         "type": "string",
         "allOf": [{"pattern": source} for source in sources],
         **lengths,
     }
-    work.check_string(spelled, place)
-    return spelled
+    budget.check_string(emitted, place)
+    return emitted

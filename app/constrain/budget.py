@@ -4,7 +4,7 @@ import json
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from app.constrain.shape import Place, refusal
+from app.constrain.types import JsonPointer, refusal
 from app.core.request import Json
 
 MAX_STEPS = 150_000
@@ -44,7 +44,7 @@ def as_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-class Work:
+class Budget:
     """A budget of steps. What it refuses is refused whatever the machine's speed."""
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
@@ -57,7 +57,7 @@ class Work:
         if self._left < 0:
             raise refusal((), "the schema takes more work to read than is allowed")
 
-    def check_string(self, schema: dict[str, Json], place: Place) -> LLMatcher:
+    def check_string(self, schema: dict[str, Json], place: JsonPointer) -> LLMatcher:
         """The matcher of a string schema; raises `InvalidRequest` where llguidance cannot honour it."""
         source = json.dumps(schema, ensure_ascii=False)
         if source in self._strings:
@@ -69,7 +69,7 @@ class Work:
         self._strings[source] = matcher
         return matcher
 
-    def check_pattern(self, pattern: str, place: Place) -> LLMatcher:
+    def check_pattern(self, pattern: str, place: JsonPointer) -> LLMatcher:
         if len(pattern) > MAX_PATTERN:
             raise refusal(place, f"the regular expression is longer than {MAX_PATTERN} characters")
         return self.check_string({"type": "string", "pattern": pattern}, place)
