@@ -15,12 +15,13 @@ from app import __version__
 from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
-from app.api import guard, ops, transport, unserved
+from app.api import guard, ops, transport
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes
-from app.api.ollama.dialect import Dialect
+from app.api.ollama import models, routes, unserved
+from app.api.ollama.failure import OLLAMA
+from app.api.ollama.variant import Variant
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -84,7 +85,6 @@ def build_app(
     pipeline = Pipeline(
         library,
         manager,
-        tool_calls_reason=settings.tool_calls_done_reason == "tool_calls",
         pool=pool,
         cache_per_key=settings.cache_per_key,
     )
@@ -105,12 +105,14 @@ def build_app(
         settings.body_timeout,
         settings.request_timeout,
         API_VERSION,
-        Dialect(settings.stream_default, settings.repeat_text),
         lifecycle,
         Peers(settings.peers, settings.peer_timeout, on_failure=telemetry.metrics.peer_left_out),
         settings.limits,
         pool,
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+    )
+    app.state.ollama = Variant(
+        settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
     )
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
@@ -122,7 +124,7 @@ def build_app(
         guard.install(app, keys, open_paths=settings.open_paths)
     app.add_middleware(Drain, lifecycle=lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(RequestContextMiddleware(app, telemetry))
+    return RawSend(RequestContextMiddleware(app, telemetry, (OLLAMA,)))
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:

@@ -12,9 +12,9 @@ from pydantic_settings import NoDecode
 
 from app.api.origins import Origins
 from app.catalogue.names import parse_name
+from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits
-from app.core.options import resolve
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -148,7 +148,7 @@ def check_name(value: str) -> str:
 
 def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
     try:
-        resolve(value)
+        read_parameters(value)
     except InvalidRequest as error:
         raise ValueError(str(error)) from error
     return value

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,11 +40,11 @@ async def deltas(count: int) -> AsyncGenerator[Delta]:
         yield Delta(TEXT, [token])
 
 
-async def contents(count: int) -> AsyncGenerator[Event]:
+async def contents(count: int) -> AsyncGenerator[Sequence[Event]]:
     """The pipeline of a model whose text is all content."""
     async for delta in deltas(count):
-        yield Content(delta.text, delta.logprobs)
-    yield Done("stop", 1, 1, 1, count, Timings(1, 1))
+        yield (Content(delta.text, delta.logprobs),)
+    yield (Done("stop", 1, 1, 1, count, Timings(1, 1)),)
 
 
 def chat_encoder() -> Encoder:
@@ -55,7 +55,7 @@ def bare_app(events: MakeEvents, encoder: MakeEncoder) -> ASGIApp:
     """The response with nothing around it."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        response = EventResponse(events(TOKENS), encoder(), stream=True, on_error=_reraise)
+        response = EventResponse(events(TOKENS), encoder(), stream=True)
         await response(scope, receive, send)
 
     return app
@@ -68,7 +68,7 @@ def framework_app(events: MakeEvents, encoder: MakeEncoder) -> ASGIApp:
     fastapi.add_middleware(_Layer)
 
     async def chat() -> EventResponse:
-        return EventResponse(events(TOKENS), encoder(), stream=True, on_error=_reraise)
+        return EventResponse(events(TOKENS), encoder(), stream=True)
 
     fastapi.add_api_route("/api/chat", chat, methods=["POST"], response_model=None)
     return fastapi
@@ -163,10 +163,6 @@ def measure_call(call: Callable[[Any], bytes], argument: Any) -> float:
             call(argument)
         best = min(best, time.perf_counter() - start)
     return best / TOKENS * 1e6
-
-
-def _reraise(error: Exception) -> tuple[int, bytes]:
-    raise error
 
 
 async def table() -> dict[str, float]:

@@ -20,7 +20,7 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from app.core.limits import InputLimits
-from app.core.options import OPTIONS
+from app.catalogue.parameters import OPTIONS
 from app.core.request import Sampling
 from app.setting_values import Address
 from app.settings import ModelConfig, Settings

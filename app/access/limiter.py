@@ -73,7 +73,7 @@ class Limiter:
             try:
                 yield
             finally:
-                await budget.settle(ctx.prompt_tokens + ctx.output_tokens)
+                await budget.settle(ctx.work.prompt_tokens + ctx.work.output_tokens)
 
     @contextmanager
     def _at_once(self, caller: Caller) -> Generator[None, None, None]:

@@ -6,10 +6,11 @@ Body frames of a reply pass beside this layer (`RawSend` is around it), so a tok
 import re
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.dialect import DIALECT, Dialect, dialect_for
 from app.core.context import RequestContext
 from app.core.errors import AppError
 from app.telemetry.report import Telemetry
@@ -28,8 +29,9 @@ _TRACE_HEADERS = (b"traceparent", b"tracestate")
 class RequestContextMiddleware:
     """Makes the `RequestContext` of each request and hands it to `telemetry` at both ends."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, dialects: Sequence[Dialect] = ()) -> None:
         self._app = app
+        self._dialects = dialects
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +41,11 @@ class RequestContextMiddleware:
         ctx = _ctx(scope)
         self._telemetry.begin(ctx)
         try:
-            await self._app({**scope, CONTEXT: ctx}, receive, _Answer(ctx, send))
+            await self._app(
+                {**scope, CONTEXT: ctx, DIALECT: dialect_for(scope["path"], self._dialects)},
+                receive,
+                _Answer(ctx, send),
+            )
         except BaseException as error:
             ctx.failure = ctx.failure or type(error).__name__
             raise

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import errors
+from app.api.refusal import Refusal
 from app.core.errors import Draining
 from app.runtime.lifecycle import Lifecycle
 
@@ -19,6 +19,6 @@ class Drain:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._lifecycle.draining and scope["type"] == "http" and scope["path"] not in PROBES:
-            await errors.answer(Draining())(scope, receive, send)
+            await Refusal(Draining())(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -1,15 +1,9 @@
-"""What a failure looks like to a client: its status, its body and both as an answer (ollama-api 1.8)."""
+"""What a failure is to a client of any API: its status, its text and the headers that go with it."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from app.api.context import note_failure
-from app.api.ollama.wire import dumps
 from app.core import errors
 from app.core.brief import brief
 
@@ -58,25 +52,6 @@ def text_of(error: Exception) -> str:
             return "internal server error"
 
 
-def body_of(error: Exception) -> bytes:
-    body = {"error": text_of(error)}
-    if isinstance(error, errors.Unauthorized):
-        body["status"] = body["error"]  # all that Ollama's command line shows of a 401
-    return dumps(body)
-
-
-class Refusal(Response):
-    """An error as an answer, which the record of the request takes note of; `body` is for other APIs."""
-
-    def __init__(self, error: Exception, headers: Mapping[str, str], body: bytes | None = None) -> None:
-        super().__init__(body_of(error) if body is None else body, status_of(error), headers)
-        self._error = error
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        note_failure(scope, self._error, text_of(self._error))
-        await super().__call__(scope, receive, send)
-
-
 def headers_of(error: Exception) -> dict[str, str]:
     """What a client, or a load balancer, is to know besides the text."""
     headers: dict[str, str] = {}
@@ -96,12 +71,3 @@ def headers_of(error: Exception) -> dict[str, str]:
     if isinstance(error, errors.RateLimited):
         headers["retry-after"] = str(error.retry_after_s)
     return headers
-
-
-def answer(error: Exception) -> Response:
-    return Refusal(error, {"content-type": "application/json; charset=utf-8"} | headers_of(error))
-
-
-async def handle(_: Request, error: Exception) -> Response:
-    """The exception handler for everything in `HANDLED`."""
-    return answer(error)

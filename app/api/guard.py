@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.ring import KeyRing
-from app.api import errors
 from app.api.context import context_of
+from app.api.refusal import Refusal
 from app.api.routing import RouteTable
 from app.core.context import Scope as KeyScope
 from app.core.errors import Forbidden, Unauthorized
@@ -62,7 +62,7 @@ class Guard:
             try:
                 self._check(scope)
             except (Unauthorized, Forbidden) as error:
-                await errors.answer(error)(scope, receive, send)
+                await Refusal(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

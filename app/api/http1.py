@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from app.api.ollama.wire import dumps
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -21,7 +20,7 @@ class Cycle(Protocol):
 
 def refusal(status: HTTPStatus, text: str) -> bytes:
     """A whole answer to bytes that never became a request; the connection ends after it."""
-    body = dumps({"error": text})
+    body = orjson.dumps({"error": text})
     return (
         b"HTTP/1.1 %d %s\r\ncontent-type: application/json; charset=utf-8\r\n"
         b"content-length: %d\r\nconnection: close\r\n\r\n%s"

@@ -3,8 +3,8 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.limiter import Limiter
-from app.api import errors
 from app.api.context import context_of
+from app.api.refusal import Refusal
 from app.core.errors import LimitsUnknown, RateLimited
 
 
@@ -23,4 +23,4 @@ class Quota:
             async with self._limiter.admit(context_of(scope)):
                 await self._app(scope, receive, send)
         except (RateLimited, LimitsUnknown) as error:
-            await errors.answer(error)(scope, receive, send)
+            await Refusal(error)(scope, receive, send)

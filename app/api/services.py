@@ -9,7 +9,6 @@ from starlette.requests import Request
 
 from app.api.body import OpenBodies, read_body
 from app.api.context import context_of
-from app.api.ollama.dialect import Dialect
 from app.catalogue.library import Library
 from app.core.context import RequestContext
 from app.core.limits import InputLimits
@@ -43,7 +42,6 @@ class Services:
     body_timeout_s: float
     request_timeout_s: float
     api_version: str
-    dialect: Dialect
     lifecycle: Lifecycle
     peers: Peers
     limits: InputLimits

@@ -7,7 +7,7 @@ last line. Events are closed, which aborts the engine's work, before the last me
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -17,26 +17,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import note_failure
 from app.api.deadline import within
-from app.api.errors import headers_of, text_of
-from app.core.errors import AppError, EngineFailed
+from app.api.dialect import Answer, dialect_of
+from app.api.errors import text_of
+from app.core.errors import AppError
 from app.core.events import Event
 
 logger = logging.getLogger(__name__)
 
-JSON = "application/json; charset=utf-8"
-BARE_JSON = "application/json"
-NDJSON = "application/x-ndjson"
 RAW_SEND = "caravan.send"
-_NO_HEADERS: Mapping[str, str] = {}
 
 _T = TypeVar("_T")
 
-Events: TypeAlias = AsyncGenerator[Event | list[Event]]
-"""An item is an event, or all events of one engine output: these leave in one frame."""
+Events: TypeAlias = AsyncGenerator[Sequence[Event]]
+"""An item is all events of one engine output: they leave in one frame."""
 
 
 class Encoder(Protocol):
     """Puts one reply into the words of an API. An encoder that fed no line holds a document in `whole`."""
+
+    media_type: str
+    """Of a stream."""
+    document_type: str
+    """The media type of `whole`."""
 
     def feed(self, event: Event) -> bytes:
         """What to send for this event, if anything."""
@@ -50,8 +52,12 @@ class Encoder(Protocol):
         """Everything collected, as one document."""
         ...
 
-    def error(self, text: str) -> bytes:
-        """The last frame of a stream that failed."""
+    def error(self, error: Exception) -> bytes:
+        """The end of a stream that failed after its beginning."""
+        ...
+
+    def failure(self, error: Exception, *, stream: bool) -> Answer:
+        """The answer to a request that failed before; `stream` tells what it asked for."""
         ...
 
 
@@ -72,26 +78,17 @@ class RawSend:
 
 
 class EventResponse(Response):
-    """Answers with what `events` say within `limit_s`; `on_error` gives a failure its status and body.
+    """Answers with what `events` say within `limit_s`, in the words of `encoder`.
 
-    It is a `Response` only so that FastAPI takes it from a route as it is.
+    Without `stream` all of them go into one document.
     """
 
-    def __init__(
-        self,
-        events: Events,
-        encoder: Encoder,
-        *,
-        stream: bool,
-        on_error: Callable[[Exception], tuple[int, bytes]],
-        limit_s: float = math.inf,
-    ) -> None:
+    def __init__(self, events: Events, encoder: Encoder, *, stream: bool, limit_s: float = math.inf) -> None:
         super().__init__()
         self._limit_s = limit_s
         self._events = events
         self._encoder = encoder
         self._stream = stream
-        self._on_error = on_error
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,52 +121,50 @@ class EventResponse(Response):
             return self._failure(error)
 
     async def _collect(self) -> list[Message]:
-        async for item in self._events:
-            for event in item if isinstance(item, list) else (item,):
+        async for events in self._events:
+            for event in events:
                 self._encoder.collect(event)
-        return _document(HTTPStatus.OK, JSON, self._encoder.whole())
+        return self._document()
+
+    def _document(self) -> list[Message]:
+        headers = {"content-type": self._encoder.document_type}
+        return _whole(Answer(HTTPStatus.OK, headers, self._encoder.whole()))
 
     async def _send_frames(self, send: Send, frame_send: Send) -> list[Message]:
         feed = self._encoder.feed
-        async for item in self._events:
-            frame = b"".join(map(feed, item)) if isinstance(item, list) else feed(item)
+        async for events in self._events:
+            frame = feed(events[0]) if len(events) == 1 else b"".join(map(feed, events))
             if not frame:
                 continue
             try:
                 if not self._begun:
-                    await send(_start(HTTPStatus.OK, NDJSON))
+                    await send(_start(HTTPStatus.OK, {"content-type": self._encoder.media_type}))
                     self._begun = True
                 await frame_send({"type": "http.response.body", "body": frame, "more_body": True})
             except OSError:
                 return []
         if self._begun:
             return [_end(b"")]
-        return _document(HTTPStatus.OK, JSON, self._encoder.whole())
+        return self._document()
 
     def _failure(self, error: Exception) -> list[Message]:
-        known = isinstance(error, AppError)
         if self._begun:
-            return [_end(self._encoder.error(text_of(error)))]
-        status, body = self._on_error(error)
-        # What is found wrong before generation answers as any route does (ollama-api 1.9).
-        generating = isinstance(error, EngineFailed) or not known
-        return _document(status, BARE_JSON if self._stream and generating else JSON, body, headers_of(error))
+            return [_end(self._encoder.error(error))]
+        return _whole(self._encoder.failure(error, stream=self._stream))
 
 
 class DocumentResponse(Response):
-    """Answers with the document that `work` makes within `limit_s`; a client that leaves stops the work."""
+    """Answers with the document that `work` makes within `limit_s`; a client that leaves stops the work.
+
+    A failure is worded by the dialect of the route.
+    """
 
     def __init__(
-        self,
-        work: Callable[[], Awaitable[bytes]],
-        *,
-        on_error: Callable[[Exception], tuple[int, bytes]],
-        limit_s: float = math.inf,
+        self, work: Callable[[], Awaitable[bytes]], *, media_type: str, limit_s: float = math.inf
     ) -> None:
-        super().__init__()
+        super().__init__(media_type=media_type)
         self._limit_s = limit_s
         self._work = work
-        self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages = await _while_connected(receive, self._messages(scope))
@@ -180,11 +175,11 @@ class DocumentResponse(Response):
     async def _messages(self, scope: Scope) -> list[Message]:
         try:
             async with within(self._limit_s):
-                return _document(HTTPStatus.OK, JSON, await self._work())
+                headers = {"content-type": self.media_type or ""}
+                return _whole(Answer(HTTPStatus.OK, headers, await self._work()))
         except AppError as error:
             note_failure(scope, error, text_of(error))
-            status, body = self._on_error(error)
-            return _document(status, JSON, body, headers_of(error))
+            return _whole(dialect_of(scope).failure(error))
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -219,26 +214,17 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def json_response(body: bytes, status: int = HTTPStatus.OK) -> Response:
-    """An ordinary answer (ollama-api 1.6)."""
-    return Response(body, status, media_type=JSON)
-
-
-def _start(
-    status: int, content_type: str, length: int | None = None, more: Mapping[str, str] = _NO_HEADERS
-) -> Message:
-    headers = [(b"content-type", content_type.encode())]
-    headers += [(name.encode(), value.encode()) for name, value in more.items()]
+def _start(status: int, headers: Mapping[str, str], length: int | None = None) -> Message:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     if length is not None:
-        headers.append((b"content-length", b"%d" % length))
-    return {"type": "http.response.start", "status": int(status), "headers": headers}
+        raw.append((b"content-length", b"%d" % length))
+    return {"type": "http.response.start", "status": int(status), "headers": raw}
 
 
 def _end(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": False}
 
 
-def _document(
-    status: int, content_type: str, body: bytes, more: Mapping[str, str] = _NO_HEADERS
-) -> list[Message]:
-    return [_start(status, content_type, len(body), more), _end(body)]
+def _whole(answer: Answer) -> list[Message]:
+    status, headers, body = answer
+    return [_start(status, headers, len(body)), _end(body)]

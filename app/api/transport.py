@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import errors
 from app.api.context import context_of
+from app.api.errors import HANDLED
 from app.api.hosts import host_of, is_local_address, is_local_name
 from app.api.origins import Origins
+from app.api.refusal import Refusal, handle
 from app.api.routing import RouteTable
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ def install(app: FastAPI, *, origins: Iterable[str] = (), loopback: bool) -> Non
     `origins` are added to those always allowed; a bad one is a `ValueError`. `loopback` tells that the
     server is bound to a loopback address, where the Host guard applies.
     """
-    for error in errors.HANDLED:
-        app.add_exception_handler(error, errors.handle)
+    for error in HANDLED:
+        app.add_exception_handler(error, handle)
     app.add_middleware(Transport, routes=app.routes, origins=Origins(origins), loopback=loopback)
 
 
@@ -81,7 +82,7 @@ class Transport:
             if start.gone:
                 raise  # the server logs it and breaks the connection: the client must not take it for an end
             logger.exception("%s %r failed", scope["method"], scope["path"])
-            await errors.answer(error)(scope, receive, start)
+            await Refusal(error)(scope, receive, start)
 
     def _choose(self, scope: Scope, added: Headers) -> ASGIApp:
         """What answers this request; the headers that its answer needs besides go to `added`."""

@@ -13,8 +13,9 @@ from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
 from app.catalogue.bundled import bundled
 from app.catalogue.digest import FileHashes, own_digest
 from app.catalogue.facts import read_facts, with_go_template
-from app.catalogue.names import parse_name, split_source
-from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
+from app.catalogue.names import parse_name, read_reference
+from app.catalogue.parameters import read_parameters
+from app.core.errors import InvalidRequest, LoadFailed, ModelNotFound
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 
 Progress: TypeAlias = Callable[[str, str, float], None]
@@ -26,9 +27,6 @@ ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
 MODELFILE_FIELDS = ("system", "template", "chat_template", "parameters", "messages", "license")
 """What makes one model another on the same weights, as the layers of a manifest do."""
 
-CLOUD = "ollama cloud is disabled: remote model is unavailable"
-CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
-
 
 def prepare(
     specs: Iterable[ModelSpec],
@@ -39,23 +37,6 @@ def prepare(
     preparation = _Preparation(_by_key(specs), cache_dir, progress)
     models = preparation.run()
     return Library(models)
-
-
-def read_reference(name: str, *, details: bool = False) -> ModelName:
-    """The name in what a client calls a model.
-
-    Raises:
-        ModelNotFound: for one that is blank.
-        InvalidRequest: for one that breaks the grammar.
-        Forbidden: for a model in the cloud.
-    """
-    if not name.strip():
-        raise ModelNotFound(name)
-    text, source = split_source(name)
-    parsed = parse_name(text)
-    if source == "cloud":
-        raise Forbidden(CLOUD_DETAILS if details else CLOUD)
-    return parsed
 
 
 class Library:
@@ -142,7 +123,12 @@ class _Preparation:
             raise LoadFailed(f"model '{name}': {error}") from error
         except OSError as error:
             raise LoadFailed(f"model '{name}': cannot read {error.filename}: {error.strerror}") from error
-        return Model(spec, _with_digest(facts, spec), engine_key(spec, facts))
+        return Model(
+            spec,
+            _with_digest(facts, spec),
+            engine_key(spec, facts),
+            sampling=read_parameters(spec.parameters),
+        )
 
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
         if source == BUNDLED_SOURCE:
@@ -186,7 +172,9 @@ def _derived(spec: ModelSpec, parent: Model) -> Model:
         license=base.license + spec.license,
     )
     facts = _with_digest(with_go_template(parent.facts, spec.template), spec)
-    return Model(whole, facts, parent.engine_key, parent=str(parent.name))
+    return Model(
+        whole, facts, parent.engine_key, parent=str(parent.name), sampling=read_parameters(whole.parameters)
+    )
 
 
 def _with_digest(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:

@@ -3,13 +3,15 @@
 import re
 from typing import Literal, TypeAlias, cast
 
-from app.core.errors import InvalidRequest
+from app.core.errors import Forbidden, InvalidRequest, ModelNotFound
 from app.core.model import ModelName
-from app.core.quote import quoted
+from app.golang.quote import quoted
 
 Source: TypeAlias = Literal["", "local", "cloud"]
 """Where a client wants the model to run; empty leaves it open."""
 
+_CLOUD = "ollama cloud is disabled: remote model is unavailable"
+_CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
 _NAME = re.compile(
     r"""
     (?:
@@ -57,3 +59,20 @@ def _cut_suffix(text: str) -> tuple[str, Source]:
     if colon and suffix.endswith("-cloud") and "/" not in suffix:
         return f"{base}:{last[: -len('-cloud')]}", "cloud"
     return text, ""
+
+
+def read_reference(name: str, *, details: bool = False) -> ModelName:
+    """The name in what a client calls a model.
+
+    Raises:
+        ModelNotFound: for one that is blank.
+        InvalidRequest: for one that breaks the grammar.
+        Forbidden: for a model in the cloud.
+    """
+    if not name.strip():
+        raise ModelNotFound(name)
+    text, source = split_source(name)
+    parsed = parse_name(text)
+    if source == "cloud":
+        raise Forbidden(_CLOUD_DETAILS if details else _CLOUD)
+    return parsed

@@ -1,4 +1,4 @@
-"""One request while it is served: who asks, what they may use, and what will be told of it once it is over.
+"""One request while it is served: who asks, what they may use, and what is reported once it is over.
 
 The edge makes a `RequestContext`, the stages fill in what they know, and the edge reports it at the end.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from app.core.events import Usage
 from app.core.model import ModelName
 from app.core.request import ChatPrompt, CompletionPrompt, Sampling
 
@@ -84,31 +85,9 @@ Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
 
 
 @dataclass(slots=True)
-class RequestContext:
-    """One request, from its arrival to its end. Durations are nanoseconds, 0 where unknown.
+class Work:
+    """What an engine did for a request, over all its turns: the pipeline adds to it. Nanoseconds, 0 unknown."""
 
-    `started_ns` is by the wall clock, `arrived_ns` by the monotonic one. `trace` holds the W3C headers to
-    hand on. `route` is the path as it is registered, empty where there is none; `model` a name that is
-    served, never one that was only asked for. `queue_ns`, `prefill_ns` and `decode_ns` are the engine's own
-    times; `first_token_ns` is from the request's arrival to the first token. `status` stays 0 where no
-    answer began; `answered` tells that it was sent to its end. `finish` is the finish reason. `failure` is
-    the name of the error's class, `error` its text as the client read it, `rejection` the reason where the
-    request was turned away. `prompt` and `answer` are kept only where `keeps_content`.
-    """
-
-    caller: Caller = ANYBODY
-    request_id: str = ""
-    trace: Mapping[str, str] = field(default_factory=dict[str, str])
-    trace_id: str = ""
-    started_ns: int = field(default_factory=time.time_ns)
-    arrived_ns: int = field(default_factory=time.monotonic_ns)
-    method: str = ""
-    path: str = ""
-    route: str = ""
-    operation: Operation = ""
-    model: str = ""
-    stream: bool = False
-    sampling: Sampling | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
@@ -117,17 +96,66 @@ class RequestContext:
     prefill_ns: int = 0
     decode_ns: int = 0
     first_token_ns: int = 0
-    duration_ns: int = 0
-    status: int = 0
-    answered: bool = False
-    finish: str = ""
-    failure: str = ""
-    error: str = ""
-    rejection: str = ""
+    """From the request's arrival to the first token of its first turn."""
+
+    def add(self, usage: Usage, *, waited_ns: int, started_ns: int) -> None:
+        """One turn, which waited in Caravan's own queue before; `started_ns` is the request's start."""
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.output_tokens += usage.output_tokens
+        self.queue_ns += usage.queue_ns + waited_ns
+        self.prefill_ns += usage.prefill_ns
+        self.decode_ns += usage.decode_ns
+        if usage.first_token_at_ns and not self.first_token_ns:
+            self.first_token_ns = max(1, usage.first_token_at_ns - started_ns)
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request, from its arrival to its end: who asks, what was done for it, how it ended."""
+
+    # Known at the edge, before anything is done.
+    caller: Caller = ANYBODY
+    request_id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    """W3C headers to hand on."""
+    trace_id: str = ""
+    started_ns: int = field(default_factory=time.time_ns)
+    """By the wall clock."""
+    arrived_ns: int = field(default_factory=time.monotonic_ns)
+    """By the monotonic clock."""
+    method: str = ""
+    path: str = ""
+    route: str = ""
+    """The path as it is registered, empty where there is none."""
     keeps_content: bool = False
+    """Whether `prompt` and `answer` are to be kept."""
     reserve: Reserve = _unlimited
+
+    # Filled in by the route and the pipeline.
+    operation: Operation = ""
+    model: str = ""
+    """A name that is served, never one that was only asked for."""
+    stream: bool = False
+    sampling: Sampling | None = None
+    work: Work = field(default_factory=Work)
+    finish: str = ""
+    """The finish reason of the last turn."""
     prompt: ChatPrompt | CompletionPrompt | None = None
     answer: str = ""
+
+    # How it ended, filled in at the edge.
+    duration_ns: int = 0
+    status: int = 0
+    """0 where no answer began."""
+    answered: bool = False
+    """Whether the answer was sent to its end."""
+    failure: str = ""
+    """The name of the error's class."""
+    error: str = ""
+    """The error's text as the client read it."""
+    rejection: str = ""
+    """The reason where the request was turned away."""
 
     @property
     def outcome(self) -> Outcome:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+FinishReason: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(slots=True)
@@ -45,9 +45,9 @@ class Usage:
 class Delta:
     """One engine output: the new text and the tokens it came from (more than one when outputs merge).
 
-    `finish` is set on the last delta only, together with `prompt_tokens` (cached ones included),
-    `output_tokens`, `timings`, whether a stop string ended the reply, and `cached_tokens`: those of the
-    prompt that took no work, None where the engine does not say.
+    `prompt_tokens` (cached ones included) and `cached_tokens`, those that took no work (None where the
+    engine does not say), are set on the first delta and on the last. `finish`, `output_tokens`, `timings`
+    and `matched_stop`, the stop string that ended the reply, are set on the last only.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Delta:
     output_tokens: int = 0
     timings: Timings | None = None
     cached_tokens: int | None = None
-    matched_stop: bool = False
+    matched_stop: str = ""
 
     def joined(self, later: "Delta") -> "Delta":
         """This delta and the one after it as one."""
@@ -68,12 +68,20 @@ class Delta:
             [*self.token_ids, *later.token_ids],
             logprobs or None,
             later.finish,
-            later.prompt_tokens,
+            later.prompt_tokens or self.prompt_tokens,
             later.output_tokens,
             later.timings,
-            later.cached_tokens,
+            self.cached_tokens if later.cached_tokens is None else later.cached_tokens,
             later.matched_stop,
         )
+
+
+@dataclass(slots=True)
+class Started:
+    """The first token is there. `cached_tokens` of the prompt's took no work; None where not known."""
+
+    prompt_tokens: int
+    cached_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -106,7 +114,8 @@ class ToolCall:
 class Done:
     """The end of a reply. `context` is prompt and output token ids, None where it is not wanted.
 
-    `cached_tokens` of the prompt's were not computed anew; None where the engine does not say.
+    `cached_tokens` of the prompt's were not computed anew; None where the engine does not say. `matched_stop`
+    is the stop string that ended it, `called_tools` whether it holds tool calls.
     """
 
     reason: FinishReason
@@ -117,24 +126,8 @@ class Done:
     timings: Timings
     context: list[int] | None = None
     cached_tokens: int | None = None
+    matched_stop: str = ""
+    called_tools: bool = False
 
 
-@dataclass(slots=True)
-class Loaded:
-    """The only event of a request that asked just for the model."""
-
-
-@dataclass(slots=True)
-class Unloaded:
-    """The only event of a request that asked to drop the model."""
-
-
-@dataclass(slots=True)
-class Rendered:
-    """The only event of a `_debug_render_only` request."""
-
-    text: str
-    image_count: int
-
-
-Event: TypeAlias = Content | Thinking | ToolCall | Done | Loaded | Unloaded | Rendered
+Event: TypeAlias = Started | Content | Thinking | ToolCall | Done

@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from app.core.request import Overrides
+
 Capability: TypeAlias = Literal["completion", "embedding", "tools", "thinking", "insert", "vision"]
 
 
@@ -105,12 +107,16 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A served model. Models with the same `engine_key` share one engine."""
+    """A served model. Models with the same `engine_key` share one engine.
+
+    `sampling` is what its parameters come to.
+    """
 
     spec: ModelSpec
     facts: ModelFacts
     engine_key: str
     parent: str = ""
+    sampling: Overrides = field(default_factory=dict[str, Any])
 
     @property
     def name(self) -> ModelName:

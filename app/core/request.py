@@ -1,15 +1,35 @@
 """What a client wants, free of any dialect and any engine. Made once per request, then frozen."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeAlias, TypeVar
+
+_T = TypeVar("_T")
 
 Json: TypeAlias = Any
 """A decoded JSON value."""
 
 Think: TypeAlias = bool | str | None
 """Reasoning switch, or a level by the model's name for it; None leaves it to the model's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred(Generic[_T]):
+    """A part of a request that is read later, in the order of checks that clients observe.
+
+    Calling it raises `InvalidRequest` for what is wrong with `value`.
+    """
+
+    read: Callable[[Any], _T]
+    value: Json = None
+
+    def __call__(self) -> _T:
+        return self.read(self.value)
+
+
+Overrides: TypeAlias = Mapping[str, Any]
+"""Fields of `Sampling` by name, of those that somebody has set."""
 
 FOREVER = math.inf
 """A keep-alive that never ends, in seconds."""
@@ -25,16 +45,50 @@ class PastToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message: the raw bytes of its file (PNG, JPEG, WebP), already out of base64."""
+
+    data: bytes
+
+
+Part: TypeAlias = Text | Image
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `images` are raw file bytes (PNG, JPEG, WebP), already out of base64."""
+    """One turn; `parts` are in the order in which the model is to read them."""
 
     role: str
-    content: str = ""
+    parts: tuple[Part, ...] = ()
     thinking: str = ""
-    images: tuple[bytes, ...] = ()
     tool_calls: tuple[PastToolCall, ...] = ()
     tool_name: str = ""
     tool_call_id: str = ""
+
+    @classmethod
+    def of(cls, role: str, text: str = "", images: Sequence[bytes] = (), **fields: Any) -> "Message":
+        """A message of pictures and then text, as Ollama has them; `fields` are the others."""
+        return cls(role, (*map(Image, images), *((Text(text),) if text else ())), **fields)
+
+    @property
+    def text(self) -> str:
+        """All text, the pieces joined as they are."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        return tuple(part.data for part in self.parts if isinstance(part, Image))
+
+    def with_text(self, text: str) -> "Message":
+        """The same with other text, which comes behind the pictures."""
+        return replace(self, parts=Message.of(self.role, text, self.images).parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +116,53 @@ class CompletionPrompt:
     images: tuple[bytes, ...] = ()
 
 
+def _free(_: Json) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One call to chat or generate.
 
-    `options` and `format` are kept as sent: they are read when the model is known, in the order of
-    checks that clients observe (ollama-api 6.2 and 7.2). `keep_alive_s` is None when the client
-    left it out. `received_ns` is `time.monotonic_ns()` when the request came in.
+    `sampling` and `constraint` are read when the model is known (ollama-api 6.2 and 7.2). `keep_alive_s` is
+    None when the client left it out. `received_ns` is `time.monotonic_ns()` when the request came in.
     """
 
     model: str
     prompt: ChatPrompt | CompletionPrompt
     received_ns: int
-    options: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    format: Json = None
+    sampling: Deferred[Overrides] = Deferred(dict[str, Any], ())
+    constraint: Deferred["Constraint | None"] = Deferred(_free)
     think: Think = None
     logprobs: bool = False
     top_logprobs: int = 0
     keep_alive_s: float | None = None
     truncate: bool = True
     shift: bool = True
-    debug_render_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Have a model loaded and answer nothing; checks and the options for it are those of `wanted`."""
+
+    wanted: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Let go of a model once nothing uses it any more."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    """Only show the prompt that `wanted` comes to."""
+
+    wanted: Generation
+
+
+Request: TypeAlias = Generation | Load | Unload | Render
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +172,7 @@ class Embedding:
     model: str
     inputs: tuple[str, ...]
     received_ns: int
-    options: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    sampling: Deferred[Overrides] = Deferred(dict[str, Any], ())
     truncate: bool = True
     dimensions: int = 0
     keep_alive_s: float | None = None
@@ -100,7 +180,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Ollama's options after defaults, the model's parameters and the request are merged.
+    """How tokens are drawn, and how many: the defaults, the model's parameters and the request's merged.
 
     Values are as the client means them; what an engine cannot take is bent in that engine.
     `num_ctx` None means the model's default window.
@@ -121,9 +201,14 @@ class Sampling:
     num_keep: int = 4
     stop: tuple[str, ...] = ()
 
+    @classmethod
+    def merged(cls, *layers: Overrides) -> "Sampling":
+        """The layers over the defaults, a later one winning field by field."""
+        return cls(**{name: value for layer in layers for name, value in layer.items()})
+
 
 @dataclass(frozen=True, slots=True)
-class JsonFormat:
+class Constraint:
     """The answer must be JSON; `schema` None means any JSON object. `grammar` is of the texts it may be."""
 
     schema: Mapping[str, Json] | None = None

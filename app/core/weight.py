@@ -9,7 +9,7 @@ _MESSAGE_CHARS = 16
 def weight(message: Message) -> int:
     """About how many characters of a prompt a message comes to."""
     calls = sum(len(call.name) + _size(call.arguments) for call in message.tool_calls)
-    return _MESSAGE_CHARS + len(message.content) + len(message.thinking) + calls
+    return _MESSAGE_CHARS + len(message.text) + len(message.thinking) + calls
 
 
 def _size(value: Json) -> int:

@@ -79,7 +79,7 @@ class ReplyDecoder:
     """
 
     def __init__(self, parser: ReplyParser, *, trims_content: bool, make_id: "IdMaker") -> None:
-        self._parser = parser
+        self.parser = parser
         self._make_id = make_id
         self._thinking = _Trimmed(lead=True)
         self._content = _Trimmed(lead=trims_content)
@@ -94,14 +94,14 @@ class ReplyDecoder:
         if delta.logprobs:
             self._logprobs += delta.logprobs
         self._cut = delta.finish == "length"
-        thinking, content = self._parser.feed(delta.text, delta.token_ids, last=delta.finish is not None)
+        thinking, content = self.parser.feed(delta.text, delta.token_ids, last=delta.finish is not None)
         return self._events(
             self._thinking.push(thinking) if thinking else "",
             self._content.push(content) if content else "",
         )
 
     def flush(self) -> list[Event]:
-        reply = self._parser.parse("".join(self._pieces), self._token_ids, cut=self._cut)
+        reply = self.parser.parse("".join(self._pieces), self._token_ids, cut=self._cut)
         events = self._events(
             self._thinking.rest_of(reply.thinking, keep_trailing=False),
             self._content.rest_of(reply.content, keep_trailing=not reply.calls),

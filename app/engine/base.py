@@ -1,13 +1,14 @@
 """The seam to an engine: what the runtime may ask of one. `fake.py` is the double, `vllm/` the real one."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry
 
 from app.core.events import Delta, Event, Usage
-from app.core.request import ChatPrompt, JsonFormat, Sampling, Think
+from app.core.request import ChatPrompt, Constraint, Sampling, Think
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Run:
 
     sampling: Sampling
     max_tokens: int
-    format: JsonFormat | None = None
+    constraint: Constraint | None = None
     logprobs: int | None = None
     think: Think = None
     chat: ChatPrompt = field(default_factory=ChatPrompt)
@@ -67,11 +68,24 @@ class Decoder(Protocol):
         ...
 
 
+class Answer(Protocol):
+    """One answer while it is made."""
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """How to read it; None when every delta is plain content."""
+        ...
+
+    async def next(self) -> Delta:
+        """The next delta; the one with a `finish` is the last. Raises what the engine's methods do."""
+        ...
+
+
 class Engine(Protocol):
     """One set of weights that can answer.
 
     Methods raise `InvalidRequest` for what the client got wrong, `EngineDied` once the process is gone
-    and `EngineFailed` for the rest. Closing a `generate` generator aborts its request.
+    and `EngineFailed` for the rest.
     """
 
     @property
@@ -104,16 +118,10 @@ class Engine(Protocol):
 
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
 
-    def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
-        """How to read this reply; None when every delta is plain content."""
-        ...
+    def answer(self, prompt: Prompt, run: Run) -> AbstractAsyncContextManager[Answer]:
+        """An answer to `prompt`; leaving the context before its last delta aborts the request.
 
-    def generate(
-        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
-    ) -> AsyncGenerator[Delta, None]:
-        """Deltas as they are made. A run that cannot be honoured raises `InvalidRequest` before the first.
-
-        `decoder` is what `decoder()` returned for this reply: the engine may owe it more than plain text.
+        Entering raises `InvalidRequest` for a run that cannot be honoured, as may the first `next`.
         """
         ...
 

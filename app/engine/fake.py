@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -82,6 +82,17 @@ class ScriptedDecoder:
 
     def flush(self) -> list[Event]:
         return self._rest
+
+
+class ScriptedAnswer:
+    """An answer of a `FakeEngine`."""
+
+    def __init__(self, deltas: AsyncGenerator[Delta, None], decoder: Decoder | None) -> None:
+        self._deltas = deltas
+        self.decoder = decoder
+
+    async def next(self) -> Delta:
+        return await anext(self._deltas)
 
 
 class FakeEngine:
@@ -167,19 +178,20 @@ class FakeEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return self._words.decode(token_ids)
 
-    def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
+    @asynccontextmanager
+    async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[ScriptedAnswer, None]:
         reply = self._reply(prompt, run)
-        return None if reply.events is None else ScriptedDecoder(reply.events, len(reply.deltas))
+        decoder = None if reply.events is None else ScriptedDecoder(reply.events, len(reply.deltas))
+        async with aclosing(self._generate(prompt, run)) as deltas:
+            yield ScriptedAnswer(deltas, decoder)
 
-    async def generate(
-        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
-    ) -> AsyncGenerator[Delta, None]:
+    async def _generate(self, prompt: Prompt, run: Run) -> AsyncGenerator[Delta, None]:
         self._check_alive()
         if len(prompt.token_ids) >= self._window:
             raise InvalidRequest(_TOO_LONG)
         self.asked.append(Asked(prompt, run))
         reply = self._reply(prompt, run)
-        texts = _cut(reply.deltas, run.sampling.stop)
+        texts, stop = _cut(reply.deltas, run.sampling.stop)
         called_ns = time.perf_counter_ns()
         asked_ns = first_ns = 0
         room, last = run.max_tokens, len(texts) - 1
@@ -192,15 +204,16 @@ class FakeEngine:
                     if not index:
                         first_ns = time.perf_counter_ns()
                     delta = self._delta(text, room, run.logprobs)
+                    delta.prompt_tokens = len(prompt.token_ids)
+                    delta.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
                     room -= len(delta.token_ids)
                     if room and index < last:
                         yield delta
                         continue
                     delta.finish = "stop" if room else "length"
-                    delta.matched_stop = "".join(texts) != "".join(reply.deltas)
-                    delta.prompt_tokens, delta.output_tokens = len(prompt.token_ids), run.max_tokens - room
+                    delta.matched_stop = stop
+                    delta.output_tokens = run.max_tokens - room
                     delta.timings = _timings(asked_ns, first_ns)
-                    delta.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
                     yield delta
                     return
         finally:
@@ -264,7 +277,7 @@ class FakeEngine:
     def _reply(self, prompt: Prompt, run: Run) -> Reply:
         if callable(self._script):
             return self._script(prompt, run)
-        last = run.chat.messages[-1].content if run.chat.messages else ""
+        last = run.chat.messages[-1].text if run.chat.messages else ""
         return self._script.get(prompt.text) or self._script.get(last) or self._default
 
     @asynccontextmanager
@@ -354,7 +367,7 @@ def _content(message: Message) -> str:
         parts.append(f"<think>{message.thinking}</think>\n")
     if message.tool_name:
         parts.append(f"[{message.tool_name}] ")
-    parts.append(message.content)
+    parts.append(message.text)
     for call in message.tool_calls:
         parts.append(
             f"<tool_call>{json.dumps({'name': call.name, 'arguments': dict(call.arguments)})}</tool_call>"
@@ -362,19 +375,20 @@ def _content(message: Message) -> str:
     return "".join(parts)
 
 
-def _cut(texts: Sequence[str], stops: Sequence[str]) -> Sequence[str]:
-    """The texts up to the first stop string, one at least."""
+def _cut(texts: Sequence[str], stops: Sequence[str]) -> tuple[Sequence[str], str]:
+    """The texts up to the first stop string, one at least, and that string."""
     whole = "".join(texts) if stops else ""
-    end = min((at for stop in stops if stop and (at := whole.find(stop)) >= 0), default=-1)
-    if end < 0:
-        return texts or ("",)
+    found = [(at, stop) for stop in stops if stop and (at := whole.find(stop)) >= 0]
+    if not found:
+        return texts or ("",), ""
+    end, stop = min(found)
     kept: list[str] = []
     for text in texts:
         kept.append(text[:end])
         end -= len(text)
         if end <= 0:
             break
-    return kept
+    return kept, stop
 
 
 def _logprob(word: str, count: int) -> TokenLogprob:

@@ -1,10 +1,9 @@
 """Which messages a request comes to: the model's own, the client's and the order among them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.core.model import ModelName
-from app.core.request import CompletionPrompt, Message
+from app.core.request import CompletionPrompt, Message, Text
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _MARK = "[img]"
@@ -19,7 +18,7 @@ def chat_messages(
     messages come first even then.
     """
     given = bool(request_messages) and request_messages[0].role == "system"
-    system = [Message("system", model_system)] if model_system and not given else []
+    system = [Message.of("system", model_system)] if model_system and not given else []
     return (*system, *model_messages, *request_messages)
 
 
@@ -32,9 +31,9 @@ def completion_messages(
     """
     system = asked.system or model_system
     return (
-        *([Message("system", system)] if system else ()),
+        *([Message.of("system", system)] if system else ()),
         *(model_messages if asked.context is None else ()),
-        Message("user", asked.prompt, images=asked.images),
+        Message.of("user", asked.prompt, asked.images),
     )
 
 
@@ -47,7 +46,7 @@ def without_past_thinking(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Messages with the `<think>` block cut from assistant turns before the last user message."""
     last_user = max((at for at, each in enumerate(messages) if each.role == "user"), default=0)
     return tuple(
-        replace(message, content=_after_thinking(message.content))
+        message.with_text(_after_thinking(message.text))
         if message.role == "assistant" and at < last_user
         else message
         for at, message in enumerate(messages)
@@ -62,12 +61,19 @@ def mark_images(messages: Sequence[Message]) -> tuple[Message, ...]:
     marked: list[Message] = []
     count = 0
     for message in messages:
-        # Split once: a search for each picture would be as many times the text.
-        before, *after = message.content.split(_MARK, len(message.images))
         marks = [f"[img-{number}]" for number in range(count, count + len(message.images))]
-        in_text = "".join(mark + text for mark, text in zip(marks, after, strict=False))
-        count += len(message.images)
-        marked.append(replace(message, content="".join(marks[len(after) :]) + before + in_text))
+        count += len(marks)
+        # Split once: a search for each picture would be as many times the text.
+        before, *after = message.text.split(_MARK, len(marks))
+        if after:
+            in_text = "".join(mark + text for mark, text in zip(marks, after, strict=False))
+            marked.append(message.with_text("".join(marks[len(after) :]) + before + in_text))
+        elif marks:
+            left = iter(marks)
+            pieces = (part.text if isinstance(part, Text) else next(left) for part in message.parts)
+            marked.append(message.with_text("".join(pieces)))
+        else:
+            marked.append(message)
     return tuple(marked)
 
 

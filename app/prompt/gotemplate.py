@@ -68,15 +68,15 @@ class GoTemplate:
             return self._run([(self._compiled.whole, {"Prompt": prompt, "Suffix": suffix, **switches})])
         asked = mark_images(
             [
-                *([Message("system", system)] if system else ()),
+                *([Message.of("system", system)] if system else ()),
                 *messages,
-                *([Message("user", prompt)] if prompt else ()),
+                *([Message.of("user", prompt)] if prompt else ()),
             ]
         )
         if not self.uses("Messages"):
             return self._run(self._rounds(asked, switches))
         values = {
-            "System": "\n\n".join(message.content for message in asked if message.role == "system"),
+            "System": "\n\n".join(message.text for message in asked if message.role == "system"),
             "Messages": [message_value(message) for message in _merged(asked)],
             "Tools": tool_values(tools),
             **switches,
@@ -96,7 +96,7 @@ class GoTemplate:
             field, ends = _ROUND[message.role]
             if any(rounds[-1].get(name) for name in ends):
                 rounds.append({})
-            rounds[-1][field] = message.content
+            rounds[-1][field] = message.text
         *past, last = [{**each, **switches} for each in rounds]
         return [*((self._compiled.whole, values) for values in past), (self._compiled.opened, last)]
 
@@ -165,8 +165,11 @@ def _joined(run: list[Message]) -> Message:
         return run[0]
     return replace(
         run[0],
-        content="\n\n".join(each.content for each in run),
         thinking="\n\n".join(each.thinking for each in run if each.thinking),
-        images=tuple(image for each in run for image in each.images),
+        parts=Message.of(
+            run[0].role,
+            "\n\n".join(each.text for each in run),
+            [image for each in run for image in each.images],
+        ).parts,
         tool_calls=tuple(call for each in run for call in each.tool_calls),
     )

@@ -79,7 +79,7 @@ def message_value(message: Message) -> GoStruct:
     return GoStruct(
         {
             "Role": message.role,
-            "Content": message.content,
+            "Content": message.text,
             "Thinking": message.thinking,
             "Images": list(message.images),
             "ToolCalls": [_call_value(index, call) for index, call in enumerate(message.tool_calls)],

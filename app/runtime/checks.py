@@ -1,25 +1,13 @@
 """What a model can be asked for: pure checks in the order clients observe (ollama-api 6.2 and 7.2)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from app.catalogue.library import read_reference
+from app.catalogue.names import read_reference
 from app.core.context import Caller, Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Model
-from app.core.quote import quoted
-from app.core.request import ChatPrompt, CompletionPrompt, Generation, Json, Sampling, Think
-
-
-def is_empty(asked: Generation) -> bool:
-    """Whether the request carries nothing to answer: it only loads or unloads."""
-    if isinstance(asked.prompt, ChatPrompt):
-        return not asked.prompt.messages
-    return not asked.prompt.prompt
-
-
-def is_unload(asked: Generation) -> bool:
-    return is_empty(asked) and asked.keep_alive_s == 0
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Overrides, Sampling, Think
+from app.golang.quote import quoted
 
 
 def check_allowed(caller: Caller, name: str, *, details: bool = False) -> None:
@@ -61,10 +49,8 @@ def settled_think(model: Model, think: Think) -> Think:
     return levels.default
 
 
-def within_limits(
-    sampling: Sampling, options: Mapping[str, Json], limits: Limits, default_context: float
-) -> Sampling:
-    """The sampling of a caller with these limits. What the client named itself in `options` is never changed.
+def within_limits(sampling: Sampling, named: Overrides, limits: Limits, default_context: float) -> Sampling:
+    """The sampling of a caller with these limits. What the client named itself in `named` is never changed.
 
     Raises:
         Forbidden: for a `num_ctx` or `num_predict` that was asked for and is over the limit.
@@ -72,11 +58,11 @@ def within_limits(
     context, predict = limits.max_context, limits.max_predict
     num_ctx, num_predict = sampling.num_ctx, sampling.num_predict
     if context is not None and (num_ctx or default_context) > context:
-        if options.get("num_ctx") is not None:
+        if "num_ctx" in named:
             raise Forbidden(f"this API key allows a num_ctx of at most {context}, {num_ctx} was asked for")
         sampling = replace(sampling, num_ctx=context)
     if predict is not None and not 0 < num_predict <= predict:
-        if options.get("num_predict") is not None:
+        if "num_predict" in named:
             asked = num_predict if num_predict > 0 else f"no limit ({num_predict})"
             raise Forbidden(f"this API key allows a num_predict of at most {predict}, {asked} was asked for")
         sampling = replace(sampling, num_predict=predict)

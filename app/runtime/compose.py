@@ -100,7 +100,7 @@ class Composer:
         return whole
 
     def _preset(self) -> list[Message]:
-        return [Message(role, content) for role, content in self._model.spec.messages]
+        return [Message.of(role, content) for role, content in self._model.spec.messages]
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
         source = template or self._model.spec.template
@@ -133,7 +133,7 @@ class Composer:
             return await self._engine.tokenize(text, images=images)
         chat = ChatPrompt(messages, tools)
         last = messages[-1] if messages else None
-        if last is None or last.role != "assistant" or last.tool_calls or not last.content:
+        if last is None or last.role != "assistant" or last.tool_calls or not last.text:
             return await self._chat(chat, continue_last=False)
         try:
             return await self._chat(chat, continue_last=True)
@@ -142,7 +142,7 @@ class Composer:
                 raise
             # A template that rewrites the last message cannot be left open: put the text behind it instead.
             opened = await self._chat(replace(chat, messages=messages[:-1]), continue_last=False)
-            prompt = await self._engine.tokenize(opened.text + last.content, special=False)
+            prompt = await self._engine.tokenize(opened.text + last.text, special=False)
             return replace(prompt, continues=True)
 
     async def _chat(self, chat: ChatPrompt, *, continue_last: bool) -> Prompt:

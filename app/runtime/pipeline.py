@@ -1,41 +1,48 @@
 """Runs what was asked: find the model, check, lease an engine, compose, generate, decode, count."""
 
-import json
 import math
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
 
 from app.catalogue.library import Library
 from app.constrain.compile import grammar_for
 from app.core.context import Caller, RequestContext
-from app.core.errors import ConstraintFailed, InvalidRequest
-from app.core.events import Content, Delta, Done, Event, Loaded, Rendered, Timings, ToolCall, Unloaded, Usage
-from app.core.format import read_format
+from app.core.errors import InvalidRequest
+from app.core.events import Done, Event, Started, Timings, Usage
 from app.core.model import Model
-from app.core.options import resolve
 from app.core.pool import Pool
-from app.core.quote import quoted
 from app.core.request import (
     ChatPrompt,
     CompletionPrompt,
+    Constraint,
     Embedding,
     Generation,
-    Json,
-    JsonFormat,
+    Load,
+    Render,
     Sampling,
+    Unload,
 )
-from app.engine.base import Decoder, Prompt, Run
-from app.runtime.checks import check, check_allowed, is_empty, is_unload, settled_think, within_limits
+from app.engine.base import Prompt, Run
+from app.golang.quote import quoted
+from app.runtime.checks import check, check_allowed, settled_think, within_limits
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.manager import Manager
+from app.runtime.reply import Reply
+from app.runtime.vectors import shortened
 
-_LONG_VECTORS = 10_000
-"""Values from which on a thread is worth its way there and back."""
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A generation that its model can take; `exact` where the client named the length of the answer itself."""
+
+    model: Model
+    asked: Generation
+    sampling: Sampling
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,134 +56,124 @@ class Embedded:
 
 
 class Pipeline:
-    """One for the whole server; `run` and `embed` are called once per request.
+    """One for the whole server; a method for each kind of request.
 
-    `tool_calls_reason` says whether a reply that calls tools ends with `tool_calls` or with Ollama's `stop`;
-    `cache_per_key`, whether a prompt's cached beginning serves only the key that it came from.
-    Work whose size the client chooses is done in `pool`.
+    `cache_per_key` says whether a prompt's cached beginning serves only the key that it came from. Work
+    whose size the client chooses is done in `pool`. All of them raise `AppError` for whatever stops the
+    request, `run` before its first event unless the engine fails later.
     """
 
     def __init__(
-        self,
-        library: Library,
-        manager: Manager,
-        *,
-        tool_calls_reason: bool,
-        pool: Pool | None = None,
-        cache_per_key: bool = True,
+        self, library: Library, manager: Manager, *, pool: Pool | None = None, cache_per_key: bool = True
     ) -> None:
         self._library = library
         self._manager = manager
-        self._tool_calls_reason = tool_calls_reason
         self._pool = pool or Pool()
         self._cache_per_key = cache_per_key
 
-    async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Event | list[Event], None]:
-        """The events of one reply; a list holds what came of one engine output.
+    async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
+        """The events of one reply, those of one engine output together.
 
         Closing the generator aborts the request in the engine.
-
-        Raises:
-            AppError: before the first event for whatever stops the request, later if the engine fails.
         """
-        check_allowed(ctx.caller, asked.model)
-        model = self._library.find(asked.model)
-        ctx.model = str(model.name)
-        if is_unload(asked):
-            ctx.operation = ""
-            self._manager.unload(model)
-            yield Unloaded()
-            return
-        check(model, asked)
-        asked = replace(asked, think=settled_think(model, asked.think))
-        sampling = resolve(model.spec.parameters, asked.options)
-        sampling = within_limits(sampling, asked.options, ctx.caller.limits, self._manager.default_context)
-        ctx.sampling = sampling
-        async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
-        ) as lease:
-            ctx.load_ns = lease.load_ns
+        admitted = self.admit(asked, ctx)
+        async with self.lease(admitted, ctx) as lease:
             load_ns = time.monotonic_ns() - asked.received_ns
-            prompt = await self._opening(model, asked, sampling, lease)
-            if not isinstance(prompt, Prompt):
-                ctx.operation = ""
-                yield prompt
-                return
-            # Before the request holds back tokens of its key: a schema may be refused.
-            format = await self._constraint(asked.format)
-            run = _run(asked, sampling, await _room(asked, sampling, prompt, lease, ctx), format, ctx)
-            gives_context = _gives_context(asked.prompt)
-            caller, tokens = ctx.caller, len(prompt.token_ids)
-            async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
-                run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
-                decoder = lease.engine.decoder(run, prompt)
-                reply = _Reply(
-                    decoder, keeps_text=gives_context or ctx.keeps_content, constrained=format is not None
-                )
-                try:
-                    async with aclosing(lease.engine.generate(prompt, run, decoder)) as deltas:
-                        async for delta in deltas:
-                            if turn.silent:
-                                turn.speaks()
-                            if event := reply.read(delta):
-                                yield event
-                finally:
-                    _account(ctx, prompt, run.usage, turn.waited_ns)
-                    if ctx.keeps_content:
-                        ctx.prompt, ctx.answer = asked.prompt, reply.text
-            if rest := reply.rest():
-                yield rest
-            reply.check_whole()
-            context = await _context(prompt, reply.text, lease) if gives_context else None
-            done = reply.done(asked.received_ns, load_ns, context, tool_calls_reason=self._tool_calls_reason)
-            ctx.finish = done.reason
-            yield done
+            prompt = await self.compose(admitted, lease)
+            async with aclosing(self.turn(admitted, lease, prompt, ctx, load_ns)) as turn:
+                async for events in turn:
+                    yield events
 
-    async def _constraint(self, raw: Json) -> JsonFormat | None:
-        """What `format` asks for, and the grammar that keeps an answer to it."""
-        wanted = read_format(raw)
-        if wanted is None:
-            return None
-        return replace(wanted, grammar=await self._pool.run(grammar_for, wanted.schema))
+    def admit(self, asked: Generation, ctx: RequestContext) -> Admitted:
+        """The checks before any work, in the order that clients observe."""
+        model = self._find(asked.model, ctx)
+        check(model, asked)
+        named = asked.sampling()
+        sampling = Sampling.merged(model.sampling, named)
+        sampling = within_limits(sampling, named, ctx.caller.limits, self._manager.default_context)
+        ctx.sampling = sampling
+        settled = replace(asked, think=settled_think(model, asked.think))
+        return Admitted(model, settled, sampling, "num_predict" in named)
 
-    async def _opening(
-        self, model: Model, asked: Generation, sampling: Sampling, lease: Lease
-    ) -> Prompt | Loaded | Rendered:
-        """The prompt to answer, or the event that is already the whole answer."""
-        if is_empty(asked):
-            return Loaded()
+    def lease(self, admitted: Admitted, ctx: RequestContext) -> AbstractAsyncContextManager[Lease]:
+        """The model's engine, loaded and kept as long as this is held."""
+        return self._lease(admitted.model, admitted.asked.keep_alive_s, admitted.sampling, ctx)
+
+    async def compose(self, admitted: Admitted, lease: Lease) -> Prompt:
         composer = Composer(
-            model,
+            admitted.model,
             lease.engine,
-            asked,
-            sampling,
+            admitted.asked,
+            admitted.sampling,
             lease.context_length,
             pool=self._pool,
         )
-        prompt = await composer.prompt()
-        return Rendered(prompt.text, prompt.image_count) if asked.debug_render_only else prompt
+        return await composer.prompt()
+
+    async def turn(
+        self, admitted: Admitted, lease: Lease, prompt: Prompt, ctx: RequestContext, load_ns: int
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """One answer of the model; several may be had within one lease."""
+        asked = admitted.asked
+        # Before the request holds back tokens of its key: a schema may be refused.
+        run = _run(admitted, await self._constraint(asked), ctx)
+        run = replace(run, max_tokens=await _room(admitted, prompt, lease, ctx))
+        gives_context = _gives_context(asked.prompt)
+        caller, tokens = ctx.caller, len(prompt.token_ids)
+        async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
+            run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
+            reply = Reply(
+                keeps_text=gives_context or ctx.keeps_content, constrained=run.constraint is not None
+            )
+            try:
+                async with lease.engine.answer(prompt, run) as answer:
+                    reply.decoder = answer.decoder
+                    while reply.last.finish is None:
+                        delta = await answer.next()
+                        if turn.silent:
+                            turn.speaks()
+                            yield (Started(delta.prompt_tokens or tokens, delta.cached_tokens),)
+                        if events := reply.read(delta):
+                            yield events
+            finally:
+                run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
+                ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
+                if ctx.keeps_content:
+                    ctx.prompt, ctx.answer = asked.prompt, reply.text
+        if events := reply.remaining():
+            yield events
+        reply.check_whole()
+        context = await _context(prompt, reply.text, lease) if gives_context else None
+        yield (_done(reply, ctx, asked.received_ns, load_ns, context),)
+
+    async def load(self, asked: Load, ctx: RequestContext) -> None:
+        """Have the model loaded, as a request that its checks let through would."""
+        async with self.lease(self.admit(asked.wanted, ctx), ctx):
+            pass
+
+    def unload(self, asked: Unload, ctx: RequestContext) -> None:
+        self._manager.unload(self._find(asked.model, ctx))
+
+    async def render(self, asked: Render, ctx: RequestContext) -> Prompt:
+        """The prompt that would go to the engine."""
+        admitted = self.admit(asked.wanted, ctx)
+        async with self.lease(admitted, ctx) as lease:
+            return await self.compose(admitted, lease)
 
     async def embed(
         self, asked: Embedding, ctx: RequestContext, *, case_sensitive: bool = False, normalize: bool = True
     ) -> Embedded:
         """The vectors of `asked.inputs`, each of unit length unless `normalize` is off.
 
-        Raises:
-            AppError: for whatever stops the request.
+        Without inputs the model is only loaded.
         """
-        check_allowed(ctx.caller, asked.model)
-        model = self._library.find(asked.model, case_sensitive=case_sensitive)
-        ctx.model = str(model.name)
-        sampling = resolve(model.spec.parameters, asked.options)
+        model = self._find(asked.model, ctx, case_sensitive=case_sensitive)
+        named = asked.sampling()
         limits = replace(ctx.caller.limits, max_predict=None)  # There is nothing to predict.
-        sampling = within_limits(sampling, asked.options, limits, math.inf)
-        async with self._manager.lease(
-            model, keep_alive_s=asked.keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
-        ) as lease:
-            ctx.load_ns = lease.load_ns
+        sampling = within_limits(Sampling.merged(model.sampling, named), named, limits, math.inf)
+        async with self._lease(model, asked.keep_alive_s, sampling, ctx) as lease:
             load_ns = time.monotonic_ns() - asked.received_ns
             if not asked.inputs:
-                ctx.operation = ""
                 return Embedded([], 0, time.monotonic_ns() - asked.received_ns, load_ns)
             _check_embeds(model, asked)
             limit = min(sampling.num_ctx or lease.engine.window, lease.engine.window)
@@ -190,108 +187,42 @@ class Pipeline:
                     cache_salt=self._salt(ctx.caller),
                     trace=ctx.trace or None,
                 )
-            vectors = await self._shortened(found.values, asked.dimensions)
+            vectors = await shortened(found.values, asked.dimensions, self._pool)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
 
-    async def _shortened(self, vectors: list[list[float]], dimensions: int) -> list[list[float]]:
-        if dimensions and sum(map(len, vectors)) > _LONG_VECTORS:
-            return await self._pool.run(_shorten_all, vectors, dimensions)
-        return _shorten_all(vectors, dimensions)
+    def _find(self, name: str, ctx: RequestContext, *, case_sensitive: bool = False) -> Model:
+        check_allowed(ctx.caller, name)
+        model = self._library.find(name, case_sensitive=case_sensitive)
+        ctx.model = str(model.name)
+        return model
+
+    @asynccontextmanager
+    async def _lease(
+        self, model: Model, keep_alive_s: float | None, sampling: Sampling, ctx: RequestContext
+    ) -> AsyncGenerator[Lease, None]:
+        async with self._manager.lease(
+            model, keep_alive_s=keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
+        ) as lease:
+            ctx.work.load_ns += lease.load_ns
+            yield lease
+
+    async def _constraint(self, asked: Generation) -> Constraint | None:
+        """What the answer must be, and the grammar that keeps it to that."""
+        wanted = asked.constraint()
+        if wanted is None:
+            return None
+        return replace(wanted, grammar=await self._pool.run(grammar_for, wanted.schema))
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
         return caller.key_id if self._cache_per_key else ""
 
 
-_Events: TypeAlias = Event | list[Event] | None
-
-
-class _Reply:
-    """What is kept of one reply while it is made; `read` runs once per engine output."""
-
-    __slots__ = ("_answer", "_called", "_decoder", "_last", "_pieces")
-
-    def __init__(self, decoder: Decoder | None, *, keeps_text: bool, constrained: bool = False) -> None:
-        self._decoder = decoder
-        self._answer: list[str] | None = [] if constrained else None
-        self._pieces: list[str] | None = [] if keeps_text else None
-        self._last = Delta("", [])
-        self._called = False
-
-    def read(self, delta: Delta) -> Event | list[Event] | None:
-        """The event of a delta; nothing where it only completes a character or is held back."""
-        if self._pieces is not None:
-            self._pieces.append(delta.text)
-        if delta.finish is not None:
-            self._last = delta
-        if self._decoder is not None:
-            event = self._decoder.feed(delta)
-            return event if self._answer is None else self._kept(event)
-        if self._answer is not None:
-            self._answer.append(delta.text)
-        if delta.text or delta.logprobs:
-            return Content(delta.text, delta.logprobs)
-        return None
-
-    def rest(self) -> list[Event]:
-        """What the decoder held back, and its tool calls."""
-        events = self._decoder.flush() if self._decoder is not None else []
-        self._called = any(isinstance(event, ToolCall) for event in events)
-        if self._answer is not None:
-            self._kept(events)
-        return events
-
-    def check_whole(self) -> None:
-        """A matcher that fails lets the model write nothing but its end, which looks like an answer's own.
-
-        Raises:
-            ConstraintFailed: for a constrained answer that ended by itself and is no JSON.
-        """
-        own_end = self._last.finish == "stop" and not self._last.matched_stop and not self._called
-        if self._answer is None or not own_end:
-            return
-        text = "".join(self._answer)
-        if not text and self._decoder is not None:
-            return  # It ended while it was reasoning, before the constraint.
-        try:
-            json.loads(text)
-        except ValueError as error:
-            raise ConstraintFailed from error
-        except RecursionError:
-            pass
-
-    def _kept(self, event: _Events) -> _Events:
-        for part in event if isinstance(event, list) else [event]:
-            if isinstance(part, Content) and self._answer is not None:
-                self._answer.append(part.text)
-        return event
-
-    @property
-    def text(self) -> str:
-        """All the model wrote, reasoning tags included, where that is kept."""
-        return "".join(self._pieces or ())
-
-    def done(
-        self, received_ns: int, load_ns: int, context: list[int] | None, *, tool_calls_reason: bool
-    ) -> Done:
-        last = self._last
-        return Done(
-            "tool_calls" if self._called and tool_calls_reason else last.finish or "stop",
-            total_ns=time.monotonic_ns() - received_ns,
-            load_ns=load_ns,
-            prompt_tokens=last.prompt_tokens,
-            output_tokens=last.output_tokens,
-            timings=last.timings or Timings(),
-            context=context,
-            cached_tokens=last.cached_tokens,
-        )
-
-
 async def _admit(ctx: RequestContext, lease: Lease, held: AsyncExitStack, tokens: int) -> int:
     """Let the inputs of an embed request in; from here on their tokens are charged, however it ends."""
     await ctx.reserve(tokens, 0, exact=True)
     turn = await held.enter_async_context(lease.turns.turn(ctx.caller.key_id, ctx.caller.priority, tokens))
-    ctx.queue_ns, ctx.prompt_tokens = turn.waited_ns, tokens
+    ctx.work.add(Usage(prompt_tokens=tokens), waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
     return turn.priority
 
 
@@ -300,26 +231,23 @@ def _check_embeds(model: Model, asked: Embedding) -> None:
         raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
-async def _room(
-    asked: Generation, sampling: Sampling, prompt: Prompt, lease: Lease, ctx: RequestContext
-) -> int:
+async def _room(admitted: Admitted, prompt: Prompt, lease: Lease, ctx: RequestContext) -> int:
     """Tokens the reply may take: what was asked for, within what is left of the window and the key's limit.
 
     A number that the client named itself is never made smaller for that limit.
     """
-    used, wanted = len(prompt.token_ids), sampling.num_predict
+    used, wanted = len(prompt.token_ids), admitted.sampling.num_predict
     left = max(lease.context_length - used, 1)
     room = min(left, wanted) if wanted > 0 else left
-    return await ctx.reserve(used, room, exact=wanted > 0 and asked.options.get("num_predict") is not None)
+    return await ctx.reserve(used, room, exact=wanted > 0 and admitted.exact)
 
 
-def _run(
-    asked: Generation, sampling: Sampling, max_tokens: int, format: JsonFormat | None, ctx: RequestContext
-) -> Run:
+def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext) -> Run:
+    asked = admitted.asked
     return Run(
-        sampling,
-        max_tokens,
-        format=format,
+        admitted.sampling,
+        max_tokens=1,
+        constraint=constraint,
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
         chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
@@ -327,16 +255,24 @@ def _run(
     )
 
 
-def _account(ctx: RequestContext, prompt: Prompt, usage: Usage, waited_ns: int) -> None:
-    """What the engine says of a generation that has ended."""
-    ctx.prompt_tokens = usage.prompt_tokens or len(prompt.token_ids)
-    ctx.cached_tokens = usage.cached_tokens
-    ctx.output_tokens = usage.output_tokens
-    ctx.queue_ns = usage.queue_ns + waited_ns
-    ctx.prefill_ns = usage.prefill_ns
-    ctx.decode_ns = usage.decode_ns
-    if usage.first_token_at_ns:
-        ctx.first_token_ns = max(1, usage.first_token_at_ns - ctx.started_ns)
+def _done(
+    reply: Reply, ctx: RequestContext, received_ns: int, load_ns: int, context: list[int] | None
+) -> Done:
+    last = reply.last
+    reason = last.finish or "stop"
+    ctx.finish = "tool_calls" if reply.called_tools else reason
+    return Done(
+        reason,
+        total_ns=time.monotonic_ns() - received_ns,
+        load_ns=load_ns,
+        prompt_tokens=last.prompt_tokens,
+        output_tokens=last.output_tokens,
+        timings=last.timings or Timings(),
+        context=context,
+        cached_tokens=last.cached_tokens,
+        matched_stop=last.matched_stop,
+        called_tools=reply.called_tools,
+    )
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:
@@ -348,16 +284,3 @@ async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:
     """The token ids of prompt and answer. The end token and a stop string are no part of the answer."""
     answer = await lease.engine.tokenize(text, special=False)
     return [*prompt.token_ids, *answer.token_ids]
-
-
-def _shorten_all(vectors: list[list[float]], dimensions: int) -> list[list[float]]:
-    return [_shorten(vector, dimensions) for vector in vectors]
-
-
-def _shorten(vector: list[float], dimensions: int) -> list[float]:
-    """The first `dimensions` values at unit length again; the vector itself where that is no shortening."""
-    if not 0 < dimensions < len(vector):
-        return vector
-    kept = vector[:dimensions]
-    norm = math.sqrt(sum(value * value for value in kept))
-    return [value / norm for value in kept] if norm else kept

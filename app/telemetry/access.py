@@ -71,10 +71,10 @@ def _words(ctx: RequestContext) -> Iterator[str]:
         yield ctx.outcome
     if ctx.model:
         yield ctx.model
-    if ctx.prompt_tokens or ctx.output_tokens:
-        yield f"{ctx.prompt_tokens}+{ctx.output_tokens} tokens"
-    if ctx.first_token_ns:
-        yield f"first after {ctx.first_token_ns / 1e9:.3f} s,"
+    if ctx.work.prompt_tokens or ctx.work.output_tokens:
+        yield f"{ctx.work.prompt_tokens}+{ctx.work.output_tokens} tokens"
+    if ctx.work.first_token_ns:
+        yield f"first after {ctx.work.first_token_ns / 1e9:.3f} s,"
     yield f"{ctx.duration_ns / 1e9:.3f} s"
     if ctx.caller.key_id:
         yield f"key {ctx.caller.key_id}"

@@ -27,9 +27,9 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     if message.thinking:
         parts.append({"type": "reasoning", "content": message.thinking})
     if message.role == "tool":
-        parts.append({"type": "tool_call_response", "id": message.tool_call_id, "response": message.content})
-    elif message.content:
-        parts.append(_text(message.content))
+        parts.append({"type": "tool_call_response", "id": message.tool_call_id, "response": message.text})
+    elif message.text:
+        parts.append(_text(message.text))
     for call in message.tool_calls:
         parts.append({"type": "tool_call", "name": call.name, "arguments": dict(call.arguments)})
     return [*parts, *_pictures(len(message.images))]

@@ -118,15 +118,17 @@ class Metrics:
         self.observe(instruments.REQUEST_DURATION, ctx.duration_ns / 1e9, of | _status(ctx) | error)
         if ctx.outcome == "cancelled":
             self.count(instruments.CANCELLATIONS, whose)
-        for kind, tokens in (("input", ctx.prompt_tokens), ("output", ctx.output_tokens)):
+        for kind, tokens in (("input", ctx.work.prompt_tokens), ("output", ctx.work.output_tokens)):
             if tokens:
                 self.observe(instruments.TOKENS, tokens, of | {instruments.TOKEN_TYPE: kind})
         for stage, waited_ns in _waits(ctx):
             self.observe(instruments.QUEUE_DURATION, waited_ns / 1e9, whose | {instruments.STAGE: stage})
-        if not error and ctx.first_token_ns:
-            self.observe(instruments.FIRST_TOKEN, ctx.first_token_ns / 1e9, of)
-            if ctx.output_tokens > 1:
-                self.observe(instruments.PER_TOKEN, ctx.decode_ns / (ctx.output_tokens - 1) / 1e9, of)
+        if not error and ctx.work.first_token_ns:
+            self.observe(instruments.FIRST_TOKEN, ctx.work.first_token_ns / 1e9, of)
+            if ctx.work.output_tokens > 1:
+                self.observe(
+                    instruments.PER_TOKEN, ctx.work.decode_ns / (ctx.work.output_tokens - 1) / 1e9, of
+                )
 
 
 def _http(ctx: RequestContext, error: Attributes) -> Attributes:
@@ -148,10 +150,10 @@ def error_of(ctx: RequestContext) -> str:
 
 
 def _waits(ctx: RequestContext) -> Iterator[tuple[Stage, int]]:
-    if ctx.load_ns >= _SHORTEST_LOAD_NS:
-        yield "load", ctx.load_ns
-    if ctx.queue_ns:
-        yield "engine", ctx.queue_ns
+    if ctx.work.load_ns >= _SHORTEST_LOAD_NS:
+        yield "load", ctx.work.load_ns
+    if ctx.work.queue_ns:
+        yield "engine", ctx.work.queue_ns
 
 
 def _is_watched(instrument: Instrument) -> bool:

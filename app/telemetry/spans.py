@@ -126,12 +126,12 @@ def phases(ctx: RequestContext) -> Iterator[tuple[str, str, int, int]]:
 
     The engine's clock is another than the request's, so what would stand out of the request is cut.
     """
-    if not ctx.first_token_ns:
+    if not ctx.work.first_token_ns:
         return
-    first_ns = ctx.started_ns + ctx.first_token_ns
-    scheduled_ns = max(first_ns - ctx.prefill_ns, ctx.started_ns)
-    queue_ns = min(ctx.queue_ns, scheduled_ns - ctx.started_ns)
-    decode_ns = min(ctx.decode_ns, ctx.duration_ns - ctx.first_token_ns)
+    first_ns = ctx.started_ns + ctx.work.first_token_ns
+    scheduled_ns = max(first_ns - ctx.work.prefill_ns, ctx.started_ns)
+    queue_ns = min(ctx.work.queue_ns, scheduled_ns - ctx.started_ns)
+    decode_ns = min(ctx.work.decode_ns, ctx.duration_ns - ctx.work.first_token_ns)
     yield "scheduled", "caravan.queue.duration", queue_ns, scheduled_ns
     yield "first_token", "caravan.prefill.duration", first_ns - scheduled_ns, first_ns
     yield "last_token", "caravan.decode.duration", decode_ns, first_ns + decode_ns
@@ -163,14 +163,14 @@ def _gen_ai(ctx: RequestContext) -> Attributes:
         instruments.OPERATION: ctx.operation,
         "gen_ai.provider.name": PROVIDER,
         instruments.MODEL: ctx.model,
-        "gen_ai.response.model": ctx.model if ctx.output_tokens else "",
+        "gen_ai.response.model": ctx.model if ctx.work.output_tokens else "",
         "gen_ai.request.stream": ctx.stream,
         "gen_ai.response.finish_reasons": [ctx.finish] if ctx.finish else [],
-        "gen_ai.response.time_to_first_chunk": ctx.first_token_ns / 1e9,
-        "gen_ai.usage.input_tokens": ctx.prompt_tokens,
-        "gen_ai.usage.output_tokens": ctx.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": ctx.cached_tokens,
-        "caravan.load.duration": ctx.load_ns / 1e9,
+        "gen_ai.response.time_to_first_chunk": ctx.work.first_token_ns / 1e9,
+        "gen_ai.usage.input_tokens": ctx.work.prompt_tokens,
+        "gen_ai.usage.output_tokens": ctx.work.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": ctx.work.cached_tokens,
+        "caravan.load.duration": ctx.work.load_ns / 1e9,
     }
     if ctx.prompt is not None:
         told |= {

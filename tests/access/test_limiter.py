@@ -54,7 +54,7 @@ async def use(limiter: Limiter, who: Caller, *, prompt: int = 0, output: int = 0
     """A request that takes so many tokens."""
     ctx = RequestContext(caller=who)
     async with limiter.admit(ctx):
-        ctx.prompt_tokens, ctx.output_tokens = prompt, output
+        ctx.work.prompt_tokens, ctx.work.output_tokens = prompt, output
 
 
 async def refused(limiter: Limiter, who: Caller) -> AppError:
@@ -92,7 +92,7 @@ async def test_a_request_that_fails_or_is_left_is_charged_for_what_it_used(store
 
     async def abandoned() -> None:
         async with limiter.admit(ctx):
-            ctx.prompt_tokens, ctx.output_tokens = 4, 3
+            ctx.work.prompt_tokens, ctx.work.output_tokens = 4, 3
             begun.set()
             await asyncio.Event().wait()
 
@@ -102,7 +102,7 @@ async def test_a_request_that_fails_or_is_left_is_charged_for_what_it_used(store
     await asyncio.gather(task, return_exceptions=True)
     with suppress(ZeroDivisionError):
         async with limiter.admit(ctx := RequestContext(caller=who)):
-            ctx.output_tokens = 3
+            ctx.work.output_tokens = 3
             raise ZeroDivisionError
     assert isinstance(await refused(limiter, who), TokenRateExceeded)
 
@@ -171,7 +171,7 @@ async def test_two_hundred_requests_at_once_stay_within_the_tokens_a_minute(stor
         async with limiter.admit(ctx):
             room = await ctx.reserve(5, 15, exact=True)
             await asyncio.sleep(0.01 * (number % 3))
-            ctx.prompt_tokens, ctx.output_tokens = 5, room
+            ctx.work.prompt_tokens, ctx.work.output_tokens = 5, room
             used.append(5 + room)
 
     ends = await asyncio.gather(*map(ask, range(200)), return_exceptions=True)
@@ -187,7 +187,7 @@ async def test_what_was_not_used_is_free_again_however_a_request_ended(store: St
         ctx = RequestContext(caller=who)
         async with limiter.admit(ctx):
             await ctx.reserve(10, 90, exact=True)
-            ctx.prompt_tokens = 1
+            ctx.work.prompt_tokens = 1
             begun.set()
             await fail.wait()
             raise ZeroDivisionError
@@ -212,7 +212,7 @@ async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth
     for output in (30, 30, 6, 1):
         async with limiter.admit(ctx := RequestContext(caller=who)):
             rooms.append(await ctx.reserve(5, 1000, exact=False))
-            ctx.prompt_tokens, ctx.output_tokens = 5, output
+            ctx.work.prompt_tokens, ctx.work.output_tokens = 5, output
     assert rooms == [95, 60, 25, 14]
     with pytest.raises(TokenRateExceeded) as found:
         async with limiter.admit(ctx := RequestContext(caller=who)):
@@ -237,7 +237,7 @@ async def test_tokens_are_given_back_to_the_minute_that_they_came_from() -> None
         await long.reserve(10, 90, exact=True)
         clock.now += 61
         await use(limiter, who, output=70)
-        long.output_tokens = 20
+        long.work.output_tokens = 20
     async with limiter.admit(ctx := RequestContext(caller=who)):
         assert await ctx.reserve(1, 100, exact=False) == 29
 
@@ -276,7 +276,10 @@ def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates
                     look()
                     await asyncio.sleep(lasts_s)
                     errors += error
-                    ctx.prompt_tokens, ctx.output_tokens = prompt + error, granted if lasts_s % 2 else 0
+                    ctx.work.prompt_tokens, ctx.work.output_tokens = (
+                        prompt + error,
+                        granted if lasts_s % 2 else 0,
+                    )
                 look()
 
         tasks: list[asyncio.Task[None]] = []

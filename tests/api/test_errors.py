@@ -12,8 +12,10 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from app.api.context import context_of
-from app.api.errors import STATUS, body_of, status_of, text_of
+from app.api.dialect import DIALECT
+from app.api.errors import STATUS, status_of, text_of
 from app.api.ollama.encoder import ChatEncoder
+from app.api.ollama.failure import OLLAMA, failure
 from app.api.stream import DocumentResponse, EventResponse, Events
 from app.api.transport import install
 from app.core import errors
@@ -88,7 +90,7 @@ def test_a_class_without_a_row_takes_that_of_its_nearest_base() -> None:
 
 
 def test_an_error_text_is_escaped_as_ollama_does() -> None:
-    assert body_of(errors.InvalidRequest('<a & "b">')) == (rb'{"error":"\u003ca \u0026 \"b\"\u003e"}')
+    assert failure(errors.InvalidRequest('<a & "b">')).body == (rb'{"error":"\u003ca \u0026 \"b\"\u003e"}')
 
 
 async def test_an_unexpected_exception_is_logged_once_and_told_in_general_words(
@@ -118,8 +120,8 @@ async def test_what_fastapi_finds_invalid_is_the_clients_mistake() -> None:
 
 def test_what_a_401_says_is_its_status_too() -> None:
     """Ollama's own command line shows nothing else of it."""
-    assert json.loads(body_of(errors.Unauthorized("no key"))) == {"error": "no key", "status": "no key"}
-    assert json.loads(body_of(errors.Forbidden("no scope"))) == {"error": "no scope"}
+    assert json.loads(failure(errors.Unauthorized("no key")).body) == {"error": "no key", "status": "no key"}
+    assert json.loads(failure(errors.Forbidden("no scope")).body) == {"error": "no scope"}
 
 
 # F19, F20
@@ -164,7 +166,7 @@ def test_cutting_costs_no_more_for_a_long_text() -> None:
 @pytest.mark.parametrize("stream", [None, False, True])
 async def test_what_is_cut_is_cut_in_the_answer_and_in_the_record(*, stream: bool | None) -> None:
     error = errors.InvalidRequest("bad number: " + "1" * (8 << 20))
-    scope: Scope = {"type": "http"}
+    scope: Scope = {"type": "http", DIALECT: OLLAMA}
     sent: list[Message] = []
 
     async def fails() -> bytes:
@@ -172,7 +174,7 @@ async def test_what_is_cut_is_cut_in_the_answer_and_in_the_record(*, stream: boo
 
     async def events() -> Events:
         if stream:
-            yield Content("x")
+            yield [Content("x")]
         raise error
 
     async def receive() -> Message:
@@ -182,13 +184,10 @@ async def test_what_is_cut_is_cut_in_the_answer_and_in_the_record(*, stream: boo
     async def send(message: Message) -> None:
         sent.append(message)
 
-    def on_error(error: Exception) -> tuple[int, bytes]:
-        return status_of(error), body_of(error)
-
     if stream is None:
-        response: Response = DocumentResponse(fails, on_error=on_error)
+        response: Response = DocumentResponse(fails, media_type="application/json")
     else:
-        response = EventResponse(events(), ChatEncoder("m"), stream=stream, on_error=on_error)
+        response = EventResponse(events(), ChatEncoder("m"), stream=stream)
     await response(scope, receive, send)
     told = json.loads(sent[-1]["body"].splitlines()[-1])["error"]
     assert told == text_of(error) == context_of(scope).error

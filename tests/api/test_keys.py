@@ -18,7 +18,7 @@ from app.access.files import BadKeys
 from app.access.keys import new_key
 from app.access.ring import NO_KEY, WRONG_KEY
 from app.api.guard import need_of
-from app.api.unserved import ROUTES as UNSERVED
+from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
 from app.core.context import SCOPES, Scope
 from app.engine.fake import FakeEngine

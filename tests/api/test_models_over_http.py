@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from app.access.keys import new_key
-from app.api.unserved import ROUTES, Unserved
+from app.api.ollama.unserved import ROUTES, Unserved
 from app.catalogue.library import Library
 from app.core.model import Model, ThinkingLevels
 from app.engine.fake import FakeEngine

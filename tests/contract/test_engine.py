@@ -11,6 +11,7 @@ from app.core.errors import EngineDied, InvalidRequest
 from app.core.events import Delta
 from app.core.request import ChatPrompt, Message, Sampling
 from app.engine.base import Engine, Prompt, Run
+from tests.answers import deltas_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,7 +22,7 @@ TEXTS = ["Hello world", "  two  spaces\nand lines\n", "grüße, 世界 🦙", "x
 
 
 async def run(engine: Engine, prompt: Prompt, how: Run) -> list[Delta]:
-    async with asyncio.timeout(GUARD_S), aclosing(engine.generate(prompt, how)) as deltas:
+    async with asyncio.timeout(GUARD_S), aclosing(deltas_of(engine, prompt, how)) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -102,7 +103,7 @@ async def test_logprobs_cover_every_token(engine: Engine) -> None:
 async def test_closing_frees_the_slot(engine: Engine) -> None:
     prompt = await engine.tokenize(STORY)
     async with asyncio.timeout(GUARD_S):
-        deltas = engine.generate(prompt, Run(GREEDY, 64))
+        deltas = deltas_of(engine, prompt, Run(GREEDY, 64))
         assert (await anext(deltas)).finish is None
         await deltas.aclose()
     assert await at_rest(engine)
@@ -114,7 +115,7 @@ async def test_cancelling_frees_the_slot(engine: Engine) -> None:
     begun = asyncio.Event()
 
     async def read() -> None:
-        async with aclosing(engine.generate(prompt, Run(GREEDY, 64))) as deltas:
+        async with aclosing(deltas_of(engine, prompt, Run(GREEDY, 64))) as deltas:
             async for _ in deltas:
                 begun.set()
 
@@ -143,16 +144,16 @@ async def test_tokens_round_trip(engine: Engine, text: str) -> None:
 
 async def test_rendering_includes_every_message_in_order(engine: Engine) -> None:
     roles = ("system", "user", "assistant", "user")
-    chat = ChatPrompt(tuple(Message(role, f"message number {at}") for at, role in enumerate(roles)))
+    chat = ChatPrompt(tuple(Message.of(role, f"message number {at}") for at, role in enumerate(roles)))
     prompt = await engine.render(chat, think=None, continue_last=False)
-    places = [prompt.text.index(message.content) for message in chat.messages]
+    places = [prompt.text.index(message.text) for message in chat.messages]
     assert places == sorted(places)
     assert prompt.image_count == 0
     assert (await run(engine, prompt, Run(GREEDY, 1, chat=chat)))[-1].prompt_tokens == len(prompt.token_ids)
 
 
 async def test_an_open_assistant_message_ends_the_prompt(engine: Engine) -> None:
-    chat = ChatPrompt((Message("user", "Go on"), Message("assistant", "Once upon")))
+    chat = ChatPrompt((Message.of("user", "Go on"), Message.of("assistant", "Once upon")))
     prompt = await engine.render(chat, think=None, continue_last=True)
     assert prompt.text.endswith("Once upon")
 
@@ -203,7 +204,7 @@ async def test_closing_ends_what_runs_with_engine_died_and_is_no_death(
     async with asyncio.timeout(GUARD_S), factory() as engine:
         death = asyncio.create_task(engine.wait_dead())
         prompt = await engine.tokenize(STORY)
-        deltas = engine.generate(prompt, Run(GREEDY, 64))
+        deltas = deltas_of(engine, prompt, Run(GREEDY, 64))
         await anext(deltas)
         await engine.close()
         with pytest.raises(EngineDied):

@@ -1,7 +1,6 @@
 """A server whose answers a test scripts, and the events to script them with."""
 
 import asyncio
-import json
 import socket
 import threading
 from collections.abc import Callable, Generator
@@ -14,16 +13,9 @@ from fastapi import FastAPI
 
 from app.api.ollama.encoder import ChatEncoder
 from app.api.stream import EventResponse, Events, RawSend
-from app.core.errors import AppError, InvalidRequest
 from app.core.events import Event
 
 WAIT_S = 30.0
-
-
-def on_error(error: Exception) -> tuple[int, bytes]:
-    if isinstance(error, AppError):
-        return 400 if isinstance(error, InvalidRequest) else 500, json.dumps({"error": str(error)}).encode()
-    return 500, b'{"error":"generic"}'
 
 
 class Server(uvicorn.Server):
@@ -70,7 +62,7 @@ def running_site(http: str) -> Generator[Site]:
     app = FastAPI()
 
     async def run(name: str, stream: bool) -> EventResponse:
-        return EventResponse(site.scripts[name](), ChatEncoder(name), stream=stream, on_error=on_error)
+        return EventResponse(site.scripts[name](), ChatEncoder(name), stream=stream)
 
     app.add_api_route("/{name}", run, methods=["POST"], response_model=None)
     config = uvicorn.Config(
@@ -106,7 +98,7 @@ class Probe:
         self.started.set()
         try:
             for event in first:
-                yield event
+                yield [event]
             await asyncio.Event().wait()
         finally:
             self.closed.set()
@@ -115,11 +107,11 @@ class Probe:
         self.started.set()
         try:
             for event in events:
-                yield event
+                yield event if isinstance(event, list) else [event]
         finally:
             self.closed.set()
 
     async def fail(self, error: Exception, *first: Event) -> Events:
         for event in first:
-            yield event
+            yield [event]
         raise error

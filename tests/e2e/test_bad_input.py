@@ -63,7 +63,7 @@ def post(client: httpx.Client, route: str, body: bytes) -> httpx.Response:
 
 def following(_: Prompt, run: Run) -> Reply:
     """As any engine does, the scripted one here keeps an answer to its format."""
-    return HELLO_BACK if run.format is None else Reply(("{", "}"))
+    return HELLO_BACK if run.constraint is None else Reply(("{", "}"))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from app.core.errors import EngineDied, InvalidRequest, LoadFailed
 from app.core.request import Sampling
 from app.engine.base import Run
 from app.runtime.manager import Manager
+from tests.answers import deltas_of
 from tests.real_engine import load, loaded, model, start_fork_server
 
 pytestmark = [
@@ -53,7 +54,7 @@ async def eventually(look: Callable[[], Any], within_s: float = GONE_S) -> None:
 
 async def tokens(engine: Any, count: int, sampling: Sampling = GREEDY) -> int:
     prompt = await engine.tokenize("Once upon a time")
-    async with aclosing(engine.generate(prompt, Run(sampling, count))) as deltas:
+    async with aclosing(deltas_of(engine, prompt, Run(sampling, count))) as deltas:
         return [delta async for delta in deltas][-1].output_tokens
 
 
@@ -113,7 +114,7 @@ async def test_a_trace_costs_the_tokens_nothing(monkeypatch: pytest.MonkeyPatch)
         prompt = await engine.tokenize("Once upon a time")
         run = Run(GREEDY, 8, trace={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"})
         begun = time.perf_counter_ns()
-        async with aclosing(engine.generate(prompt, run)) as deltas:
+        async with aclosing(deltas_of(engine, prompt, run)) as deltas:
             assert [delta async for delta in deltas][-1].output_tokens == 8
         took = time.perf_counter_ns() - begun
         assert came == [None] * 8
@@ -146,12 +147,12 @@ async def test_those_that_wait_are_served_by_priority_then_in_order() -> None:
 
         async def ask(name: int, priority: int) -> None:
             run = Run(GREEDY, 4, priority=priority)
-            async with aclosing(engine.generate(prompt, run)) as deltas:
+            async with aclosing(deltas_of(engine, prompt, run)) as deltas:
                 assert [delta async for delta in deltas][-1].output_tokens == 4
             served.append(name)
 
         async with asyncio.TaskGroup() as waiting:  # noqa: SIM117 - what waits outlives what it waits for
-            async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as held:
+            async with aclosing(deltas_of(engine, prompt, Run(GREEDY, 1000))) as held:
                 await anext(held)
                 for name, priority in enumerate((5, 0, -5, 5, 0, -5)):
                     waiting.create_task(ask(name, priority))
@@ -200,7 +201,7 @@ async def test_closing_an_engine_that_hangs_takes_no_longer_than_it_may(
             importlib.import_module("vllm.envs"), "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", 3600, raising=False
         )
         prompt = await engine.tokenize("Once upon a time")
-        async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as deltas:
+        async with aclosing(deltas_of(engine, prompt, Run(GREEDY, 1000))) as deltas:
             await anext(deltas)
             for process in processes():
                 if "VLLM" in process.name():
@@ -216,7 +217,7 @@ async def test_a_death_is_told_to_whoever_watches_and_whoever_waits() -> None:
     async with loaded("tool") as engine:
         before = asyncio.create_task(engine.wait_dead())
         prompt = await engine.tokenize("Once upon a time")
-        async with aclosing(engine.generate(prompt, Run(GREEDY, 1000))) as deltas:
+        async with aclosing(deltas_of(engine, prompt, Run(GREEDY, 1000))) as deltas:
             await anext(deltas)
             for process in processes():
                 if "EngineCore" in process.name():

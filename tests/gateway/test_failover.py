@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.responses import Response
 
-from app.api.errors import answer as answer_to
+from app.api.ollama.failure import failure
 from app.core.errors import Draining
 from tests.e2e.fake_site import fake_model, fake_site
 from tests.gateway.conftest import OPEN, Cluster, engine
@@ -31,7 +32,8 @@ HI = [{"role": "user", "content": "Hi"}]
 def stopping() -> Generator[tuple[int, list[str]]]:
     """A server that refuses all work as one that stops does, while its checks still say that it is ready: its
     port, and what it has refused."""
-    refusal, refused = answer_to(Draining()), list[str]()
+    status, headers, body = failure(Draining())
+    refusal, refused = Response(body, status, headers), list[str]()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lupa.luajit21 import LuaRuntime
 
 from app.api.ollama import codec
-from app.catalogue.library import read_reference
+from app.catalogue.names import read_reference
 from app.core.errors import AppError
 from tests.gateway.envoy import CHART
 

@@ -32,7 +32,7 @@ EQUAL = "--mix=chat=1,generate=1,schema=1,tools=1,embed=1"
 
 
 def answer(_: Prompt, asked: EngineRun) -> Reply:
-    return FITTING if asked.format else Reply(WORDS)
+    return FITTING if asked.constraint else Reply(WORDS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tokenizers.decoders import DecodeStream
 
@@ -22,9 +22,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it is imported
     from vllm.tokenizers import get_tokenizer
 
-    from app.engine.vllm.engine import VllmDecoder
+    from app.decode.reply import ReplyDecoder
     from app.engine.vllm.input.messages import thinking_kwargs
-    from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
+    from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, call_id
     from tests.models.train import Transcript, render
 
 Finish = Literal["stop", "length"]
@@ -60,6 +60,10 @@ def expected(case: Case, *, think: bool) -> Answer:
     return Answer(case.thinking if think else "", case.content, calls)
 
 
+def parser_of(decoder: ReplyDecoder) -> VllmReplyParser:
+    return cast(VllmReplyParser, decoder.parser)
+
+
 class Reader:
     """Reads replies of one kind of model as its engine would."""
 
@@ -82,7 +86,7 @@ class Reader:
         think: bool = True,
         continues: bool = False,
         constrained: bool = False,
-    ) -> VllmDecoder | None:
+    ) -> ReplyDecoder | None:
         thinking = think and not continues and self._parsers.reasoning is not None
         if not (tools or thinking):
             return None
@@ -95,13 +99,13 @@ class Reader:
             template_kwargs=thinking_kwargs(self._variable, think),
             constrained=constrained,
         )
-        return VllmDecoder(parser.adjusted(), trims_content=thinking)
+        return ReplyDecoder(parser.adjusted(), trims_content=thinking, make_id=call_id)
 
-    def deltas(self, reply: str, decoder: VllmDecoder | None, finish: Finish = "stop") -> list[Delta]:
+    def deltas(self, reply: str, decoder: ReplyDecoder | None, finish: Finish = "stop") -> list[Delta]:
         """A delta for each token; the end token of a reply that the model ended has no text."""
         end = VOCABULARIES[self._kind].end if finish == "stop" else ""
         token_ids = self.tokenizer.encode(reply + end, add_special_tokens=False)
-        stream = DecodeStream(skip_special_tokens=decoder is None or decoder.parser.skip_special_tokens)
+        stream = DecodeStream(skip_special_tokens=decoder is None or parser_of(decoder).skip_special_tokens)
         tokenizer = self.tokenizer.backend_tokenizer
         deltas = [Delta(stream.step(tokenizer, token_id) or "", [token_id]) for token_id in token_ids]
         if finish == "stop":
@@ -123,13 +127,13 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
     return Delta("".join(delta.text for delta in deltas), token_ids, finish=deltas[-1].finish)
 
 
-def fed(decoder: VllmDecoder | None, deltas: Iterable[Delta]) -> list[Event]:
+def fed(decoder: ReplyDecoder | None, deltas: Iterable[Delta]) -> list[Event]:
     """What is shown while the reply is made."""
     if decoder is None:
         return [Content(delta.text) for delta in deltas if delta.text]
     return [event for delta in deltas for event in decoder.feed(delta)]
 
 
-def read(decoder: VllmDecoder | None, deltas: Iterable[Delta]) -> Answer:
+def read(decoder: ReplyDecoder | None, deltas: Iterable[Delta]) -> Answer:
     shown = fed(decoder, deltas)
     return answer_of(shown + (decoder.flush() if decoder is not None else []))

@@ -20,14 +20,14 @@ from app.prompt.assembly import (
 from app.prompt.truncation import cut_middle, fit
 from tests.unit.growth import least_cpu_s
 
-SYSTEM = Message("system", "SYS")
-ASKED_SYSTEM = Message("system", "REQ")
-PRESET = (Message("user", "U0"), Message("assistant", "A0"))
-USER = Message("user", "hi")
+SYSTEM = Message.of("system", "SYS")
+ASKED_SYSTEM = Message.of("system", "REQ")
+PRESET = (Message.of("user", "U0"), Message.of("assistant", "A0"))
+USER = Message.of("user", "hi")
 
 
 def texts(messages: Sequence[Message]) -> list[str]:
-    return [message.content for message in messages]
+    return [message.text for message in messages]
 
 
 @pytest.mark.point(136)
@@ -55,7 +55,7 @@ def test_a_completion_s_system_text_replaces_the_model_s_only_if_there_is_any(
     asked = CompletionPrompt("hi", system=system, images=(b"p",))
     found = completion_messages("SYS", PRESET, asked)
     assert texts(found) == [first, "U0", "A0", "hi"]
-    assert found[-1] == Message("user", "hi", images=(b"p",))
+    assert found[-1] == Message.of("user", "hi", images=(b"p",))
 
 
 @pytest.mark.point(82)
@@ -81,12 +81,12 @@ def test_which_models_forget_their_thinking(name: str, family: str, forgets: boo
 def test_thinking_is_cut_from_answers_before_the_last_question() -> None:
     thought = "<think>hmm</think>\n\nyes"
     history = [
-        Message("user", "<think>mine</think>kept"),
-        Message("assistant", f" {thought} </think>"),
-        Message("assistant", "no <think>tag first</think>"),
-        Message("assistant", "<think>never closed"),
-        Message("user", "again"),
-        Message("assistant", thought),
+        Message.of("user", "<think>mine</think>kept"),
+        Message.of("assistant", f" {thought} </think>"),
+        Message.of("assistant", "no <think>tag first</think>"),
+        Message.of("assistant", "<think>never closed"),
+        Message.of("user", "again"),
+        Message.of("assistant", thought),
     ]
     assert texts(without_past_thinking(history)) == [
         "<think>mine</think>kept",
@@ -99,7 +99,11 @@ def test_thinking_is_cut_from_answers_before_the_last_question() -> None:
 
 
 def test_pictures_are_numbered_over_all_messages() -> None:
-    asked = [Message("user", "a [img] b", images=(b"1", b"2")), Message("user", "c", images=(b"3",)), USER]
+    asked = [
+        Message.of("user", "a [img] b", images=(b"1", b"2")),
+        Message.of("user", "c", images=(b"3",)),
+        USER,
+    ]
     assert texts(mark_images(asked)) == ["[img-1]a [img-0] b", "[img-2]c", "hi"]
 
 
@@ -114,15 +118,15 @@ def test_marks_are_replaced_as_one_picture_after_the_other_would(content: str, c
             expected = expected.replace("[img]", f"[img-{number}]", 1)
         else:
             prefix += f"[img-{number}]"
-    (found,) = mark_images([Message("user", content, images=(b"p",) * count)])
-    assert found.content == prefix + expected
+    (found,) = mark_images([Message.of("user", content, images=(b"p",) * count)])
+    assert found.text == prefix + expected
 
 
 def test_marks_times_pictures_cost_no_more_than_their_sum() -> None:
     """F15: 30,000 pictures and as many marks took minutes of a thread."""
     spent: list[float] = []
     for count in (20_000, 40_000):
-        asked = [Message("user", "[img]" * count, images=(b"",) * count)]
+        asked = [Message.of("user", "[img]" * count, images=(b"",) * count)]
         spent.append(least_cpu_s(partial(mark_images, asked)))
     assert spent[1] < 3 * spent[0] + 0.05
 
@@ -139,11 +143,11 @@ class Counter:
         spoken = [message for message in messages if message.role != "system"]
         if self._alternating and spoken[0].role != "user":
             raise InvalidRequest("Conversation roles must alternate")
-        return sum(len(message.content) for message in messages)
+        return sum(len(message.text) for message in messages)
 
 
 def conversation(rounds: int) -> list[Message]:
-    return [Message(role, f"{role[0]}{at:08}") for at in range(rounds) for role in ("user", "assistant")]
+    return [Message.of(role, f"{role[0]}{at:08}") for at in range(rounds) for role in ("user", "assistant")]
 
 
 @pytest.mark.point(155)
@@ -164,7 +168,7 @@ async def test_the_oldest_messages_go_and_no_more_than_must(room: int) -> None:
 
 @pytest.mark.point(154)
 async def test_system_messages_are_kept_and_come_first() -> None:
-    late = Message("system", "late")
+    late = Message.of("system", "late")
     messages = [SYSTEM, *conversation(2), late, *conversation(2)]
     assert await fit(messages, 3 + 4 + 9, Counter()) == (SYSTEM, late, messages[-1])
     assert await fit(messages, 3 + 4 + 4 * 9, Counter()) == (SYSTEM, late, *messages[-4:])
@@ -172,7 +176,7 @@ async def test_system_messages_are_kept_and_come_first() -> None:
 
 @pytest.mark.point(154)
 async def test_the_last_message_stays_even_if_it_does_not_fit() -> None:
-    messages = [SYSTEM, *conversation(2), Message("user", "x" * 100)]
+    messages = [SYSTEM, *conversation(2), Message.of("user", "x" * 100)]
     assert await fit(messages, 50, Counter()) == (SYSTEM, messages[-1])
     assert await fit([messages[-1]], 50, Counter()) == (messages[-1],)
 
@@ -184,14 +188,14 @@ async def test_few_renderings_find_the_cut() -> None:
 
 
 async def test_a_template_that_wants_whole_exchanges_gets_them() -> None:
-    messages = [SYSTEM, *conversation(5), Message("user", "last")]
+    messages = [SYSTEM, *conversation(5), Message.of("user", "last")]
     kept = await fit(messages, 3 + 3 * 9 + 4, Counter(alternating=True))
     assert kept == (SYSTEM, *messages[-3:])
 
 
 async def test_a_conversation_the_template_refuses_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="alternate"):
-        await fit([Message("assistant", "a"), USER], 100, Counter(alternating=True))
+        await fit([Message.of("assistant", "a"), USER], 100, Counter(alternating=True))
 
 
 @pytest.mark.point(156)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama import schema
-from app.api.ollama.gotypes import decode_base64, parse
 from app.core.errors import InvalidRequest
+from app.golang.types import decode_base64, parse
 
 
 def refused(text: str) -> Any:

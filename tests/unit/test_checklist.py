@@ -10,7 +10,7 @@ from app.api.ollama.codec import to_chat
 from app.catalogue.library import Library
 from app.core.events import ToolCall
 from app.core.model import Capability, Model, ModelName, ModelSpec
-from app.core.request import ChatPrompt
+from app.core.request import ChatPrompt, Generation, Load
 from app.engine.base import Engine
 from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
@@ -97,11 +97,14 @@ def test_a_system_field_is_the_prompt_of_a_chat_that_begins_with_none(
     messages: list[dict[str, str]], roles: list[str]
 ) -> None:
     body = json.dumps({"model": "m", "system": "TOP", "messages": messages}).encode()
-    asked = to_chat(body, 0).generation.prompt
+    request = to_chat(body, 0).request
+    generation = request.wanted if isinstance(request, Load) else request
+    assert isinstance(generation, Generation)
+    asked = generation.prompt
     assert isinstance(asked, ChatPrompt)
     assert [message.role for message in asked.messages] == roles
     own = not messages or messages[0]["role"] == "System"
-    assert [message.content for message in asked.messages].count("TOP") == (0 if own else 1)
+    assert [message.text for message in asked.messages].count("TOP") == (0 if own else 1)
 
 
 @pytest.mark.point(145)

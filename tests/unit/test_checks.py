@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
+from app.catalogue.parameters import read_parameters
 from app.core.context import Limits
 from app.core.errors import Forbidden, InvalidRequest
 from app.core.model import Capability, Model
-from app.core.options import resolve
-from app.core.request import FOREVER, ChatPrompt, CompletionPrompt, Generation, Message
-from app.runtime.checks import check, is_empty, is_unload, within_limits
+from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message
+from app.runtime.checks import check, within_limits
 from tests.unit.garage import model
+from tests.unit.resolved import resolve
 
 TOOL = {"type": "function", "function": {"name": "add"}}
-HELLO = (Message("user", "hi"),)
+HELLO = (Message.of("user", "hi"),)
 ALL: tuple[Capability, ...] = ("completion", "tools", "thinking", "insert", "vision")
 
 
@@ -38,39 +39,6 @@ def chat(*messages: Message, think: Any = None, keep_alive_s: float | None = Non
 
 def refused(text: str) -> Any:
     return pytest.raises(InvalidRequest, match=f"^{re.escape(text)}$")
-
-
-@pytest.mark.point(61, 129)
-@pytest.mark.parametrize(
-    ("asked", "empty"),
-    [
-        (completion(""), True),
-        (completion("", suffix="x", system="y", images=(b"",)), True),
-        (completion(" "), False),
-        (chat(), True),
-        (chat(tools=(TOOL,)), True),
-        (chat(Message("user")), False),
-    ],
-)
-def test_a_request_without_a_prompt_or_messages_is_empty(asked: Generation, empty: bool) -> None:
-    assert is_empty(asked) is empty
-
-
-@pytest.mark.point(63, 106, 130)
-@pytest.mark.parametrize(
-    ("asked", "unload"),
-    [
-        (completion("", keep_alive_s=0.0), True),
-        (chat(keep_alive_s=0.0), True),
-        (completion("hi", keep_alive_s=0.0), False),
-        (chat(*HELLO, keep_alive_s=0.0), False),
-        (completion(""), False),
-        (completion("", keep_alive_s=1e-9), False),
-        (chat(keep_alive_s=FOREVER), False),
-    ],
-)
-def test_only_an_empty_request_that_keeps_nothing_alive_unloads(asked: Generation, unload: bool) -> None:
-    assert is_unload(asked) is unload
 
 
 @pytest.mark.parametrize(
@@ -144,7 +112,7 @@ DEFAULT_CONTEXT = 4096
 
 def limited(model: dict[str, Any], asked: dict[str, Any], **limits: int) -> tuple[int | None, int]:
     """`num_ctx` and `num_predict` of a request whose model has those parameters."""
-    sampling = within_limits(resolve(model, asked), asked, Limits(**limits), DEFAULT_CONTEXT)
+    sampling = within_limits(resolve(model, asked), read_parameters(asked), Limits(**limits), DEFAULT_CONTEXT)
     return sampling.num_ctx, sampling.num_predict
 
 

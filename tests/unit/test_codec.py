@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama.codec import (
-    ChatCall,
-    GenerateCall,
+    Asked,
     ShowCall,
     to_chat,
     to_embed,
@@ -21,18 +21,26 @@ from app.api.ollama.codec import (
     to_generate,
     to_show,
 )
+from app.api.ollama.format import read_format
+from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS
 from app.core.request import (
     FOREVER,
     ChatPrompt,
     CompletionPrompt,
+    Deferred,
     Embedding,
     Generation,
+    Load,
     Message,
+    Render,
+    Request,
+    Unload,
 )
 
 NOW = 123
+EMPTY = Generation("", CompletionPrompt(), NOW, Deferred(read_parameters, {}), Deferred(read_format, None))
 
 
 def _show(body: bytes, received_ns: int) -> ShowCall:
@@ -90,30 +98,33 @@ def test_a_chat_whole() -> None:
         "_debug_render_only": True,
         "system": "ignored",
     }
-    assert to_chat(json.dumps(body).encode(), NOW) == ChatCall(
-        Generation(
-            model=" Plain ",
-            prompt=ChatPrompt(
-                messages=(Message("system", "s"), Message("user", "hi")),
-                tools=(
-                    {
-                        "type": "function",
-                        "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
-                    },
+    assert to_chat(json.dumps(body).encode(), NOW) == Asked(
+        " Plain ",
+        Render(
+            Generation(
+                model=" Plain ",
+                prompt=ChatPrompt(
+                    messages=(Message.of("system", "s"), Message.of("user", "hi")),
+                    tools=(
+                        {
+                            "type": "function",
+                            "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+                        },
+                    ),
                 ),
-            ),
-            received_ns=NOW,
-            options={"temperature": 0.1, "bogus": 1},
-            format="json",
-            think="high",
-            logprobs=True,
-            top_logprobs=20,
-            keep_alive_s=300.0,
-            truncate=False,
-            shift=False,
-            debug_render_only=True,
+                received_ns=NOW,
+                sampling=Deferred(read_parameters, {"temperature": 0.1, "bogus": 1}),
+                constraint=Deferred(read_format, "json"),
+                think="high",
+                logprobs=True,
+                top_logprobs=20,
+                keep_alive_s=300.0,
+                truncate=False,
+                shift=False,
+            )
         ),
         stream=False,
+        top_logprobs=20,
     )
 
 
@@ -131,26 +142,30 @@ def test_a_generate_whole() -> None:
         "keep_alive": -1,
         "think": False,
     }
-    assert to_generate(json.dumps(body).encode(), NOW) == GenerateCall(
+    assert to_generate(json.dumps(body).encode(), NOW) == Asked(
+        "m",
         Generation(
             model="m",
             prompt=CompletionPrompt(
                 prompt="p", suffix="u", system="s", template="t", context=(1, 2), raw=True, images=(b"x",)
             ),
             received_ns=NOW,
-            format={"type": "object"},
+            sampling=Deferred(read_parameters, {}),
+            constraint=Deferred(read_format, {"type": "object"}),
             think=False,
             keep_alive_s=FOREVER,
         ),
         stream=True,
+        top_logprobs=0,
     )
 
 
 @pytest.mark.point(28, 29, 30, 31)
 def test_a_body_is_read_as_go_reads_it() -> None:
     call = to_generate(b'{"MODEL":"a","Prompt":"hi","STREAM":false,"x":{"model":1}} junk', NOW)
-    assert call == GenerateCall(Generation("a", CompletionPrompt("hi"), NOW), stream=False)
-    assert to_generate(b'{"model":"a","model":"b"}', NOW).generation.model == "b"
+    assert isinstance(call.request, Generation)
+    assert (call.model, call.request.prompt, call.stream) == ("a", CompletionPrompt("hi"), False)
+    assert to_generate(b'{"model":"a","model":"b"}', NOW).model == "b"
 
 
 @pytest.mark.row("A4")
@@ -165,8 +180,8 @@ def test_an_answer_streams_unless_it_is_told_not_to(body: bytes, streams: bool) 
 
 @pytest.mark.point(41)
 def test_a_null_body_asks_for_no_model() -> None:
-    assert to_generate(b"null", NOW).generation == Generation("", CompletionPrompt(), NOW)
-    assert to_chat(b"null", NOW).generation == Generation("", ChatPrompt(), NOW)
+    assert to_generate(b"null", NOW).request == Load(EMPTY)
+    assert to_chat(b"null", NOW).request == Load(replace(EMPTY, prompt=ChatPrompt()))
 
 
 @pytest.mark.point(88)
@@ -204,12 +219,16 @@ def test_an_input_of_the_wrong_type_is_refused_for_any_model(value: Any) -> None
 
 def test_an_embed_whole() -> None:
     body = b'{"model":"e","input":"a","truncate":false,"dimensions":2,"keep_alive":0,"options":{"num_ctx":8}}'
-    assert to_embed(body, NOW) == Embedding("e", ("a",), NOW, {"num_ctx": 8}, False, 2, 0.0)
+    assert to_embed(body, NOW) == Embedding(
+        "e", ("a",), NOW, Deferred(read_parameters, {"num_ctx": 8}), False, 2, 0.0
+    )
 
 
 def test_embeddings_takes_one_text_and_never_cuts_it() -> None:
     body = b'{"model":"e","prompt":"a","input":["x"],"keep_alive":"1s","options":{"num_ctx":8}}'
-    assert to_embeddings(body, NOW) == Embedding("e", ("a",), NOW, {"num_ctx": 8}, False, 0, 1.0)
+    assert to_embeddings(body, NOW) == Embedding(
+        "e", ("a",), NOW, Deferred(read_parameters, {"num_ctx": 8}), False, 0, 1.0
+    )
     assert to_embeddings(b'{"prompt":""}', NOW).inputs == ()
 
 
@@ -236,7 +255,7 @@ def test_the_deepest_tool_is_read_without_running_out_of_stack() -> None:
     levels = (DEFAULTS.nesting - 6) // 2
     nested = b'{"properties":{"p":' * levels + b'{"type":"string"}' + b"}}" * levels
     body = b'{"tools":[{"function":{"parameters":{"properties":{"q":' + nested + b"}}}}]}"
-    (tool,) = cast(ChatPrompt, to_chat(body, NOW).generation.prompt).tools
+    (tool,) = cast(ChatPrompt, cast(Load, to_chat(body, NOW).request).wanted.prompt).tools
     assert json.dumps(tool).count('"properties"') == levels + 1
 
 
@@ -273,3 +292,28 @@ def test_a_field_that_nobody_knows_is_as_deep_as_in_go(route: str, opening: byte
     assert ROUTES[route](body, NOW) == plain
     with refused(f"invalid character '{opening[:1].decode()}' exceeded max depth"):
         ROUTES[route](body.replace(b'"x":', b'"x":' + opening), NOW)
+
+
+@pytest.mark.point(61, 63, 106, 129, 130)
+@pytest.mark.parametrize(
+    ("read", "body", "kind"),
+    [
+        (to_generate, {"prompt": ""}, Load),
+        (to_generate, {"prompt": "", "suffix": "x", "system": "y"}, Load),
+        (to_generate, {"prompt": " "}, Generation),
+        (to_chat, {}, Load),
+        (to_chat, {"tools": []}, Load),
+        (to_chat, {"messages": [{"role": "user"}]}, Generation),
+        (to_generate, {"keep_alive": 0}, Unload),
+        (to_chat, {"keep_alive": 0}, Unload),
+        (to_generate, {"prompt": "hi", "keep_alive": 0}, Generation),
+        (to_generate, {"keep_alive": "1ns"}, Load),
+        (to_chat, {"keep_alive": -1}, Load),
+        (to_generate, {"prompt": "", "_debug_render_only": True}, Load),
+        (to_generate, {"keep_alive": 0, "options": {"num_ctx": "x"}, "raw": True, "system": "x"}, Unload),
+    ],
+)
+def test_what_is_empty_loads_and_what_keeps_nothing_alive_unloads(
+    read: Callable[..., Asked], body: Any, kind: type[Request]
+) -> None:
+    assert isinstance(read(json.dumps({"model": "m", **body}).encode(), NOW).request, kind)

@@ -18,7 +18,7 @@ from app.prompt.gotemplate import GoTemplate
 from app.runtime.compose import TOO_LONG, Composer
 from tests.unit.garage import model
 
-SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "U"), Message("assistant", "A")
+SYSTEM, USER, ANSWER = Message.of("system", "S"), Message.of("user", "U"), Message.of("assistant", "A")
 OPENED = "<|im_start|>assistant\n"
 PICTURE = b"picture"
 ROOM = 1000
@@ -100,9 +100,9 @@ async def test_a_completion_is_one_message_of_the_user() -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 async def test_some_models_do_not_see_their_earlier_reasoning(family: str) -> None:
-    said = Message("assistant", "<think>Hm.</think>\n\nA")
+    said = Message.of("assistant", "<think>Hm.</think>\n\nA")
     found = await chat(USER, said, USER, on=served(family=family))
-    assert turn("assistant", "A" if family == "qwen3" else said.content) in found.text
+    assert turn("assistant", "A" if family == "qwen3" else said.text) in found.text
 
 
 async def test_what_the_engine_is_told_about_a_chat() -> None:
@@ -159,7 +159,7 @@ async def test_a_go_template_sees_tools_pictures_and_the_switch(think: Think, se
     base = served(template=source)
     on = replace(base, facts=replace(base.facts, capabilities=("completion", "thinking", "tools", "vision")))
     tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
-    asked = Message("user", "U", images=(PICTURE,))
+    asked = Message.of("user", "U", images=(PICTURE,))
     found = await chat(asked, on=on, tools=tools, think=think)
     assert (found.text, found.payload) == (f"{seen}|f|[img-0]U", (PICTURE,))
 
@@ -191,7 +191,8 @@ CALL = PastToolCall("f", {})
 
 @pytest.mark.point(153)
 @pytest.mark.parametrize(
-    "last", [Message("assistant", ""), Message("assistant", "A", tool_calls=(CALL,)), Message("tool", "22")]
+    "last",
+    [Message.of("assistant", ""), Message.of("assistant", "A", tool_calls=(CALL,)), Message.of("tool", "22")],
 )
 async def test_what_is_no_beginning_of_an_answer_is_not_left_open(last: Message) -> None:
     assert (await chat(USER, last)).text.endswith(OPENED)
@@ -205,7 +206,7 @@ async def test_a_template_that_cannot_be_left_open_gets_the_text_behind_it() -> 
 
 
 @pytest.mark.parametrize(
-    "last", [Message("assistant", "A", images=(PICTURE,)), Message("assistant", "A", thinking="Hm.")]
+    "last", [Message.of("assistant", "A", images=(PICTURE,)), Message.of("assistant", "A", thinking="Hm.")]
 )
 async def test_nothing_of_an_answer_that_cannot_be_left_open_is_dropped(last: Message) -> None:
     with pytest.raises(InvalidRequest, match="refused"):
@@ -217,7 +218,7 @@ async def test_nothing_of_an_answer_that_cannot_be_left_open_is_dropped(last: Me
 
 def talk(count: int) -> list[Message]:
     """Each message is one word of content."""
-    return [Message(("user", "assistant")[at % 2], f"w{at}") for at in range(count)]
+    return [Message.of(("user", "assistant")[at % 2], f"w{at}") for at in range(count)]
 
 
 async def size(*messages: Message) -> int:
@@ -231,7 +232,7 @@ async def test_the_oldest_messages_go_until_the_rest_fits(kept: int) -> None:
     left = [SYSTEM, *messages[-kept:]]
     window = await size(*left)
     found = await chat(SYSTEM, *messages, window=window)
-    assert found.text == "".join(turn(each.role, each.content) for each in left) + OPENED
+    assert found.text == "".join(turn(each.role, each.text) for each in left) + OPENED
     assert len(found.token_ids) == window
     smaller = await chat(SYSTEM, *messages, window=window - 1)
     assert len(smaller.token_ids) < window
@@ -239,7 +240,7 @@ async def test_the_oldest_messages_go_until_the_rest_fits(kept: int) -> None:
 
 @pytest.mark.point(154)
 async def test_later_system_messages_stay_too_and_come_first() -> None:
-    old, new, last = Message("user", "old " * 50), Message("system", "S2"), Message("user", "L")
+    old, new, last = Message.of("user", "old " * 50), Message.of("system", "S2"), Message.of("user", "L")
     found = await chat(SYSTEM, old, new, old, last, window=30)
     assert found.text == turn("system", "S") + turn("system", "S2") + turn("user", "L") + OPENED
 
@@ -249,12 +250,12 @@ async def test_a_history_that_fills_the_whole_engine_leaves_room_for_an_answer()
     messages = talk(21)
     whole = await size(*messages)
     found = await chat(*messages, window=whole, engine=FakeEngine(window=whole))
-    assert found.text == "".join(turn(each.role, each.content) for each in messages[1:]) + OPENED
+    assert found.text == "".join(turn(each.role, each.text) for each in messages[1:]) + OPENED
 
 
 async def test_a_long_history_is_rendered_only_a_few_times() -> None:
     engine = FakeEngine()
-    await chat(*talk(200), Message("user", "last"), window=100, engine=engine)
+    await chat(*talk(200), Message.of("user", "last"), window=100, engine=engine)
     assert len(engine.renderings) <= 10
 
 
@@ -272,7 +273,7 @@ async def test_without_truncation_a_long_history_is_refused(fields: dict[str, bo
 @pytest.mark.parametrize("num_keep", [0, 4, 9])
 async def test_a_single_long_prompt_loses_its_middle(num_keep: int) -> None:
     engine = FakeEngine()
-    message = Message("user", " ".join(f"w{at}" for at in range(300)))
+    message = Message.of("user", " ".join(f"w{at}" for at in range(300)))
     whole = (await chat(message, engine=engine)).token_ids
     found = (await chat(message, engine=engine, window=100, num_keep=num_keep)).token_ids
     assert num_keep < len(found) < 100
@@ -289,7 +290,7 @@ async def test_without_shift_a_single_long_prompt_is_refused(raw: bool) -> None:
 
 async def test_a_prompt_with_pictures_is_never_cut_in_the_middle() -> None:
     with pytest.raises(InvalidRequest, match="longer than the context length"):
-        await chat(Message("user", "w " * 300, images=(PICTURE,)), window=100)
+        await chat(Message.of("user", "w " * 300, images=(PICTURE,)), window=100)
 
 
 async def test_only_one_rendering_is_kept_and_none_is_made_again() -> None:
@@ -334,7 +335,7 @@ async def test_a_model_that_sees_no_pictures_is_told_first(parts: dict[str, Any]
     engine, on = FakeEngine(), served(capabilities=["completion"])
     for asked in (
         completion("[img]", on=on, engine=engine, parts={"images": (PICTURE,), **parts}),
-        chat(Message("user", "[img]", images=(PICTURE,)), on=on, engine=engine),
+        chat(Message.of("user", "[img]", images=(PICTURE,)), on=on, engine=engine),
     ):
         with pytest.raises(InvalidRequest) as refused:
             await asked

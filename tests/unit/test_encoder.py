@@ -1,23 +1,22 @@
 import json
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
+from app.core.errors import InvalidRequest
 from app.core.events import (
     Content,
     Done,
     Event,
-    Loaded,
-    Rendered,
+    Started,
     Thinking,
     Timings,
     TokenLogprob,
     ToolCall,
-    Unloaded,
 )
+from app.engine.base import Prompt
 
 STAMP = "2026-11-21T21:06:25.5Z"
 HEAD = f'{{"model":"M","created_at":"{STAMP}"'
@@ -123,27 +122,23 @@ def test_generate_tells_tool_calls_on_the_last_line() -> None:
 
 
 @pytest.mark.point(61, 62, 63, 129)
-@pytest.mark.parametrize(("event", "reason"), [(Loaded(), "load"), (Unloaded(), "unload")])
-def test_loading_and_unloading_is_told_in_a_document_only(event: Event, reason: str) -> None:
-    tail = f'"done":true,"done_reason":"{reason}"}}'
+def test_loading_and_unloading_is_told_in_a_document() -> None:
+    tail = '"done":true,"done_reason":'
     for encoder, text in (
         (chat(), '"message":{"role":"assistant","content":""}'),
         (generate(), '"response":""'),
     ):
-        assert encoder.feed(event) == b""
-        assert encoder.whole().decode() == f"{HEAD},{text},{tail}"
+        assert encoder.loaded().decode() == f'{HEAD},{text},{tail}"load"}}'
+        assert encoder.unloaded().decode() == f'{HEAD},{text},{tail}"unload"}}'
 
 
 @pytest.mark.point(158)
 @pytest.mark.parametrize(("images", "count"), [(0, ""), (2, ',"image_count":2')])
 def test_a_rendered_prompt(images: int, count: str) -> None:
     tail = f'"done":false,"_debug_info":{{"rendered_template":"\\u003cs\\u003ehi"{count}}}}}'
-    event = Rendered("<s>hi", images)
-    assert whole(chat(), event) == f'{HEAD},"message":{{"role":"","content":""}},{tail}'
-    assert whole(generate(), event) == f'{HEAD},"response":"",{tail}'
-    encoder = generate()
-    assert encoder.feed(event) == b""
-    assert encoder.whole().decode() == f'{HEAD},"response":"",{tail}'
+    prompt = Prompt("<s>hi", [1, 2], images)
+    assert chat().rendered(prompt).decode() == f'{HEAD},"message":{{"role":"","content":""}},{tail}'
+    assert generate().rendered(prompt).decode() == f'{HEAD},"response":"",{tail}'
 
 
 @pytest.mark.point(86)
@@ -201,12 +196,6 @@ def test_zero_metrics_and_an_empty_context_are_left_out() -> None:
         assert list(last)[-2:] == ["done_reason", "total_duration"]
 
 
-@pytest.mark.row("A8")
-def test_the_reason_of_a_tool_call_is_passed_on() -> None:
-    done: dict[str, Any] = json.loads(chat().feed(Done("tool_calls", 1, 1, 1, 1, Timings())))
-    assert done["done_reason"] == "tool_calls"
-
-
 @pytest.mark.point(55, 56)
 def test_the_model_is_echoed_as_it_was_sent() -> None:
     for encoder in (chat('  A"<b> '), generate('  A"<b> ')):
@@ -251,7 +240,7 @@ def test_a_whole_answer_has_its_text_once_even_so() -> None:
 
 @pytest.mark.point(95)
 def test_an_error_is_a_line() -> None:
-    assert chat().error("a < b") == b'{"error":"a \\u003c b"}\n'
+    assert chat().error(InvalidRequest("a < b")) == b'{"error":"a \\u003c b"}\n'
 
 
 @pytest.mark.point(75)
@@ -264,3 +253,19 @@ def test_lines_are_stamped_with_the_time_they_were_made() -> None:
         "1970-01-01T00:00:02.25Z",
         "1970-01-01T00:00:03.000000001Z",
     ]
+
+
+@pytest.mark.row("A8")
+@pytest.mark.parametrize(("told", "reason"), [(False, "stop"), (True, "tool_calls")])
+def test_the_reason_of_a_reply_that_calls_tools(told: bool, reason: str) -> None:
+    end = replace(DONE, called_tools=True)
+    for kind in (ChatEncoder, GenerateEncoder):
+        encoder = kind("M", calls_reason=told)
+        assert json.loads(encoder.feed(end))["done_reason"] == reason
+        encoder.collect(end)
+        assert json.loads(encoder.whole())["done_reason"] == reason
+
+
+def test_the_start_of_a_reply_is_told_by_no_line() -> None:
+    assert chat().feed(Started(3, 1)) == b""
+    assert json.loads(whole(chat(), Started(3, 1), DONE))["done"] is True

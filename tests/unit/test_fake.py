@@ -8,21 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import EngineDied, EngineFailed, InvalidRequest
-from app.core.events import Content, Delta, Event, Thinking
+from app.core.events import Content, Delta, Thinking
 from app.core.request import ChatPrompt, Message, PastToolCall, Sampling
 from app.engine.base import Prompt, Run
 from app.engine.fake import FakeEngine, Reply
 from app.engine.words import Words
+from tests.answers import deltas_of
 
 RUN = Run(Sampling(), max_tokens=100)
 
 
-async def deltas_of(engine: FakeEngine, text: str = "hi", run: Run = RUN) -> list[Delta]:
-    return [delta async for delta in engine.generate(await engine.tokenize(text), run)]
+async def answered(engine: FakeEngine, text: str = "hi", run: Run = RUN) -> list[Delta]:
+    return [delta async for delta in deltas_of(engine, await engine.tokenize(text), run)]
 
 
 async def texts_of(engine: FakeEngine, text: str = "hi", run: Run = RUN) -> list[str]:
-    return [delta.text for delta in await deltas_of(engine, text, run)]
+    return [delta.text for delta in await answered(engine, text, run)]
 
 
 async def settle() -> None:
@@ -32,7 +33,7 @@ async def settle() -> None:
 
 
 def chat_run(content: str) -> Run:
-    return Run(Sampling(), max_tokens=100, chat=ChatPrompt((Message("user", content),)))
+    return Run(Sampling(), max_tokens=100, chat=ChatPrompt((Message.of("user", content),)))
 
 
 async def test_a_reply_is_found_by_text_then_by_the_last_message_then_by_default() -> None:
@@ -50,13 +51,13 @@ async def test_a_function_sees_the_prompt_and_the_run() -> None:
 
 async def test_a_script_says_how_much_of_a_prompt_was_cached() -> None:
     engine = FakeEngine(default=Reply(("A",), cached_tokens=1))
-    assert [delta.cached_tokens for delta in await deltas_of(engine, "one two")] == [1]
+    assert [delta.cached_tokens for delta in await answered(engine, "one two")] == [1]
 
 
 async def test_what_was_asked_is_written_down() -> None:
     engine = FakeEngine()
-    await deltas_of(engine)
-    chat = ChatPrompt((Message("user", "x"),))
+    await answered(engine)
+    chat = ChatPrompt((Message.of("user", "x"),))
     await engine.render(chat, think="high", continue_last=False, chat_template="T")
     assert [(asked.prompt.text, asked.run) for asked in engine.asked] == [("hi", RUN)]
     assert [tuple(each) for each in engine.renderings] == [(chat, "high", False, "T")]
@@ -64,7 +65,7 @@ async def test_what_was_asked_is_written_down() -> None:
 
 async def test_one_word_is_one_token() -> None:
     engine = FakeEngine(default=Reply(("one two", " three")))
-    first, second = await deltas_of(engine, "count these four words")
+    first, second = await answered(engine, "count these four words")
     assert (len(first.token_ids), len(second.token_ids)) == (2, 1)
     assert (second.prompt_tokens, second.output_tokens, second.finish) == (4, 3, "stop")
     assert first.finish is None
@@ -76,7 +77,7 @@ async def test_one_word_is_one_token() -> None:
 )
 async def test_max_tokens_cuts_inside_a_delta(max_tokens: int, texts: list[str], finish: str) -> None:
     engine = FakeEngine(default=Reply(("one two", " three four")))
-    deltas = await deltas_of(engine, run=Run(Sampling(), max_tokens=max_tokens))
+    deltas = await answered(engine, run=Run(Sampling(), max_tokens=max_tokens))
     assert [delta.text for delta in deltas] == texts
     assert deltas[-1].finish == finish
 
@@ -95,19 +96,19 @@ async def test_a_stop_string_ends_the_reply_also_across_deltas(
     stop: tuple[str, ...], texts: list[str]
 ) -> None:
     engine = FakeEngine(default=Reply(("one ", "two EN", "D three")))
-    deltas = await deltas_of(engine, run=Run(Sampling(stop=stop), max_tokens=100))
+    deltas = await answered(engine, run=Run(Sampling(stop=stop), max_tokens=100))
     assert [delta.text for delta in deltas] == texts
     assert deltas[-1].finish == "stop"
 
 
 async def test_an_empty_reply_still_ends() -> None:
-    (only,) = await deltas_of(FakeEngine(default=Reply(())))
+    (only,) = await answered(FakeEngine(default=Reply(())))
     assert (only.text, only.finish, only.output_tokens) == ("", "stop", 0)
 
 
 async def test_logprobs_per_token_with_as_many_alternatives_as_wanted() -> None:
     engine = FakeEngine(default=Reply(("one two",)))
-    (delta,) = await deltas_of(engine, run=Run(Sampling(), max_tokens=9, logprobs=2))
+    (delta,) = await answered(engine, run=Run(Sampling(), max_tokens=9, logprobs=2))
     assert delta.logprobs is not None
     assert [(each.token, each.token_bytes, len(each.top)) for each in delta.logprobs] == [
         ("one", b"one", 2),
@@ -119,7 +120,7 @@ async def test_logprobs_per_token_with_as_many_alternatives_as_wanted() -> None:
 async def test_an_error_before_the_first_delta() -> None:
     engine = FakeEngine(default=Reply(("a", "b"), error=EngineFailed("out of memory")))
     with pytest.raises(EngineFailed, match="out of memory"):
-        await deltas_of(engine)
+        await answered(engine)
     assert engine.metrics()["running"] == 0
 
 
@@ -129,7 +130,7 @@ async def test_death_after_some_deltas_is_the_death_of_the_engine() -> None:
     prompt = await engine.tokenize("hi")
 
     async def read() -> None:
-        async for delta in engine.generate(prompt, RUN):
+        async for delta in deltas_of(engine, prompt, RUN):
             seen.append(delta.text)
 
     with pytest.raises(EngineDied, match="gone"):
@@ -157,7 +158,7 @@ async def test_a_function_gate_is_awaited_before_each_delta() -> None:
         calls.append(index)
 
     engine = FakeEngine(default=Reply(("a", "b", "c")), gate=gate)
-    await deltas_of(engine)
+    await answered(engine)
     assert calls == [0, 1, 2]
 
 
@@ -166,13 +167,13 @@ async def test_what_a_gate_raises_reaches_the_request() -> None:
         raise EngineFailed(f"at {index}")
 
     with pytest.raises(EngineFailed, match="at 0"):
-        await deltas_of(FakeEngine(gate=gate))
+        await answered(FakeEngine(gate=gate))
 
 
 async def test_delay_is_waited_for_and_ends_with_the_engine() -> None:
     slow, quick = FakeEngine(delay_s=3600), FakeEngine(delay_s=0.0001)
-    request = asyncio.create_task(deltas_of(slow))
-    assert len(await deltas_of(quick)) == 5
+    request = asyncio.create_task(answered(slow))
+    assert len(await answered(quick)) == 5
     assert not request.done()
     slow.die()
     with pytest.raises(EngineDied):
@@ -183,7 +184,7 @@ async def test_requests_over_the_slots_wait_in_line() -> None:
     gate = asyncio.Event()
     engine = FakeEngine(slots=1, gate=gate)
     prompt = await engine.tokenize("hi")
-    requests = [asyncio.create_task(deltas_of(engine, f"request {number}")) for number in range(3)]
+    requests = [asyncio.create_task(answered(engine, f"request {number}")) for number in range(3)]
     await settle()
     assert engine.metrics() == {"running": 1, "waiting": 2}
     requests[1].cancel()
@@ -191,7 +192,7 @@ async def test_requests_over_the_slots_wait_in_line() -> None:
     done = await asyncio.gather(*requests, return_exceptions=True)
     assert [isinstance(each, list) for each in done] == [True, False, True]
     assert engine.metrics() == {"running": 0, "waiting": 0}
-    async with aclosing(engine.generate(prompt, RUN)) as again:
+    async with aclosing(deltas_of(engine, prompt, RUN)) as again:
         assert (await anext(again)).text == "Hello"
 
 
@@ -199,22 +200,23 @@ async def test_the_decoder_gives_the_scripted_events() -> None:
     thought, said, late = Thinking("hm"), Content("yes"), Content("!")
     engine = FakeEngine(default=Reply(("<think>hm", "</think>yes"), events=((thought,), (said,), (late,))))
     prompt = await engine.tokenize("hi")
-    decoder = engine.decoder(RUN, prompt)
-    assert decoder is not None
-    events: list[list[Event]] = [decoder.feed(delta) async for delta in engine.generate(prompt, RUN, decoder)]
-    assert events == [[thought], [said]]
-    assert decoder.flush() == [late]
-    assert FakeEngine().decoder(RUN, prompt) is None
+    async with engine.answer(prompt, RUN) as answer:
+        assert answer.decoder is not None
+        assert answer.decoder.feed(await answer.next()) == [thought]
+        assert answer.decoder.feed(await answer.next()) == [said]
+        assert answer.decoder.flush() == [late]
+    async with FakeEngine().answer(prompt, RUN) as answer:
+        assert answer.decoder is None
 
 
 async def test_rendering_shows_all_that_messages_hold() -> None:
     call = PastToolCall("add", {"a": 1})
     chat = ChatPrompt(
         (
-            Message("system", "SYS"),
-            Message("user", "look", images=(b"png",)),
-            Message("assistant", "calling", thinking="why", tool_calls=(call,)),
-            Message("tool", "2", tool_name="add"),
+            Message.of("system", "SYS"),
+            Message.of("user", "look", images=(b"png",)),
+            Message.of("assistant", "calling", thinking="why", tool_calls=(call,)),
+            Message.of("tool", "2", tool_name="add"),
         ),
         tools=({"type": "function", "function": {"name": "add"}},),
     )
@@ -232,14 +234,14 @@ async def test_rendering_shows_all_that_messages_hold() -> None:
 
 
 async def test_the_last_assistant_message_can_stay_open() -> None:
-    chat = ChatPrompt((Message("user", "q"), Message("assistant", "Sure, ")))
+    chat = ChatPrompt((Message.of("user", "q"), Message.of("assistant", "Sure, ")))
     prompt = await FakeEngine().render(chat, think=None, continue_last=True)
     assert prompt.text.endswith("<|im_start|>assistant\nSure, ")
 
 
 async def test_a_prompt_that_fills_the_window_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="the input length exceeds the context length"):
-        await deltas_of(FakeEngine(window=2), "two words")
+        await answered(FakeEngine(window=2), "two words")
 
 
 @given(st.lists(st.text()))

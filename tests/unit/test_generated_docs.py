@@ -9,10 +9,10 @@ import pytest
 from pydantic import AliasChoices
 
 from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, PullBody, ShowBody
-from app.api.unserved import ROUTES as UNSERVED
+from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
+from app.catalogue.parameters import OPTIONS
 from app.core.model import Model
-from app.core.options import OPTIONS
 from app.core.request import Message
 from app.engine.base import Engine
 from app.main import build_app

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.ollama.gojson import MAX_DEPTH, check_syntax, decode
 from app.core.errors import InvalidRequest
+from app.golang.json import MAX_DEPTH, check_syntax, decode
 
 _BEGIN = "looking for beginning of value"
 _KEY = "looking for beginning of object key string"

@@ -9,10 +9,10 @@ from app.core.errors import InvalidRequest
 from app.core.request import Message, PastToolCall, Think
 from app.prompt.gotemplate import GoTemplate
 
-SYSTEM = Message("system", "Be brief.")
-HELLO = Message("user", "Hello")
-REPLY = Message("assistant", "Hi there")
-AGAIN = Message("user", "Again")
+SYSTEM = Message.of("system", "Be brief.")
+HELLO = Message.of("user", "Hello")
+REPLY = Message.of("assistant", "Hi there")
+AGAIN = Message.of("user", "Again")
 
 CHATML = """{{- range $i, $message := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}<|{{ .Role }}|>
@@ -51,7 +51,7 @@ def render(source: str, *messages: Message, **more: Any) -> str:
 
 @pytest.mark.point(79)
 def test_a_template_without_messages_or_response_is_continued_by_the_reply() -> None:
-    assert render("T:{{ .Prompt }}", Message("user", "hi")) == "T:hi"
+    assert render("T:{{ .Prompt }}", Message.of("user", "hi")) == "T:hi"
     assert render("T:{{ .Prompt }} ", HELLO, REPLY, AGAIN) == "T:Hello Hi thereT:Again "
 
 
@@ -106,7 +106,7 @@ def test_an_old_template_keeps_every_system_message_with_its_round() -> None:
 
 
 def test_an_old_template_reads_what_a_tool_said_as_the_user_s() -> None:
-    asked = render(ROUNDS, HELLO, REPLY, Message("tool", "12 C", tool_name="weather"), AGAIN)
+    asked = render(ROUNDS, HELLO, REPLY, Message.of("tool", "12 C", tool_name="weather"), AGAIN)
     assert asked.endswith("<usr>12 C\n\nAgain</usr><ast>")
 
 
@@ -119,8 +119,8 @@ def test_the_cut_keeps_to_the_branch_that_holds_the_response() -> None:
 
 def test_neighbours_of_one_role_are_merged_but_tools_are_not() -> None:
     source = "{{ .System }}|{{ range .Messages }}[{{ .Role }}:{{ .Content }}:{{ .ToolName }}]{{ end }}"
-    told = [Message("tool", "1", tool_name="a"), Message("tool", "2", tool_name="b")]
-    later = Message("system", "Be kind.")
+    told = [Message.of("tool", "1", tool_name="a"), Message.of("tool", "2", tool_name="b")]
+    later = Message.of("system", "Be kind.")
     assert render(source, SYSTEM, HELLO, AGAIN, *told, later) == (
         "Be brief.\n\nBe kind.|[system:Be brief.:][user:Hello\n\nAgain:]"
         "[tool:1:a][tool:2:b][system:Be kind.:]"
@@ -132,8 +132,10 @@ def test_merging_keeps_pictures_calls_and_thoughts() -> None:
         "{{ range .Messages }}{{ .Thinking }}/{{ len .Images }}/"
         "{{ range .ToolCalls }}{{ .Function.Index }}{{ .Function.Name }} {{ .ID }};{{ end }}{{ end }}"
     )
-    first = Message("assistant", thinking="so", images=(b"a",), tool_calls=(PastToolCall("f", {}, "c1"),))
-    second = Message("assistant", thinking="then", images=(b"b",), tool_calls=(PastToolCall("g", {}, "c2"),))
+    first = Message.of("assistant", thinking="so", images=(b"a",), tool_calls=(PastToolCall("f", {}, "c1"),))
+    second = Message.of(
+        "assistant", thinking="then", images=(b"b",), tool_calls=(PastToolCall("g", {}, "c2"),)
+    )
     assert render(source, first, second) == "so\n\nthen/2/0f c1;1g c2;"
 
 
@@ -179,7 +181,7 @@ def test_tools_and_arguments_print_as_ollama_s_json() -> None:
     )
     call = PastToolCall("weather", {"when": 2.0, "city": "Å", "at": {"b": [None, True], "a": 0.5}})
     calls, tools, properties = render(
-        source, Message("assistant", tool_calls=(call,)), tools=[WEATHER]
+        source, Message.of("assistant", tool_calls=(call,)), tools=[WEATHER]
     ).split("\n")
     city_first = (
         '{"city":{"type":"string"},'
@@ -215,9 +217,9 @@ def test_dates() -> None:
 def test_pictures_are_marked_where_they_belong() -> None:
     source = "{{ range .Messages }}{{ .Content }}{{ if .Images }}+{{ len .Images }}{{ end }};{{ end }}"
     asked = (
-        Message("user", "see", images=(b"a", b"b")),
+        Message.of("user", "see", images=(b"a", b"b")),
         REPLY,
-        Message("user", "and [img] this", images=(b"c",)),
+        Message.of("user", "and [img] this", images=(b"c",)),
     )
     assert render(source, *asked) == "[img-0][img-1]see+2;Hi there;and [img-2] this+1;"
     assert render("{{ .Prompt }}", asked[0]) == "[img-0][img-1]see"
@@ -267,7 +269,7 @@ def test_uses_tells_capabilities(source: str, used: str, unused: str) -> None:
 @pytest.mark.timeout(60)
 def test_a_hostile_template_is_refused_before_it_costs_much(source: str) -> None:
     with pytest.raises(InvalidRequest):
-        render(source, Message("user", "x" * 1000))
+        render(source, Message.of("user", "x" * 1000))
 
 
 @pytest.mark.timeout(60)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.ollama import jsonsize
-from app.api.ollama.gojson import decode
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, UNLIMITED, InputLimits
+from app.golang import jsonsize
+from app.golang.json import decode
 
 TEXTS = st.text(alphabet='a,[]{}":\\é\U0001f600', max_size=6)
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama import schema
-from app.api.ollama.gotypes import Kind, parse
 from app.api.ollama.keepalive import read_keep_alive
 from app.core.errors import InvalidRequest
 from app.core.request import FOREVER
+from app.golang.types import Kind, parse
 
 KINDS: list[Kind[Any]] = [schema.GENERATE, schema.CHAT, schema.EMBED, schema.EMBEDDING]
 

@@ -12,6 +12,7 @@ from app.core.model import Model
 from app.core.request import Sampling
 from app.engine.base import Run
 from app.runtime.manager import Manager
+from tests.answers import deltas_of
 from tests.unit.garage import A2, A, B, C, Garage, TrackedEngine, lease, managed, names, seconds_left, touch
 from tests.unit.virtual_time import advance, now, settle, virtual
 
@@ -75,7 +76,7 @@ async def test_requests_under_way_fail_in_the_engine_when_it_dies() -> None:
         async def request() -> None:
             async with lease(manager, A) as held:
                 prompt = await held.engine.tokenize("hi")
-                async for _ in held.engine.generate(prompt, Run(Sampling(), max_tokens=5)):
+                async for _ in deltas_of(held.engine, prompt, Run(Sampling(), max_tokens=5)):
                     pass
 
         await touch(manager, A)

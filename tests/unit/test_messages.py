@@ -33,17 +33,17 @@ PICTURES = {form: picture(form) for form in ("PNG", "JPEG", "WEBP")}
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "", "weird"])
 @pytest.mark.parametrize("content", ["", "Hi", " two\nlines \u2028", "[img] <|im_end|>"])
 def test_plain_text_is_passed_on_as_one_string(role: str, content: str) -> None:
-    assert to_conversation((Message(role, content),)) == [{"role": role, "content": content}]
+    assert to_conversation((Message.of(role, content),)) == [{"role": role, "content": content}]
 
 
 def test_messages_keep_their_order_even_of_the_same_role() -> None:
     texts = ["a", "b", "b", "c"]
-    found = to_conversation(tuple(Message("user", each) for each in texts))
+    found = to_conversation(tuple(Message.of("user", each) for each in texts))
     assert [each["content"] for each in found] == texts
 
 
 def test_the_reasoning_of_an_earlier_answer() -> None:
-    (found,) = to_conversation((Message("assistant", "Hi", thinking="Hm."),))
+    (found,) = to_conversation((Message.of("assistant", "Hi", thinking="Hm."),))
     assert found == {"role": "assistant", "content": "Hi", "reasoning": "Hm."}
 
 
@@ -51,8 +51,8 @@ def test_calls_and_their_results() -> None:
     calls = (PastToolCall("f", {"b": 1, "a": {"z": [None]}}, "call_1"), PastToolCall("g", {}))
     said, result = to_conversation(
         (
-            Message("assistant", "", tool_calls=calls),
-            Message("tool", "22", tool_name="f", tool_call_id="call_1"),
+            Message.of("assistant", "", tool_calls=calls),
+            Message.of("tool", "22", tool_name="f", tool_call_id="call_1"),
         )
     )
     first, second = said["tool_calls"]
@@ -70,9 +70,9 @@ def test_calls_and_their_results() -> None:
 @pytest.mark.parametrize(
     ("result", "named"),
     [
-        (Message("tool", "22"), {}),
-        (Message("tool", "22", tool_name="f"), {"name": "f"}),
-        (Message("tool", "22", tool_call_id="call_1"), {"tool_call_id": "call_1"}),
+        (Message.of("tool", "22"), {}),
+        (Message.of("tool", "22", tool_name="f"), {"name": "f"}),
+        (Message.of("tool", "22", tool_call_id="call_1"), {"tool_call_id": "call_1"}),
     ],
 )
 def test_a_result_says_only_what_was_said_of_it(result: Message, named: dict[str, str]) -> None:
@@ -82,7 +82,7 @@ def test_a_result_says_only_what_was_said_of_it(result: Message, named: dict[str
 def test_pictures_come_before_the_text_in_their_order() -> None:
     sizes = [(2, 3), (4, 5)]
     images = tuple(picture("PNG", size) for size in sizes)
-    (found,) = to_conversation((Message("user", "See?", images=images),), open_images(images, 0))
+    (found,) = to_conversation((Message.of("user", "See?", images=images),), open_images(images, 0))
     *parts, text = found["content"]
     assert [(part["type"], part["image_pil"].size) for part in parts] == [("image_pil", s) for s in sizes]
     assert text == {"type": "text", "text": "See?"}
@@ -184,9 +184,9 @@ def test_pictures_over_several_messages_stay_with_theirs() -> None:
     sizes = [(2, 3), (4, 5), (6, 7)]
     files = tuple(picture("PNG", size) for size in sizes)
     asked = (
-        Message("user", "a", images=files[:1]),
-        Message("user", "b"),
-        Message("user", "c", images=files[1:]),
+        Message.of("user", "a", images=files[:1]),
+        Message.of("user", "b"),
+        Message.of("user", "c", images=files[1:]),
     )
     first, plain, last = to_conversation(asked, open_images(files, 0))
     assert plain["content"] == "b"

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.api.ollama.format import read_format
+from app.catalogue.parameters import OPTIONS
 from app.core.errors import InvalidRequest
-from app.core.format import read_format
-from app.core.options import OPTIONS, resolve
-from app.core.quote import quoted
-from app.core.request import JsonFormat, Sampling
+from app.core.request import Constraint, Sampling
+from app.golang.quote import quoted
+from tests.unit.resolved import resolve
 
 OF_TYPE = {
     type_: [key for key, option in OPTIONS.items() if option.type == type_]
@@ -126,9 +127,9 @@ def test_every_option_of_its_type_is_taken_as_it_is(options: dict[str, Any]) -> 
 def test_a_format_that_can_be_enforced() -> None:
     assert read_format(None) is None
     assert read_format("") is None
-    assert read_format("json") == JsonFormat(None)
-    assert read_format({"type": "object"}) == JsonFormat({"type": "object"})
-    assert read_format({}) == JsonFormat({})
+    assert read_format("json") == Constraint(None)
+    assert read_format({"type": "object"}) == Constraint({"type": "object"})
+    assert read_format({}) == Constraint({})
 
 
 @pytest.mark.point(89, 90)

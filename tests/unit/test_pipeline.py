@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.ollama.format import read_format
 from app.catalogue.library import Library
+from app.catalogue.parameters import read_parameters
 from app.core.context import RequestContext
 from app.core.errors import (
     ConstraintFailed,
@@ -23,10 +25,20 @@ from app.core.errors import (
     LoadFailed,
     ModelNotFound,
 )
-from app.core.events import Content, Done, Event, Loaded, Rendered, Thinking, ToolCall, Unloaded
+from app.core.events import Content, Done, Event, Started, Thinking, ToolCall
 from app.core.model import Model
 from app.core.pool import Pool
-from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Message
+from app.core.request import (
+    ChatPrompt,
+    CompletionPrompt,
+    Deferred,
+    Embedding,
+    Generation,
+    Load,
+    Message,
+    Render,
+    Unload,
+)
 from app.engine.base import Engine, Vectors
 from app.engine.fake import HELLO, FakeEngine, Reply
 from app.main import build_app
@@ -44,7 +56,7 @@ TEXT = "".join(HELLO.deltas)
 class Site:
     """A pipeline with one model, what it runs on, and how often its engine was started."""
 
-    def __init__(self, engine: FakeEngine, served: Model, *, tool_calls_reason: bool) -> None:
+    def __init__(self, engine: FakeEngine, served: Model) -> None:
         self.engine = engine
         self.starts = 0
         self.manager = Manager(
@@ -55,9 +67,7 @@ class Site:
             max_queue=8,
             default_context=WINDOW,
         )
-        self.pipeline = Pipeline(
-            Library([served]), self.manager, tool_calls_reason=tool_calls_reason, pool=Pool()
-        )
+        self.pipeline = Pipeline(Library([served]), self.manager, pool=Pool())
 
     async def _start(self, _: Model) -> Engine:
         self.starts += 1
@@ -66,8 +76,15 @@ class Site:
     async def run(self, asked: Generation) -> list[Event]:
         events: list[Event] = []
         async for item in self.pipeline.run(asked, RequestContext()):
-            events += item if isinstance(item, list) else [item]
-        return events
+            events += item
+        assert isinstance(events[0], Started)
+        return events[1:]
+
+    async def load(self, asked: Generation) -> None:
+        await self.pipeline.load(Load(asked), RequestContext())
+
+    def unload(self, name: str = "m") -> None:
+        self.pipeline.unload(Unload(name), RequestContext())
 
     @property
     def busy(self) -> tuple[int, float]:
@@ -75,11 +92,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(
-    engine: FakeEngine | None = None, served: Model = M, *, tool_calls_reason: bool = False
-) -> AsyncGenerator[Site, None]:
+async def site(engine: FakeEngine | None = None, served: Model = M) -> AsyncGenerator[Site, None]:
     """Nothing may be left running at the end."""
-    made = Site(engine or FakeEngine(window=WINDOW), served, tool_calls_reason=tool_calls_reason)
+    made = Site(engine or FakeEngine(window=WINDOW), served)
     yield made
     assert made.busy == (0, 0)
     await made.manager.close()
@@ -87,8 +102,11 @@ async def site(
 
 def asked(prompt: str = "Hi", *, name: str = "m", options: Any = None, **fields: Any) -> Generation:
     parts = {key: fields.pop(key) for key in ("raw", "context", "system") if key in fields}
+    if "format" in fields:
+        fields["constraint"] = Deferred(read_format, fields.pop("format"))
+    sampling = Deferred(read_parameters, options or {})
     completion = CompletionPrompt(prompt, **parts)
-    return Generation(name, completion, received_ns=time.monotonic_ns(), options=options or {}, **fields)
+    return Generation(name, completion, received_ns=time.monotonic_ns(), sampling=sampling, **fields)
 
 
 def chat(*messages: Message, **fields: Any) -> Generation:
@@ -129,7 +147,7 @@ async def test_a_loaded_model_still_takes_some_time_to_load() -> None:
 async def test_only_a_templated_completion_has_a_context() -> None:
     async with site() as made:
         assert done(await made.run(asked(raw=True))).context is None
-        assert done(await made.run(chat(Message("user", "Hi")))).context is None
+        assert done(await made.run(chat(Message.of("user", "Hi")))).context is None
         assert done(await made.run(asked())).context
 
 
@@ -154,7 +172,7 @@ async def test_the_context_of_one_answer_begins_the_next_prompt() -> None:
 @pytest.mark.point(61, 62, 93)
 async def test_an_empty_prompt_loads_and_looks_at_no_format() -> None:
     async with site() as made:
-        assert await made.run(asked("", format="xml")) == [Loaded()]
+        await made.load(asked("", format="xml"))
         assert (made.starts, len(made.engine.asked)) == (1, 0)
 
 
@@ -162,11 +180,10 @@ async def test_an_empty_prompt_loads_and_looks_at_no_format() -> None:
 async def test_an_unload_looks_at_nothing_but_the_name() -> None:
     async with site() as made:
         for _ in range(2):
-            wrong = asked("", keep_alive_s=0.0, options={"num_ctx": "x"}, think=True, raw=True, system="x")
-            assert await made.run(wrong) == [Unloaded()]
+            made.unload()
             assert made.manager.loaded() == []
             if not made.starts:
-                await made.run(asked(""))
+                await made.load(asked(""))
         assert made.starts == 1
 
 
@@ -183,7 +200,6 @@ async def test_an_answer_that_keeps_nothing_alive_is_whole_and_then_unloaded() -
     ("wrong", "error"),
     [
         (asked(name="nosuch", options={"num_ctx": "x"}), ModelNotFound),
-        (asked("", name="nosuch", keep_alive_s=0.0), ModelNotFound),
         (asked(options={"num_ctx": "x"}), InvalidRequest),
         (asked("", options={"num_ctx": "x"}), InvalidRequest),
         (asked(think=True, options={"num_ctx": "x"}), InvalidRequest),
@@ -195,7 +211,15 @@ async def test_what_can_be_refused_without_an_engine_starts_none(
     async with site() as made:
         with pytest.raises(error):
             await made.run(wrong)
+        with pytest.raises(error):
+            await made.load(wrong)
         assert made.starts == 0
+
+
+async def test_an_unload_of_no_model() -> None:
+    async with site() as made:
+        with pytest.raises(ModelNotFound):
+            made.unload("nosuch")
 
 
 @pytest.mark.point(89)
@@ -215,8 +239,9 @@ async def test_the_order_of_the_checks() -> None:
 @pytest.mark.point(77)
 async def test_the_prompt_can_be_looked_at_without_an_answer() -> None:
     async with site() as made:
-        (found,) = await made.run(asked("look", raw=True, debug_render_only=True, format="xml"))
-        assert found == Rendered("look", 0)
+        wanted = Render(asked("look", raw=True, format="xml"))
+        found = await made.pipeline.render(wanted, RequestContext())
+        assert (found.text, found.image_count) == ("look", 0)
         assert not made.engine.asked
 
 
@@ -292,15 +317,14 @@ async def test_a_failure_ends_the_events(after: int) -> None:
         assert made.manager.down == []
 
 
-@pytest.mark.parametrize(("told", "reason"), [(False, "stop"), (True, "tool_calls")])
-async def test_a_reply_that_calls_a_tool(told: bool, reason: str) -> None:
+async def test_a_reply_that_calls_a_tool() -> None:
     events = [Thinking("hm"), ToolCall(0, "id", "add", {"a": 1})]
     reply = Reply(("hm", "call"), events=([events[0]], [], [events[1]]))
     served = able(capabilities=("completion", "tools"))
-    async with site(FakeEngine(default=reply, window=WINDOW), served, tool_calls_reason=told) as made:
-        *first, last = await made.run(chat(Message("user", "Add")))
+    async with site(FakeEngine(default=reply, window=WINDOW), served) as made:
+        *first, last = await made.run(chat(Message.of("user", "Add")))
         assert first == events
-        assert done([last]).reason == reason
+        assert (done([last]).reason, done([last]).called_tools) == ("stop", True)
 
 
 async def test_embeddings_are_shortened_to_unit_length() -> None:
@@ -336,7 +360,7 @@ async def test_an_embed_request_is_charged_once_its_inputs_are_tokenised(ends: s
         running.cancel()
         with pytest.raises((asyncio.CancelledError, EngineFailed)):
             await running
-    assert ctx.prompt_tokens == 3
+    assert ctx.work.prompt_tokens == 3
 
 
 # Over HTTP: the same in the words of the API.

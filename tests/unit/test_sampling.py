@@ -11,10 +11,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from app.constrain.grammar import ANY_OBJECT
 from app.core.errors import InvalidRequest
-from app.core.options import resolve
-from app.core.request import JsonFormat, Sampling
+from app.core.request import Constraint, Sampling
 from app.engine.base import Run
 from app.engine.vllm.input.sampling import sampling_params, structured_outputs
+from tests.unit.resolved import resolve
 
 pytestmark = pytest.mark.engine
 
@@ -102,7 +102,7 @@ def test_a_penalty_to_divide_by_that_is_not_positive(penalty: float, windowed: b
 @pytest.mark.point(92)
 def test_a_format_becomes_a_constraint() -> None:
     assert structured_outputs(None) is None
-    constraint = structured_outputs(JsonFormat(grammar=ANY_OBJECT))
+    constraint = structured_outputs(Constraint(grammar=ANY_OBJECT))
     assert constraint is not None
     assert (constraint.grammar, constraint.json) == (ANY_OBJECT, None)
 

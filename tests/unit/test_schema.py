@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.ollama import schema
-from app.api.ollama.gotypes import Kind, parse
 from app.core.errors import InvalidRequest
 from app.core.request import Message, PastToolCall
+from app.golang.types import Kind, parse
 
 GENERATE, CHAT = schema.GENERATE, schema.CHAT
 KINDS: dict[str, Kind[Any]] = {
@@ -223,12 +223,12 @@ def test_a_message_is_taken_as_it_is_but_for_the_case_of_its_role() -> None:
         None,
     ]
     assert parse(CHAT, {"messages": sent}).messages == [
-        Message("user", "hi", images=(b"png", b"")),
-        Message("unheard-of"),
-        Message("", "x"),
-        Message("tool", "42", tool_name="f", tool_call_id="c1"),
-        Message("assistant", thinking="hm", tool_calls=(PastToolCall("", {}, "c1"),)),
-        Message(""),
+        Message.of("user", "hi", images=(b"png", b"")),
+        Message.of("unheard-of"),
+        Message.of("", "x"),
+        Message.of("tool", "42", tool_name="f", tool_call_id="c1"),
+        Message.of("assistant", thinking="hm", tool_calls=(PastToolCall("", {}, "c1"),)),
+        Message.of(""),
     ]
 
 

@@ -102,7 +102,7 @@ def test_the_fields_of_a_good_request() -> None:
 
 
 def test_content_is_told_only_where_it_was_kept() -> None:
-    prompt = ChatPrompt((Message("user", "a secret"),))
+    prompt = ChatPrompt((Message.of("user", "a secret"),))
     kept = access.fields(ctx(prompt=prompt, answer="the answer"))
     assert (kept["prompt"][0]["parts"][0]["content"], kept["answer"]) == ("a secret", "the answer")
     assert not access.fields(ctx()).keys() & {"prompt", "answer"}
@@ -145,9 +145,9 @@ def test_a_prompt_is_told_in_messages_of_the_conventions() -> None:
     used = PastToolCall("now", {"zone": "UTC"})
     chat = ChatPrompt(
         (
-            Message("user", "What time?", images=(b"png",)),
-            Message("assistant", thinking="Hm", tool_calls=(used,)),
-            Message("tool", "noon", tool_call_id="c1"),
+            Message.of("user", "What time?", images=(b"png",)),
+            Message.of("assistant", thinking="Hm", tool_calls=(used,)),
+            Message.of("tool", "noon", tool_call_id="c1"),
         )
     )
     assert messages_of(chat) == [

@@ -185,7 +185,7 @@ def test_a_name_holds_nothing_that_only_a_client_knows(changes: dict[str, Any], 
 
 
 def test_content_is_told_only_where_it_was_kept() -> None:
-    prompt = ChatPrompt((Message("user", "a secret"),))
+    prompt = ChatPrompt((Message.of("user", "a secret"),))
     told = attributes(Traced().run(prompt=prompt, answer="the answer", finish="stop")["chat m:latest"])
     assert told["gen_ai.input.messages"] == (
         '[{"role": "user", "parts": [{"type": "text", "content": "a secret"}]}]'

@@ -34,7 +34,7 @@ class Counter:
             spoken = [message.role for message in messages if message.role != "system"]
             if spoken != [("user", "assistant")[at % 2] for at in range(len(spoken))]:
                 raise InvalidRequest("roles must alternate")
-        return sum(self._each + message.content.count(" ") for message in messages)
+        return sum(self._each + message.text.count(" ") for message in messages)
 
 
 def left_of(messages: Sequence[Message], cut: int) -> tuple[Message, ...]:
@@ -84,9 +84,9 @@ async def test_the_history_is_the_one_that_trying_every_cut_finds(
 async def test_a_template_that_wants_whole_exchanges_loses_whole_ones(
     texts: list[str], systems: set[int], window: int
 ) -> None:
-    messages = [Message(("user", "assistant")[at % 2], text) for at, text in enumerate(texts)]
+    messages = [Message.of(("user", "assistant")[at % 2], text) for at, text in enumerate(texts)]
     for at in sorted((at for at in systems if at < len(texts)), reverse=True):
-        messages.insert(at, Message("system", "s "))
+        messages.insert(at, Message.of("system", "s "))
     counter = Counter(alternating=True)
     users = [at for at, message in enumerate(messages) if at and message.role == "user"]
     try:
@@ -104,7 +104,8 @@ async def test_a_template_that_wants_whole_exchanges_loses_whole_ones(
 
 
 @pytest.mark.parametrize(
-    "message", [Message(""), Message("user", "hello " * 20), Message("system"), Message("user", "x" * 9000)]
+    "message",
+    [Message.of(""), Message.of("user", "hello " * 20), Message.of("system"), Message.of("user", "x" * 9000)],
 )
 def test_work_grows_no_faster_than_the_history(message: Message) -> None:
     """F1: 200,000 empty messages rendered some eighteen times take all memory."""
@@ -122,8 +123,8 @@ def test_work_grows_no_faster_than_the_history(message: Message) -> None:
 
 async def test_a_giant_in_the_middle_is_rendered_once_or_twice() -> None:
     counter = Counter(each=1)
-    talk = [Message("user", "word " * 20)] * 300
-    giant = Message("user", "word " * 1_000_000)
+    talk = [Message.of("user", "word " * 20)] * 300
+    giant = Message.of("user", "word " * 1_000_000)
     assert len(await fit([*talk, giant, *talk[:50]], 4096, counter)) == 50
     assert sum(giant in each for each in counter.rendered) <= 2
 
@@ -131,15 +132,15 @@ async def test_a_giant_in_the_middle_is_rendered_once_or_twice() -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_history_that_fits_is_rendered_once(seed: int) -> None:
     source = random.Random(seed)
-    messages = [Message("user", "word " * source.randrange(9)) for _ in range(100)]
+    messages = [Message.of("user", "word " * source.randrange(9)) for _ in range(100)]
     counter = Counter()
     assert await fit(messages, 4096, counter) == tuple(messages)
     assert len(counter.rendered) == 1
 
 
 def test_what_a_message_weighs() -> None:
-    plain = weight(Message("user", "abc", thinking="de"))
-    assert plain - weight(Message("user")) == 5
+    plain = weight(Message.of("user", "abc", thinking="de"))
+    assert plain - weight(Message.of("user")) == 5
     arguments = {"path": "x" * 100, "lines": [{"a": "y" * 50}, 1, None]}
-    called = Message("assistant", tool_calls=(PastToolCall("edit", arguments),))
+    called = Message.of("assistant", tool_calls=(PastToolCall("edit", arguments),))
     assert weight(called) > 150

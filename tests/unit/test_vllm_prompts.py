@@ -86,10 +86,10 @@ async def rendered(prompts: Prompts, *messages: Message, tools: Any = ()) -> Any
 @pytest.mark.parametrize(
     "messages",
     [
-        [Message("user", "long " * 1000)],
-        [Message("user", "")] * 1000,
-        [Message("assistant", "", thinking="long " * 1000)],
-        [Message("user", "Hi", images=(picture("PNG"),))],
+        [Message.of("user", "long " * 1000)],
+        [Message.of("user", "")] * 1000,
+        [Message.of("assistant", "", thinking="long " * 1000)],
+        [Message.of("user", "Hi", images=(picture("PNG"),))],
     ],
     ids=["long", "many", "thinking", "picture"],
 )
@@ -102,13 +102,13 @@ async def test_what_is_large_is_made_beside_the_event_loop(messages: list[Messag
 
 async def test_what_is_small_does_not_wait_for_what_is_large() -> None:
     prompts, renderer = made()
-    assert (await rendered(prompts, Message("user", "Hi there"))).token_ids == [1, 1]
+    assert (await rendered(prompts, Message.of("user", "Hi there"))).token_ids == [1, 1]
     assert {*renderer.tokenizer.threads} == {threading.main_thread().name}
 
 
 async def test_pictures_are_measured_before_any_is_decoded() -> None:
     """F5."""
-    asked = Message("user", "Hi", images=(picture("PNG", (30, 20)),) * 3)
+    asked = Message.of("user", "Hi", images=(picture("PNG", (30, 20)),) * 3)
     prompts, renderer = made(InputLimits(image_pixels=1799))
     for work in (rendered(prompts, asked), prompts.tokenize("Hi", images=asked.images)):
         with pytest.raises(InvalidRequest) as refused:
@@ -210,7 +210,7 @@ def mistral(folder: Path) -> Prompts:
 async def test_control_tokens_of_mistral_are_tokens_and_no_text(tmp_path: Path) -> None:
     """Rendered as text they went in as a dozen plain tokens, without the one that a prompt begins with."""
     prompts = mistral(tmp_path)
-    prompt = await rendered(prompts, Message("user", "Hello"))
+    prompt = await rendered(prompts, Message.of("user", "Hello"))
     assert list(prompt.token_ids) == [1, 3, 22177, 4]
     assert prompt.text
 

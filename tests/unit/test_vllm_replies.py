@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.engine.vllm.engine import VllmDecoder
+from app.decode.reply import ReplyDecoder
 from app.engine.vllm.parse.reply import Parsers, call_id
 from tests.models.catalogue import (
     ADD,
@@ -26,7 +26,19 @@ from tests.models.catalogue import (
     hermes,
     llama_json,
 )
-from tests.unit.replying import Answer, Finish, Reader, answer_of, called, expected, fed, merged, read, reader
+from tests.unit.replying import (
+    Answer,
+    Finish,
+    Reader,
+    answer_of,
+    called,
+    expected,
+    fed,
+    merged,
+    parser_of,
+    read,
+    reader,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -54,7 +66,7 @@ class Told:
         self.expected = expected(known, think=think)
         self.deltas = self.reader.deltas(self.transcript.reply, self.decoder())
 
-    def decoder(self) -> VllmDecoder | None:
+    def decoder(self) -> ReplyDecoder | None:
         known = self.known
         return self.reader.decoder(
             self.transcript.prompt, known.tools, think=self.think, continues=known.prefilled
@@ -270,7 +282,7 @@ def test_a_constrained_reply_keeps_the_reading_of_the_constraint() -> None:
     for reply in (f"Hm.\n</think>\n\n{PERSON}", f"<think>\nHm.\n</think>\n\n{PERSON}"):
         decoder = made.decoder(prompt, constrained=True)
         assert decoder is not None
-        assert decoder.parser.reasoning_ended() is False
+        assert parser_of(decoder).reasoning_ended() is False
         assert read(decoder, made.deltas(reply, decoder)) == Answer("Hm.", PERSON)
 
 
@@ -278,7 +290,7 @@ def test_a_constrained_reply_keeps_the_reading_of_the_constraint() -> None:
 def test_who_needs_to_see_special_tokens(kind: Kind, skipped: bool) -> None:
     decoder = reader(kind).decoder("Hello", (WEATHER,))
     assert decoder is not None
-    assert decoder.parser.skip_special_tokens is skipped
+    assert parser_of(decoder).skip_special_tokens is skipped
 
 
 def test_a_pair_of_parsers_stays_as_it_was_made() -> None:

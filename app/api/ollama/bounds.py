@@ -7,7 +7,6 @@ import orjson
 
 from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits, refuse_over
-from app.core.options import refuse_stops
 from app.core.request import Json
 
 _TEXTS = ("prompt", "suffix", "system")
@@ -66,7 +65,7 @@ def _refuse_field(name: str, item: Json, limits: InputLimits) -> None:
 
 
 def _refuse_options(options: dict[str, Json], limits: InputLimits) -> None:
-    refuse_stops(options.get("stop"), limits)
+    _refuse_stops(options.get("stop"), limits)
     others = (value for name, value in options.items() if name != "stop")
     refuse_over("options", limits.options, sum(max(1, len(_items(value))) for value in others))
 
@@ -104,3 +103,15 @@ def _children(node: Json) -> Iterator[Json]:
 
 def _written_bytes(value: Json) -> int:
     return len(orjson.dumps(value)) if isinstance(value, dict | list) else 0
+
+
+def _refuse_stops(value: Json, limits: InputLimits) -> None:
+    """Refuse a client's `stop` that is too much: the engine looks for every string at every token.
+
+    Raises:
+        InvalidRequest: for too many strings, or too long ones.
+    """
+    stops = value if isinstance(value, list | tuple) else ()
+    refuse_over("stop", limits.stop, len(stops))
+    chars = sum(len(stop) for stop in stops if isinstance(stop, str))
+    refuse_over("stop", limits.stop_chars, chars, " characters together")

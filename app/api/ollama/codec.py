@@ -2,35 +2,43 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from app.api.ollama import schema
 from app.api.ollama.bounds import refuse_over_limits
-from app.api.ollama.gojson import decode
-from app.api.ollama.gotypes import Kind, parse
-from app.catalogue.library import read_reference
+from app.api.ollama.format import read_format
+from app.catalogue.names import read_reference
+from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
-from app.core.request import ChatPrompt, CompletionPrompt, Embedding, Generation, Json, Message
+from app.core.request import (
+    ChatPrompt,
+    CompletionPrompt,
+    Deferred,
+    Embedding,
+    Generation,
+    Json,
+    Load,
+    Message,
+    Render,
+    Request,
+    Unload,
+)
+from app.golang.json import decode
+from app.golang.types import Kind, parse
 
 _MOST_LOGPROBS = 20
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class ChatCall:
-    """One call to chat; `stream` says how the answer goes out."""
+class Asked:
+    """One call to chat or generate; `stream` says how the answer goes out."""
 
-    generation: Generation
+    model: str
+    request: Request
     stream: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateCall:
-    """One call to generate; `stream` says how the answer goes out."""
-
-    generation: Generation
-    stream: bool
+    top_logprobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +59,19 @@ class PullCall:
     stream: bool
 
 
-def to_chat(
-    body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
-) -> ChatCall:
+def to_chat(body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS) -> Asked:
     """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
     asked = _parse_answering(schema.CHAT, _decode(body, limits))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
-        messages = (Message("system", asked.system), *messages)
+        messages = (Message.of("system", asked.system), *messages)
     prompt = ChatPrompt(messages, tuple(asked.tools))
-    generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
-    return ChatCall(generation, streams if asked.stream is None else asked.stream)
+    return _asked(asked, prompt, received_ns, streams=streams, is_empty=not messages)
 
 
 def to_generate(
     body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
-) -> GenerateCall:
+) -> Asked:
     asked = _parse_answering(schema.GENERATE, _decode(body, limits))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
@@ -77,8 +82,7 @@ def to_generate(
         raw=asked.raw,
         images=tuple(asked.images),
     )
-    generation = Generation(prompt=prompt, received_ns=received_ns, **_shared(asked))
-    return GenerateCall(generation, streams if asked.stream is None else asked.stream)
+    return _asked(asked, prompt, received_ns, streams=streams, is_empty=not asked.prompt)
 
 
 def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
@@ -87,7 +91,7 @@ def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -
         model=asked.model,
         inputs=_inputs(asked),
         received_ns=received_ns,
-        options=asked.options,
+        sampling=Deferred(read_parameters, asked.options),
         truncate=asked.truncate,
         dimensions=asked.dimensions,
         keep_alive_s=asked.keep_alive,
@@ -101,7 +105,7 @@ def to_embeddings(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
         model=asked.model,
         inputs=(asked.prompt,) if asked.prompt else (),
         received_ns=received_ns,
-        options=asked.options,
+        sampling=Deferred(read_parameters, asked.options),
         truncate=False,
         keep_alive_s=asked.keep_alive,
     )
@@ -137,21 +141,36 @@ def _decode(body: bytes, limits: InputLimits) -> Json:
     return value
 
 
-def _shared(asked: schema.ChatBody | schema.GenerateBody) -> dict[str, Any]:
+def _asked(
+    asked: schema.ChatBody | schema.GenerateBody,
+    prompt: ChatPrompt | CompletionPrompt,
+    received_ns: int,
+    *,
+    streams: bool,
+    is_empty: bool,
+) -> Asked:
+    """What carries nothing to answer only loads the model, or lets go of it (ollama-api 6.3 and 7.3)."""
     if not 0 <= asked.top_logprobs <= _MOST_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {_MOST_LOGPROBS}")
-    return {
-        "model": asked.model,
-        "options": asked.options,
-        "format": asked.format,
-        "think": asked.think,
-        "logprobs": asked.logprobs,
-        "top_logprobs": asked.top_logprobs,
-        "keep_alive_s": asked.keep_alive,
-        "truncate": asked.truncate,
-        "shift": asked.shift,
-        "debug_render_only": asked.debug_render_only,
-    }
+    generation = Generation(
+        asked.model,
+        prompt,
+        received_ns,
+        sampling=Deferred(read_parameters, asked.options),
+        constraint=Deferred(read_format, asked.format),
+        think=asked.think,
+        logprobs=asked.logprobs,
+        top_logprobs=asked.top_logprobs,
+        keep_alive_s=asked.keep_alive,
+        truncate=asked.truncate,
+        shift=asked.shift,
+    )
+    request: Request = generation
+    if is_empty:
+        request = Unload(asked.model) if asked.keep_alive == 0 else Load(generation)
+    elif asked.debug_render_only:
+        request = Render(generation)
+    return Asked(asked.model, request, streams if asked.stream is None else asked.stream, asked.top_logprobs)
 
 
 def _inputs(asked: schema.EmbedBody) -> tuple[str, ...]:

@@ -9,18 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from app.api.ollama.wire import dumps, utc_stamp
+from app.api.dialect import Answer
+from app.api.errors import text_of
+from app.api.ollama.failure import failure
+from app.api.ollama.wire import BARE_JSON, JSON, NDJSON, dumps, utc_stamp
+from app.core.errors import AppError, EngineFailed
 from app.core.events import (
     Content,
     Done,
     Event,
-    Loaded,
-    Rendered,
+    Started,
     Thinking,
     TokenLogprob,
     ToolCall,
-    Unloaded,
 )
+from app.engine.base import Prompt
 
 LEAST_LOGPROB = -9999.0
 """What stands for minus infinity, which JSON cannot say."""
@@ -34,7 +37,9 @@ class _Reply:
     thinking: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    end: Done | Loaded | Unloaded | Rendered | None = None
+    end: Done | None = None
+    reason: str = ""
+    rendered: Prompt | None = None
 
     def add(self, event: Event) -> None:
         match event:
@@ -46,19 +51,10 @@ class _Reply:
                 self.logprobs += event.logprobs or ()
             case ToolCall():
                 self.calls.append(event)
-            case _:
-                self.end = event
-
-    def reason(self) -> str:
-        match self.end:
             case Done():
-                return self.end.reason
-            case Loaded():
-                return "load"
-            case Unloaded():
-                return "unload"
-            case _:
-                return ""
+                self.end, self.reason = event, event.reason
+            case Started():
+                pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +70,14 @@ class _Form:
     document: Callable[[_Reply, int], dict[str, Any]]
 
 
-class _Encoder:
+class OllamaEncoder:
     """One answer. `model` is echoed as the client sent it; `top_logprobs` alternatives are told a token.
 
     With `repeats_text` the last line of a stream has the whole text instead of none.
     """
 
+    media_type = NDJSON
+    document_type = JSON
     _form: ClassVar[_Form]
 
     def __init__(
@@ -88,10 +86,12 @@ class _Encoder:
         *,
         top_logprobs: int = 0,
         repeats_text: bool = False,
+        calls_reason: bool = False,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
         self._model = model
         self._top = top_logprobs
+        self._calls_reason = calls_reason
         self._now = now
         self._reply = _Reply()
         self._said: list[str] | None = [] if repeats_text else None
@@ -107,26 +107,51 @@ class _Encoder:
             before, after = self._form.content if type(event) is Content else self._form.thinking
             stamp = utc_stamp(self._now()).encode()
             return b"".join((self._head, stamp, before, dumps(event.text), after))
-        if isinstance(event, (Loaded, Unloaded, Rendered)) or self._is_held(event):
+        if isinstance(event, Started):
+            return b""
+        if self._is_held(event):
             self.collect(event)
             return b""
         reply = _Reply()
         if isinstance(event, Done):
             reply = _Reply(content=self._said or [], calls=self._reply.calls)
-        reply.add(event)
+        self._add(event, reply)
         return self._document(reply) + b"\n"
 
     def collect(self, event: Event) -> None:
         """Keep this event for `whole`."""
-        self._reply.add(event)
+        self._add(event, self._reply)
 
     def whole(self) -> bytes:
         """Everything collected, as one document."""
         return self._document(self._reply)
 
-    def error(self, text: str) -> bytes:
+    def loaded(self) -> bytes:
+        """The document of a request that only had its model loaded."""
+        return self._document(_Reply(reason="load"))
+
+    def unloaded(self) -> bytes:
+        return self._document(_Reply(reason="unload"))
+
+    def rendered(self, prompt: Prompt) -> bytes:
+        """The document of a `_debug_render_only` request."""
+        return self._document(_Reply(rendered=prompt))
+
+    def error(self, error: Exception) -> bytes:
         """The last line of a stream that failed."""
-        return dumps({"error": text}) + b"\n"
+        return dumps({"error": text_of(error)}) + b"\n"
+
+    def failure(self, error: Exception, *, stream: bool) -> Answer:
+        answer = failure(error)
+        # What is found wrong before generation answers as any route does (ollama-api 1.9).
+        if stream and (isinstance(error, EngineFailed) or not isinstance(error, AppError)):
+            return answer._replace(headers={**answer.headers, "content-type": BARE_JSON})
+        return answer
+
+    def _add(self, event: Event, reply: _Reply) -> None:
+        reply.add(event)
+        if self._calls_reason and isinstance(event, Done) and event.called_tools:
+            reply.reason = "tool_calls"
 
     def _is_held(self, event: Event) -> bool:
         return self._form.calls_on_last_line and isinstance(event, ToolCall)
@@ -138,11 +163,11 @@ class _Encoder:
 
 def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
     message = {
-        "role": "" if isinstance(reply.end, Rendered) else "assistant",
+        "role": "assistant" if reply.rendered is None else "",
         "content": "".join(reply.content),
         **_nonzero({"thinking": "".join(reply.thinking), "tool_calls": _tool_calls(reply)}),
     }
-    reason = reply.reason()
+    reason = reply.reason
     optional = {
         "done_reason": reason,
         "_debug_info": _debug_info(reply),
@@ -152,8 +177,8 @@ def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
 
 
 def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
-    reason = reply.reason()
-    context = reply.end.context if isinstance(reply.end, Done) else None
+    reason = reply.reason
+    context = reply.end.context if reply.end is not None else None
     optional = {
         "tool_calls": _tool_calls(reply),
         "_debug_info": _debug_info(reply),
@@ -169,7 +194,7 @@ def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
     }
 
 
-class ChatEncoder(_Encoder):
+class ChatEncoder(OllamaEncoder):
     """One answer of `/api/chat` (ollama-api 7.5)."""
 
     _form = _Form(
@@ -180,7 +205,7 @@ class ChatEncoder(_Encoder):
     )
 
 
-class GenerateEncoder(_Encoder):
+class GenerateEncoder(OllamaEncoder):
     """One answer of `/api/generate` (ollama-api 6.5)."""
 
     _form = _Form(
@@ -198,7 +223,7 @@ def _nonzero(values: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(reply: _Reply) -> dict[str, int]:
     """Counters that are zero are left out, save that of cached tokens, which is told wherever it is known."""
     end = reply.end
-    if not isinstance(end, Done):
+    if end is None:
         return {}
     return {
         **_nonzero({"total_duration": end.total_ns, "load_duration": end.load_ns}),
@@ -210,10 +235,10 @@ def _metrics(reply: _Reply) -> dict[str, int]:
 
 
 def _debug_info(reply: _Reply) -> dict[str, Any] | None:
-    end = reply.end
-    if not isinstance(end, Rendered):
+    prompt = reply.rendered
+    if prompt is None:
         return None
-    return {"rendered_template": end.text, **_nonzero({"image_count": end.image_count})}
+    return {"rendered_template": prompt.text, **_nonzero({"image_count": prompt.image_count})}
 
 
 def _tool_calls(reply: _Reply) -> list[dict[str, Any]]:

@@ -13,11 +13,9 @@ from starlette.responses import Response
 from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
-from app.api.ollama.wire import dumps
+from app.api.ollama.wire import JSON, NDJSON, dumps
 from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
-from app.api.stream import NDJSON, json_response
-from app.catalogue.library import read_reference
-from app.catalogue.names import parse_name
+from app.catalogue.names import parse_name, read_reference
 from app.core.context import Caller
 from app.core.errors import ModelNotFound
 from app.core.model import Model
@@ -40,13 +38,13 @@ async def alive() -> Response:
 @needs("key")
 async def version(served: Served) -> Response:
     """The release of Ollama whose API this server speaks: clients compare it with what they need."""
-    return json_response(dumps({"version": served.api_version}))
+    return _json(dumps({"version": served.api_version}))
 
 
 @router.get("/api/status")
 @needs("key")
 async def status() -> Response:
-    return json_response(dumps({"cloud": {"disabled": True, "source": "config"}}))
+    return _json(dumps({"cloud": {"disabled": True, "source": "config"}}))
 
 
 @router.api_route("/api/tags", methods=["HEAD", "GET"])
@@ -57,7 +55,7 @@ async def tags(request: Request, served: Served, ctx: Context) -> Response:
     listed = views.tags(models)
     if others := await _of_peers(request, served, "/api/tags"):
         listed["models"] = merge.tags([listed["models"], *others])
-    return json_response(dumps(listed))
+    return _json(dumps(listed))
 
 
 def _usable(served: Services, caller: Caller) -> Iterator[Model]:
@@ -82,7 +80,7 @@ async def ps(request: Request, served: Served, ctx: Context) -> Response:
     listed = views.ps(running)
     if others := await _of_peers(request, served, "/api/ps"):
         listed["models"] = merge.ps([listed["models"], *others])
-    return json_response(dumps(listed))
+    return _json(dumps(listed))
 
 
 async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]:
@@ -96,7 +94,7 @@ async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]
 async def recommendations(served: Served, ctx: Context) -> Response:
     """What Ollama's command line offers to chat with: without a list it offers models that are not here."""
     chatting = (model for model in _usable(served, ctx.caller) if model.can("completion"))
-    return json_response(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
+    return _json(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
 
 
 @router.post("/api/pull")
@@ -111,7 +109,7 @@ async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) 
         lines = dumps({"status": "pulling manifest"}), dumps(last), b""
         return Response(b"\n".join(lines), media_type=NDJSON)
     if error is not None:
-        return json_response(dumps({"error": error}), HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _json(dumps({"error": error}), HTTPStatus.INTERNAL_SERVER_ERROR)
     return Response(dumps({"status": "success"}), media_type="application/json")
 
 
@@ -144,4 +142,8 @@ async def show(
     )
     # What the client sends comes back, as a Modelfile too.
     found = show_it() if len(body) < LARGE_BODY else await served.pool.run(show_it)
-    return json_response(dumps(found))
+    return _json(dumps(found))
+
+
+def _json(body: bytes, status: int = HTTPStatus.OK) -> Response:
+    return Response(body, status, media_type=JSON)

@@ -1,26 +1,26 @@
 """What makes a model work: chat, generate, embed. A route names the steps; each step lives elsewhere."""
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.api.errors import body_of, status_of
 from app.api.guard import needs
 from app.api.ollama import codec
-from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
+from app.api.ollama.encoder import ChatEncoder, GenerateEncoder, OllamaEncoder
 from app.api.ollama.schema import WrongThink
-from app.api.ollama.wire import dumps, vectors
-from app.api.services import Body, Context, Served
+from app.api.ollama.variant import CurrentVariant, Variant
+from app.api.ollama.wire import JSON, dumps, vectors
+from app.api.services import Body, Context, Served, Services
 from app.api.stream import DocumentResponse, EventResponse
 from app.catalogue.library import Library
 from app.core.context import RequestContext
 from app.core.errors import AppError, InvalidRequest, ModelNotFound
 from app.core.model import ThinkingLevels
-from app.core.quote import quoted
-from app.core.request import Embedding
+from app.core.request import Embedding, Generation, Load, Render, Unload
+from app.golang.quote import quoted
 from app.runtime.pipeline import Embedded, Pipeline
 
 router = APIRouter(prefix="/api")
@@ -28,36 +28,53 @@ router = APIRouter(prefix="/api")
 
 @router.post("/chat")
 @needs("inference")
-async def chat(body: Body, served: Served, ctx: Context) -> Response:
+async def chat(body: Body, served: Served, ctx: Context, variant: CurrentVariant) -> Response:
     ctx.operation = "chat"
     with _levels_named(served.library, ctx):
-        read = await served.decoded(partial(codec.to_chat, streams=served.dialect.streams), body)
-    asked, ctx.stream = read.generation, read.stream
+        asked = await served.decoded(partial(codec.to_chat, streams=variant.streams), body)
     if not asked.model.strip():
         raise InvalidRequest("model is required")
-    encoder = ChatEncoder(
-        asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
-    )
-    events = served.pipeline.run(asked, ctx)
-    return EventResponse(
-        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(ctx)
-    )
+    return _answer(asked, _encoder(ChatEncoder, asked, variant), served, ctx)
 
 
 @router.post("/generate")
 @needs("inference")
-async def generate(body: Body, served: Served, ctx: Context) -> Response:
+async def generate(body: Body, served: Served, ctx: Context, variant: CurrentVariant) -> Response:
     ctx.operation = "text_completion"
     with _levels_named(served.library, ctx):
-        read = await served.decoded(partial(codec.to_generate, streams=served.dialect.streams), body)
-    asked, ctx.stream = read.generation, read.stream
-    encoder = GenerateEncoder(
-        asked.model, top_logprobs=asked.top_logprobs, repeats_text=served.dialect.repeats_text
+        asked = await served.decoded(partial(codec.to_generate, streams=variant.streams), body)
+    return _answer(asked, _encoder(GenerateEncoder, asked, variant), served, ctx)
+
+
+def _encoder(made: type[OllamaEncoder], asked: codec.Asked, variant: Variant) -> OllamaEncoder:
+    return made(
+        asked.model,
+        top_logprobs=asked.top_logprobs,
+        repeats_text=variant.repeats_text,
+        calls_reason=variant.calls_reason,
     )
-    events = served.pipeline.run(asked, ctx)
-    return EventResponse(
-        events, encoder, stream=read.stream, on_error=_failure, limit_s=served.time_left_s(ctx)
-    )
+
+
+def _answer(asked: codec.Asked, encoder: OllamaEncoder, served: Services, ctx: RequestContext) -> Response:
+    limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
+    request, pipeline = asked.request, served.pipeline
+    if isinstance(request, Generation):
+        events = pipeline.run(request, ctx)
+        return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s)
+
+    async def work() -> bytes:
+        match request:
+            case Load():
+                await pipeline.load(request, ctx)
+                return encoder.loaded()
+            case Unload():
+                pipeline.unload(request, ctx)
+                return encoder.unloaded()
+            case Render():
+                return encoder.rendered(await pipeline.render(request, ctx))
+
+    ctx.operation = ""  # no inference
+    return DocumentResponse(work, media_type=JSON, limit_s=limit_s)
 
 
 @router.post("/embed")
@@ -69,7 +86,7 @@ async def embed(body: Body, served: Served, ctx: Context) -> Response:
     async def work() -> bytes:
         return _embed_document(asked, await _embedded(served.pipeline, asked, ctx))
 
-    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(ctx))
+    return _embeds(asked, work, served, ctx)
 
 
 @router.post("/embeddings")
@@ -85,7 +102,15 @@ async def embeddings(body: Body, served: Served, ctx: Context) -> Response:
         found = await _embedded(served.pipeline, asked, ctx, legacy=True)
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
-    return DocumentResponse(work, on_error=_failure, limit_s=served.time_left_s(ctx))
+    return _embeds(asked, work, served, ctx)
+
+
+def _embeds(
+    asked: Embedding, work: Callable[[], Awaitable[bytes]], served: Services, ctx: RequestContext
+) -> Response:
+    if not asked.inputs:
+        ctx.operation = ""  # the model is only loaded
+    return DocumentResponse(work, media_type=JSON, limit_s=served.time_left_s(ctx))
 
 
 @contextmanager
@@ -128,7 +153,3 @@ def _embed_document(asked: Embedding, found: Embedded) -> bytes:
         if found.prompt_tokens:
             document["prompt_eval_count"] = found.prompt_tokens
     return dumps(document)
-
-
-def _failure(error: Exception) -> tuple[int, bytes]:
-    return status_of(error), body_of(error)

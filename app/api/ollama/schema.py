@@ -3,11 +3,15 @@
 Field names are the API's own. What a body leaves out has the default of its dataclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.api.ollama.gotypes import (
+from app.api.ollama.keepalive import read_keep_alive
+from app.api.ollama.tools import ARGUMENTS, TOOL
+from app.core.errors import InvalidRequest
+from app.core.request import Json, Message, PastToolCall, Think
+from app.golang.types import (
     ANY,
     BOOL,
     IMAGE,
@@ -19,10 +23,6 @@ from app.api.ollama.gotypes import (
     struct,
     unmarshaler,
 )
-from app.api.ollama.keepalive import read_keep_alive
-from app.api.ollama.tools import ARGUMENTS, TOOL
-from app.core.errors import InvalidRequest
-from app.core.request import Json, Message, PastToolCall, Think
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +145,15 @@ def _make_tool_call(*, id: str = "", function: Mapping[str, Any] | None = None) 
     return PastToolCall(name=called.get("name", ""), arguments=called.get("arguments", {}), id=id)
 
 
-def _make_message(*, role: str = "", **found: Any) -> Message:
-    lists = {name: tuple(found.pop(name, ())) for name in ("images", "tool_calls")}
-    return Message(role=role.lower(), **lists, **found)
+def _make_message(
+    *,
+    role: str = "",
+    content: str = "",
+    images: Sequence[bytes] = (),
+    tool_calls: Sequence[Any] = (),
+    **found: Any,
+) -> Message:
+    return Message.of(role.lower(), content, images, tool_calls=tuple(tool_calls), **found)
 
 
 _TOOL_CALL = struct(

@@ -7,9 +7,9 @@ Key order is Ollama's, property order the client's. A type that is left out is w
 from collections.abc import Callable
 from typing import Any
 
-from app.api.ollama.gotypes import ANY, STRING, Kind, list_of, struct, unmarshaler
 from app.core.errors import InvalidRequest
 from app.core.request import Json
+from app.golang.types import ANY, STRING, Kind, list_of, struct, unmarshaler
 
 _NOT_AN_OBJECT = "Value looks like object, but can't find closing '}' symbol"
 _STRINGS = list_of(STRING)

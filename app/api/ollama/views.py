@@ -8,7 +8,7 @@ from typing import Any
 
 from app.api.ollama.wire import local_stamp
 from app.core.model import Model
-from app.core.quote import quoted
+from app.golang.quote import quoted
 
 PLAIN_TEMPLATE = "{{ .Prompt }}"
 """The template of a model that has none."""

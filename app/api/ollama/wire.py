@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+JSON = "application/json; charset=utf-8"
+BARE_JSON = "application/json"
+NDJSON = "application/x-ndjson"
 _ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),

@@ -4,8 +4,8 @@ import asyncio
 import gc
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -40,23 +40,38 @@ from app.engine.vllm.process.stderr import ChildOutput, cause
 from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
+from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.logprobs import TokenBytes
 from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.stream.tracing import headers_for, trace_requests
 from app.engine.vllm.stream.usage import account, last_delta
 
 _log = logging.getLogger(__name__)
+VLLM_ERRORS = (VLLMValidationError, ValueError, EngineDeadError, EngineGenerateError)
 _CLOSE_S = 7.0
 _FIRST = -(1 << 62)
 """The priority before all others, where the engine schedules by priority."""
 
 
-class VllmDecoder(ReplyDecoder):
-    """A reply's decoder that remembers what its parsers need of the engine."""
+class VllmAnswer:
+    """One answer of a `VllmEngine`: what vLLM's outputs of one request come to."""
 
-    def __init__(self, parser: VllmReplyParser, *, trims_content: bool) -> None:
-        super().__init__(parser, trims_content=trims_content, make_id=call_id)
-        self.parser = parser
+    def __init__(
+        self, deltas: Deltas, decoder: Decoder | None, failed: Callable[[Exception], AppError]
+    ) -> None:
+        self._deltas = deltas
+        self._failed = failed
+        self.decoder = decoder
+        self.request_id = deltas.request_id
+        self.ended = False
+
+    async def next(self) -> Delta:
+        try:
+            delta = await self._deltas.next()
+        except VLLM_ERRORS as error:
+            raise self._failed(error) from error
+        self.ended = delta.finish is not None
+        return delta
 
 
 class VllmEngine:
@@ -161,7 +176,8 @@ class VllmEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return await self._prompts.detokenize(token_ids)
 
-    def decoder(self, run: Run, prompt: Prompt) -> Decoder | None:
+    def _parser(self, run: Run, prompt: Prompt) -> VllmReplyParser | None:
+        """How to read the reply; None when every delta is plain content."""
         thinking = run.think is not False and not prompt.continues and self._parsers.reasoning is not None
         if not (run.chat.tools or thinking):
             return None
@@ -172,37 +188,56 @@ class VllmEngine:
             prompt_text=prompt.text,
             prompt_token_ids=prompt.token_ids,
             template_kwargs=self._thinking_kwargs(run),
-            constrained=run.format is not None,
+            constrained=run.constraint is not None,
         )
-        return VllmDecoder(parser.adjusted(), trims_content=thinking)
+        return parser.adjusted()
 
     def _thinking_kwargs(self, run: Run) -> dict[str, Any]:
         facts = self._model.facts
         return thinking_kwargs(facts.thinking_variable, run.think, facts.thinking)
 
-    async def generate(
-        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
-    ) -> AsyncGenerator[Delta, None]:
-        parser = decoder.parser if isinstance(decoder, VllmDecoder) else None
-        self._check_format(run)
-        arguments: dict[str, Any] = {
-            "priority": run.priority,
-            "trace_headers": headers_for(self._llm, run.trace),
-        }
-        if run.format is not None and self._parsers.reasoning is not None:
-            # Where no reasoning is expected the constraint must not wait for its end.
-            arguments |= {
-                "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
-                "reasoning_parser_kwargs": {"chat_template_kwargs": self._thinking_kwargs(run)},
-            }
+    @asynccontextmanager
+    async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[VllmAnswer, None]:
+        self._check_constraint(run)
+        parser = self._parser(run, prompt)
         output: RequestOutput | None = None
 
         def convert(made: RequestOutput) -> Delta:
             """Called for the first output at least; what vLLM counts in it goes on counting."""
             nonlocal output
             output = made
-            return self._delta(made, constrained=run.format is not None)
+            return self._delta(made, constrained=run.constraint is not None)
 
+        try:
+            answer = VllmAnswer(
+                await self._submit(prompt, run, parser, convert), _decoder(parser), self._failed
+            )
+            try:
+                yield answer
+            finally:
+                if not answer.ended:
+                    await self._llm.abort(answer.request_id, internal=True)
+        finally:
+            if output is not None:
+                account(run.usage, output)
+
+    async def _submit(
+        self,
+        prompt: Prompt,
+        run: Run,
+        parser: VllmReplyParser | None,
+        convert: Callable[[RequestOutput], Delta],
+    ) -> Deltas:
+        arguments: dict[str, Any] = {
+            "priority": run.priority,
+            "trace_headers": headers_for(self._llm, run.trace),
+        }
+        if run.constraint is not None and self._parsers.reasoning is not None:
+            # Where no reasoning is expected the constraint must not wait for its end.
+            arguments |= {
+                "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
+                "reasoning_parser_kwargs": {"chat_template_kwargs": self._thinking_kwargs(run)},
+            }
         try:
             params = sampling_params(
                 run,
@@ -212,32 +247,24 @@ class VllmEngine:
             payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             if run.cache_salt:
                 payload = {**payload, "cache_salt": run.cache_salt}
-            deltas = await self._llm.submit(
-                f"caravan-{next(self._ids)}", payload, params, convert, **arguments
-            )
-            ended = False
-            try:
-                while not ended:
-                    delta = await deltas.next()
-                    ended = delta.finish is not None
-                    yield delta
-            finally:
-                if not ended:
-                    await self._llm.abort(deltas.request_id, internal=True)
-        except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(first_line(error)) from error
-        except EngineDeadError as error:
-            self._processes.note_gone()
-            raise EngineDied from error
-        except EngineGenerateError as error:
-            reason = first_line(error.__cause__ or error)
-            raise EngineFailed(f"an error was encountered while running the model: {reason}") from error
-        finally:
-            if output is not None:
-                account(run.usage, output)
+            return await self._llm.submit(f"caravan-{next(self._ids)}", payload, params, convert, **arguments)
+        except VLLM_ERRORS as error:
+            raise self._failed(error) from error
 
-    def _check_format(self, run: Run) -> None:
-        if run.format is not None and not self._constrains:
+    def _failed(self, error: Exception) -> AppError:
+        """What one of `VLLM_ERRORS` is to a client."""
+        match error:
+            case EngineDeadError():
+                self._processes.note_gone()
+                return EngineDied()
+            case EngineGenerateError():
+                reason = first_line(error.__cause__ or error)
+                return EngineFailed(f"an error was encountered while running the model: {reason}")
+            case _:
+                return InvalidRequest(first_line(error))
+
+    def _check_constraint(self, run: Run) -> None:
+        if run.constraint is not None and not self._constrains:
             # vLLM would find out in the engine's core, where it ends the engine.
             raise InvalidRequest(
                 f'{self._model.name} does not support "format": its tokenizer is no fast one'
@@ -248,7 +275,13 @@ class VllmEngine:
         token_ids: Any = piece.token_ids
         logprobs = self._token_bytes.logprobs(piece) if piece.logprobs else None
         if not output.finished:
-            return Delta(piece.text, token_ids, logprobs)
+            return Delta(
+                piece.text,
+                token_ids,
+                logprobs,
+                prompt_tokens=len(output.prompt_token_ids or ()),
+                cached_tokens=output.num_cached_tokens,
+            )
         return last_delta(output, logprobs, constrained=constrained)
 
     async def embed(
@@ -297,13 +330,8 @@ class VllmEngine:
             async with aclosing(outputs):
                 async for output in outputs:
                     vector = output.outputs.data.float().tolist()
-        except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(first_line(error)) from error
-        except EngineDeadError as error:
-            self._processes.note_gone()
-            raise EngineDied from error
-        except EngineGenerateError as error:
-            raise EngineFailed(first_line(error.__cause__ or error)) from error
+        except VLLM_ERRORS as error:
+            raise self._failed(error) from error
         return vector
 
     def metrics(self) -> Mapping[str, float]:
@@ -379,3 +407,7 @@ class VllmEngine:
         prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
         async for _ in self._llm.generate(prompt, params, name, priority=_FIRST):
             pass
+
+
+def _decoder(parser: VllmReplyParser | None) -> Decoder | None:
+    return parser and ReplyDecoder(parser, trims_content=parser.thinking, make_id=call_id)

@@ -4,14 +4,13 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from app.core.errors import InvalidRequest
 from app.core.model import ThinkingLevels
-from app.core.request import Message, Think
+from app.core.request import Message, Text, Think
 
 EFFORT = "reasoning_effort"
 """The variable of templates that know levels; others have a switch."""
@@ -40,12 +39,14 @@ def to_conversation(
 
 
 def _to_dict(message: Message, pictures: Iterator[Image.Image]) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    found: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.images:
-        parts: list[dict[str, Any]] = [
-            {"type": "image_pil", "image_pil": picture} for picture in islice(pictures, len(message.images))
+        found["content"] = [
+            {"type": "text", "text": part.text}
+            if isinstance(part, Text)
+            else {"type": "image_pil", "image_pil": next(pictures)}
+            for part in message.parts
         ]
-        found["content"] = [*parts, {"type": "text", "text": message.content}]
     if message.thinking:
         found["reasoning"] = message.thinking
     if message.tool_calls:

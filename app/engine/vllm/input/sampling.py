@@ -4,7 +4,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from vllm.v1.structured_output import backend_guidance
 
 from app.core.errors import InvalidRequest
-from app.core.request import JsonFormat, Sampling
+from app.core.request import Constraint, Sampling
 from app.engine.base import Run
 
 # vLLM would check a grammar on the event loop; each of ours was checked, in the pool, before it came here.
@@ -43,13 +43,13 @@ def sampling_params(run: Run, *, windowed: bool, skip_special_tokens: bool) -> S
         max_tokens=run.max_tokens,
         logprobs=run.logprobs,
         skip_special_tokens=skip_special_tokens,
-        structured_outputs=structured_outputs(run.format),
+        structured_outputs=structured_outputs(run.constraint),
         extra_args=_windowed_args(options) if windowed else None,
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def structured_outputs(wanted: JsonFormat | None) -> StructuredOutputsParams | None:
+def structured_outputs(wanted: Constraint | None) -> StructuredOutputsParams | None:
     """The constraint for `format`; the grammar was made, and checked, before the engine was asked."""
     return None if wanted is None else StructuredOutputsParams(grammar=wanted.grammar)
 

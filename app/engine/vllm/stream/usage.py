@@ -48,7 +48,7 @@ def last_delta(
         output_tokens=len(token_ids),
         timings=Timings(),
         cached_tokens=output.num_cached_tokens,
-        matched_stop=isinstance(piece.stop_reason, str),
+        matched_stop=piece.stop_reason if isinstance(piece.stop_reason, str) else "",
     )
     if (stats := output.metrics) is not None:
         delta.output_tokens = stats.num_generation_tokens

@@ -14,11 +14,11 @@ from typing import NoReturn, TypeAlias
 
 import orjson
 
-from app.api.ollama.jsonsize import refuse_large
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
-from app.core.quote import quoted
 from app.core.request import Json
+from app.golang.jsonsize import refuse_large
+from app.golang.quote import quoted
 
 MAX_DEPTH = 10_000
 """Containers within containers, as in Go."""

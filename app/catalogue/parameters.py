@@ -1,4 +1,4 @@
-"""Ollama's `options`: which there are, of what type, and how layers of them merge (ollama-api 5)."""
+"""The parameters of a model, which a request may change by its `options` (ollama-api 5)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from app.core.errors import InvalidRequest
-from app.core.limits import InputLimits, refuse_over
-from app.core.request import Json, Sampling
+from app.core.request import Json, Overrides
 
 OptionType: TypeAlias = Literal["integer", "float32", "boolean", "array"]
 
@@ -54,43 +53,22 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
 """Every option Ollama knows. The ones with `no_op` are checked for their type and then left out."""
 
 
-def resolve(*layers: Mapping[str, Json]) -> Sampling:
-    """Merge `layers`, a later one winning key by key, over the defaults.
-
-    null leaves a key to the layers before it; keys that Ollama does not know are ignored, as it does.
+def read_parameters(values: Mapping[str, Json]) -> Overrides:
+    """The sampling that `values` name; null and keys that Ollama does not know are left out, as it does.
 
     Raises:
         InvalidRequest: for a value of the wrong type, or a number that its type cannot hold.
     """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged |= _read_layer(layer)
-    if "num_ctx" in merged:
-        merged["num_ctx"] = max(merged["num_ctx"], _SMALLEST_CONTEXT)
-    return Sampling(**merged)
-
-
-def refuse_stops(value: Json, limits: InputLimits) -> None:
-    """Refuse a client's `stop` that is too much: the engine looks for every string at every token.
-
-    Raises:
-        InvalidRequest: for too many strings, or too long ones.
-    """
-    stops = value if isinstance(value, list | tuple) else ()
-    refuse_over("stop", limits.stop, len(stops))
-    chars = sum(len(stop) for stop in stops if isinstance(stop, str))
-    refuse_over("stop", limits.stop_chars, chars, " characters together")
-
-
-def _read_layer(layer: Mapping[str, Json]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in layer.items():
+    for key, value in values.items():
         option = OPTIONS.get(key)
         if option is None or value is None:
             continue
         read = _READERS[option.type](key, value)
         if not option.no_op:
             found[key] = read
+    if "num_ctx" in found:
+        found["num_ctx"] = max(found["num_ctx"], _SMALLEST_CONTEXT)
     return found
 
 

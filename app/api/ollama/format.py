@@ -3,11 +3,11 @@
 import json
 
 from app.core.errors import InvalidRequest
-from app.core.quote import quoted
-from app.core.request import Json, JsonFormat
+from app.core.request import Constraint, Json
+from app.golang.quote import quoted
 
 
-def read_format(raw: Json) -> JsonFormat | None:
+def read_format(raw: Json) -> Constraint | None:
     """The constraint that `raw` asks for; None for an answer that is free.
 
     Raises:
@@ -16,8 +16,8 @@ def read_format(raw: Json) -> JsonFormat | None:
     if raw is None or raw == "":
         return None
     if raw == "json":
-        return JsonFormat()
+        return Constraint()
     if isinstance(raw, dict):
-        return JsonFormat(raw)
+        return Constraint(raw)
     sent = json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
     raise InvalidRequest(f'invalid format: {quoted(sent)}; expected "json" or a valid JSON Schema object')

@@ -16,7 +16,7 @@ import yaml
 from app.access.keys import new_key
 from app.catalogue.library import Library
 from app.core.events import Content, ToolCall
-from app.core.request import JsonFormat
+from app.core.request import Constraint
 from app.engine.base import Prompt, Run
 from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
@@ -74,7 +74,7 @@ def script(_: Prompt, run: Run) -> Reply:
     if run.chat.tools:
         call = ToolCall(0, "call_1", "get_weather", {"city": "Paris"})
         return Reply(("<call>",), events=([], [call]))
-    if isinstance(run.format, JsonFormat):
+    if isinstance(run.constraint, Constraint):
         return Reply(('{"sunny":', " true}"))
     return Reply(("It", " is", " sunny."), events=([Content("It")], [Content(" is")], [Content(" sunny.")]))
 
@@ -165,7 +165,7 @@ async def test_the_second_api_s_examples(tmp_path: Path, name: str, stream: bool
     assert text(lines[-1]) == "It is sunny."
     assert "".join(map(text, lines[:-1])) == ("It is sunny." if stream else "")
     first = rendering.chat.messages[0]
-    assert (first.role == "system" and first.content == "Be brief.") == (name == "system")
+    assert (first.role == "system" and first.text == "Be brief.") == (name == "system")
 
 
 @pytest.mark.row("B4", "B7", "B10")

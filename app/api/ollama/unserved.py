@@ -3,14 +3,16 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.api.errors import Refusal
+from app.api.dialect import Answer
 from app.api.guard import needs
-from app.api.ollama.wire import dumps
+from app.api.ollama.wire import JSON, dumps
+from app.api.refusal import Refusal
 from app.core.errors import Forbidden
 
 Api: TypeAlias = Literal["ollama", "openai", "anthropic"]
@@ -74,9 +76,8 @@ def _told(api: Api, reason: str) -> Mapping[str, Any]:
 def _add(router: APIRouter, unserved: Unserved) -> None:
     @needs("key")
     async def refuse() -> Response:
-        headers = {"content-type": "application/json; charset=utf-8"}
         body = dumps(_told(unserved.api, unserved.reason))
-        return Refusal(Forbidden(unserved.reason), headers, body)
+        return Refusal(Forbidden(unserved.reason), Answer(HTTPStatus.FORBIDDEN, {"content-type": JSON}, body))
 
     router.add_api_route(unserved.path, refuse, methods=list(unserved.methods))
 

@@ -1,0 +1,79 @@
+"""What is kept of one turn's reply while it is made, and what it has come to at its end."""
+
+import json
+from collections.abc import Sequence
+
+from app.core.errors import ConstraintFailed
+from app.core.events import Content, Delta, Event, ToolCall
+from app.engine.base import Decoder
+
+_NOTHING: Sequence[Event] = ()
+
+
+class Reply:
+    """`read` runs once per engine output.
+
+    `keeps_text` keeps all that the model wrote, reasoning tags included; `constrained` keeps the answer, to
+    be checked at the end.
+    """
+
+    __slots__ = ("_answer", "_pieces", "called_tools", "decoder", "last")
+
+    def __init__(self, *, keeps_text: bool, constrained: bool) -> None:
+        self.decoder: Decoder | None = None
+        self._answer: list[str] | None = [] if constrained else None
+        self._pieces: list[str] | None = [] if keeps_text else None
+        self.last = Delta("", [])
+        self.called_tools = False
+
+    def read(self, delta: Delta) -> Sequence[Event]:
+        """The events of a delta; none where it only completes a character or is held back."""
+        if self._pieces is not None:
+            self._pieces.append(delta.text)
+        if delta.finish is not None:
+            self.last = delta
+        if self.decoder is not None:
+            events = self.decoder.feed(delta)
+            if self._answer is not None:
+                self._keep(events)
+            return events
+        if self._answer is not None:
+            self._answer.append(delta.text)
+        if delta.text or delta.logprobs:
+            return (Content(delta.text, delta.logprobs),)
+        return _NOTHING
+
+    def remaining(self) -> Sequence[Event]:
+        """What the decoder held back, and its tool calls."""
+        events = self.decoder.flush() if self.decoder is not None else _NOTHING
+        self.called_tools = any(isinstance(event, ToolCall) for event in events)
+        self._keep(events)
+        return events
+
+    def check_whole(self) -> None:
+        """A matcher that fails lets the model write nothing but its end, which looks like an answer's own.
+
+        Raises:
+            ConstraintFailed: for a constrained answer that ended by itself and is no JSON.
+        """
+        own_end = self.last.finish == "stop" and not self.last.matched_stop and not self.called_tools
+        if self._answer is None or not own_end:
+            return
+        text = "".join(self._answer)
+        if not text and self.decoder is not None:
+            return  # It ended while it was reasoning, before the constraint.
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ConstraintFailed from error
+        except RecursionError:
+            pass
+
+    @property
+    def text(self) -> str:
+        """All the model wrote, where that is kept."""
+        return "".join(self._pieces or ())
+
+    def _keep(self, events: Sequence[Event]) -> None:
+        if self._answer is not None:
+            self._answer += (event.text for event in events if isinstance(event, Content))
