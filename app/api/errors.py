@@ -1,4 +1,4 @@
-"""What a failure looks like to a client: its status, its body and both as an answer (ollama-api 1.8)."""
+"""What a failure looks like to a client: its status, its body and both as an answer (docs/reference 1.8)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus

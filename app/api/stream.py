@@ -151,7 +151,7 @@ class EventResponse(Response):
         if self._begun:
             return [_end(self._encoder.error(text_of(error)))]
         status, body = self._on_error(error)
-        # What is found wrong before generation answers as any route does (ollama-api 1.9).
+        # What is found wrong before generation answers as any route does (docs/reference 1.9).
         generating = isinstance(error, EngineFailed) or not known
         return _document(status, BARE_JSON if self._stream and generating else JSON, body, headers_of(error))
 
@@ -220,7 +220,7 @@ def _is_cancelled() -> bool:
 
 
 def json_response(body: bytes, status: int = HTTPStatus.OK) -> Response:
-    """An ordinary answer (ollama-api 1.6)."""
+    """An ordinary answer (docs/reference 1.6)."""
     return Response(body, status, media_type=JSON)
 
 

@@ -1,4 +1,4 @@
-"""Ollama's `options`: which there are, of what type, and how layers of them merge (ollama-api 5)."""
+"""Ollama's `options`: which there are, of what type, and how layers of them merge (docs/reference 5)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -170,7 +170,7 @@ def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
 
 
 class ChatEncoder(_Encoder):
-    """One answer of `/api/chat` (ollama-api 7.5)."""
+    """One answer of `/api/chat` (docs/reference 7.5)."""
 
     _form = _Form(
         content=(b'","message":{"role":"assistant","content":', b'},"done":false}\n'),
@@ -181,7 +181,7 @@ class ChatEncoder(_Encoder):
 
 
 class GenerateEncoder(_Encoder):
-    """One answer of `/api/generate` (ollama-api 6.5)."""
+    """One answer of `/api/generate` (docs/reference 6.5)."""
 
     _form = _Form(
         content=(b'","response":', b',"done":false}\n'),
