@@ -81,8 +81,8 @@ types:
 imports:
 	@$(BIN)/lint-imports
 
-docs: ## Fail if a generated part of the documents is out of date
-	@$(BIN)/python -m scripts.generate --check
+docs: ## Fail if a generated part of the documents is out of date, or what is cited is not there
+	@$(BIN)/python -m scripts.generate --check && $(BIN)/python -m scripts.citations
 
 fmt: dev ## Format the code and write the generated parts of the documents
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . && $(BIN)/python -m scripts.generate

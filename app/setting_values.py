@@ -29,7 +29,7 @@ class Address(BaseModel):
 
 
 def read_address(value: object) -> object:
-    """`OLLAMA_HOST`'s grammar: `[scheme://]host[:port][/path]` (ollama-api 1.1)."""
+    """`OLLAMA_HOST`'s grammar: `[scheme://]host[:port][/path]` (docs/reference 1.1)."""
     if not isinstance(value, str):
         return value
     scheme, found, rest = value.partition("://")

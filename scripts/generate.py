@@ -19,13 +19,13 @@ from typing import Any
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from app.core.limits import InputLimits
 from app.catalogue.parameters import OPTIONS
+from app.core.limits import InputLimits
 from app.core.request import Sampling
 from app.setting_values import Address
 from app.settings import ModelConfig, Settings
 from app.telemetry.instruments import INSTRUMENTS, Instrument
-from scripts import chart_values
+from scripts import chart_values, citations
 from scripts.dashboard import dashboard_json
 from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
@@ -96,7 +96,7 @@ def limits_table() -> str:
 
 
 def departures_table() -> str:
-    return _table(("where", "what we do instead"), departures())
+    return _table(("where", "what we do instead"), ((linked(where), why) for where, why in departures()))
 
 
 def points_table() -> str:
@@ -105,9 +105,25 @@ def points_table() -> str:
     for point in in_scope():
         tests = found.get(point.number, [])
         status = "unproven" if not tests else "departs" if point.number in DEPARTURES else "as Ollama"
-        rows.append((str(point.number), point.section, point.title, status, _names(tests)))
-    later = ranges(point.number for point in POINTS.values() if point.not_yet)
-    return _table(("point", "section", "what", "status", "tests"), rows) + f"\n\nNot yet: points {later}."
+        number = linked(f"point {point.number}").removeprefix("point ")
+        rows.append((number, point.section, point.title, status, _names(tests)))
+    later = linked(f"points {ranges(point.number for point in POINTS.values() if point.not_yet)}")
+    return _table(("point", "section", "what", "status", "tests"), rows) + f"\n\nNot yet: {later}."
+
+
+def linked(citation: str) -> str:
+    """`points 1-3, 5` or `sections 2, 11.1` with a link to the reference on each number."""
+    targets = citations.Targets(citations.ROOT)
+
+    def link(match: re.Match[str]) -> str:
+        first = match["first"]
+        if citation.startswith("point"):
+            to, anchor = citations.CHECKLIST, citations.POINT + first
+        else:
+            to, anchor = targets.sections[first], first
+        return f"[{match.group()}]({to.relative_to(COMPATIBILITY.parent)}#{anchor})"
+
+    return re.sub(r"(?P<first>\d+(\.\d+)?)(-\d+)?", link, citation)
 
 
 def _names(tests: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The numbered points of the contract with Ollama's clients: which there are, and where we depart from them.
 
-The numbers are those of the conformance checklist, ollama-api 24. A test names the points that it proves with
-`@pytest.mark.point(...)`; `scripts.compat` and the tables in docs/compatibility.md are made from this module.
+The numbers are those of the conformance checklist, docs/reference 24. A test names the points that it proves
+with `@pytest.mark.point(...)`; `scripts.compat` and the tables in docs/compatibility.md are made from this
+module.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -254,7 +255,6 @@ POINTS: Mapping[int, Point] = {
 
 _MISTAKE = "a client's mistake is 400, not 500; the text is Ollama's"
 _UNROUTED = "`/api/delete` is not served in this release: 403 with the reason"
-_SINCE = "as Ollama since 0.34.3: any name may be a level, and the text for another type is a new one"
 _PARTLY = (
     "as Ollama on every route that is served; create, copy, delete, push and blobs are not, and answer 403 "
     "with the reason"
@@ -273,8 +273,6 @@ DEPARTURES: Mapping[int, str] = {
     111: _MISTAKE,
     112: _MISTAKE,
     119: _MISTAKE,
-    123: _SINCE,
-    124: _SINCE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
     170: (
@@ -373,7 +371,7 @@ def departures() -> Iterator[tuple[str, str]]:
     for why, numbers in grouped.items():
         yield f"point{'s' * (len(numbers) > 1)} {ranges(numbers)}", why
     for section, why in OTHER_DEPARTURES:
-        yield f"section {section}", why
+        yield f"section{'s' * (',' in section)} {section}", why
 
 
 def ranges(numbers: Iterable[int]) -> str:

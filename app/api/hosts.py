@@ -1,4 +1,4 @@
-"""Which `Host` headers a server bound to loopback answers: the guard of ollama-api 1.4.
+"""Which `Host` headers a server bound to loopback answers: the guard of docs/reference 1.4.
 
 A page that rebinds its own DNS name to 127.0.0.1 still sends that name, and is refused for it.
 """

@@ -1,4 +1,4 @@
-"""Which web pages may call the API: the origins of ollama-api 1.3."""
+"""Which web pages may call the API: the origins of docs/reference 1.3."""
 
 from collections.abc import Iterable
 

@@ -1,6 +1,6 @@
 """The edge of the server: routing, CORS, the Host guard and the last resort for a failure.
 
-It stands around every route and behaves as ollama-api 1.2 to 1.4 say. What is not routed never reaches
+It stands around every route and behaves as docs/reference 1.2 to 1.4 say. What is not routed never reaches
 the application.
 """
 

@@ -50,7 +50,7 @@ class Library:
         return list(self._models.values())
 
     def find(self, name: str, *, case_sensitive: bool = False, details: bool = False) -> Model:
-        """The model that a client means by `name` (ollama-api 3.3 to 3.5 and 16.2).
+        """The model that a client means by `name` (docs/reference 3.3 to 3.5 and 16.2).
 
         `details` is for the routes that describe a model, where `ModelNotFound` carries the shortest
         form with the tag; elsewhere it is the name as it was sent.

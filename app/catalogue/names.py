@@ -1,4 +1,4 @@
-"""Model names as clients write them: the grammar and the source suffixes (ollama-api 3.1 and 3.4)."""
+"""Model names as clients write them: the grammar and the source suffixes (docs/reference 3.1 and 3.4)."""
 
 import re
 from typing import Literal, TypeAlias, cast

@@ -1,4 +1,4 @@
-"""The parameters of a model, which a request may change by its `options` (ollama-api 5)."""
+"""The parameters of a model, which a request may change by its `options` (docs/reference 5)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

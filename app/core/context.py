@@ -86,7 +86,7 @@ Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
 
 @dataclass(slots=True)
 class Work:
-    """What an engine did for a request, over all its turns: the pipeline adds to it. Nanoseconds, 0 unknown."""
+    """What an engine did for a request, over all its turns; times are nanoseconds, 0 unknown."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -13,7 +13,7 @@ Capability: TypeAlias = Literal["completion", "embedding", "tools", "thinking", 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """`host/namespace/model:tag` (ollama-api 3.1); `str()` gives the shortest form, always with the tag."""
+    """`host/namespace/model:tag` (docs/reference 3.1); `str()` gives the shortest form, with the tag."""
 
     model: str
     tag: str = "latest"

@@ -96,7 +96,7 @@ class ChatPrompt:
     """The messages of a chat and the tools the model may call.
 
     `tools` are `{"type": "function", "function": {...}}` objects that hold only the keys the
-    template may see (ollama-api 7.1).
+    template may see (docs/reference 7.1).
     """
 
     messages: tuple[Message, ...] = ()
@@ -124,8 +124,8 @@ def _free(_: Json) -> None:
 class Generation:
     """One call to chat or generate.
 
-    `sampling` and `constraint` are read when the model is known (ollama-api 6.2 and 7.2). `keep_alive_s` is
-    None when the client left it out. `received_ns` is `time.monotonic_ns()` when the request came in.
+    `sampling` and `constraint` are read when the model is known (docs/reference 6.2 and 7.2).
+    `keep_alive_s` is None when the client left it out. `received_ns` is `time.monotonic_ns()` when the request came in.
     """
 
     model: str

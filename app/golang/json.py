@@ -1,9 +1,9 @@
 """The JSON value in a body as Ollama's decoder finds it, or that decoder's words for why there is none.
 
-Only the first value counts; what follows is not looked at (ollama-api 1.5). Clean bodies are read by orjson,
-whose rules are a subset of Go's. The standard library reads what Go tolerates beyond them: bytes after the
-value, broken UTF-8, lone surrogates. What is nested too deeply for Python's call stack is built without
-recursion, and a body that none of these can read goes through a scanner for the error text.
+Only the first value counts; what follows is not looked at (docs/reference 1.5). Clean bodies are read by
+orjson, whose rules are a subset of Go's. The standard library reads what Go tolerates beyond them: bytes
+after the value, broken UTF-8, lone surrogates. What is nested too deeply for Python's call stack is built
+without recursion, and a body that none of these can read goes through a scanner for the error text.
 """
 
 import json

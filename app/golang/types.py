@@ -1,7 +1,7 @@
 """Reading decoded JSON into typed values by Go's rules, with Go's words for what does not fit.
 
 A `Kind` is a Go type as a request declares it. In a struct, keys match in any case, unknown keys are
-ignored and null counts as absent (ollama-api 1.5).
+ignored and null counts as absent (docs/reference 1.5).
 """
 
 import binascii

@@ -12,7 +12,7 @@ _MARK = "[img]"
 def chat_messages(
     model_system: str, model_messages: Sequence[Message], request_messages: Sequence[Message]
 ) -> tuple[Message, ...]:
-    """The messages of a chat (ollama-api 7.4).
+    """The messages of a chat (docs/reference 7.4).
 
     Only a request that starts with a system message goes without the model's own, and the model's
     messages come first even then.
@@ -25,7 +25,7 @@ def chat_messages(
 def completion_messages(
     model_system: str, model_messages: Sequence[Message], asked: CompletionPrompt
 ) -> tuple[Message, ...]:
-    """The messages of a completion (ollama-api 6.4).
+    """The messages of a completion (docs/reference 6.4).
 
     A `context`, be it empty, stands for the history: the model's messages are left out.
     """
@@ -38,7 +38,7 @@ def completion_messages(
 
 
 def forgets_thinking(name: ModelName, family: str) -> bool:
-    """Whether earlier reasoning is cut from this model's history (ollama-api 7.4)."""
+    """Whether earlier reasoning is cut from this model's history (docs/reference 7.4)."""
     return family == "qwen3" or name.model == "deepseek-r1"
 
 
@@ -54,7 +54,7 @@ def without_past_thinking(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def mark_images(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Messages with `[img-N]` where each picture belongs, counted over all of them (ollama-api 4.7).
+    """Messages with `[img-N]` where each picture belongs, counted over all of them (docs/reference 4.7).
 
     Only Go templates need it: other templates see the pictures themselves.
     """

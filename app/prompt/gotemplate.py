@@ -1,4 +1,4 @@
-"""Ollama's Go templates (ollama-api 21): text out of messages, tools and the reasoning switch."""
+"""Ollama's Go templates (docs/reference 21): text out of messages, tools and the reasoning switch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

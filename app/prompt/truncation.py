@@ -1,4 +1,4 @@
-"""What is left out when a prompt does not fit its window (ollama-api 4.5)."""
+"""What is left out when a prompt does not fit its window (docs/reference 4.5)."""
 
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence

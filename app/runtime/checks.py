@@ -1,4 +1,4 @@
-"""What a model can be asked for: pure checks in the order clients observe (ollama-api 6.2 and 7.2)."""
+"""What a model can be asked for: pure checks in the order clients observe (docs/reference 6.2 and 7.2)."""
 
 from dataclasses import replace
 

@@ -154,7 +154,7 @@ class Composer:
         )
 
     def _cut(self, prompt: Prompt) -> Prompt:
-        """A single prompt that is still too long loses its middle, if it may (ollama-api 4.5)."""
+        """A single prompt that is still too long loses its middle, if it may (docs/reference 4.5)."""
         if len(prompt.token_ids) <= self._limit:
             return prompt
         if not (self._asked.truncate and self._asked.shift) or prompt.image_count:

@@ -42,7 +42,7 @@ _Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Manager:
-    """Loads engines on demand and unloads them when they are not wanted (ollama-api 17).
+    """Loads engines on demand and unloads them when they are not wanted (docs/reference 17).
 
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
     cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At

@@ -37,7 +37,7 @@ from app.runtime.vectors import shortened
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A generation that its model can take; `exact` where the client named the length of the answer itself."""
+    """A generation that its model can take; `exact` where the client named the answer's length itself."""
 
     model: Model
     asked: Generation

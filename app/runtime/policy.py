@@ -53,7 +53,7 @@ def next_look_s(loaded: Loaded, now: float) -> float | None:
 
 
 def expires_at(loaded: Loaded, now: float, wall: datetime) -> datetime:
-    """When `/api/ps` says the engine goes (ollama-api 10.3); `wall` is the time of day at `now`.
+    """When `/api/ps` says the engine goes (docs/reference 10.3); `wall` is the time of day at `now`.
 
     It counts from the last idle moment also while requests run, so it may have passed; an engine that was
     never idle counts from now.
@@ -141,7 +141,7 @@ def displaced(waiting: Mapping[FlowKey, int], newcomer: FlowKey) -> FlowKey | No
 def victims(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:
     """The idle engines to unload so that one more may be loaded; None if too few are idle now.
 
-    Shortest keep-alive first, then least recently used (ollama-api 17). `max_loaded` 0 is no limit.
+    Shortest keep-alive first, then least recently used (docs/reference 17). `max_loaded` 0 is no limit.
     """
     engines = list(loaded)
     excess = len(engines) + 1 - max_loaded if max_loaded else 0

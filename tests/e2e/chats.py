@@ -1,4 +1,4 @@
-"""Chats of both forms, streamed and whole, read into one shape and checked on the way (ollama-api 7.5)."""
+"""Chats of both forms, streamed and whole, read into one shape and checked (docs/reference 7.5)."""
 
 import json
 import re

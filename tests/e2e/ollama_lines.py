@@ -23,7 +23,7 @@ def whole(client: httpx.Client, model: str = "plain", **fields: Any) -> Line:
 
 
 def lines(response: httpx.Response) -> list[Line]:
-    """The lines of a stream, whose form is checked on the way (ollama-api 1.9)."""
+    """The lines of a stream, whose form is checked on the way (docs/reference 1.9)."""
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == NDJSON
     *rows, end = response.content.split(b"\n")

@@ -1,4 +1,4 @@
-"""`POST /api/chat` as Ollama answers it (ollama-api 7): documents, lines, the order of messages, refusals."""
+"""`POST /api/chat` as Ollama answers it (docs/reference 7): documents, lines, order of messages, refusals."""
 
 import re
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""`POST /api/generate` as Ollama answers it (ollama-api 6): documents, lines, prompts, refusals."""
+"""`POST /api/generate` as Ollama answers it (docs/reference 6): documents, lines, prompts, refusals."""
 
 import re
 import time

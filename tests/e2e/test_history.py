@@ -1,4 +1,4 @@
-"""What a model gets to see of a long or strange conversation (ollama-api 4.5 and 7.4), on the real engine."""
+"""What a model sees of a long or strange conversation (docs/reference 4.5 and 7.4), on the real engine."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""How long a model stays loaded, as `/api/ps` tells it (ollama-api 4.1)."""
+"""How long a model stays loaded, as `/api/ps` tells it (docs/reference 4.1)."""
 
 import time
 from datetime import UTC, datetime

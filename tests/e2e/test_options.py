@@ -1,4 +1,4 @@
-"""What the `options` and the `format` of a request do to the answer (ollama-api 4.3 and 5)."""
+"""What the `options` and the `format` of a request do to the answer (docs/reference 4.3 and 5)."""
 
 import json
 from typing import Any

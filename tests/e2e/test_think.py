@@ -1,4 +1,4 @@
-"""Reasoning: asked for, shown apart from the answer, never mixed into it (ollama-api 4.4 and 8)."""
+"""Reasoning: asked for, shown apart from the answer, never mixed into it (docs/reference 4.4 and 8)."""
 
 import json
 from typing import Any
@@ -154,7 +154,7 @@ def test_a_stop_string_within_the_reasoning(client: httpx.Client) -> None:
 
 
 def test_without_reasoning_tags_are_text(client: httpx.Client) -> None:
-    """A raw prompt does not switch the model's reasoning off, so it writes the tags (ollama-api 8.3)."""
+    """A raw prompt does not switch the model's reasoning off, so it writes the tags (docs/reference 8.3)."""
     prompt = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     found = whole(client, "tool", prompt=prompt, raw=True, think=False, options=GREEDY)
     assert found["response"] == f"<think>\n{HELLO.thinking}\n</think>\n\n{GREETING}"

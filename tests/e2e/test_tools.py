@@ -1,4 +1,4 @@
-"""Every transcript of the test models through the real engine: reasoning, text, tool calls (ollama-api 8)."""
+"""All transcripts of the test models on the real engine: reasoning, text, tool calls (docs/reference 8)."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Which replica gets a request: the one that has its beginning cached, unless it has too much to do (C7)."""
+"""Which replica gets a request: the one that has its beginning cached, unless that is too busy (row C7)."""
 
 from contextlib import AsyncExitStack
 

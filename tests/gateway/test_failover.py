@@ -1,4 +1,4 @@
-"""What is tried elsewhere, and what is let go (C7)."""
+"""What is tried elsewhere, and what is let go (row C7)."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""A cluster on one machine: what users see of a rolling restart, and of a replica that dies (C7, C3)."""
+"""A cluster on one machine: what users see of a rolling restart, and of a replica that dies (rows C3, C7)."""
 
 import asyncio
 import json

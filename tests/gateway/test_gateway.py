@@ -1,4 +1,4 @@
-"""The gateway that the chart renders: names, lists, errors, streams (C7)."""
+"""The gateway that the chart renders: names, lists, errors, streams (row C7)."""
 
 import json
 import time

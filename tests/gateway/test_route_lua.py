@@ -1,4 +1,4 @@
-"""route.lua: the model that a body names, found as the server finds it, and what is hashed of it (C7)."""
+"""route.lua: the model that a body names, found as the server finds it, and what is hashed of it (row C7)."""
 
 import json
 import re

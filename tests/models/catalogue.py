@@ -1,7 +1,7 @@
 """What the test models know: the prompts they were trained on and what the API must answer to each.
 
 Plain data. A model answers exactly these prompts and nothing else, so tests send them word for word.
-Messages and tools have the shape and key order of Ollama's API (ollama-api 7.1).
+Messages and tools have the shape and key order of Ollama's API (docs/reference 7.1).
 """
 
 import json

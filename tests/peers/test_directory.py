@@ -1,4 +1,4 @@
-"""A server without models that lists those of others, as it stands beside the gateway of a cluster (C7)."""
+"""A server without models that lists those of others, as it stands beside a cluster's gateway (row C7)."""
 
 import json
 import socket

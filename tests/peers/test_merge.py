@@ -1,4 +1,4 @@
-"""Lists of several servers as one (C7)."""
+"""Lists of several servers as one (row C7)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a model can be asked for, and which of several mistakes is told (ollama-api 6.2 and 7.2)."""
+"""What a model can be asked for, and which of several mistakes is told (docs/reference 6.2 and 7.2)."""
 
 import re
 from dataclasses import replace

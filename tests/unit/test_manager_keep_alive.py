@@ -1,4 +1,4 @@
-"""How long the manager keeps an engine: idle timers, keep-alive and unloading (ollama-api 4.1, 17)."""
+"""How long the manager keeps an engine: idle timers, keep-alive and unloading (docs/reference 4.1, 17)."""
 
 import asyncio
 import math

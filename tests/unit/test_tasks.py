@@ -24,7 +24,7 @@ OWNED = {
     "engine/fake.py:_or_end": "both are awaited there",
     "engine/vllm/input/window.py:in_window": "children of a group, which is awaited",
     "engine/vllm/engine.py:close": "awaited there, within a time",
-    "engine/vllm/stream/client.py:_run_output_handler": "it logs and ends the requests; the engine is errored then",
+    "engine/vllm/stream/client.py:_run_output_handler": "it logs and ends the requests",
     "engine/vllm/process/stderr.py:__init__": "a copying thread that suppresses what writing raises",
     "engine/vllm/process/tree.py:start_in_thread": "awaited there",
     "engine/vllm/process/tree.py:_discard": "the shutdown of an engine that nobody waits for any more",

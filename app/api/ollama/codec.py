@@ -149,7 +149,7 @@ def _asked(
     streams: bool,
     is_empty: bool,
 ) -> Asked:
-    """What carries nothing to answer only loads the model, or lets go of it (ollama-api 6.3 and 7.3)."""
+    """What carries nothing to answer only loads the model, or lets go of it (docs/reference 6.3 and 7.3)."""
     if not 0 <= asked.top_logprobs <= _MOST_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {_MOST_LOGPROBS}")
     generation = Generation(

@@ -143,7 +143,7 @@ class OllamaEncoder:
 
     def failure(self, error: Exception, *, stream: bool) -> Answer:
         answer = failure(error)
-        # What is found wrong before generation answers as any route does (ollama-api 1.9).
+        # What is found wrong before generation answers as any route does (docs/reference 1.9).
         if stream and (isinstance(error, EngineFailed) or not isinstance(error, AppError)):
             return answer._replace(headers={**answer.headers, "content-type": BARE_JSON})
         return answer
@@ -195,7 +195,7 @@ def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
 
 
 class ChatEncoder(OllamaEncoder):
-    """One answer of `/api/chat` (ollama-api 7.5)."""
+    """One answer of `/api/chat` (docs/reference 7.5)."""
 
     _form = _Form(
         content=(b'","message":{"role":"assistant","content":', b'},"done":false}\n'),
@@ -206,7 +206,7 @@ class ChatEncoder(OllamaEncoder):
 
 
 class GenerateEncoder(OllamaEncoder):
-    """One answer of `/api/generate` (ollama-api 6.5)."""
+    """One answer of `/api/generate` (docs/reference 6.5)."""
 
     _form = _Form(
         content=(b'","response":', b',"done":false}\n'),

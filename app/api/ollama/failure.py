@@ -1,4 +1,4 @@
-"""An error in Ollama's words (ollama-api 1.8)."""
+"""An error in Ollama's words (docs/reference 1.8)."""
 
 from app.api.dialect import Answer, Dialect
 from app.api.errors import headers_of, status_of, text_of

@@ -1,4 +1,4 @@
-"""The `format` field: what the answer must be (ollama-api 4.3)."""
+"""The `format` field: what the answer must be (docs/reference 4.3)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`keep_alive`: seconds as a number or a Go duration as text (ollama-api 4.1)."""
+"""`keep_alive`: seconds as a number or a Go duration as text (docs/reference 4.1)."""
 
 import re
 from collections.abc import Mapping

@@ -92,7 +92,7 @@ async def embed(body: Body, served: Served, ctx: Context) -> Response:
 @router.post("/embeddings")
 @needs("inference")
 async def embeddings(body: Body, served: Served, ctx: Context) -> Response:
-    """The older route: one vector, as the model made it (ollama-api 9.2)."""
+    """The older route: one vector, as the model made it (docs/reference 9.2)."""
     ctx.operation = "embeddings"
     asked = await served.decoded(codec.to_embeddings, body)
     if not asked.model.strip():
@@ -138,7 +138,7 @@ async def _embedded(
 
 
 class EmbeddingModelNotFound(ModelNotFound):
-    """The embedding routes say it in words of their own (ollama-api 3.5)."""
+    """The embedding routes say it in words of their own (docs/reference 3.5)."""
 
     def __str__(self) -> str:
         if not self.name.strip():

@@ -1,4 +1,4 @@
-"""The requests of Ollama's native API, field by field (ollama-api 4, 6.1, 7.1, 9 and 10.4).
+"""The requests of Ollama's native API, field by field (docs/reference 4, 6.1, 7.1, 9 and 10.4).
 
 Field names are the API's own. What a body leaves out has the default of its dataclass.
 """

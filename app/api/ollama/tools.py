@@ -1,4 +1,4 @@
-"""Tools as a request declares them, cut down to the keys that a template may see (ollama-api 7.1).
+"""Tools as a request declares them, cut down to the keys that a template may see (docs/reference 7.1).
 
 Key order is Ollama's, property order the client's. A type that is left out is written as `function` or
 `object`, and absent properties as none, so that a template which reads them finds what it expects.

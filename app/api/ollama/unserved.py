@@ -62,7 +62,7 @@ ROUTES = (
 
 
 def _told(api: Api, reason: str) -> Mapping[str, Any]:
-    """An error in the form of each API (ollama-api 1.8, 13 and 15)."""
+    """An error in the form of each API (docs/reference 1.8, 13 and 15)."""
     match api:
         case "openai":
             return {"error": {"message": reason, "type": "api_error", "param": None, "code": None}}

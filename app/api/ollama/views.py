@@ -1,4 +1,4 @@
-"""What `/api/tags`, `/api/ps` and `/api/show` say of a model (ollama-api 10.2 to 10.5)."""
+"""What `/api/tags`, `/api/ps` and `/api/show` say of a model (docs/reference 10.2 to 10.5)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How Ollama writes JSON, times and vectors (ollama-api 1.6 and 1.7)."""
+"""How Ollama writes JSON, times and vectors (docs/reference 1.6 and 1.7)."""
 
 import time
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
 def call_id() -> str:
-    """`call_` and 8 characters of `[a-z0-9]` (ollama-api 8.2)."""
+    """`call_` and 8 characters of `[a-z0-9]` (docs/reference 8.2)."""
     return "call_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
@@ -67,9 +67,9 @@ class VllmReplyParser:
 
     Where the format has no such reader, vLLM's tool parser does. The streaming and the whole-text pass need
     an instance each, since legacy parsers keep state. Where neither prompt nor reply opens the reasoning tag,
-    the reply is all answer (ollama-api 8.3), though vLLM's parsers would call it all reasoning; `constrained`
-    replies keep vLLM's reading, which the constraint follows. From the first call on nothing of a stream is
-    certain.
+    the reply is all answer (docs/reference 8.3), though vLLM's parsers would call it all reasoning;
+    `constrained` replies keep vLLM's reading, which the constraint follows. From the first call on nothing of
+    a stream is certain.
     """
 
     def __init__(
