@@ -55,6 +55,12 @@ def recent(prompt_ids: list[int], output_ids: list[int], last_n: int) -> list[in
 def _penalize(
     logits: torch.Tensor, seen: Counter[int], repeat: float, frequency: float, presence: float
 ) -> None:
+    """Repetition, frequency and presence penalties of the tokens `seen`; `logits` has shape (vocabulary,).
+
+    `repeat` is the penalty of CTRL (Keskar et al. 2019, https://arxiv.org/abs/1909.05858), but negative
+    logits are multiplied by it: divided they would become likelier. `frequency` is subtracted for each
+    occurrence, `presence` once.
+    """
     if not seen:
         return
     index = torch.tensor(list(seen), device=logits.device)
@@ -65,7 +71,11 @@ def _penalize(
 
 
 def _keep_typical(logits: torch.Tensor, mass: float) -> None:
-    """Locally typical sampling: keep the tokens whose surprise is nearest to the entropy, up to `mass`."""
+    """Locally typical sampling (Meister et al. 2022, https://arxiv.org/abs/2202.00666); shape (vocabulary,).
+
+    Keeps the fewest tokens whose surprisal -log p is nearest to the entropy H(p) and which have at least
+    `mass` of the probability together; the others get -inf.
+    """
     log_p = torch.log_softmax(logits.float(), dim=-1)
     p = log_p.exp()
     entropy = -torch.nan_to_num(p * log_p).sum()
