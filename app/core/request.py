@@ -125,7 +125,8 @@ class Generation:
     """One call to chat or generate.
 
     `sampling` and `constraint` are read when the model is known (docs/reference 6.2 and 7.2).
-    `keep_alive_s` is None when the client left it out. `received_ns` is `time.monotonic_ns()` when the request came in.
+    `keep_alive_s` is None when the client left it out. `received_ns` is `time.monotonic_ns()` when the
+    request came in.
     """
 
     model: str
