@@ -45,7 +45,7 @@ class Known:
 
 
 async def spend(scope: Scope, receive: Receive, send: Send) -> None:
-    scope[CONTEXT].output_tokens = TOKENS
+    scope[CONTEXT].work.output_tokens = TOKENS
     await PlainTextResponse("ok")(scope, receive, send)
 
 

@@ -190,7 +190,7 @@ def test_a_null_body_asks_for_no_model() -> None:
 def test_top_logprobs_has_a_range_for_any_model(route: str, number: int) -> None:
     with refused("top_logprobs must be between 0 and 20"):
         ROUTES[route](json.dumps({"model": "nosuch", "top_logprobs": number}).encode(), NOW)
-    assert ROUTES[route](b'{"top_logprobs":20}', NOW).generation.top_logprobs == 20
+    assert ROUTES[route](b'{"top_logprobs":20}', NOW).top_logprobs == 20
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ async def test_the_answer_has_what_the_window_leaves(options: dict[str, int], ma
 
 
 async def test_the_options_of_model_and_request_reach_the_engine() -> None:
-    served = replace(M, spec=replace(M.spec, parameters={"top_k": 7, "temperature": 0.5}))
+    served = replace(M, sampling=read_parameters({"top_k": 7, "temperature": 0.5}))
     async with site(served=served) as made:
         await made.run(asked(options={"temperature": 0.1}, logprobs=True, top_logprobs=3))
         run = made.engine.asked[-1].run
@@ -280,7 +280,8 @@ async def test_the_options_of_model_and_request_reach_the_engine() -> None:
 async def test_closing_the_events_frees_the_engine() -> None:
     async with site(FakeEngine(default=Reply(("more ",) * 100), window=WINDOW)) as made:
         async with aclosing(made.pipeline.run(asked(), RequestContext())) as events:
-            assert await anext(events) == Content("more ")
+            assert isinstance((await anext(events))[0], Started)
+            assert await anext(events) == (Content("more "),)
             assert made.busy == (1, 1)
         assert made.busy == (0, 0)
 
@@ -309,8 +310,10 @@ async def test_a_failure_ends_the_events(after: int) -> None:
     async with site(FakeEngine(default=reply, window=WINDOW)) as made:
         seen: list[Any] = []
         events = made.pipeline.run(asked(), RequestContext())
+        if after:
+            assert isinstance((await anext(events))[0], Started)
         for _ in range(after):
-            seen.append(await anext(events))
+            seen += await anext(events)
         with pytest.raises(EngineFailed, match="broken"):
             await anext(events)
         assert seen == [Content("a "), Content("b ")][:after]

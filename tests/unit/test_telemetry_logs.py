@@ -12,6 +12,7 @@ from app.core.request import ChatPrompt, CompletionPrompt, Message, PastToolCall
 from app.telemetry import access, logs
 from app.telemetry.content import messages_of
 from app.telemetry.logs import FIELDS, JsonFormatter, TextFormatter
+from tests.contexts import context
 
 MS = 1_000_000
 DONE: dict[str, Any] = {
@@ -35,7 +36,7 @@ def record(message: str, **fields: Any) -> logging.LogRecord:
 
 
 def ctx(**changes: Any) -> RequestContext:
-    return RequestContext(**(DONE | changes))
+    return context(**(DONE | changes))
 
 
 def test_a_json_line_has_the_time_in_utc_and_the_fields() -> None:

@@ -11,6 +11,7 @@ from app.core.context import Caller, RequestContext
 from app.telemetry import instruments
 from app.telemetry.instruments import INSTRUMENTS
 from app.telemetry.metrics import CardinalityCap, Metrics
+from tests.contexts import context
 
 SECOND = 1_000_000_000
 OK: dict[str, Any] = {"method": "POST", "route": "/api/chat", "status": 200, "answered": True}
@@ -18,7 +19,7 @@ CHAT: dict[str, Any] = {**OK, "operation": "chat", "model": "m:latest", "duratio
 
 
 def chat(**changes: Any) -> RequestContext:
-    return RequestContext(**(CHAT | changes))
+    return context(**(CHAT | changes))
 
 
 class Meter:
@@ -109,7 +110,7 @@ def test_one_token_has_no_time_per_token() -> None:
 
 
 def test_a_request_to_no_model_is_only_an_http_request() -> None:
-    assert set(told(RequestContext(**OK))) == {instruments.HTTP_DURATION.name}
+    assert set(told(context(**OK))) == {instruments.HTTP_DURATION.name}
 
 
 def test_a_refusal_is_counted_by_reason_and_key() -> None:

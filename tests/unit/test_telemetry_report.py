@@ -10,6 +10,7 @@ from app.core.context import RequestContext
 from app.telemetry.metrics import Metrics
 from app.telemetry.report import Telemetry
 from app.telemetry.spans import Spans
+from tests.contexts import context
 
 SOON_S = 5.0
 
@@ -34,7 +35,7 @@ def telemetry() -> tuple[Telemetry, Told]:
 
 def served(made: Telemetry, *models: str) -> None:
     for model in models:
-        ctx = RequestContext(method="POST", path="/api/chat", model=model)
+        ctx = context(method="POST", path="/api/chat", model=model)
         made.begin(ctx)
         made.end(ctx)
 

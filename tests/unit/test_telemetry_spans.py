@@ -11,9 +11,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from app.core.context import Caller, RequestContext
+from app.core.context import Caller
 from app.core.request import ChatPrompt, Message, Sampling
 from app.telemetry.spans import GivenIds, Spans
+from tests.contexts import context
 
 MS = 1_000_000
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -45,7 +46,7 @@ class Traced:
 
     def run(self, **changes: Any) -> dict[str, ReadableSpan]:
         """The spans of a call by their names."""
-        ctx = RequestContext(**(CHAT | changes))
+        ctx = context(**(CHAT | changes))
         begun = self.spans.begin(ctx)
         if begun is not None:
             self.spans.end(begun, ctx)
@@ -76,7 +77,7 @@ def test_the_span_of_a_chat_joins_the_clients_trace() -> None:
 
 def test_the_engine_gets_the_span_as_its_parent() -> None:
     traced = Traced()
-    ctx = RequestContext(**CHAT, trace=SAMPLED)
+    ctx = context(**CHAT, trace=SAMPLED)
     begun = traced.spans.begin(ctx)
     assert begun is not None
     given = dict(ctx.trace)
@@ -204,7 +205,7 @@ def test_probes_have_no_span(path: str) -> None:
 
 def test_a_trace_that_the_client_does_not_record_is_not_recorded_here() -> None:
     traced = Traced()
-    ctx = replace(RequestContext(**CHAT), trace={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+    ctx = replace(context(**CHAT), trace={"traceparent": f"00-{TRACE}-{PARENT}-00"})
     span = traced.spans.begin(ctx)
     assert span is not None
     traced.spans.end(span, ctx)
@@ -220,6 +221,6 @@ def test_a_trace_that_the_client_does_not_record_is_not_recorded_here() -> None:
 def test_where_nothing_is_traced_the_clients_id_is_still_known(
     headers: dict[str, str], trace_id: str
 ) -> None:
-    ctx = RequestContext(**CHAT, trace=headers)
+    ctx = context(**CHAT, trace=headers)
     assert Spans(None).begin(ctx) is None
     assert (ctx.trace_id, ctx.trace) == (trace_id, headers)
