@@ -169,12 +169,12 @@ class Manager:
         """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing."""
         if (entry := self._entries.get(model.engine_key)) is None:
             return
-        if not entry.release(model.name if self._keyed else None):
-            return
-        entry.leaves = "asked"
+        is_last = entry.release(model.name if self._keyed else None)
+        if is_last:
+            entry.leaves = "asked"
         if entry.state is State.READY:
-            self._check_idle(entry)
-        elif entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
+            self._check_idle(entry)  # Another model's claim may end sooner than the one given up.
+        elif is_last and entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
             self._drop(entry)
 
     async def wait_idle(self) -> None:
