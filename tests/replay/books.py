@@ -1,14 +1,17 @@
 """The manager, with books beside its own: who holds which entry, and how long each engine is to be kept."""
 
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
+import app.runtime.manager
 from app.core.context import ANYBODY, Caller
-from app.core.errors import Draining, Overloaded
+from app.core.errors import Overloaded
 from app.core.model import Model, ModelName
 from app.engine.base import Engine
+from app.runtime.entries import Entries, Load, Step
 from app.runtime.entry import Entry, Lease, State
 from app.runtime.manager import Manager
 from app.runtime.observer import UnloadReason
@@ -51,7 +54,6 @@ class Books:
         self._last: dict[str, Holding] = {}
         self.current: dict[str, tuple[Entry, Holding]] = {}
         self.leases: dict[str, ReplayEngine] = {}
-        self.arriving = False
 
     def of(self, entry: Entry) -> Holding:
         """The account of an entry, opened when it is first seen."""
@@ -94,7 +96,7 @@ class Books:
             before is None or before.keep_alive_s > 0, f"{entry.key} is loaded again although it was to go"
         )
 
-    def unloads(self, model: Model) -> None:
+    def released(self, model: Model) -> None:
         if model.engine_key not in self.current:
             return
         _, holding = self.current[model.engine_key]
@@ -163,7 +165,7 @@ class Books:
         ]
         wanted = [each for entry, each in self.current.values() if entry.state is State.QUEUED and each.users]
         self._journal.expect(not holding.users, f"{key} is evicted in use")
-        self._journal.expect(self.arriving or bool(wanted), f"{key} is evicted for nobody")
+        self._journal.expect(bool(wanted), f"{key} is evicted for nobody")
         self._journal.expect(
             len(self._fleet.alive) >= self._plan.max_loaded > 0, f"{key} is evicted with room"
         )
@@ -172,8 +174,49 @@ class Books:
         self._journal.expect(mine <= best, f"{key} is evicted out of order")
 
 
+class BookedEntries(Entries):
+    """The manager's state, which tells `books` of what its observer does not hear of."""
+
+    def __init__(self, books: Books, current: Callable[[], str], **options: Any) -> None:
+        super().__init__(**options)
+        self._books = books
+        self._current = current
+
+    def join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None, caller: Caller) -> Entry:
+        full = self._books.is_full(model, self.waiting)
+        try:
+            entry = super().join(model, keep_alive_s, num_ctx, caller)
+        except Overloaded:
+            self._books.refused(self._current(), full=full)
+            raise
+        self._books.joined(entry, model, self._current(), keep_alive_s)
+        return entry
+
+    def leave(self, entry: Entry) -> None:
+        self._books.left(entry, self._current())
+        super().leave(entry)
+
+    def release(self, entry: Entry, model: Model) -> bool:
+        self._books.released(model)
+        return super().release(entry, model)
+
+    def keep(self, entry: Entry) -> None:
+        self._books.kept(entry)
+        super().keep(entry)
+
+    def ready(self, entry: Entry, engine: Engine) -> None:
+        self._books.ready(entry)
+        super().ready(entry, engine)
+
+    def next_step(self) -> Step | None:
+        step = super().next_step()
+        if isinstance(step, Load):
+            self._books.starts(step.entry)
+        return step
+
+
 class BookedManager(Manager):
-    """A manager that tells `books` of what its observer does not hear of."""
+    """A manager that tells `books` who holds which engine."""
 
     def __init__(self, books: Books, current: Callable[[], str], *args: Any, **options: Any) -> None:
         super().__init__(*args, observer=books, **options)
@@ -196,37 +239,13 @@ class BookedManager(Manager):
             finally:
                 engine.holders.discard(name)
 
-    def unload(self, model: Model) -> None:
-        self._books.unloads(model)
-        super().unload(model)
 
-    def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None, caller: Caller) -> Entry:
-        full = self._books.is_full(model, self.waiting)
-        self._books.arriving = True
-        try:
-            entry = super()._join(model, keep_alive_s, num_ctx, caller)
-        except Draining:
-            raise
-        except Overloaded:
-            self._books.refused(self._current(), full=full)
-            raise
-        finally:
-            self._books.arriving = False
-        self._books.joined(entry, model, self._current(), keep_alive_s)
-        return entry
-
-    def _leave(self, entry: Entry) -> None:
-        self._books.left(entry, self._current())
-        super()._leave(entry)
-
-    def _keep(self, entry: Entry, delay_s: float) -> None:
-        self._books.kept(entry)
-        super()._keep(entry, delay_s)
-
-    async def _load(self, entry: Entry) -> None:
-        self._books.starts(entry)
-        await super()._load(entry)
-
-    def _now_loaded(self, entry: Entry, engine: Engine) -> None:
-        self._books.ready(entry)
-        super()._now_loaded(entry, engine)
+@contextmanager
+def booked(books: Books, current: Callable[[], str]) -> Generator[None, None, None]:
+    """Have managers that are made meanwhile keep `books`."""
+    module = vars(app.runtime.manager)
+    module["Entries"] = partial(BookedEntries, books, current)
+    try:
+        yield
+    finally:
+        module["Entries"] = Entries

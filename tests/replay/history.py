@@ -35,7 +35,7 @@ from app.runtime.pipeline import Pipeline
 from app.runtime.policy import FlowKey
 from app.runtime.queue import Turns
 from app.runtime.recovery import Recovery
-from tests.replay.books import BookedManager, Books
+from tests.replay.books import BookedManager, Books, booked
 from tests.replay.clock import ReplayLoop, turns, virtual_clocks
 from tests.replay.engines import WINDOW, Fleet, ReplayEngine, deltas_of
 from tests.replay.journal import Journal
@@ -94,21 +94,22 @@ class History:
         self.fleet = Fleet(plan, journal)
         self.books = Books(plan, self.fleet, journal, loop.time)
         self.models = {name: _model(name, key) for name, key in plan.models.items()}
-        self.manager = BookedManager(
-            self.books,
-            _current,
-            self.fleet.start,
-            keep_alive_s=plan.keep_alive_s,
-            max_loaded=plan.max_loaded,
-            load_timeout_s=plan.load_timeout_s,
-            max_queue=plan.max_queue,
-            max_queue_tokens=plan.max_queue_tokens,
-            keyed=plan.keyed,
-            default_context=WINDOW,
-            recovery=Recovery(limit=plan.crash_limit, window_s=20.0, clock=loop.time, chance=lambda: 0.5),
-            on_crash_loop=self._fail,
-            clock=loop.time,
-        )
+        with booked(self.books, _current):
+            self.manager = BookedManager(
+                self.books,
+                _current,
+                self.fleet.start,
+                keep_alive_s=plan.keep_alive_s,
+                max_loaded=plan.max_loaded,
+                load_timeout_s=plan.load_timeout_s,
+                max_queue=plan.max_queue,
+                max_queue_tokens=plan.max_queue_tokens,
+                keyed=plan.keyed,
+                default_context=WINDOW,
+                recovery=Recovery(limit=plan.crash_limit, window_s=20.0, clock=loop.time, chance=lambda: 0.5),
+                on_crash_loop=self._fail,
+                clock=loop.time,
+            )
         self.limiter = Limiter(Store(open_storage(), clock=loop.time), clock=loop.time)
         self.pipeline = Pipeline(Library(list(self.models.values())), self.manager, tool_calls_reason=False)
         self.under_way: Counter[str] = Counter()
