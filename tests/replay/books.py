@@ -1,10 +1,11 @@
 """The manager, with books beside its own: who holds which entry, and how long each engine is to be kept."""
 
 import math
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import app.runtime.manager
 from app.core.context import ANYBODY, Caller
@@ -240,12 +241,6 @@ class BookedManager(Manager):
                 engine.holders.discard(name)
 
 
-@contextmanager
-def booked(books: Books, current: Callable[[], str]) -> Generator[None, None, None]:
+def booked(books: Books, current: Callable[[], str]) -> AbstractContextManager[Any]:
     """Have managers that are made meanwhile keep `books`."""
-    module = vars(app.runtime.manager)
-    module["Entries"] = partial(BookedEntries, books, current)
-    try:
-        yield
-    finally:
-        module["Entries"] = Entries
+    return patch.object(app.runtime.manager, "Entries", partial(BookedEntries, books, current))

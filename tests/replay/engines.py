@@ -12,6 +12,7 @@ from app.core.model import Model
 from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
 from app.engine.fake import FakeEngine, Reply
 from app.engine.words import Words
+from app.runtime.policy import spare_places
 from app.runtime.queue import Turns
 from tests.replay.fairness import Fairness
 from tests.replay.journal import Journal
@@ -39,7 +40,8 @@ class ReplayEngine(FakeEngine):
         self.dead = self.closing = self.gone = False
         self.holders: set[str] = set()
         self.turns: Turns | None = None
-        self.fairness = Fairness(self.name, fleet.journal)
+        spare = spare_places(fleet.plan.slots) if fleet.plan.keyed else 0
+        self.fairness = Fairness(name, fleet.plan.slots, spare, fleet.journal)
         self._fleet = fleet
         if start.dies_after_s is not None:
             asyncio.get_running_loop().call_later(start.dies_after_s, self.die)
@@ -53,10 +55,12 @@ class ReplayEngine(FakeEngine):
     async def generate(
         self, prompt: Prompt, run: Run, decoder: Decoder | None = None
     ) -> AsyncGenerator[Delta, None]:
-        self._begins(self._ask_of(prompt.text), run.priority)
+        ask = self._ask_of(prompt.text)
+        self._begins(ask, run.priority)
         async with aclosing(super().generate(prompt, run, decoder)) as deltas:
             async for delta in deltas:
                 yield delta
+                self.fairness.speaks(ask.name)
 
     async def embed(
         self,

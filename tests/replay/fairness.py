@@ -18,29 +18,30 @@ _PASSES = 2
 @dataclass(slots=True)
 class _Wait:
     flow: FlowKey
+    tokens: int
     passed: Counter[FlowKey] = field(default_factory=Counter[FlowKey])
     overtaken_by: list[int] = field(default_factory=list[int])
 
 
 class Fairness:
-    """Told who waits for a turn, who begins and who ends."""
+    """Told who waits for a turn, who begins, who has output and who ends."""
 
-    def __init__(self, engine: str, journal: Journal) -> None:
+    def __init__(self, engine: str, slots: int, spare: int, journal: Journal) -> None:
         self._engine = engine
+        self._slots, self._spare = slots, spare
         self._journal = journal
         self._waits: dict[str, _Wait] = {}
         self._running: dict[str, FlowKey] = {}
+        self._silent: dict[str, FlowKey] = {}
+        self._began_at: dict[FlowKey, float] = {}
 
     @property
-    def waiting(self) -> int:
-        return len(self._waits)
+    def tokens(self) -> int:
+        """Those of the prompts that wait."""
+        return sum(wait.tokens for wait in self._waits.values())
 
-    @property
-    def running(self) -> int:
-        return len(self._running)
-
-    def waits(self, name: str, flow: FlowKey) -> None:
-        self._waits[name] = _Wait(flow)
+    def waits(self, name: str, flow: FlowKey, tokens: int) -> None:
+        self._waits[name] = _Wait(flow, tokens)
 
     def begins(self, name: str, number: int) -> None:
         """`number` is the engine's priority that its turn has."""
@@ -52,11 +53,25 @@ class Fairness:
         for overtaker in wait.overtaken_by:
             self._journal.expect(overtaker > number, f"{name} is overtaken by a later request of its key")
         self._note_passed(wait.flow)
-        self._running[name] = wait.flow
+        self._running[name] = self._silent[name] = wait.flow
+        self._began_at[wait.flow] = self._journal.now()
+
+    def speaks(self, name: str) -> None:
+        self._silent.pop(name, None)
 
     def ends(self, name: str) -> None:
-        self._waits.pop(name, None)
-        self._running.pop(name, None)
+        for each in (self._waits, self._running, self._silent):
+            each.pop(name, None)
+
+    def check_rest(self) -> None:
+        """Nobody waits who could have a place, and no more have one than there are."""
+        running, own = len(self._running), Counter(self._running.values())
+        silent = Counter(self._silent.values())
+        self._journal.expect(not self._slots or running <= self._slots, f"{self._engine} runs {running}")
+        for name, wait in self._waits.items():
+            free = not self._slots or running < self._slots - (self._spare if own[wait.flow] else 0)
+            if free and silent[wait.flow] < max(1, self._slots // 8):
+                self._journal.fault(f"{name} waits for a turn in {self._engine} beside a free place")
 
     def _note_passed(self, flow: FlowKey) -> None:
         seen: set[FlowKey] = set()
@@ -65,7 +80,9 @@ class Fairness:
             if wait.flow in seen or wait.flow == flow:
                 continue
             seen.add(wait.flow)
-            if wait.flow in own or flow.priority < wait.flow.priority:
+            # One that began in this moment may have had its place when the choice was made.
+            has_one = wait.flow in own or self._began_at.get(wait.flow) == self._journal.now()
+            if has_one or flow.priority < wait.flow.priority:
                 continue
             wait.passed[flow] += 1
             most = _PASSES if flow.priority == wait.flow.priority else 0

@@ -39,7 +39,7 @@ from tests.replay.books import BookedManager, Books, booked
 from tests.replay.clock import ReplayLoop, turns, virtual_clocks
 from tests.replay.engines import WINDOW, Fleet, ReplayEngine, deltas_of
 from tests.replay.journal import Journal
-from tests.replay.plan import Ask, Moment, Plan, draw
+from tests.replay.plan import Ask, Moment, Outage, Plan, draw
 from tests.unit.garage import model
 
 _BOUND_S = 900.0
@@ -114,6 +114,9 @@ class History:
         self.pipeline = Pipeline(Library(list(self.models.values())), self.manager, tool_calls_reason=False)
         self.under_way: Counter[str] = Counter()
         self.outcomes: dict[str, str] = {}
+        self.turn_asked: dict[str, int] = {}
+        self.requests: dict[str, asyncio.Task[str]] = {}
+        self.lost: set[str] = set()
 
     async def run(self) -> None:
         plan, selector = self.plan, self.loop.selector
@@ -121,6 +124,8 @@ class History:
         if plan.preload:
             self.manager.preload(self.models[plan.preload])
         tasks = [asyncio.create_task(self._client(ask), name=ask.name) for ask in plan.asks]
+        if plan.outage is not None:
+            tasks.append(asyncio.create_task(self._outage(plan.outage)))
         closing = asyncio.create_task(self._stop())
         _, waiting = await asyncio.wait(tasks, timeout=_BOUND_S)
         for task in waiting:
@@ -165,7 +170,10 @@ class History:
             pass
         self.fleet.ending = True
         self.journal.note("closes")
+        begun, before = self.loop.time(), [engine for engine in self.fleet.engines if engine.gone]
         await self.manager.close()
+        most_s = sum(engine.start.close_s for engine in self.fleet.engines if engine not in before)
+        self.journal.expect(self.loop.time() <= begun + most_s + 0.001, "the server closes late")
         self.journal.note("is closed")
 
     def _fail(self, why: str) -> None:
@@ -183,13 +191,13 @@ class History:
 
     async def _client(self, ask: Ask) -> None:
         await _until(ask.arrives)
-        request = asyncio.create_task(self._request(ask), name=ask.name)
+        request = self.requests[ask.name] = asyncio.create_task(self._request(ask), name=ask.name)
         if ask.leave is not None and ask.leave.events is None:
             leaving = asyncio.create_task(self._leave(ask, request))
             await asyncio.wait({request, leaving}, return_when=asyncio.FIRST_COMPLETED)
             leaving.cancel()
         await asyncio.wait({request})
-        outcome = request.result()
+        outcome = "left" if request.cancelled() else request.result()
         self.journal.note(f"{ask.name} ends: {outcome}")
         self.journal.expect(ask.name not in self.outcomes, f"{ask.name} ends twice")
         self.outcomes[ask.name] = outcome
@@ -202,6 +210,14 @@ class History:
         if ask.leave.twice:
             await turns(1)
             request.cancel()
+
+    async def _outage(self, outage: Outage) -> None:
+        await _until(outage.at)
+        for name in (self.plan.asks[number].name for number in outage.numbers):
+            if name in self.requests and not self.requests[name].done():
+                self.journal.note(f"{name} is lost")
+                self.lost.add(name)
+                self.requests[name].cancel()
 
     async def _request(self, ask: Ask) -> str:
         """One request as the API handles it; returns how it ended."""
@@ -220,7 +236,8 @@ class History:
                 finally:
                     self.under_way[caller.key_id] -= 1
         except asyncio.CancelledError:
-            self.journal.expect(ask.leave is not None, f"{ask.name} is cancelled though its client waits")
+            left = ask.leave is not None or ask.name in self.lost
+            self.journal.expect(left, f"{ask.name} is cancelled though its client waits")
             return "left"
         except AppError as error:
             self._check_error(ask, error)
@@ -237,7 +254,8 @@ class History:
         async def noting(prompt: int, room: int, *, exact: bool) -> int:
             granted = await reserve(prompt, room, exact=exact)
             flow = FlowKey(caller.priority, caller.key_id)
-            self.books.leases[ask.name].fairness.waits(ask.name, flow)
+            self.books.leases[ask.name].fairness.waits(ask.name, flow, prompt)
+            self.turn_asked[ask.name] = self.loop.selector.turns
             return granted
 
         return noting
@@ -288,7 +306,7 @@ class History:
             case Draining():
                 fine = self.draining
             case Overloaded():
-                fine = engine is None or self.plan.max_queue_tokens > 0 or len(self.plan.callers) > 1
+                fine = engine is None or self._may_be_turned_away(ask, engine)
             case LoadFailed():
                 timed_out = math.isfinite(self.plan.load_timeout_s) and "timed out" in str(error)
                 fine = timed_out or str(error) in ("it does not fit", "no such file")
@@ -307,6 +325,12 @@ class History:
             case _:
                 fine = False
         journal.expect(fine, f"{ask.name}: {type(error).__name__} ({error}) has no cause")
+
+    def _may_be_turned_away(self, ask: Ask, engine: ReplayEngine) -> bool:
+        """Its prompt is too long for the queue; or, later, another key needs its place in the queue."""
+        if self.loop.selector.turns == self.turn_asked[ask.name]:
+            return engine.fairness.tokens > self.plan.max_queue_tokens > 0
+        return len(self.plan.callers) > 1
 
     def _check_at_once(self, caller: Caller) -> None:
         most = caller.limits.concurrent_requests
@@ -338,18 +362,15 @@ class History:
 
     def _check_rest(self) -> None:
         """What holds whenever nothing can happen but time passing."""
-        fleet, slots = self.fleet, self.plan.slots
+        fleet = self.fleet
         self.books.check_rest(not fleet.moves)
         held = {engine for _, engine in self.manager.engines()}
         for engine in fleet.alive:
-            running, waiting = engine.fairness.running, engine.fairness.waiting
+            engine.fairness.check_rest()
             self.journal.expect(
                 fleet.moves or engine in held, f"{engine.name} is in no books and is not closed"
             )
-            self.journal.expect(not slots or running <= slots, f"{engine.name} runs {running}")
             self.journal.expect(not engine.metrics()["waiting"], f"{engine.name} has a queue of its own")
-            starved = waiting and (not running or not slots)
-            self.journal.expect(not starved, f"{waiting} wait for a turn in {engine.name} and nobody runs")
 
     async def _check_over(self) -> None:
         """What is left once every request has ended: nothing, so every place and turn is free again."""

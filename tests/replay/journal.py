@@ -7,12 +7,12 @@ class Journal:
     """Lines with the time; those of faults are kept apart as well."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.now = clock
         self.lines: list[str] = []
         self.faults: list[str] = []
 
     def note(self, text: str) -> None:
-        self.lines.append(f"{self._clock():10.3f}  {text}")
+        self.lines.append(f"{self.now():10.3f}  {text}")
 
     def fault(self, text: str) -> None:
         """Note what must not be, once."""

@@ -77,6 +77,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """All these requests lose their clients in one turn of the loop, in this order."""
+
+    at: Moment
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """`models` are names and the engines that they have."""
 
@@ -93,6 +101,7 @@ class Plan:
     preload: str
     asks: tuple[Ask, ...]
     starts: tuple[Start, ...]
+    outage: Outage | None
     stop: Stop | None
 
     @property
@@ -124,6 +133,7 @@ def _told(part: Any) -> str:
 _MODELS: tuple[dict[str, str], ...] = (
     {"a": "a"},
     {"a": "a", "b": "b"},
+    {"a": "a", "a2": "a"},
     {"a": "a", "a2": "a", "b": "b"},
     {"a": "a", "b": "b", "c": "c"},
 )
@@ -131,23 +141,24 @@ _KEEP_ALIVES_S = (0.0, GRID_S, 2.0, 30.0, math.inf)
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+    """The plan of a seed: a crowd for one model without much trouble, or else a bit of everything."""
     dice = Random(seed)
-    models = dice.choice(_MODELS)
-    callers = _callers(dice)
-    span_s = dice.choice((0.0, 2.0, 10.0, 40.0))
+    crowd = dice.random() < 0.25
+    models = _MODELS[0] if crowd else dice.choice(_MODELS)
+    callers = _callers(dice, crowd=crowd)
+    span_s = dice.choice((0.0, 2.0)) if crowd else dice.choice((0.0, 2.0, 10.0, 40.0))
     timeout_s = dice.choice((math.inf, 4.0))
     asks = tuple(
         _ask(dice, number, list(models), len(callers), span_s) for number in range(dice.randint(3, 18))
     )
-    quiet = dice.random() < 0.4
+    quiet = crowd or dice.random() < 0.4
     return Plan(
         seed=seed,
         models=models,
         callers=callers,
         slots=dice.choice((0, 1, 1, 2, 4, 16)),
         max_loaded=dice.choice((0, 1, 1, 2)),
-        max_queue=dice.choice((0, 1, 3, 8, 8, 64, 64)),
+        max_queue=64 if crowd else dice.choice((0, 1, 3, 8, 8, 64, 64)),
         max_queue_tokens=dice.choice((0, 0, 0, 20)),
         keep_alive_s=dice.choice(_KEEP_ALIVES_S),
         load_timeout_s=timeout_s,
@@ -155,19 +166,27 @@ def draw(seed: int) -> Plan:
         preload=dice.choice(("", *models)),
         asks=asks,
         starts=tuple(_start(dice, math.isfinite(timeout_s), quiet=quiet) for _ in range(12)),
+        outage=_outage(dice, len(asks), span_s) if dice.random() < 0.2 else None,
         stop=Stop(_moment(dice, span_s + 5.0), dice.choice((0.0, 1.0, 30.0)))
-        if dice.random() < 0.35
+        if dice.random() < 0.3
         else None,
     )
+
+
+def _outage(dice: Random, asks: int, span_s: float) -> Outage:
+    numbers = dice.sample(range(asks), max(2, asks // 2))
+    return Outage(_moment(dice, span_s + 3.0), tuple(numbers))
 
 
 def _moment(dice: Random, most_s: float) -> Moment:
     return Moment(dice.randint(0, int(most_s / GRID_S)) * GRID_S, dice.choice((0, 0, 1, 2, 3, 5, 8, 13)))
 
 
-def _callers(dice: Random) -> tuple[Caller, ...]:
+def _callers(dice: Random, *, crowd: bool) -> tuple[Caller, ...]:
     if dice.random() < 0.25:
         return (Caller(),)
+    if crowd:
+        return tuple(Caller(key_id=f"k{index}", priority=dice.choice((0, 0, 1))) for index in range(3))
     return tuple(
         Caller(
             key_id=f"k{index}",
