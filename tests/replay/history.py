@@ -5,10 +5,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Generator
-from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from app.access.ledger import Ledger
 from app.access.limiter import Limiter
 from app.access.store import Store, open_storage
 from app.api.errors import STATUS
@@ -24,7 +23,6 @@ from app.core.errors import (
     InvalidRequest,
     LoadFailed,
     Overloaded,
-    RateLimited,
     RequestRateExceeded,
     TokenRateExceeded,
 )
@@ -33,13 +31,13 @@ from app.core.model import Model
 from app.core.request import ChatPrompt, Embedding, Generation, Message
 from app.runtime.pipeline import Pipeline
 from app.runtime.policy import FlowKey
-from app.runtime.queue import Turns
 from app.runtime.recovery import Recovery
 from tests.replay.books import BookedManager, Books, booked
 from tests.replay.clock import ReplayLoop, turns, virtual_clocks
 from tests.replay.engines import WINDOW, Fleet, ReplayEngine, deltas_of
 from tests.replay.journal import Journal
 from tests.replay.plan import Ask, Moment, Outage, Plan, draw
+from tests.replay.probes import are_free, may_ask, tokens_of
 from tests.unit.garage import model
 
 _BOUND_S = 900.0
@@ -344,13 +342,10 @@ class History:
         limit, key_id = caller.limits.tokens_per_minute, caller.key_id
         if limit is None or self.under_way[key_id]:
             return
-        ledger: Ledger = vars(self.limiter)["_ledger"]
-        used, _ = await ledger.used(key_id)
-        grant = await ledger.reserve(key_id, limit, 0, limit)
-        await ledger.settle(key_id, grant, 0)
+        used, free = await tokens_of(self.limiter, key_id, limit)
         self.journal.expect(used <= limit, f"{key_id} has used {used} tokens of {limit}")
         self.journal.expect(
-            grant.tokens == limit - used, f"{key_id}: {limit - used - grant.tokens} tokens are not given back"
+            free == limit - used, f"{key_id}: {limit - used - free} tokens are not given back"
         )
 
     def _check_turn(self) -> None:
@@ -384,12 +379,10 @@ class History:
         for _, engine in manager.engines():
             assert isinstance(engine, ReplayEngine)
             if engine.turns is not None:
-                self.journal.expect(
-                    await _are_free(engine.turns, engine.slots), f"{engine.name} lost a place"
-                )
+                self.journal.expect(await are_free(engine.turns, engine.slots), f"{engine.name} lost a place")
         for caller in self.plan.callers:
             self.journal.expect(
-                await _may_ask(self.limiter, caller), f"{caller.key_id} lost a request at once"
+                await may_ask(self.limiter, caller), f"{caller.key_id} lost a request at once"
             )
 
     def _check_closed(self) -> None:
@@ -401,30 +394,6 @@ class History:
         left = sorted(str(task.get_coro()).partition(" at 0x")[0] for task in tasks)
         left = [what for what in left if " MemoryStorage." not in what]  # The library's own.
         self.journal.expect(not left, f"tasks are left: {left}")
-
-
-async def _are_free(turns: Turns, slots: int) -> bool:
-    """Whether all places of an idle engine can be had at once."""
-    try:
-        async with AsyncExitStack() as held, asyncio.timeout(1.0):
-            for index in range(slots):
-                await held.enter_async_context(turns.turn(f"probe{index}", 0, 0))
-    except TimeoutError:
-        return False
-    return turns.waiting == 0
-
-
-async def _may_ask(limiter: Limiter, caller: Caller) -> bool:
-    """Whether a key that is idle may have all its requests at once."""
-    async with AsyncExitStack() as held:
-        try:
-            for _ in range(caller.limits.concurrent_requests or 0):
-                await held.enter_async_context(limiter.admit(RequestContext(caller=caller)))
-        except ConcurrencyExceeded:
-            return False
-        except RateLimited:
-            pass
-    return True
 
 
 def _model(name: str, engine_key: str) -> Model:
