@@ -19,6 +19,7 @@ _PASSES = 2
 class _Wait:
     flow: FlowKey
     tokens: int
+    since: int
     passed: Counter[FlowKey] = field(default_factory=Counter[FlowKey])
     overtaken_by: list[int] = field(default_factory=list[int])
 
@@ -41,7 +42,7 @@ class Fairness:
         return sum(wait.tokens for wait in self._waits.values())
 
     def waits(self, name: str, flow: FlowKey, tokens: int) -> None:
-        self._waits[name] = _Wait(flow, tokens)
+        self._waits[name] = _Wait(flow, tokens, self._journal.turn())
 
     def begins(self, name: str, number: int) -> None:
         """`number` is the engine's priority that its turn has."""
@@ -82,7 +83,9 @@ class Fairness:
             seen.add(wait.flow)
             # One that began in this moment may have had its place when the choice was made.
             has_one = wait.flow in own or self._began_at.get(wait.flow) == self._journal.now()
-            if has_one or flow.priority < wait.flow.priority:
+            # And a place is given a turn of the loop before its request begins.
+            is_late = wait.since >= self._journal.turn() - 1
+            if has_one or is_late or flow.priority < wait.flow.priority:
                 continue
             wait.passed[flow] += 1
             most = _PASSES if flow.priority == wait.flow.priority else 0

@@ -62,7 +62,7 @@ def replay(seed: int) -> Replay:
     with quiet(), asyncio.Runner(loop_factory=ReplayLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, ReplayLoop)
-        journal = Journal(loop.time)
+        journal = Journal(loop.time, lambda: loop.selector.turns)
         with virtual_clocks(loop):
             try:
                 runner.run(History(plan, journal, loop).run())
@@ -253,7 +253,7 @@ class History:
             granted = await reserve(prompt, room, exact=exact)
             flow = FlowKey(caller.priority, caller.key_id)
             self.books.leases[ask.name].fairness.waits(ask.name, flow, prompt)
-            self.turn_asked[ask.name] = self.loop.selector.turns
+            self.turn_asked[ask.name] = self.journal.turn()
             return granted
 
         return noting
@@ -326,7 +326,7 @@ class History:
 
     def _may_be_turned_away(self, ask: Ask, engine: ReplayEngine) -> bool:
         """Its prompt is too long for the queue; or, later, another key needs its place in the queue."""
-        if self.loop.selector.turns == self.turn_asked[ask.name]:
+        if self.journal.turn() == self.turn_asked[ask.name]:
             return engine.fairness.tokens > self.plan.max_queue_tokens > 0
         return len(self.plan.callers) > 1
 

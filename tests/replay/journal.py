@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 
 class Journal:
-    """Lines with the time; those of faults are kept apart as well."""
+    """Lines with the time; those of faults are kept apart as well. `turn` counts those of the event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.now = clock
+    def __init__(self, now: Callable[[], float], turn: Callable[[], int]) -> None:
+        self.now = now
+        self.turn = turn
         self.lines: list[str] = []
         self.faults: list[str] = []
 
