@@ -34,7 +34,7 @@ class Fairness:
         self._waits: dict[str, _Wait] = {}
         self._running: dict[str, FlowKey] = {}
         self._silent: dict[str, FlowKey] = {}
-        self._began_at: dict[FlowKey, float] = {}
+        self._had_at: dict[FlowKey, float] = {}
 
     @property
     def tokens(self) -> int:
@@ -55,12 +55,14 @@ class Fairness:
             self._journal.expect(overtaker > number, f"{name} is overtaken by a later request of its key")
         self._note_passed(wait.flow)
         self._running[name] = self._silent[name] = wait.flow
-        self._began_at[wait.flow] = self._journal.now()
+        self._had_at[wait.flow] = self._journal.now()
 
     def speaks(self, name: str) -> None:
         self._silent.pop(name, None)
 
     def ends(self, name: str) -> None:
+        if name in self._running:
+            self._had_at[self._running[name]] = self._journal.now()
         for each in (self._waits, self._running, self._silent):
             each.pop(name, None)
 
@@ -81,8 +83,8 @@ class Fairness:
             if wait.flow in seen or wait.flow == flow:
                 continue
             seen.add(wait.flow)
-            # One that began in this moment may have had its place when the choice was made.
-            has_one = wait.flow in own or self._began_at.get(wait.flow) == self._journal.now()
+            # One that began or ended in this moment may have had its place when the choice was made.
+            has_one = wait.flow in own or self._had_at.get(wait.flow) == self._journal.now()
             # And a place is given a turn of the loop before its request begins.
             is_late = wait.since >= self._journal.turn() - 1
             if has_one or is_late or flow.priority < wait.flow.priority:
