@@ -199,7 +199,7 @@ async def test_with_keyed_a_model_that_another_needs_not_is_unloaded_by_its_own_
 
 @pytest.mark.parametrize("given_up_s", [300, math.inf])
 @virtual
-async def test_with_keyed_a_claim_that_is_given_up_leaves_the_other_one_its_own_end(given_up_s: float) -> None:
+async def test_with_keyed_a_claim_given_up_leaves_the_other_its_own_end(given_up_s: float) -> None:
     async with managed(keyed=True) as (manager, garage):
         await touch(manager, A2, keep_alive_s=20)
         await touch(manager, A, keep_alive_s=given_up_s)
