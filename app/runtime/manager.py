@@ -1,12 +1,13 @@
 """Owns the loaded engines: loads once for many waiters, leases, keeps alive, evicts, unloads.
 
-All state is changed between awaits on one event loop, so nothing needs a lock. Three rules keep it sound:
+Here requests come and go; `entries` has the state and decides, and `upkeep` loads and unloads engines. All
+state is changed between awaits on one event loop, so nothing needs a lock. Three rules keep it sound:
 
 1. A request is a user of its entry from arrival to end, waiting or served. Nothing is handed over, so a
    client that vanishes at any moment leaks nothing.
 2. Loads and unloads are the moves of one worker, one after another: vLLM measures the free memory of the
    device while it loads and fails if another process gives memory back meanwhile.
-3. An entry leaves `_entries` the moment it is to go. A request that comes later makes a new entry, and the
+3. An entry leaves `entries` the moment it is to go. A request that comes later makes a new entry, and the
    worker closes what is doomed before it loads what is queued.
 
 An entry is queued, then loading, then ready, then gone; it is gone at once if nobody waits for it any more
@@ -17,28 +18,22 @@ load, which rests for its back-off before it is queued; requests may wait for it
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeAlias
 
 from app.core.context import ANYBODY, Caller
-from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
+from app.core.errors import Draining, EngineDied
 from app.core.model import Model
-from app.core.tasks import supervise
 from app.engine.base import Engine
-from app.runtime import policy
-from app.runtime.entry import Entry, Lease, LoadedModel, State, close_engines
+from app.runtime.entries import Entries
+from app.runtime.entry import Entry, Lease, LoadedModel, State
 from app.runtime.loader import Loader
-from app.runtime.observer import NullObserver, Observer, UnloadReason
-from app.runtime.queue import BUSY, Turns
-from app.runtime.recovery import Down, Recovery, Trouble
+from app.runtime.observer import NullObserver, Observer
+from app.runtime.recovery import Down, Recovery
+from app.runtime.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
-
-_Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Manager:
@@ -71,21 +66,25 @@ class Manager:
         on_crash_loop: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keep_alive_s = keep_alive_s
-        self._max_loaded = max_loaded
-        self._loader = Loader(start, load_timeout_s)
-        self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
-        self._keyed = keyed
+        self._entries = Entries(
+            keep_alive_s=keep_alive_s,
+            max_loaded=max_loaded,
+            max_queue=max_queue,
+            max_queue_tokens=max_queue_tokens,
+            keyed=keyed,
+            default_context=default_context,
+        )
         self.default_context = default_context
-        self._observer = observer or NullObserver()
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
-        self._queue: deque[Entry] = deque()
-        self._doomed: list[Entry] = []
         self._recovery = recovery or Recovery(clock=clock)
-        self._hopeless = on_crash_loop or _log.error
-        self._worker: asyncio.Task[None] | None = None
-        self._waiting = self._users = 0
+        self._upkeep = Upkeep(
+            self._entries,
+            Loader(start, load_timeout_s),
+            self._recovery,
+            observer or NullObserver(),
+            on_crash_loop or _log.error,
+            clock,
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -93,12 +92,12 @@ class Manager:
     @property
     def waiting(self) -> int:
         """Requests that wait for a load."""
-        return self._waiting
+        return self._entries.waiting
 
     @property
     def in_use(self) -> int:
         """Requests that hold an engine or wait for one."""
-        return self._users
+        return self._entries.users
 
     @property
     def down(self) -> list[Down]:
@@ -112,27 +111,23 @@ class Manager:
 
     def ready(self, model: Model) -> bool:
         """Whether a request for the model would be served without a load."""
-        entry = self._entries.get(model.engine_key)
+        entry = self._entries.of(model)
         return entry is not None and entry.state is State.READY
 
     def loaded(self) -> list[LoadedModel]:
         """What is loaded, the one that stays longest first."""
-        now, wall = self._clock(), datetime.now(UTC)
-        rows = [
-            entry.row(entry.engine, self._context_length(entry.engine, entry.num_ctx), now, wall)
-            for entry in self._entries.values()
-            if entry.engine is not None
-        ]
-        return sorted(rows, key=lambda row: row.expires_at, reverse=True)
+        return self._entries.rows(self._clock(), datetime.now(UTC))
 
     def engines(self) -> list[tuple[Model, Engine]]:
         """What is loaded, each with the model that caused the load. May be read from any thread."""
-        return [(each.model, each.engine) for each in list(self._entries.values()) if each.engine is not None]
+        return [(entry.model, engine) for entry, engine in self._entries.loaded()]
 
     def queued(self) -> list[tuple[Model, float]]:
         """The requests that wait for each engine, here and in it. May be read from any thread."""
-        loaded = [(each, each.engine) for each in list(self._entries.values()) if each.engine is not None]
-        return [(each.model, engine.metrics()["waiting"] + each.turns.waiting) for each, engine in loaded]
+        return [
+            (entry.model, engine.metrics()["waiting"] + entry.turns.waiting)
+            for entry, engine in self._entries.loaded()
+        ]
 
     @asynccontextmanager
     async def lease(
@@ -149,7 +144,7 @@ class Manager:
         try:
             engine = await self._engine_of(entry)
             load_ns = max(1, int((self._clock() - began) * 1e9))
-            yield Lease(engine, load_ns, self._context_length(engine, num_ctx), entry.turns)
+            yield Lease(engine, load_ns, self._entries.context_length(engine, num_ctx), entry.turns)
         except EngineDied as error:
             if self._closed:
                 raise Draining from error
@@ -159,23 +154,19 @@ class Manager:
 
     def preload(self, model: Model) -> None:
         """Load the model although no request asks for it; waits for nothing."""
-        if not self._closed and model.engine_key not in self._entries:
+        if not self._closed and self._entries.of(model) is None:
             self._recovery.expect(model)
-            entry = Entry(model, self._keep_alive_s)
-            entry.claim(model.name if self._keyed else None, self._keep_alive_s)
-            self._keep(entry, 0.0)
+            self._upkeep.keep(self._entries.preloaded(model), 0.0)
 
     def unload(self, model: Model) -> None:
         """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing."""
-        if (entry := self._entries.get(model.engine_key)) is None:
+        if (entry := self._entries.of(model)) is None:
             return
-        if not entry.release(model.name if self._keyed else None):
-            return
-        entry.leaves = "asked"
+        is_last = self._entries.release(entry, model)
         if entry.state is State.READY:
-            self._check_idle(entry)
-        elif entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
-            self._drop(entry)
+            self._upkeep.check_idle(entry)  # Another model's claim may end sooner than the one given up.
+        elif is_last and entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
+            self._upkeep.drop(entry)
 
     async def wait_idle(self) -> None:
         """Return once no request holds an engine or waits for one."""
@@ -184,217 +175,35 @@ class Manager:
     async def close(self) -> None:
         """Unload everything at once and refuse what comes; requests under way fail in their engines."""
         self._closed = True
-        for entry in list(self._entries.values()):
-            if entry.state in (State.BACKING_OFF, State.QUEUED):
-                self._discard(entry, Draining())
-        self._loader.stop()
-        while True:
-            for entry in [each for each in self._entries.values() if each.state is State.READY]:
-                self._retire(entry, "shutdown")
-            self._pump()
-            if self._worker is None:
-                return
-            await asyncio.wait({self._worker})
+        await self._upkeep.close()
 
     # One request: join, wait, leave.
 
     def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None, caller: Caller) -> Entry:
         if self._closed:
             raise Draining()
-        entry = self._entries.get(model.engine_key)
-        users, slots = (0, None) if entry is None else (entry.users, entry.slots)
-        if not policy.admits(users, slots, self._waiting, self._max_queue) and (
-            entry is None or not entry.turns.displace(caller.key_id, caller.priority)
-        ):
-            raise Overloaded(BUSY)
-        if entry is None:
-            entry = self._entries[model.engine_key] = Entry(model, self._keep_alive_s)
-            self._queue.append(entry)
-        entry.users += 1
-        entry.num_ctx = num_ctx
-        entry.claim(model.name if self._keyed else None, keep_alive_s, self._keep_alive_s)
-        if keep_alive_s is not None:
-            entry.leaves = "idle"
-        self._users += 1
+        entry = self._entries.join(model, keep_alive_s, num_ctx, caller)
         self._idle.clear()
-        self._pump()
+        self._upkeep.pump()
         return entry
 
     async def _engine_of(self, entry: Entry) -> Engine:
         if not entry.settled.is_set():
-            self._waiting += 1
+            self._entries.waiting += 1
             try:
                 await entry.settled.wait()
             finally:
-                self._waiting -= 1
+                self._entries.waiting -= 1
         return entry.outcome()
 
     def _leave(self, entry: Entry) -> None:
-        self._users -= 1
-        if not self._users:
+        self._entries.leave(entry)
+        if not self._entries.users:
             self._idle.set()
-        entry.users -= 1
         if entry.users:
             return
         if entry.state is State.QUEUED and not entry.kept:
-            self._drop(entry)
+            self._upkeep.drop(entry)
         elif entry.state is State.READY:
-            self._begin_idle(entry)
-        self._pump()
-
-    def _context_length(self, engine: Engine, num_ctx: int | None) -> int:
-        return min(num_ctx or self.default_context, engine.window)
-
-    # One entry: idle time, and the two ways to go.
-
-    def _begin_idle(self, entry: Entry) -> None:
-        entry.idle_since = self._clock()
-        self._check_idle(entry)
-
-    def _check_idle(self, entry: Entry) -> None:
-        """Unload an entry whose idle time is over; else look again when it should be."""
-        entry.stop_timer()
-        loaded, now = entry.snapshot(), self._clock()
-        if policy.expired(loaded, now):
-            self._retire(entry, entry.leaves)
-            self._pump()
-        elif (delay_s := policy.next_look_s(loaded, now)) is not None:
-            entry.timer = asyncio.get_running_loop().call_later(delay_s, self._check_idle, entry)
-
-    def _retire(self, entry: Entry, reason: UnloadReason) -> None:
-        """Take a ready entry away; the worker closes its engine."""
-        entry.stop_timer()
-        if entry.watcher is not None:
-            entry.watcher.cancel()
-        entry.state = State.GONE
-        entry.turns.close()
-        del self._entries[entry.key]
-        self._doomed.append(entry)
-        self._observer.unloaded(entry.model, reason)
-
-    def _discard(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
-        """Take an entry away that never had an engine."""
-        entry.stop_timer()
-        if entry.state is State.QUEUED:
-            self._queue.remove(entry)
-        entry.state = State.GONE
-        entry.error = error
-        entry.settled.set()
-        del self._entries[entry.key]
-
-    def _drop(self, entry: Entry) -> None:
-        """Take an entry away before it is loaded: nobody wants it."""
-        self._recovery.forget(entry.model)
-        self._discard(entry, LoadFailed("nobody waits for it"))
-
-    async def _watch(self, entry: Entry, engine: Engine) -> None:
-        await engine.wait_dead()
-        if entry.state is not State.READY:
-            return
-        _log.error("the engine of %s died", entry.model.name)
-        entry.watcher = None  # It is this task.
-        self._observer.died(entry.model)
-        self._retire(entry, "died")
-        self._recover(entry, "restarting", "its engine keeps dying")
-        self._pump()
-
-    # Models that stay loaded: after a death, or at start.
-
-    def _recover(self, entry: Entry, trouble: Trouble, reason: str) -> None:
-        """Load again what has just gone, in time."""
-        delay_s = self._recovery.failed(entry.model, trouble)
-        if delay_s is None:
-            self._hopeless(f"gave up on {entry.model.name}: {reason}")
-        elif entry.keep_alive_s <= 0 or self._closed:
-            self._recovery.forget(entry.model)
-        else:
-            _log.info("loading %s again in %.1f s", entry.model.name, delay_s)
-            self._keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), delay_s)
-
-    def _keep(self, entry: Entry, delay_s: float) -> None:
-        entry.kept = True
-        entry.state = State.BACKING_OFF
-        self._entries[entry.key] = entry
-        if delay_s:
-            entry.timer = asyncio.get_running_loop().call_later(delay_s, self._enqueue, entry)
-        else:
-            self._enqueue(entry)
-
-    def _enqueue(self, entry: Entry) -> None:
-        entry.timer = None
-        entry.state = State.QUEUED
-        self._queue.append(entry)
-        self._pump()
-
-    # The worker: one move at a time.
-
-    def _pump(self) -> None:
-        """Set the worker going if there is a move to make. Called after every change that may allow one."""
-        if self._worker is None and (move := self._next_move()) is not None:
-            self._worker = supervise(
-                "engine moves", partial(self._work, move), restart_s=None, on_death=self._hopeless
-            )
-
-    async def _work(self, move: _Move | None) -> None:
-        try:
-            while move is not None:
-                await move()
-                move = self._next_move()
-        finally:
-            self._worker = None
-
-    def _next_move(self) -> _Move | None:
-        """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
-        while self._queue and not self._doomed:
-            entry = self._queue[0]
-            ready = (each for each in self._entries.values() if each.state is State.READY)
-            chosen = policy.victims((each.snapshot() for each in ready), self._max_loaded)
-            if chosen == []:
-                self._queue.popleft()
-                entry.state = State.LOADING
-                return partial(self._load, entry)
-            if not entry.users:
-                self._drop(entry)  # No engine goes for one that nobody waits for.
-                continue
-            if chosen is None:
-                return None
-            for key in chosen:
-                self._retire(self._entries[key], "evicted")
-        if not self._doomed:
-            return None
-        doomed, self._doomed = self._doomed, []
-        return partial(close_engines, doomed)
-
-    async def _load(self, entry: Entry) -> None:
-        begun = self._clock()
-        if again := self._recovery.is_again(entry.model):
-            self._observer.restarting(entry.model)
-        try:
-            engine = await self._loader.load(entry.model)
-        except (LoadFailed, Draining) as error:
-            self._not_loaded(entry, error)
-        except asyncio.CancelledError:
-            self._not_loaded(entry, LoadFailed("cancelled"))
-            raise
-        else:
-            self._observer.loaded(entry.model, self._clock() - begun)
-            if again:
-                self._observer.restarted(entry.model)
-            self._now_loaded(entry, engine)
-
-    def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
-        _log.error("could not load %s: %s", entry.model.name, error)
-        self._observer.load_failed(entry.model)
-        self._discard(entry, error)
-        if entry.kept and isinstance(error, LoadFailed):
-            self._recover(entry, "failed to load", str(error))
-
-    def _now_loaded(self, entry: Entry, engine: Engine) -> None:
-        spare = policy.spare_places(engine.slots) if self._keyed else 0
-        entry.engine, entry.turns = engine, Turns(engine.slots, self._max_queue_tokens, spare)
-        entry.state = State.READY
-        entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
-        entry.settled.set()
-        self._recovery.loaded(entry.model)
-        if not entry.users:
-            self._begin_idle(entry)
+            self._upkeep.begin_idle(entry)
+        self._upkeep.pump()

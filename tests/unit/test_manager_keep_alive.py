@@ -197,6 +197,19 @@ async def test_with_keyed_a_model_that_another_needs_not_is_unloaded_by_its_own_
         assert garage.alive == []
 
 
+@pytest.mark.parametrize("given_up_s", [300, math.inf])
+@virtual
+async def test_with_keyed_a_claim_given_up_leaves_the_other_its_own_end(given_up_s: float) -> None:
+    async with managed(keyed=True) as (manager, garage):
+        await touch(manager, A2, keep_alive_s=20)
+        await touch(manager, A, keep_alive_s=given_up_s)
+        manager.unload(A)
+        await advance(19.9)
+        assert garage.alive == ["a"]
+        await advance(0.2)
+        assert garage.alive == []
+
+
 @pytest.mark.parametrize("waiter_stays", [True, False])
 @virtual
 async def test_unload_during_the_load_takes_effect_after_it(waiter_stays: bool) -> None:

@@ -1,0 +1,186 @@
+"""Loads, watches and unloads engines: does what `entries` decides, by timers and tasks."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeAlias
+
+from app.core.errors import Draining, LoadFailed, Overloaded
+from app.core.tasks import supervise
+from app.engine.base import Engine
+from app.runtime import policy
+from app.runtime.entries import Close, Drop, Entries, Evict, Load
+from app.runtime.entry import Entry, State, close_engines
+from app.runtime.loader import Loader
+from app.runtime.observer import Observer, UnloadReason
+from app.runtime.recovery import Recovery, Trouble
+
+_log = logging.getLogger(__name__)
+
+_Move: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Upkeep:
+    """One for each `Manager`, which sees to the requests; `on_crash_loop` is told why there is no hope."""
+
+    def __init__(
+        self,
+        entries: Entries,
+        loader: Loader,
+        recovery: Recovery,
+        observer: Observer,
+        on_crash_loop: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._entries = entries
+        self._loader = loader
+        self._recovery = recovery
+        self._observer = observer
+        self._hopeless = on_crash_loop
+        self._clock = clock
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        """Unload everything at once, and load nothing more."""
+        self._closed = True
+        for entry in self._entries.within(State.BACKING_OFF, State.QUEUED):
+            self._entries.discard(entry, Draining())
+        self._loader.stop()
+        while True:
+            for entry in self._entries.within(State.READY):
+                self._retire(entry, "shutdown")
+            self.pump()
+            if self._worker is None:
+                return
+            await asyncio.wait({self._worker})
+
+    # One entry: idle time, and the two ways to go.
+
+    def begin_idle(self, entry: Entry) -> None:
+        """The last request of a ready entry has ended."""
+        entry.idle_since = self._clock()
+        self.check_idle(entry)
+
+    def check_idle(self, entry: Entry) -> None:
+        """Unload an entry whose idle time is over; else look again when it should be."""
+        entry.stop_timer()
+        loaded, now = entry.snapshot(), self._clock()
+        if policy.expired(loaded, now):
+            self._retire(entry, entry.leaves)
+            self.pump()
+        elif (delay_s := policy.next_look_s(loaded, now)) is not None:
+            entry.timer = asyncio.get_running_loop().call_later(delay_s, self.check_idle, entry)
+
+    def _retire(self, entry: Entry, reason: UnloadReason) -> None:
+        """Take a ready entry away; the worker closes its engine."""
+        if entry.watcher is not None:
+            entry.watcher.cancel()
+        self._entries.retire(entry)
+        self._observer.unloaded(entry.model, reason)
+
+    def drop(self, entry: Entry) -> None:
+        """Take an entry away before it is loaded: nobody wants it."""
+        self._recovery.forget(entry.model)
+        self._entries.discard(entry, LoadFailed("nobody waits for it"))
+
+    async def _watch(self, entry: Entry, engine: Engine) -> None:
+        await engine.wait_dead()
+        if entry.state is not State.READY:
+            return
+        _log.error("the engine of %s died", entry.model.name)
+        entry.watcher = None  # It is this task.
+        self._observer.died(entry.model)
+        self._retire(entry, "died")
+        self._recover(entry, "restarting", "its engine keeps dying")
+        self.pump()
+
+    # Models that stay loaded: after a death, or at start.
+
+    def _recover(self, entry: Entry, trouble: Trouble, reason: str) -> None:
+        """Load again what has just gone, in time."""
+        delay_s = self._recovery.failed(entry.model, trouble)
+        if delay_s is None:
+            self._hopeless(f"gave up on {entry.model.name}: {reason}")
+        elif entry.keep_alive_s <= 0 or self._closed:
+            self._recovery.forget(entry.model)
+        else:
+            _log.info("loading %s again in %.1f s", entry.model.name, delay_s)
+            self.keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), delay_s)
+
+    def keep(self, entry: Entry, delay_s: float) -> None:
+        """Load an entry in time, whether or not a request asks for it."""
+        self._entries.keep(entry)
+        if delay_s:
+            entry.timer = asyncio.get_running_loop().call_later(delay_s, self._enqueue, entry)
+        else:
+            self._enqueue(entry)
+
+    def _enqueue(self, entry: Entry) -> None:
+        entry.timer = None
+        self._entries.enqueue(entry)
+        self.pump()
+
+    # The worker: one move at a time.
+
+    def pump(self) -> None:
+        """Set the worker going if there is a move to make. Called after every change that may allow one."""
+        if self._worker is None and (move := self._next_move()) is not None:
+            self._worker = supervise(
+                "engine moves", partial(self._work, move), restart_s=None, on_death=self._hopeless
+            )
+
+    async def _work(self, move: _Move | None) -> None:
+        try:
+            while move is not None:
+                await move()
+                move = self._next_move()
+        finally:
+            self._worker = None
+
+    def _next_move(self) -> _Move | None:
+        """What the worker is to do next."""
+        while (step := self._entries.next_step()) is not None:
+            match step:
+                case Load(entry):
+                    return partial(self._load, entry)
+                case Close(doomed):
+                    return partial(close_engines, doomed)
+                case Drop(entry):
+                    self.drop(entry)
+                case Evict(victims):
+                    for entry in victims:
+                        self._retire(entry, "evicted")
+        return None
+
+    async def _load(self, entry: Entry) -> None:
+        begun = self._clock()
+        if again := self._recovery.is_again(entry.model):
+            self._observer.restarting(entry.model)
+        try:
+            engine = await self._loader.load(entry.model)
+        except (LoadFailed, Draining) as error:
+            self._not_loaded(entry, error)
+        except asyncio.CancelledError:
+            self._not_loaded(entry, LoadFailed("cancelled"))
+            raise
+        else:
+            self._observer.loaded(entry.model, self._clock() - begun)
+            if again:
+                self._observer.restarted(entry.model)
+            self._now_loaded(entry, engine)
+
+    def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
+        _log.error("could not load %s: %s", entry.model.name, error)
+        self._observer.load_failed(entry.model)
+        self._entries.discard(entry, error)
+        if entry.kept and isinstance(error, LoadFailed):
+            self._recover(entry, "failed to load", str(error))
+
+    def _now_loaded(self, entry: Entry, engine: Engine) -> None:
+        entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
+        self._entries.ready(entry, engine)
+        self._recovery.loaded(entry.model)
+        if not entry.users:
+            self.begin_idle(entry)
