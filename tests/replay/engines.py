@@ -9,7 +9,7 @@ from contextlib import aclosing
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
 from app.core.events import Delta
 from app.core.model import Model
-from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
+from app.engine.base import Admit, Prompt, Run, Vectors
 from app.engine.fake import FakeEngine, Reply
 from app.engine.words import Words
 from app.runtime.policy import spare_places
@@ -52,12 +52,10 @@ class ReplayEngine(FakeEngine):
             self._fleet.journal.note(f"{self.name} dies")
             super().die()
 
-    async def generate(
-        self, prompt: Prompt, run: Run, decoder: Decoder | None = None
-    ) -> AsyncGenerator[Delta, None]:
+    async def _generate(self, prompt: Prompt, run: Run) -> AsyncGenerator[Delta, None]:
         ask = self._ask_of(prompt.text)
         self._begins(ask, run.priority)
-        async with aclosing(super().generate(prompt, run, decoder)) as deltas:
+        async with aclosing(super()._generate(prompt, run)) as deltas:
             async for delta in deltas:
                 yield delta
                 self.fairness.speaks(ask.name)

@@ -12,6 +12,7 @@ from app.access.limiter import Limiter
 from app.access.store import Store, open_storage
 from app.api.errors import STATUS
 from app.catalogue.library import Library
+from app.catalogue.parameters import read_parameters
 from app.core.context import Caller, RequestContext, Reserve
 from app.core.errors import (
     AppError,
@@ -26,9 +27,9 @@ from app.core.errors import (
     RequestRateExceeded,
     TokenRateExceeded,
 )
-from app.core.events import Content, Done, Event, Loaded, Unloaded
+from app.core.events import Content, Done, Event
 from app.core.model import Model
-from app.core.request import ChatPrompt, Embedding, Generation, Message
+from app.core.request import ChatPrompt, Deferred, Embedding, Generation, Load, Message, Unload
 from app.runtime.pipeline import Pipeline
 from app.runtime.policy import FlowKey
 from app.runtime.recovery import Recovery
@@ -109,7 +110,7 @@ class History:
                 clock=loop.time,
             )
         self.limiter = Limiter(Store(open_storage(), clock=loop.time), clock=loop.time)
-        self.pipeline = Pipeline(Library(list(self.models.values())), self.manager, tool_calls_reason=False)
+        self.pipeline = Pipeline(Library(list(self.models.values())), self.manager)
         self.under_way: Counter[str] = Counter()
         self.outcomes: dict[str, str] = {}
         self.turn_asked: dict[str, int] = {}
@@ -265,14 +266,24 @@ class History:
             found = await self.pipeline.embed(asked, ctx)
             self.journal.expect(len(found.vectors) == 2, f"{ask.name} has {len(found.vectors)} vectors")
             return "vectors"
-        messages = (Message("user", words),) if ask.kind == "chat" else ()
-        keep_alive_s = 0.0 if ask.kind == "unload" else ask.keep_alive_s
+        if ask.kind == "unload":
+            self.pipeline.unload(Unload(ask.model), ctx)
+            return "unloaded"
         options = {} if ask.num_predict is None else {"num_predict": ask.num_predict}
-        asked = Generation(ask.model, ChatPrompt(messages), 0, options=options, keep_alive_s=keep_alive_s)
+        asked = Generation(
+            ask.model,
+            ChatPrompt((Message.of("user", words),)),
+            0,
+            sampling=Deferred(read_parameters, options),
+            keep_alive_s=ask.keep_alive_s,
+        )
+        if ask.kind != "chat":
+            await self.pipeline.load(Load(asked), ctx)
+            return "loaded"
         events: list[Event] = []
         async with aclosing(self.pipeline.run(asked, ctx)) as stream:
             async for item in stream:
-                events += item if isinstance(item, list) else [item]
+                events += item
                 if ask.leave is not None and ask.leave.events == len(events):
                     return "left"
         return self._answer(ask, events)
@@ -280,9 +291,6 @@ class History:
     def _answer(self, ask: Ask, events: list[Event]) -> str:
         """What an answer is called; it must be whole."""
         match events:
-            case [Loaded() | Unloaded() as only]:
-                self.journal.expect(ask.kind != "chat", f"{ask.name} has no answer")
-                return type(only).__name__.lower()
             case [*parts, Done() as done]:
                 text = "".join(part.text for part in parts if isinstance(part, Content))
                 wanted = "".join(deltas_of(ask))
