@@ -1,7 +1,6 @@
 """The readers of tool calls: what a model wrote comes out exactly, or stays text."""
 
 import json
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,6 +15,7 @@ from app.decode.calls.base import Reading
 from app.decode.calls.table import READERS
 from app.decode.reply import ParsedReply, ReplyDecoder
 from tests.unit.calling import FORMATS, Call, Format
+from tests.unit.growth import least_cpu_s
 
 TOOLS: dict[str, Any] = {
     "write": {"type": "object", "properties": {"text": {"type": "string"}, "path": {"type": "string"}}}
@@ -266,15 +266,21 @@ def test_text_without_marks_passes_at_once() -> None:
 
 
 def spent_s(name: str, text: str) -> float:
-    best = float("inf")
-    for _ in range(2):
-        start = time.process_time()
+    def run() -> None:
         passage = READERS[name].passage()
         for at in range(0, len(text), 64):
             passage.push(text[at : at + 64])
         read(name, text)
-        best = min(best, time.process_time() - start)
-    return best
+
+    return least_cpu_s(run)
+
+
+def repeated(head: str, unit: str, size: int) -> str:
+    return head + unit * ((size - len(head)) // len(unit))
+
+
+ESCAPED = ('\\"', "\\'", 'print(\\"a\\")\\n', "it\\'s ", "\\\"\\'", '\\\\\\"')
+"""Of strings that never end, as a model writes a program without the quote that ends it."""
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -290,9 +296,17 @@ def test_work_grows_with_the_length_of_the_reply(name: str) -> None:
         good[: len(good) * 3 // 4],
         *form.broken,
     }
-    for unit in units:
-        small, large = (unit * (size // len(unit)) for size in (4_000, 32_000))
-        assert spent_s(name, large) < 20 * spent_s(name, small) + 0.1, unit
+    call = form.write([("write", {"text": "@"})])
+    opening = call[: call.index("@")]
+    shapes = [("", unit) for unit in units] + [
+        (head, unit) for head in (opening, opening[:-1] + "\"") for unit in ESCAPED
+    ]
+    if form.family == "pythonic":
+        shapes += [(f"{call}# {quote}", unit) for quote in "'\"" for unit in ESCAPED]
+        shapes += [(call.replace("'@'", f"1) # {quote}"), unit) for quote in "'\"" for unit in ESCAPED]
+    for head, unit in shapes:
+        small, large = (repeated(head, unit, size) for size in (4_000, 32_000))
+        assert spent_s(name, large) < 20 * spent_s(name, small) + 0.1, (head, unit)
 
 
 def test_every_format_that_the_catalogue_knows_is_read_by_someone() -> None:
