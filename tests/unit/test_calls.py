@@ -299,7 +299,7 @@ def test_work_grows_with_the_length_of_the_reply(name: str) -> None:
     call = form.write([("write", {"text": "@"})])
     opening = call[: call.index("@")]
     shapes = [("", unit) for unit in units] + [
-        (head, unit) for head in (opening, opening[:-1] + "\"") for unit in ESCAPED
+        (head, unit) for head in (opening, opening[:-1] + '"') for unit in ESCAPED
     ]
     if form.family == "pythonic":
         shapes += [(f"{call}# {quote}", unit) for quote in "'\"" for unit in ESCAPED]
