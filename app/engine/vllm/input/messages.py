@@ -67,9 +67,9 @@ def _to_dict(message: Message, pictures: Iterator[Image.Image]) -> dict[str, Any
 def open_images(files: Sequence[bytes], most_pixels: int, most_ratio: int = 0) -> list[Image.Image]:
     """Decode pictures in full, so that a broken one fails here and not inside the engine.
 
-    All heads are read before any picture is decoded: together they may have `most_pixels`, and the long side
-    of each may be `most_ratio` times its short one (0: any number). A processor takes many times as long for a
-    line of one pixel's width as for a square of as many pixels.
+    All heads are read before any picture is decoded: together they may have `most_pixels`, and the long
+    side of each may be `most_ratio` times its short one (0: any number). A processor takes many times as long
+    for a line of one pixel's width as for a square of as many pixels.
 
     Raises:
         InvalidRequest: when some bytes are no picture that can be read, or are too large or too long a one.
