@@ -41,7 +41,7 @@ def check_head(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Refuse what the parser lets pass, and RFC 9112 (3.2, 6.1) does not; names are in lower case.
 
     Raises:
-        Refused: for a second `Host`, and for a body in a coding besides chunks, which would be taken for plain.
+        Refused: for a second `Host`, and for a body in a coding besides chunks, which was taken for plain.
     """
     given = [*headers]
     if sum(name == b"host" for name, _ in given) > 1:
