@@ -285,7 +285,7 @@ ESCAPED = ('\\"', "\\'", 'print(\\"a\\")\\n', "it\\'s ", "\\\"\\'", '\\\\\\"')
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_work_grows_with_the_length_of_the_reply(name: str) -> None:
-    """Eight times the text may cost twenty times the processor time, not sixty-four times."""
+    """F25: eight times the text may cost twenty times the processor time, not sixty-four times."""
     form = FORMATS[name]
     good = form.write([("write", {"text": "x"})])
     units = {
