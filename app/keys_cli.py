@@ -160,19 +160,35 @@ def _record(fields: dict[str, Any]) -> "KeyRecord":
         raise _Wrong(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _expiry(text: str | None) -> str | datetime | None:
-    """`90d` and Go's durations are from now; the rest is for the record to read."""
+def _expiry(text: str | None) -> datetime | None:
+    """A moment to come: `90d` and Go's durations are from now."""
     if text is None:
         return None
+    from app.access.keys import read_moment
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        span = _span(text)
+        moment: Any = read_moment(text) if span is None else now + span
+    except ValueError as error:
+        raise _Wrong(f"--expires: {error}, and no time from now such as 90d or 12h") from error
+    except OverflowError as error:
+        raise _Wrong(f"--expires: {text} is too far from now") from error
+    if moment <= now:
+        raise _Wrong(f"--expires: {text} is over already; the key would let nobody in")
+    return moment
+
+
+def _span(text: str) -> timedelta | None:
+    """A time from now; None for what is none."""
     if text.endswith("d") and text[:-1].isdigit():
-        return datetime.now(UTC).replace(microsecond=0) + timedelta(days=int(text[:-1]))
+        return timedelta(days=int(text[:-1]))
     import goduration
 
     try:
-        seconds = goduration.Duration.parse(text).nanoseconds / 1e9
+        return timedelta(seconds=goduration.Duration.parse(text).nanoseconds / 1e9)
     except ValueError:
-        return text
-    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        return None
 
 
 def _row(record: "KeyRecord") -> tuple[str, ...]:

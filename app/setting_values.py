@@ -3,11 +3,21 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import goduration
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import NoDecode
 
 from app.api.origins import Origins
@@ -114,6 +124,37 @@ def read_message(value: object) -> object:
     return message["role"], message["content"]
 
 
+def read_texts(value: object) -> object:
+    """A list of texts; one needs no list."""
+    return [value] if isinstance(value, str) else value
+
+
+def in_model(value: object, error: ValidationError, keys: Iterable[str]) -> ValidationError:
+    """What is wrong with a model of these `keys`, told with its name: its place in the list says little."""
+    name = cast(dict[str, object], value).get("name") if isinstance(value, dict) else None
+    of_model = f" (model {name!r})" if isinstance(name, str) else ""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(
+                "model",
+                "{told}",
+                {
+                    "told": (
+                        f"a model has no such key; there are: {', '.join(keys)}"
+                        if each["type"] == "extra_forbidden"
+                        else each["msg"].removeprefix("Value error, ")
+                    )
+                    + of_model
+                },
+            ),
+            loc=each["loc"],
+            input=each["input"],
+        )
+        for each in error.errors()
+    ]
+    return ValidationError.from_exception_data("model", details)
+
+
 def read_switch(value: object) -> object:
     """A boolean, or a level of which 0 is off."""
     return int(value) != 0 if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
@@ -158,6 +199,7 @@ OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(che
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 InputLimitsMap = Annotated[InputLimits, PlainValidator(read_limits), NoDecode]
+TextList = Annotated[list[str], BeforeValidator(read_texts)]
 PresetMessage = Annotated[tuple[str, str], BeforeValidator(read_message)]
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Limit = Annotated[Seconds, AfterValidator(lambda seconds: seconds or math.inf)]

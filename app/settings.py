@@ -7,7 +7,7 @@ The README's table is made from this class.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -17,7 +17,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -38,8 +40,10 @@ from app.setting_values import (
     PeerList,
     PresetMessage,
     Seconds,
+    TextList,
     check_name,
     check_parameters,
+    in_model,
     read_address,
     read_capture,
     read_json,
@@ -78,10 +82,20 @@ class ModelConfig(BaseModel):
         description="Messages that every chat begins with, as MESSAGE in a Modelfile: `{role, content}` or "
         "pairs of the two.",
     )
-    license: list[str] = Field(default_factory=list[str], description="License texts that show prints.")
+    license: TextList = Field(
+        default_factory=list[str], description="License texts that show prints; one needs no list."
+    )
     tool_parser: str | None = Field(default=None, description="vLLM tool parser; `none` turns tools off.")
     reasoning_parser: str | None = Field(default=None, description="vLLM reasoning parser; `none`: off.")
     engine: dict[str, Any] = Field(default_factory=dict[str, Any], description="vLLM engine arguments.")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return read(value)
+        except ValidationError as error:
+            raise in_model(value, error, cls.model_fields) from error
 
 
 def _ollama(name: str) -> AliasChoices:

@@ -43,6 +43,7 @@ FAULTS: Mapping[str, Sequence[str]] = {
     "F8": ("embed_inputs", *_VALUES),
     "F15": ("images", "text_chars", *_VALUES),
     "F16": ("stop", "stop_chars", "options", *_VALUES),
+    "F24": ("image_ratio",),
 }
 """Rows that stand before a fault. Most have the count of all values behind a count of their own."""
 
@@ -144,7 +145,7 @@ class Server:
 def _model(case: Case) -> str:
     if case.path == "/api/embed":
         return "emb"
-    return {"image_pixels": "see", "images": "go"}.get(case.row, "tool")
+    return {"image_pixels": "see", "image_ratio": "see", "images": "go"}.get(case.row, "tool")
 
 
 def sizes(row: str, limits: InputLimits) -> Iterator[int]:

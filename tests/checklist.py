@@ -290,6 +290,7 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "403 without the right one; without that setting any `Authorization` is ignored, as Ollama does",
     ),
     ("1.5", "a body over `CARAVAN_MAX_BODY_BYTES` is 413, one slower than `CARAVAN_BODY_TIMEOUT` 408"),
+    ("1.6", "every answer has an `X-Request-Id`, the client's own where it is sane"),
     (
         "2",
         "`/livez`, `/readyz`, `/startupz` and `/metrics` exist besides Ollama's routes",
@@ -314,7 +315,9 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ("4.5", "what is dropped from a long history is not rendered, so no template refuses it"),
     (
         "4.7",
-        "images on a model that cannot see are 400 `M does not support image input`; audio is refused too; "
+        "images on a model that cannot see are 400 `M does not support image input`, M being its name with "
+        "the tag; audio is refused too; one picture may be 200 times as long as wide, and all of a request "
+        "have 15 million pixels; "
         "of a picture that moves the first frame is seen",
     ),
     (

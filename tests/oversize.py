@@ -86,6 +86,11 @@ def _pixels(count: int) -> bytes:
     return _chat(messages=[{"role": "user", "content": "What?", "images": [image]}])
 
 
+def _long(ratio: int) -> bytes:
+    image = base64.b64encode(picture(1, ratio)).decode()
+    return _chat(messages=[{"role": "user", "content": "What?", "images": [image]}])
+
+
 _SMALLEST = b'"' + base64.b64encode(picture(1, 1)) + b'"'
 CALL = b'{"function":{"name":"f","arguments":{"a":1}}}'
 CASES = (
@@ -120,6 +125,7 @@ CASES = (
         ),
     ),
     Case("image_pixels", "/api/chat", _pixels, engine=True),
+    Case("image_ratio", "/api/chat", _long, engine=True),
     Case("embed_inputs", "/api/embed", lambda n: _spread(_body(input=0), b'"a"', n)),
     Case("schema_bytes", "/api/chat", _schema),
 )

@@ -1,8 +1,8 @@
 """What a key may still use: requests and tokens by the minute, and requests at once.
 
-Requests are counted in a window that slides. Tokens are set aside before the engine begins, as many as the
-request may take, and counted for what they were when it ends, so that requests at once stay within the limit
-too. Requests at once are counted by each process for itself.
+Of requests each has its moment, so that no minute has more than the limit. Tokens are set aside before the
+engine begins, as many as the request may take, and counted for what they were when it ends, so that requests
+at once stay within the limit too. Requests at once are counted by each process for itself.
 """
 
 import math
@@ -11,11 +11,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from limits import RateLimitItemPerMinute
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
-
 from app.access.ledger import Grant, Ledger, ledger_of
 from app.access.store import Store, StoreGone
+from app.access.window import window_of
 from app.core.context import Caller, Limits, RequestContext
 from app.core.errors import (
     ConcurrencyExceeded,
@@ -26,7 +24,6 @@ from app.core.errors import (
 )
 
 _NO_LIMITS = Limits()
-_NAMESPACE = "limits"
 _AT_ONCE_RETRY_S = 1
 _WORTHWHILE = 10
 """An answer of no stated length is begun if this part of the limit is left for it, or all it can take."""
@@ -41,7 +38,7 @@ class Limiter:
     ) -> None:
         self._store = store
         self._fail_open = fail_open
-        self._requests = SlidingWindowCounterRateLimiter(store.storage)
+        self._requests = window_of(store.storage, clock)
         self._ledger = ledger_of(store.storage, clock)
         self._running: Counter[str] = Counter()
 
@@ -98,13 +95,11 @@ class Limiter:
                 text = f"this API key has used up its {limits.tokens_per_minute} tokens per minute"
                 raise TokenRateExceeded(text, _whole_s(left_s))
         if limits.requests_per_minute is not None:
-            item = RateLimitItemPerMinute(limits.requests_per_minute, namespace=_NAMESPACE)
-            if not await self._store.ask(lambda: self._requests.hit(item, "requests", key_id)):
-                text = f"this API key has used up its {limits.requests_per_minute} requests per minute"
-                stats = await self._store.ask(
-                    lambda: self._requests.get_window_stats(item, "requests", key_id)
-                )
-                raise RequestRateExceeded(text, _whole_s(stats.reset_time - time.time()))
+            most = limits.requests_per_minute
+            wait_s = await self._store.ask(lambda: self._requests.enter(key_id, most))
+            if wait_s is not None:
+                text = f"this API key has used up its {most} requests per minute"
+                raise RequestRateExceeded(text, _whole_s(wait_s))
 
 
 class _Budget:

@@ -36,8 +36,11 @@ _CHECKS = 4
 _log = logging.getLogger(__name__)
 
 
-class HeadTooLarge(Exception):
+class HeadTooLarge(http1.Refused):
     """A head, or what stands around the data of a body, is over its limit."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
 
 
 class SendTimeout(Exception):
@@ -111,11 +114,11 @@ class Connection(HttpToolsProtocol):
             self._parse(part)
             self._open_bytes = 0 if self._advanced or not self._part else self._open_bytes + len(part)
             self._check_size(self._open_bytes)
-        except HeadTooLarge as error:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error)
+        except http1.Refused as error:
+            self._refuse(error.status, error)
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, HeadTooLarge):
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error.__context__)
+            if isinstance(error.__context__, http1.Refused):
+                self._refuse(error.__context__.status, error.__context__)
             else:
                 self._refuse(HTTPStatus.BAD_REQUEST, ValueError("this is not a valid HTTP request"))
 
@@ -175,6 +178,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._muted:
             return
+        http1.check_head(self.headers)
         self._part, self._advanced, self._field_bytes = "body", True, 0
         self._disarm()
         super().on_headers_complete()

@@ -10,6 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
+class Refused(Exception):
+    """What came is no request that is answered as one; `status` says why not, and the text in words."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class Cycle(Protocol):
     """As much of uvicorn's `RequestResponseCycle` as decides how an answer is framed."""
 
@@ -26,6 +34,21 @@ def refusal(status: HTTPStatus, text: str) -> bytes:
         b"content-length: %d\r\nconnection: close\r\n\r\n%s"
         % (status, status.phrase.encode(), len(body), body)
     )
+
+
+def check_head(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what the parser lets pass, and RFC 9112 (3.2, 6.1) does not; names are in lower case.
+
+    Raises:
+        Refused: for a second `Host`, and for a body in a coding besides chunks, which was taken for plain.
+    """
+    given = [*headers]
+    if sum(name == b"host" for name, _ in given) > 1:
+        raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host header")
+    codings = b",".join(value for name, value in given if name == b"transfer-encoding").lower().split(b",")
+    coded = [coding for each in codings if (coding := each.strip())]
+    if coded[-1:] == [b"chunked"] and len(coded) > 1:
+        raise Refused(HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding: chunked is the only coding known here")
 
 
 def framing_head(version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -1,5 +1,6 @@
 """Which web pages may call the API: the origins of docs/reference 1.3."""
 
+import re
 from collections.abc import Iterable
 
 SCHEMES = (
@@ -12,12 +13,7 @@ SCHEMES = (
 )
 """What an entry without a wildcard must start with."""
 
-LOCAL = tuple(
-    f"{scheme}://{host}{port}"
-    for host in ("localhost", "127.0.0.1", "0.0.0.0")
-    for scheme in ("http", "https")
-    for port in ("", ":*")
-)
+LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0)(?::[0-9]*)?")
 APPS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
 
@@ -29,7 +25,7 @@ class Origins:
     """
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        entries = [*(_checked(entry) for entry in extra), *LOCAL, *APPS]
+        entries = [*(_checked(entry) for entry in extra), *APPS]
         self._any = "*" in entries
         self._exact = frozenset(entry.lower() for entry in entries if "*" not in entry)
         self._wild = tuple((head, tail) for head, star, tail in (e.partition("*") for e in entries) if star)
@@ -38,10 +34,12 @@ class Origins:
         """The value of `Access-Control-Allow-Origin`; None where the origin is not allowed."""
         if self._any:
             return "*"
-        return origin if origin in self._exact or self._matches_pattern(origin) else None
+        allowed = origin in self._exact or LOCAL.fullmatch(origin) or self._matches_pattern(origin)
+        return origin if allowed else None
 
     def _matches_pattern(self, origin: str) -> bool:
-        return any(
+        """An origin names no user: what stands before an `@` is not the host that a pattern means."""
+        return "@" not in origin and any(
             len(origin) >= len(head) + len(tail) and origin.startswith(head) and origin.endswith(tail)
             for head, tail in self._wild
         )

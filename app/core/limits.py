@@ -71,6 +71,9 @@ class InputLimits:
     image_pixels: int = _row(
         15_000_000, "pixels of all pictures together, by their heads", "engine/vllm/input/messages.py", "400"
     )
+    image_ratio: int = _row(
+        200, "long side of a picture by its short side, by its head", "engine/vllm/input/messages.py", "400"
+    )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
 

@@ -75,6 +75,62 @@ async def test_requests_a_minute(store: Store) -> None:
     await use(limiter, caller("another", requests_per_minute=3))
 
 
+async def test_no_minute_has_more_requests_than_the_limit_wherever_it_begins() -> None:
+    """An estimate from two counted minutes let three through in eight seconds around a minute's edge."""
+    for limit, pauses_s in ((1, [0.5]), (2, [7.0, 20.0, 3.0]), (5, [0.1, 11.0])):
+        for begins_s in range(0, 60, 7):
+            clock = Clock()
+            clock.now = begins_s
+            limiter, who = Limiter(Store(open_storage()), clock=clock), caller(requests_per_minute=limit)
+            entered: list[float] = []
+            for pause_s in pauses_s * 60:
+                with suppress(RequestRateExceeded):
+                    await use(limiter, who)
+                    entered.append(clock.now)
+                clock.now += pause_s
+            assert len(entered) >= limit
+            assert all(late - early >= 60 for early, late in zip(entered, entered[limit:], strict=False))
+
+
+async def test_a_request_refused_for_the_limit_may_come_back_when_it_was_told_to() -> None:
+    clock = Clock()
+    limiter, who = Limiter(Store(open_storage()), clock=clock), caller(requests_per_minute=2)
+    for moment in (0.0, 12.5):
+        clock.now = moment
+        await use(limiter, who)
+    clock.now = 30.0
+    error = await refused(limiter, who)
+    assert isinstance(error, RequestRateExceeded)
+    assert error.retry_after_s == 31
+    fewer = await refused(limiter, caller(requests_per_minute=1))
+    assert isinstance(fewer, RequestRateExceeded)
+    assert fewer.retry_after_s == 43
+    clock.now += error.retry_after_s
+    await use(limiter, who)
+    assert isinstance(await refused(limiter, who), RequestRateExceeded)
+
+
+async def test_redis_forgets_requests_that_are_a_minute_old_and_no_others(redis: Redis) -> None:
+    """Its clock cannot be set, so the moments that it has kept are."""
+    store = Store(open_storage(redis.url, PATIENT_S), answer_s=PATIENT_S)
+    limiter, who = Limiter(store), caller(requests_per_minute=2)
+    storage: Any = store.storage
+    redis_client, name = storage.bridge.get_connection(), storage.bridge.prefixed_key("requests/k")
+    for ages_s, wait_s in (([61, 60.1], None), ([61, 1], None), ([50, 1], 11), ([200, 59.5, 20], 1)):
+        await storage.reset()
+        seconds, micros = await redis_client.time()
+        moments = [int(seconds * 1e6 + micros - age_s * 1e6) for age_s in ages_s]
+        await redis_client.rpush(name, *moments)
+        if wait_s is None:
+            await use(limiter, who)
+            assert 0 < await redis_client.pttl(name) <= 60_000
+        else:
+            error = await refused(limiter, who)
+            assert isinstance(error, RequestRateExceeded)
+            assert abs(error.retry_after_s - wait_s) <= 1
+    await store.close()
+
+
 async def test_tokens_a_minute_count_prompt_and_output_once_they_are_known(store: Store) -> None:
     limiter, who = Limiter(store), caller(tokens_per_minute=100)
     await use(limiter, who, prompt=60, output=39)

@@ -146,6 +146,45 @@ def test_what_is_no_request_is_refused_in_words_and_closed(port: int, head: byte
         assert sock.recv(1) == b""
 
 
+@pytest.mark.parametrize("offer", [OFFERS["none"], OFFERS["h2c"]], ids=["plain", "offer"])
+@pytest.mark.parametrize(
+    ("fields", "status", "text"),
+    [
+        ("Transfer-Encoding: gzip, chunked\r\n", 501, "chunked is the only coding known here"),
+        ("Transfer-Encoding: GZIP ,, Chunked\r\n", 501, "chunked is the only coding known here"),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501, "chunked is the only coding"),
+        ("Host: b\r\nContent-Length: 0\r\n", 400, "a request has one Host header"),
+        ("Host: a\r\nContent-Length: 0\r\n", 400, "a request has one Host header"),
+    ],
+)
+def test_a_head_that_the_parser_lets_pass_is_refused_before_the_body(
+    port: int, offer: str, fields: str, status: int, text: str
+) -> None:
+    """The body was taken for plain JSON, and the guard looked at one of two hosts."""
+    with connect(port) as sock:
+        sock.sendall(
+            f"POST /asked HTTP/1.1\r\nHost: a\r\n{offer}{fields}\r\n".encode() + b"2\r\n{}\r\n0\r\n\r\n"
+        )
+        assert text in refused(sock, status)
+
+
+def test_a_head_refused_behind_a_good_request_lets_its_answer_be_read(port: int) -> None:
+    bad = b"POST /asked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    with connect(port) as sock:
+        sock.sendall(request("POST") + bad)
+        answers = Answers(sock)
+        assert answers.told()["body"] == BODY.decode()
+        assert b"/asked" not in read_to_end(sock)
+
+
+@pytest.mark.parametrize("coding", ["chunked", " Chunked", ", chunked"])
+def test_chunks_are_taken_however_their_coding_is_written(port: int, coding: str) -> None:
+    data = request("POST", chunked=True).replace(b"chunked", coding.encode())
+    with connect(port) as sock:
+        sock.sendall(data)
+        assert Answers(sock).told()["body"] == BODY.decode()
+
+
 # HTTP/1.0.
 
 

@@ -201,6 +201,7 @@ async def test_pulling_what_is_not_served_finds_nothing(open_site: Site) -> None
     assert lines(answer) == [{"status": "pulling manifest"}, {"error": MISSING}]
     answer = await open_site.client.post("/api/pull", json={"model": "nope", "stream": False})
     assert (answer.status_code, answer.json()) == (500, {"error": MISSING})
+    assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(

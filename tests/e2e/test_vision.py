@@ -9,6 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from chaos.pictures import picture as extreme
 from tests.e2e.engines import OwnServer, busy, own
 from tests.models.build import build
 from tests.server import MIB, serving
@@ -58,7 +59,7 @@ def text(answer: httpx.Response) -> str:
 
 @pytest.mark.row("A3")
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_a_picture_counts_as_its_tokens(site: OwnServer, path: str, kind: str) -> None:
     none, one = prompt_tokens(ask(site, path)), prompt_tokens(ask(site, path, picture(kind)))
     assert one - none == PICTURE_TOKENS
@@ -136,6 +137,16 @@ def test_more_pictures_than_the_window_holds_are_refused(site: OwnServer) -> Non
     answer = ask(site, "/api/chat", *[picture()] * 700)
     assert answer.status_code == 400, answer.text
     assert prompt_tokens(ask(site, "/api/chat", picture()))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 14_999_999), (100, 20_001)])
+def test_a_picture_far_longer_than_wide_is_refused(site: OwnServer, width: int, height: int) -> None:
+    """F24."""
+    answer = ask(site, "/api/chat", base64.b64encode(extreme(width, height)).decode())
+    assert answer.status_code == 400, answer.text
+    wanted = f"at most 200 times as long as wide, this request has a picture of {width} x {height} pixels"
+    assert answer.json() == {"error": f"images: {wanted}"}
+    assert prompt_tokens(ask(site, "/api/chat", base64.b64encode(extreme(100, 20_000)).decode()))
 
 
 def test_it_says_that_it_sees(site: OwnServer) -> None:

@@ -6,8 +6,11 @@ from textwrap import dedent
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from pydantic import AliasChoices
 
+from app.api import errors, ops
+from app.api.ollama import models, routes
 from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, PullBody, ShowBody
 from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
@@ -101,6 +104,33 @@ async def test_the_routes_are_those_that_are_listed(route: str, state: str) -> N
         answer = await client.request(method, path)
     assert answer.status_code != 404
     assert (answer.status_code == 403) == (state == "not yet")
+
+
+def test_every_route_that_is_served_is_listed() -> None:
+    listed = {route for route, state in routed() if state != "not yet"}
+    served = [
+        f"{method} {route.path}"
+        for each in (models, ops, routes)
+        for route in each.router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    ]
+    assert listed == {*served}
+
+
+def test_every_status_of_an_error_is_listed() -> None:
+    line = section("Headers and errors").split("\n- Statuses are ")[1].split(". ")[0]
+    listed = {int(number) for number in re.findall(r"\d{3}", line)}
+    assert listed >= {int(status) for status in errors.STATUS.values()}
+
+
+@pytest.mark.parametrize("file", [README, OPERATIONS, COMPATIBILITY])
+def test_no_document_says_that_routes_which_are_open_ask_for_a_key(file: Path) -> None:
+    """The open paths are a setting whose default clients rely on."""
+    text = " ".join((ROOT / file).read_text("utf-8").split())
+    told = re.findall(r"every route but [^.:|]*asks for a(?:n API)? key", text)
+    assert all(f"`{path}`" in each for each in told for path in Settings().open_paths)
+    assert told
 
 
 def test_every_route_that_is_refused_is_listed() -> None:

@@ -66,7 +66,8 @@ def test_a_key_may_expire_some_time_from_now(file: Path, text: str, span: timede
 
 def test_keys_are_listed_by_all_but_themselves(file: Path) -> None:
     made = keys("create", "--id", "a", "--name", "Team A", "--max-context", "10", "--priority", "5")
-    keys("create", "--id", "b", "--scope", "admin", "--expires", "2020-01-01")
+    keys("create", "--id", "b", "--scope", "admin", "--expires", "2099-01-01")
+    file.write_text(file.read_text().replace("2099-01-01", "2020-01-01"))
     listed = keys("list")
     head, *rows = [line.split("  ") for line in listed.stdout.splitlines()]
     assert [cell.strip() for cell in head if cell] == ["ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS"]
@@ -92,7 +93,16 @@ def test_a_revoked_key_is_gone_and_the_others_stay(file: Path) -> None:
         (("create", "--id", "A B"), "--id: "),
         (("create", "--scope", "root"), "--scope: "),
         (("create", "--model", "a b"), "--model: not the name of a model"),
-        (("create", "--expires", "soon"), "--expires: not a date"),
+        (
+            ("create", "--expires", "soon"),
+            "--expires: not a date such as 2027-01-31 or 2027-01-31T12:00:00Z, "
+            "and no time from now such as 90d or 12h",
+        ),
+        (("create", "--expires", "2020-01-01"), "--expires: 2020-01-01 is over already"),
+        (("create", "--expires", "0d"), "--expires: 0d is over already"),
+        (("create", "--expires=-1h"), "--expires: -1h is over already"),
+        (("create", "--expires", "9999999d"), "--expires: 9999999d is too far from now"),
+        (("create", "--expires", "9" * 20 + "d"), "is too far from now"),
         (("create", "--max-context", "0"), "--max-context: "),
         (("create", "--id", "a"), "there is a key 'a' already"),
         (("revoke", "b"), "there is no key 'b'"),

@@ -210,6 +210,27 @@ def test_as_many_pixels_as_may_be_are_decoded() -> None:
     assert len(open_images([picture("PNG", (100, 50))] * 2, 10_000)) == 2
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGB"])
+@pytest.mark.parametrize(("width", "height"), [(32, 32_768), (32_768, 32), (1, 1 << 20), (1 << 20, 1)])
+def test_a_picture_far_longer_than_wide_is_refused_by_its_head(
+    monkeypatch: pytest.MonkeyPatch, mode: str, width: int, height: int
+) -> None:
+    """F24: a processor takes far longer for it than for a square of as many pixels, which is served."""
+    square, data = (picture("PNG", size, mode) for size in ((1024, 1024), (width, height)))
+    assert len(open_images([square], 1 << 20, 200)) == 1
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(InvalidRequest) as refused:
+        open_images([square, data], 2 << 20, 200)
+    assert str(refused.value) == (
+        f"images: at most 200 times as long as wide, this request has a picture of {width} x {height} pixels"
+    )
+
+
+def test_a_picture_as_long_as_may_be_is_decoded() -> None:
+    assert len(open_images([picture("PNG", (5, 1000))], 0, 200)) == 1
+    assert len(open_images([picture("PNG", (1, 3000))], 0, 0)) == 1
+
+
 def with_texts(count: int, chars: int) -> bytes:
     """A picture with texts, which are packed."""
     texts = PngImagePlugin.PngInfo()

@@ -33,6 +33,10 @@ def test_local_pages_and_desktop_apps_are_always_allowed(origin: str) -> None:
     [
         "http://example.com",
         "http://localhost.evil.com",
+        "http://localhost:1@evil.com",
+        "https://127.0.0.1:x.evil.com",
+        "http://localhost:1/",
+        "http://localhost:1\n",
         "http://evil.com/http://localhost",
         "ftp://localhost",
         "chrome-extension://abc",
@@ -57,6 +61,8 @@ def test_other_origins_are_not(origin: str) -> None:
         ("chrome-extension://*", "chrome-extension://abc", True),
         (" https://Foo.com ", "https://foo.com", True),
         ("https://foo.com", "https://foo.com:8443", False),
+        ("https://foo.com:*", "https://foo.com:8443", True),
+        ("https://foo.com:*", "https://foo.com:1@evil.com", False),
     ],
 )
 def test_an_added_entry_allows_what_it_says(entry: str, origin: str, allowed: bool) -> None:

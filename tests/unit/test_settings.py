@@ -305,7 +305,7 @@ def test_a_message_that_is_neither_is_named(message: object, reason: str) -> Non
     with pytest.raises(BadSetting) as caught:
         read_settings(models=[{"name": "a", "source": "s", "messages": [message]}])
     assert str(caught.value).startswith("--model.0.messages.0")
-    assert str(caught.value).endswith(reason)
+    assert str(caught.value).endswith(f"{reason} (model 'a')")
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
@@ -349,7 +349,7 @@ def test_a_model_that_no_request_could_use_is_refused_at_the_start(
 ) -> None:
     with pytest.raises(BadSetting) as caught:
         read_settings(models=[model])
-    assert str(caught.value) == f"--model.0.{where}: {reason}"
+    assert str(caught.value) == f"--model.0.{where}: {reason} (model {model['name']!r})"
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
@@ -406,7 +406,22 @@ def test_the_port_option_keeps_the_host(given: dict[str, str], monkeypatch: pyte
     [
         ("max_queue: many\n", "max_queue: Input should be a valid integer"),
         ("max_queues: 1\n", "max_queues: Extra inputs are not permitted"),
-        ("models:\n  - {name: a}\n", "models.0.source: Field required"),
+        ("models:\n  - {name: a}\n", "models.0.source: Field required (model 'a')"),
+        ("models:\n  - {source: s}\n", "models.0.name: Field required"),
+        ("models:\n  - a\n", "models.0: Input should be a valid dictionary"),
+        (
+            "models:\n  - {name: a, source: s}\n  - {name: 'b:1', source: s, license: {}}\n",
+            "models.1.license: Input should be a valid list (model 'b:1')",
+        ),
+        (
+            "models:\n  - {name: a, source: s, parameters: {top_k: x}}\n",
+            "models.0.parameters: option",
+        ),
+        (
+            "models:\n  - {name: a, source: s, licence: MIT}\n",
+            "models.0.licence: a model has no such key; there are: name, source, system, template, "
+            "chat_template, parameters, messages, license, tool_parser, reasoning_parser, engine (model 'a')",
+        ),
         ("keep_alive: yes\n", "keep_alive: True is not a duration"),
         ("keep_alive: .nan\n", "keep_alive: nan is not a duration"),
         ("[1]\n", "it must hold names and values of settings"),
@@ -420,6 +435,12 @@ def test_a_bad_file_is_named_with_its_key(text: str, reason: str, config: Path) 
         read_settings()
     assert str(caught.value).startswith(f"configuration file {config}: {reason}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["MIT", "[MIT]"])
+def test_one_license_needs_no_list(text: str, config: Path) -> None:
+    config.write_text(f"models:\n  - {{name: a, source: s, license: {text}}}\n")
+    assert read_settings().models[0].license == ["MIT"]
 
 
 def test_a_file_that_is_not_there_is_not_passed_over(config: Path) -> None:

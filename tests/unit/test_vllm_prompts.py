@@ -120,6 +120,16 @@ async def test_pictures_are_measured_before_any_is_decoded() -> None:
     assert len(renderer.pictures) == 3
 
 
+async def test_a_picture_far_longer_than_wide_reaches_no_processor() -> None:
+    """F24."""
+    asked = Message("user", "Hi", images=(picture("PNG", (1, 201)),))
+    prompts, renderer = made()
+    for work in (rendered(prompts, asked), prompts.tokenize("Hi", images=asked.images)):
+        with pytest.raises(InvalidRequest, match="at most 200 times as long as wide"):
+            await work
+    assert not renderer.pictures
+
+
 async def test_an_id_that_is_no_token_is_refused() -> None:
     prompts, _ = made()
     with pytest.raises(InvalidRequest, match="not in the model's vocabulary"):

@@ -103,14 +103,13 @@ async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) 
     """Nothing is fetched: a model that is served is there already, and no other can be had."""
     asked = await served.decoded(codec.to_pull, body)
     check_allowed(ctx.caller, asked.model)
-    error = None if await _is_there(asked.model, request, served) else NO_MANIFEST
+    found = await _is_there(asked.model, request, served)
+    last = dumps({"status": "success"} if found else {"error": NO_MANIFEST})
     if asked.stream:
-        last = {"status": "success"} if error is None else {"error": error}
-        lines = dumps({"status": "pulling manifest"}), dumps(last), b""
+        lines = dumps({"status": "pulling manifest"}), last, b""
         return Response(b"\n".join(lines), media_type=NDJSON)
-    if error is not None:
-        return _json(dumps({"error": error}), HTTPStatus.INTERNAL_SERVER_ERROR)
-    return Response(dumps({"status": "success"}), media_type="application/json")
+    status = HTTPStatus.OK if found else HTTPStatus.INTERNAL_SERVER_ERROR
+    return Response(last, status, media_type="application/json")
 
 
 async def _is_there(name: str, request: Request, served: Services) -> bool:

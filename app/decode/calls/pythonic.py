@@ -10,12 +10,11 @@ from app.decode.calls.base import AtStart, Passage, Reading, Schema, UpToMark
 from app.decode.calls.strict import MAX_NESTING, number
 from app.decode.reply import ParsedCall
 
-_TOKEN = re.compile(
-    r"""(?P<string>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|(?P<opens>[(\[{])|(?P<closes>[)\]}])|(?P<between>[,\n])""",
-    re.DOTALL,
-)
-_STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
-_POWER = re.compile(rf"{_STRING}|(?<![\w.])(?P<power>[\d.]+[eE][+-]?\d+)", re.DOTALL)
+_TOKEN = re.compile(r"""(?P<quote>['"])|(?P<opens>[(\[{])|(?P<closes>[)\]}])|(?P<between>[,\n])""")
+_POWER = re.compile(r"""(?P<quote>['"])|(?<![\w.])(?P<power>[\d.]+[eE][+-]?\d+)""")
+_STRING = {
+    quote: re.compile(rf"{quote}(?:[^{quote}\\\n]|\\.)*+(?P<ends>{quote})?", re.DOTALL) for quote in "'\""
+}
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 
@@ -62,7 +61,7 @@ class PythonicCalls:
 def _end_of_list(text: str, at: int) -> int | None:
     """The place behind the bracket that closes the list which `at` is in."""
     open_brackets = ["["]
-    for token in _TOKEN.finditer(text, at):
+    for token in _outside_strings(_TOKEN, text, at):
         if token["opens"]:
             open_brackets.append(token["opens"])
         elif token["closes"] and open_brackets.pop() != _PAIRS[token["closes"]]:
@@ -75,7 +74,26 @@ def _end_of_list(text: str, at: int) -> int | None:
 def _end_of_lines(text: str, at: int, closes: re.Pattern[str]) -> int | None:
     """The first closing mark that no string holds."""
     pattern = re.compile(f"(?P<closing>{closes.pattern})|{_TOKEN.pattern}", re.DOTALL)
-    return next((token.start() for token in pattern.finditer(text, at) if token["closing"]), None)
+    tokens = _outside_strings(pattern, text, at)
+    return next((token.start() for token in tokens if token["closing"]), None)
+
+
+def _outside_strings(pattern: re.Pattern[str], text: str, at: int = 0) -> Iterator[re.Match[str]]:
+    """What `pattern` finds in no string; its group `quote` is where one may begin.
+
+    A string that never ends is none, and no quote that it escapes begins one that does: these are not tried
+    again, which would take the square of their number.
+    """
+    endless_to = dict.fromkeys(_STRING, 0)
+    while token := pattern.search(text, at):
+        at, quote = token.end(), token["quote"]
+        if not quote:
+            yield token
+        elif at > endless_to[quote] and (string := _STRING[quote].match(text, token.start())):
+            if string["ends"]:
+                at = string.end()
+            else:
+                endless_to[quote] = string.end()
 
 
 def _calls(text: str) -> tuple[list[ParsedCall], str]:
@@ -93,7 +111,7 @@ def _calls(text: str) -> tuple[list[ParsedCall], str]:
 def _pieces(text: str) -> Iterator[str]:
     """`text` cut at the commas and line ends that no bracket encloses."""
     depth = start = 0
-    for token in _TOKEN.finditer(text):
+    for token in _outside_strings(_TOKEN, text):
         depth += bool(token["opens"]) - bool(token["closes"])
         if token["between"] and not depth:
             yield text[start : token.start()]
@@ -112,8 +130,8 @@ def _call(text: str) -> ParsedCall | None:
         name = ast.unparse(tree.func)
         if "" in arguments or not re.fullmatch(r"[\w.]+", name) or len(arguments) < len(tree.keywords):
             return None
-        for found in _POWER.finditer(text):
-            number(found["power"] or "0")
+        for found in _outside_strings(_POWER, text):
+            number(found["power"])
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return ParsedCall(name, arguments)
@@ -121,7 +139,7 @@ def _call(text: str) -> ParsedCall | None:
 
 def _deepest(text: str) -> int:
     depth = deepest = 0
-    for token in _TOKEN.finditer(text):
+    for token in _outside_strings(_TOKEN, text):
         depth += bool(token["opens"]) - bool(token["closes"])
         deepest = max(deepest, depth)
     return deepest

@@ -65,18 +65,26 @@ def _to_dict(message: Message, pictures: Iterator[Image.Image]) -> dict[str, Any
     return found
 
 
-def open_images(files: Sequence[bytes], most_pixels: int) -> list[Image.Image]:
+def open_images(files: Sequence[bytes], most_pixels: int, most_ratio: int = 0) -> list[Image.Image]:
     """Decode pictures in full, so that a broken one fails here and not inside the engine.
 
-    All heads are read before any picture is decoded: together they may have `most_pixels` (0: any number).
+    All heads are read before any picture is decoded: together they may have `most_pixels`, and the long
+    side of each may be `most_ratio` times its short one (0: any number). A processor takes many times as long
+    for a line of one pixel's width as for a square of as many pixels.
 
     Raises:
-        InvalidRequest: when some bytes are no picture that can be read, or the pictures are too large.
+        InvalidRequest: when some bytes are no picture that can be read, or are too large or too long a one.
     """
     images = [_open(data) for data in files]
     pixels = sum(image.width * image.height for image in images)
     if 0 < most_pixels < pixels:
         raise InvalidRequest(f"images: at most {most_pixels} pixels, this request has {pixels}")
+    for image in images:
+        if 0 < most_ratio * min(image.size) < max(image.size):
+            raise InvalidRequest(
+                f"images: at most {most_ratio} times as long as wide, this request has a picture of "
+                f"{image.width} x {image.height} pixels"
+            )
     for image in images:
         _decode(image)
     return images

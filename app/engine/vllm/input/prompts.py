@@ -77,7 +77,8 @@ class Prompts:
     async def _pictures(self, images: Sequence[bytes]) -> list[Image.Image]:
         if not self._model.can("vision"):
             raise InvalidRequest(f"{self._model.name} does not support image input")
-        return await self._pool.run(open_images, images, self._limits.image_pixels)
+        limits = self._limits
+        return await self._pool.run(open_images, images, limits.image_pixels, limits.image_ratio)
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
         if images:
