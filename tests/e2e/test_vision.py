@@ -9,9 +9,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from harness.models.build import build
+from harness.server import MIB, serving
 from tests.e2e.engines import OwnServer, busy, own
-from tests.models.build import build
-from tests.server import MIB, serving
 
 pytestmark = pytest.mark.engine
 

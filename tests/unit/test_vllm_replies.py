@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.engine.vllm.engine import VllmDecoder
 from app.engine.vllm.parse.reply import Parsers, call_id
-from tests.models.catalogue import (
+from harness.models.catalogue import (
     ADD,
     CASES,
     LONDON,
