@@ -61,7 +61,7 @@ def parse_target(text: str) -> Target:
 @contextmanager
 def bundled() -> Generator[Target]:
     """A server of this project with the model that it brings."""
-    from harness.server import serving_bundled  # users alone, as in the image, need no server
+    from harness.server import serving_bundled  # the image of the load tests lacks it
 
     with serving_bundled() as server:
         yield Target("caravan", "ollama", server.url, "")
