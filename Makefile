@@ -59,7 +59,7 @@ $(CACHE)/policy/.installed: requirements/policy.lock
 	@touch $@
 
 test-models: dev ## Train the small models that tests use; they are kept in .cache
-	@$(BIN)/python -m tests.models.build >/dev/null
+	@$(BIN)/python -m harness.models.build >/dev/null
 
 # One engine fills this machine, so the tests that start none run side by side and the others one by one.
 test: dev tools policy ## Run every test, the real engine included

@@ -27,9 +27,12 @@ from bench.asking import (
     total,
     wave,
 )
-from bench.servers import Body, free_port, installed, machine, serving, wait_ready
+from bench.servers import Body, serving
 from bench.slices import Taker, take_turns
-from tests.models.build import build
+from harness.models.build import build
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.report import installed, machine, write_section
 
 BUNDLED_APART_S = 0.75
 TINY_APART_S = 0.1875
@@ -82,7 +85,7 @@ async def compare(sides: Sequence[Side], load: Workload, plan: argparse.Namespac
             for side in in_turn(sides, number):
                 port = free_port()
                 process = running.enter_context(serving(side.command, load.model, load.engine, port))
-                await wait_ready(side.ready, process, port)
+                await asyncio.to_thread(wait_ready, f"http://127.0.0.1:{port}{side.ready}", process)
                 most = max(plan.clients)
                 await wave(side, process, port, most, load.prompts(most, 10**6), min(load.tokens, 16))
                 takers.append(Taker(side, process, port))
@@ -146,17 +149,6 @@ def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> 
     return found
 
 
-def machine_lines() -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in machine().items())
-
-
-def write_section(path: Path, text: str, mark: str = MARK) -> None:
-    """Put `text` between the markers, at the end of the file where it has none yet."""
-    before, _, rest = (path.read_text() if path.exists() else "# Benchmarks\n\n").partition(mark)
-    after = rest.partition(mark)[2] if rest else "\n"
-    path.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
-
-
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--only", choices=["bundled", "tiny"], help="leave the other model out")
@@ -217,7 +209,7 @@ def main() -> None:
     text = "\n\n".join(sections)
     print(text)
     plan.json.write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")
-    write_section(plan.markdown, text)
+    write_section(plan.markdown, text, MARK)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from app.constrain.compile import grammar_for
 from app.constrain.nulls import without_nulls
 from app.core.errors import InvalidRequest
-from tests.unit.schema_corpus import Subject, subjects
+from harness.schema_corpus import Subject, subjects
 
 _SAMPLES = 3
 _LONGEST = 120

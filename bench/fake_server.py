@@ -12,7 +12,7 @@ from app.serve import bind, listen
 from app.setting_values import Address
 from app.settings import read_settings
 from bench.servers import NAME
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 
 def serve(port: int, reply: Sequence[str], *, delay_s: float, slots: int = 0, **given: Any) -> None:

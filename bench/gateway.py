@@ -34,10 +34,13 @@ from bench.asking import (
     quantile,
     wave,
 )
-from bench.compare import engine_arguments, machine_lines, prompts, write_section
+from bench.compare import engine_arguments, prompts
 from bench.overload import FAKE, FAKE_TOKENS
-from bench.servers import NAME, Body, free_port, serving, wait_ready
-from tests.gateway.envoy import gateway
+from bench.servers import NAME, Body, serving
+from harness.envoy import gateway
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- bench:gateway -->"
 OPEN = "env CARAVAN_HOST=0.0.0.0 "  # Envoy's health checks name another host than this one
@@ -73,7 +76,7 @@ def servers(
             port = free_port()
             started.append((stack.enter_context(serving(command, model, engine, port)), port))
         for process, port in started:
-            asyncio.run(wait_ready("/readyz", process, port))
+            wait_ready(f"http://127.0.0.1:{port}/readyz", process)
         yield started
 
 

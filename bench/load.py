@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.compare import machine_lines, write_section
+from harness.report import machine_lines, write_section
 from loadtest.__main__ import bundled, run
 from loadtest.plots import plots
 from loadtest.report import figures, markdown, verdicts

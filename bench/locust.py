@@ -7,7 +7,6 @@ tokens arrived.
 """
 
 import argparse
-import asyncio
 import shlex
 import subprocess
 import sys
@@ -18,8 +17,10 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from bench.compare import machine_lines, write_section
-from bench.servers import NAME, cpu_seconds, free_port, serving, wait_ready
+from bench.servers import NAME, cpu_seconds, serving
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.report import machine_lines, write_section
 from loadtest.samples import Run, load
 from loadtest.thresholds import quantile, throughput, values
 
@@ -35,7 +36,7 @@ def measure(users: int, delay_s: float, seconds: int) -> tuple[Run, dict[str, fl
     """A run of one locust process, and the cores that it and the server took meanwhile."""
     port = free_port()
     with TemporaryDirectory() as folder, serving(SERVE.format(delay=delay_s), Path(), {}, port) as server:
-        asyncio.run(wait_ready("/", server, port))
+        wait_ready(f"http://127.0.0.1:{port}", server)
         command = (
             f"{sys.executable} -m locust -f loadtest/locustfile.py --headless --only-summary --users {users} "
             f"--run-time {seconds} --stop-timeout 30 --host http://127.0.0.1:{port} --model {NAME} "

@@ -24,13 +24,12 @@ from bench.compare import (
     by_start,
     compare,
     engine_arguments,
-    machine_lines,
     one_story,
     table,
     unequal,
-    write_section,
 )
-from tests.models.build import build
+from harness.models.build import build
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- bench:overhead -->"
 LEAST_KEPT = 0.97

@@ -26,10 +26,12 @@ from pathlib import Path
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
 from bench.asking import answer_of, quantile
-from bench.compare import machine_lines, write_section
 from bench.fairness import fairness, keys
-from bench.servers import NAME, Body, cpu_seconds, free_port, serving, wait_ready
-from tests.models.build import build
+from bench.servers import NAME, Body, cpu_seconds, serving
+from harness.models.build import build
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- bench:overload -->"
 REAL = "env CARAVAN_MAX_QUEUE={queue}{keys} {{python}} -m app.cli serve --port {{port}} --config {{config}}"
@@ -124,7 +126,7 @@ async def measure(command: str, model: Path, engine: Body, body: Body, plan: arg
     asked = json.dumps(body).encode()
     rates = (*PEAKS_AT, plan.times)
     with serving(command, model, engine, port) as process:
-        await wait_ready("/", process, port)
+        await asyncio.to_thread(wait_ready, f"http://127.0.0.1:{port}", process)
         await ask(port, asked, Load())
         capacity = await closed(port, asked, 2 * plan.slots, plan.seconds)
         found: dict[float, list[float]] = {times: [] for times in rates}
@@ -156,7 +158,7 @@ async def measure_keys(
 ) -> Body:
     port = free_port()
     with serving(command, model, engine, port) as process:
-        await wait_ready("/", process, port)
+        await asyncio.to_thread(wait_ready, f"http://127.0.0.1:{port}", process)
         return await fairness(port, json.dumps(body).encode(), keyed, flood=plan.flood, count=plan.asked)
 
 

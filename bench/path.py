@@ -24,7 +24,7 @@ from app.core.model import Model
 from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 TOKENS = 20_000
 ROUNDS = 5

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from app.catalogue.bundled import bundled
 from bench.asking import Results, Side, ollama_body, ollama_counts, openai_body, openai_counts, total
-from bench.compare import CARAVAN, compare, machine_lines, table, workloads, write_section
+from bench.compare import CARAVAN, compare, table, workloads
+from harness.report import machine_lines, write_section
 from loadtest.plots import STYLE
 
 MARK = "<!-- bench:peers -->"

@@ -6,7 +6,6 @@ answer. A client that is told that the engine died asks again at once. No death 
 """
 
 import argparse
-import asyncio
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,9 +16,12 @@ import psutil
 
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import convert
-from bench.compare import CARAVAN, engine_arguments, write_section
-from bench.servers import NAME, free_port, machine, serving, wait_ready
-from tests.models.build import build
+from bench.compare import CARAVAN, engine_arguments
+from bench.servers import NAME, serving
+from harness.models.build import build
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- bench:recovery -->"
 ANSWER_S = 120.0
@@ -67,7 +69,7 @@ def measure(model: Path, dtype: str, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"cold start": [], "core killed": [], "worker killed": []}
     command = "env CARAVAN_CRASH_LIMIT=0 CARAVAN_CRASH_WINDOW=1ms " + CARAVAN
     with serving(command, model, engine_arguments(model, {"dtype": dtype}), port) as server:
-        asyncio.run(wait_ready("/readyz", server, port))
+        wait_ready(f"http://127.0.0.1:{port}/readyz", server)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S) as client:
             good_answer(client)
             for _ in range(rounds):
@@ -100,7 +102,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     plan = options()
-    described = "\n".join(f"- {name}: {value}" for name, value in machine().items())
+    described = machine_lines()
     models = {
         "smollm2:135m": convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None),
         "A tiny Llama": build("llama", plan.cache / "test-models"),

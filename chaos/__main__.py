@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compare import machine_lines, write_section
 from chaos import storm
 from chaos.harm import Harm, hang, hog, kill, pause, starve_of_memory
 from chaos.requests import Mix
 from chaos.site import MIB, Site, serving_site
 from chaos.tally import Window, shown
 from chaos.traffic import Traffic
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- chaos:chaos -->"
 BETWEEN_S = 5.0

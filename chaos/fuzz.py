@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from app.api import ops
 from app.api.ollama import models, routes
-from bench.compare import machine_lines, write_section
 from chaos import grow
 from chaos.answers import NDJSON, Answer, Broken, document, lines
 from chaos.client import ask
@@ -33,8 +32,9 @@ from chaos.storm import calm, leaks, settled
 from chaos.tally import shown
 from chaos.traffic import DEADLINE_S
 from chaos.vitals import look
-from tests.e2e.bodies import FIELDS
-from tests.e2e.heads import Sent, garbage, improper, odd, posted
+from harness.report import machine_lines, write_section
+from harness.requests.bodies import FIELDS
+from harness.requests.heads import Sent, garbage, improper, odd, posted
 
 MARK = "<!-- chaos:fuzz -->"
 BATCH = 10

@@ -19,9 +19,9 @@ import httpx
 import psutil
 
 from app.core.limits import DEFAULTS, InputLimits
-from tests.models.build import build
-from tests.oversize import CASES, Case
-from tests.server import MIB, embedding_model, serving
+from harness.models.build import build
+from harness.requests.oversize import CASES, Case
+from harness.server import MIB, embedding_model, serving
 
 LOOP_S = 0.5
 GROWS_BYTES = 256 * MIB

@@ -19,7 +19,7 @@ from chaos.answers import (
     is_part,
     reply,
 )
-from tests.models.catalogue import PERSON, QWEN3, Case, user
+from harness.models.catalogue import PERSON, QWEN3, Case, user
 
 Body: TypeAlias = dict[str, Any]
 Where: TypeAlias = Literal["in the body", "before the first token", "in the stream"]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import goduration
 
-from bench.compare import machine_lines, write_section
 from chaos.answers import Outcome
 from chaos.harm import Harm, kill
 from chaos.requests import Mix
@@ -23,6 +22,7 @@ from chaos.site import Site, eventually, serving_site
 from chaos.tally import Tally, Window, shown
 from chaos.traffic import Traffic
 from chaos.vitals import Vitals, growth, look
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- chaos:soak -->"
 MOST_GROWTH = 0.05

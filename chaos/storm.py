@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.compare import machine_lines, write_section
 from chaos.client import PAUSES_S, ask, leave
 from chaos.requests import Judge, Request, greeting, leavers
 from chaos.site import LOAD_S, Site, Unsettled, eventually, serving_site
 from chaos.tally import shown
 from chaos.traffic import DEADLINE_S
 from chaos.vitals import Vitals, look
+from harness.report import machine_lines, write_section
 
 MARK = "<!-- chaos:storm -->"
 FREE_S = 2.0

@@ -6,7 +6,6 @@ of them. The exit status is 0 only if all thresholds hold everywhere.
 """
 
 import argparse
-import asyncio
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -62,12 +61,10 @@ def parse_target(text: str) -> Target:
 @contextmanager
 def bundled() -> Generator[Target]:
     """A server of this project with the model that it brings."""
-    from bench.servers import free_port, serving, wait_ready
+    from harness.server import serving_bundled  # the image of the load tests lacks it
 
-    port = free_port()
-    with serving("{python} -m app.cli serve --port {port}", Path(), {}, port) as process:
-        asyncio.run(wait_ready("/readyz", process, port))
-        yield Target("caravan", "ollama", f"http://127.0.0.1:{port}", "")
+    with serving_bundled() as server:
+        yield Target("caravan", "ollama", server.url, "")
 
 
 def run(target: Target, out: Path, given: Sequence[str]) -> int:

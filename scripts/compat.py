@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from tests.checklist import DEPARTURES, POINTS, Point, ranges
+from scripts.checklist import DEPARTURES, POINTS, Point, ranges
 
 REPORT = Path("compat.json")
 Status: TypeAlias = Literal["passed", "departed", "failed", "unproven", "not yet"]

@@ -26,8 +26,8 @@ from app.setting_values import Address
 from app.settings import ModelConfig, Settings
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 from scripts import chart_values, citations
+from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from scripts.dashboard import dashboard_json
-from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import LiveServer, models, serving
+from harness.server import LiveServer, models, serving
 
 pytest_plugins = ["tests.points", "pytester"]
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from tests.checklist import POINTS
+from scripts.checklist import POINTS
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped"]
 

@@ -12,7 +12,7 @@ from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
 from app.core.model import Model, ModelSpec
 from app.engine.vllm.process import forkserver
-from tests.server import models
+from harness.server import models
 
 
 @cache

@@ -27,7 +27,7 @@ from app.engine.fake import FakeEngine
 from app.engine.words import Words
 from app.main import build_app
 from app.settings import read_settings
-from tests.e2e.fake_site import EVERYTHING, fake_model
+from harness.fake_model import EVERYTHING, fake_model
 
 _PATH = "/watched"
 _STATUS = Path("/proc/self/status")

@@ -23,7 +23,8 @@ from app.core.errors import (
     RequestRateExceeded,
     TokenRateExceeded,
 )
-from tests.redis_server import Redis, running_redis
+from harness.redis_server import Redis, running_redis
+from tests.programs import program
 from tests.unit.virtual_time import VirtualLoop, now
 
 GUARD_S = 30.0
@@ -33,7 +34,7 @@ HURRY_S, PATIENT_S = 1.5, 15.0
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Generator[Redis]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+    with running_redis(program("redis-server"), tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -368,7 +369,7 @@ async def unreliable(
 ) -> AsyncGenerator[tuple[Redis, Limiter, list[int], Clock]]:
     """A Redis, a limiter that uses it, the failures it counted and the clock by which it tries again."""
     failures, clock = list[int](), Clock()
-    with running_redis(tmp_path) as server:
+    with running_redis(program("redis-server"), tmp_path) as server:
         store = Store(
             open_storage(server.url, HURRY_S),
             answer_s=HURRY_S,

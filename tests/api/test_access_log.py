@@ -14,8 +14,9 @@ from app.core.errors import EngineFailed
 from app.engine.fake import FakeEngine, Reply
 from app.telemetry.logs import JsonFormatter
 from app.telemetry.setup import start
+from harness.fake_model import fake_model
 from tests.e2e.engines import eventually
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 
 SOON_S = 10.0
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from app.engine.fake import FakeEngine
+from harness.fake_model import fake_model
 from tests.api.gates import Gate
 from tests.api.live import response_of
 from tests.api.scrape import value
 from tests.e2e.engines import asking, eventually
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 
 BUSY = {"error": "server busy, please try again.  maximum pending requests exceeded"}
 SOON_S = 10.0

@@ -14,10 +14,11 @@ from starlette.responses import PlainTextResponse
 
 from app.api.connection import Connection, connection_class
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import fake_model
 from tests.api.live import connect, read_to_end, response_of, serving
 from tests.api.scrape import value
 from tests.e2e.engines import eventually
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 
 SOON_S = 10.0
 LONG_S = 120

@@ -24,7 +24,7 @@ from app.core.context import SCOPES, Scope
 from app.engine.fake import FakeEngine
 from app.main import build_app
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 BASE = "http://127.0.0.1:11434"
 KEYS: dict[str, tuple[str, str]] = {

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.core.limits import DEFAULTS, InputLimits
-from tests.oversize import CASES, ELSEWHERE, Case, rows
+from harness.requests.oversize import CASES, ELSEWHERE, Case, rows
 from tests.watched import MIB, Seen, Watched, watched
 
 LOOP_S = 0.5

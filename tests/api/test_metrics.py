@@ -13,10 +13,11 @@ from app.core.model import Model
 from app.engine.fake import FakeEngine, Reply
 from app.telemetry.instruments import INSTRUMENTS
 from app.telemetry.setup import start
+from harness.fake_model import fake_model
 from scripts.generate import prometheus_name
 from tests.api.scrape import samples, value
 from tests.e2e.engines import eventually
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 
 SOON_S = 10.0
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

@@ -19,7 +19,7 @@ from app.core.model import Model, ThinkingLevels
 from app.engine.fake import FakeEngine
 from app.main import build_app
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 LEVELS = ThinkingLevels((False, "low", "high"), "high")
 MISSING = "pull model manifest: file does not exist"

@@ -8,9 +8,10 @@ import yaml
 from app.access.keys import new_key
 from app.core.errors import EngineFailed
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import fake_model
 from tests.api.scrape import value
 from tests.e2e.engines import eventually
-from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.fake_site import fake_site
 from tests.observability.promql import GATEWAY, exported, expressions, unmet
 
 SOON_S = 10.0

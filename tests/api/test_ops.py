@@ -14,7 +14,7 @@ from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 SHUTTING_DOWN = {"error": "the server is shutting down"}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "x"}], "stream": False}

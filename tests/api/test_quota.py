@@ -22,11 +22,13 @@ from app.api.quota import Quota
 from app.core.context import Caller, Limits, RequestContext
 from app.engine.fake import FakeEngine, Reply
 from app.runtime import policy
+from harness.fake_model import fake_model
+from harness.redis_server import running_redis
 from tests.api.gates import Gate
 from tests.api.scrape import value
 from tests.e2e.engines import asking, eventually
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
-from tests.redis_server import running_redis
+from tests.e2e.fake_site import FakeSite, fake_site
+from tests.programs import program
 
 TOKENS = 7
 
@@ -281,7 +283,7 @@ def test_what_a_client_does_not_name_is_capped_and_what_it_names_is_kept_or_refu
 
 
 def test_two_replicas_with_one_redis_count_together(keys_file: Path, tmp_path: Path) -> None:
-    with running_redis(tmp_path) as redis:
+    with running_redis(program("redis-server"), tmp_path) as redis:
         settings: dict[str, Any] = {
             "keys_file": keys_file,
             "limits_redis_url": redis.url,

@@ -21,7 +21,7 @@ from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
 from app.serve import Server
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 WAIT_S = 30.0
 CHAT: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}

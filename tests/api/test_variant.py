@@ -21,7 +21,7 @@ from app.engine.base import Prompt, Run
 from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 KEY, HASH = new_key("client")
 WEATHER = {

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from app.catalogue.bundled import bundled
+from harness.models.build import build as build_model
+from harness.models.catalogue import case
 from tests.cluster.images import GATEWAY, archive
 from tests.cluster.network import OUTSIDE, within
 from tests.cluster.node import Node, cluster, eventually
 from tests.cluster.release import Release
 from tests.cluster.traffic import streams
 from tests.deploy.container import CACHE, IMAGE, ROOT, build, run
-from tests.models.build import build as build_model
-from tests.models.catalogue import case
 
 pytestmark = [pytest.mark.cluster, pytest.mark.row("C2", "C7"), pytest.mark.timeout(7200)]
 

@@ -14,8 +14,8 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.models.catalogue import case
-from tests.server import LiveServer
+from harness.models.catalogue import case
+from harness.server import LiveServer
 
 T = TypeVar("T")
 STORY: dict[str, Any] = {

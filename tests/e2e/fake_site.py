@@ -3,15 +3,13 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.api.connection import connection_class
 from app.catalogue.library import Library
-from app.core.model import Capability, Model, ModelFacts, ModelName, ModelSpec
+from app.core.model import Model
 from app.engine.fake import FakeEngine
 from app.main import build_app
 from app.settings import read_settings
@@ -19,27 +17,6 @@ from app.telemetry.report import Telemetry
 from tests.api.live import serving
 
 WAIT_S = 30.0
-EVERYTHING: tuple[Capability, ...] = ("completion", "tools", "thinking", "insert", "vision")
-
-
-def fake_model(name: str, *capabilities: Capability) -> Model:
-    facts = ModelFacts(
-        path=Path("/models") / name,
-        digest="0" * 64,
-        size_bytes=1,
-        modified_at=datetime(2026, 1, 1, tzinfo=UTC),
-        format="safetensors",
-        family="llama",
-        families=("llama",),
-        parameter_count=1,
-        parameter_size="1",
-        quantization="F32",
-        context_length=4096,
-        embedding_length=32,
-        capabilities=capabilities or EVERYTHING,
-        fim=("<PRE>", "<SUF>", "<MID>"),
-    )
-    return Model(ModelSpec(ModelName(name), name), facts, name)
 
 
 @dataclass

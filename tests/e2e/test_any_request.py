@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from chaos.fuzz import every_path, exchange
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
-from tests.e2e.heads import Sent, garbage, improper, odd
+from harness.fake_model import fake_model
+from harness.requests.heads import Sent, garbage, improper, odd
+from tests.e2e.fake_site import FakeSite, fake_site
 
 fuzz = settings(
     max_examples=300,

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from app.engine.base import Prompt, Run
 from app.engine.fake import HELLO as HELLO_BACK
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import EVERYTHING, fake_model
+from harness.requests.bodies import FIELDS, broken, encoded, requests, tamed
+from harness.server import LiveServer
 from tests.api.live import connect, read_to_end, response_of
-from tests.e2e.bodies import FIELDS, broken, encoded, requests, tamed
 from tests.e2e.engines import metric
-from tests.e2e.fake_site import EVERYTHING, FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 from tests.e2e.ollama_lines import JSON, NDJSON, in_engines
-from tests.server import LiveServer
 
 ROUTES = tuple(FIELDS)
 REFUSALS = (400, 403, 404, 413)

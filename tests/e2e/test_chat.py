@@ -9,10 +9,11 @@ import pytest
 
 from app.core.events import Content, ToolCall
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import fake_model
+from harness.models.catalogue import GREETING, WEATHER, assistant, case, system, user
 from tests.e2e.chats import GREEDY, METRICS, STAMP, ask, assert_refused, chat, rendered, reply_of
-from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.fake_site import fake_site
 from tests.e2e.ollama_lines import JSON, NDJSON, lines, text
-from tests.models.catalogue import GREETING, WEATHER, assistant, case, system, user
 
 pytestmark = pytest.mark.engine
 

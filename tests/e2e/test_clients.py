@@ -13,9 +13,9 @@ import ollama
 import pytest
 from pydantic import BaseModel
 
+from harness.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
+from harness.server import LiveServer
 from tests.e2e.engines import busy, eventually, load, metric
-from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
-from tests.server import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.row("A9", "C7")]
 

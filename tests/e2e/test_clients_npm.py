@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
+from harness.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
+from harness.server import LiveServer
 from tests.e2e.engines import busy, eventually, load, metric
-from tests.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
-from tests.server import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.row("A9", "C7")]
 

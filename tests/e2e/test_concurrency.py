@@ -10,8 +10,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.models.catalogue import QWEN3, Case
-from tests.server import LiveServer
+from harness.models.catalogue import QWEN3, Case
+from harness.server import LiveServer
 
 pytestmark = pytest.mark.engine
 

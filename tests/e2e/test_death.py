@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.models.catalogue import GREETING, LONG_STORY
+from harness.server import models, serving
 from tests.e2e.engines import (
     DIED,
     STORY,
@@ -25,8 +27,6 @@ from tests.e2e.engines import (
     served,
     unload,
 )
-from tests.models.catalogue import GREETING, LONG_STORY
-from tests.server import models, serving
 
 pytestmark = pytest.mark.engine
 

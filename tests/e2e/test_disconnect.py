@@ -7,8 +7,8 @@ import httpx
 import psutil
 import pytest
 
+from harness.server import LiveServer
 from tests.e2e.engines import STORY, asking, busy, eventually, load, metric, served
-from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine
 

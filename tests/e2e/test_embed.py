@@ -14,7 +14,8 @@ import pytest
 from app.core.errors import EngineFailed
 from app.engine.base import Vectors
 from app.engine.fake import FakeEngine
-from tests.e2e.fake_site import fake_model, fake_site
+from harness.fake_model import fake_model
+from tests.e2e.fake_site import fake_site
 from tests.e2e.ollama_lines import JSON, in_engines
 
 pytestmark = pytest.mark.engine

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.models.build import build
+from harness.server import serving
 from tests.e2e.engines import own
 from tests.e2e.keys import Keys
-from tests.models.build import build
-from tests.server import serving
 
 pytestmark = pytest.mark.engine
 

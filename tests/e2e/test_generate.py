@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.models.catalogue import FILLS, GREETING, case
 from tests.e2e.ollama_lines import JSON, NDJSON, generate, in_engines, lines, text, whole
-from tests.models.catalogue import FILLS, GREETING, case
 
 pytestmark = pytest.mark.engine
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from harness.models.catalogue import GREETING, PARIS, WEATHER, assistant, case, system, tool_result, user
 from tests.e2e.chats import GREEDY, ask, assert_refused, chat, rendered
-from tests.models.catalogue import GREETING, PARIS, WEATHER, assistant, case, system, tool_result, user
 
 pytestmark = pytest.mark.engine
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.models.catalogue import GREETING
 from tests.e2e.ollama_lines import JSON, generate, lines, text
-from tests.models.catalogue import GREETING
 
 pytestmark = pytest.mark.engine
 

@@ -9,6 +9,8 @@ import httpx
 import psutil
 import pytest
 
+from harness.models.catalogue import GREETING, LONG_STORY
+from harness.server import MIB, models, serving
 from tests.e2e.engines import (
     STORY,
     OwnServer,
@@ -21,8 +23,6 @@ from tests.e2e.engines import (
     own,
     unload,
 )
-from tests.models.catalogue import GREETING, LONG_STORY
-from tests.server import MIB, models, serving
 
 pytestmark = pytest.mark.engine
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from safetensors import safe_open
 
+from harness.server import LiveServer
 from tests.e2e.fake_site import fake_site
 from tests.e2e.ollama_lines import JSON
-from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine
 

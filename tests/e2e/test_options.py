@@ -7,8 +7,8 @@ import httpx
 import jsonschema
 import pytest
 
+from harness.models.catalogue import GREETING, LONG_STORY
 from tests.e2e.ollama_lines import Line, generate, in_engines, lines, text, whole
-from tests.models.catalogue import GREETING, LONG_STORY
 
 pytestmark = pytest.mark.engine
 

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.engine.fake import FakeEngine
-from tests.e2e.fake_site import fake_model, fake_site
+from harness.fake_model import fake_model
+from tests.e2e.fake_site import fake_site
 
 
 @pytest.mark.point(236)

@@ -15,10 +15,10 @@ import psutil
 import pytest
 import yaml
 
+from harness.models.build import build
+from harness.models.catalogue import GREETING
+from harness.server import MIB, models, serving
 from tests.e2e.engines import STORY, OwnServer, busy, eventually, own
-from tests.models.build import build
-from tests.models.catalogue import GREETING
-from tests.server import MIB, models, serving
 
 pytestmark = pytest.mark.engine
 

@@ -7,8 +7,8 @@ import httpx
 import jsonschema
 import pytest
 
+from harness.models.catalogue import GREETING, PERSON, QWEN3, Case, case, user
 from tests.e2e.ollama_lines import Line, generate, lines, text, thinking, whole
-from tests.models.catalogue import GREETING, PERSON, QWEN3, Case, case, user
 
 pytestmark = pytest.mark.engine
 

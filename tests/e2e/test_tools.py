@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.chats import GREEDY, Reply, ask, body_of, reply_of
-from tests.models.catalogue import (
+from harness.models.catalogue import (
     CASES,
     PERSON,
     QWEN3,
@@ -20,7 +19,8 @@ from tests.models.catalogue import (
     llama_json,
     user,
 )
-from tests.server import LiveServer
+from harness.server import LiveServer
+from tests.e2e.chats import GREEDY, Reply, ask, body_of, reply_of
 
 pytestmark = pytest.mark.engine
 

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from chaos.pictures import picture as extreme
+from harness.models.build import build
+from harness.requests.pictures import picture as extreme
+from harness.server import MIB, serving
 from tests.e2e.engines import OwnServer, busy, own
-from tests.models.build import build
-from tests.server import MIB, serving
 
 pytestmark = pytest.mark.engine
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from app.engine.fake import FakeEngine, Reply
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
-from tests.gateway.envoy import HOST, Gateway, gateway
+from harness.envoy import HOST, Gateway, gateway
+from harness.fake_model import fake_model
+from tests.e2e.fake_site import FakeSite, fake_site
 
 MIB = 1 << 20
 TOKEN_S = 0.02

@@ -15,9 +15,9 @@ from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tests.gateway.envoy import HOST, Gateway, gateway
+from harness.envoy import HOST, Gateway, gateway
+from harness.ports import free_port
 from tests.gateway.replica import MODEL, reply
-from tests.server import free_port
 
 NAMES = ("a", "b", "c")
 VALUES: dict[str, Any] = {"models": [{"name": MODEL, "source": "x/y"}]}

@@ -17,7 +17,7 @@ from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
 from app.serve import bind, listen
 from app.settings import read_settings
-from tests.e2e.fake_site import fake_model
+from harness.fake_model import fake_model
 
 MODEL = "qwen3"
 WORDS = 200

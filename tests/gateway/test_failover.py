@@ -16,11 +16,12 @@ from starlette.responses import Response
 
 from app.api.ollama.failure import failure
 from app.core.errors import Draining
-from tests.e2e.fake_site import fake_model, fake_site
+from harness.envoy import HOST, gateway, rendered
+from harness.fake_model import fake_model
+from harness.ports import free_port
+from tests.e2e.fake_site import fake_site
 from tests.gateway.conftest import OPEN, Cluster, engine
-from tests.gateway.envoy import HOST, gateway, rendered
 from tests.observability.promql import GATEWAY, TARGET_LABELS, exported, expressions, needs
-from tests.server import free_port
 
 WAIT_S = 20.0
 CHECK_S = 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateway.envoy import CHART
+from harness.envoy import CHART
 from tests.gateway.fleet import NAMES, Crowd, Fleet, fleet
 from tests.gateway.replica import MODEL
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.gateway.envoy import HOST, Gateway, gateway, rendered
-from tests.server import free_port
+from harness.envoy import HOST, Gateway, gateway, rendered
+from harness.ports import free_port
 
 MIB = 1 << 20
 BODY = 15 * MIB

@@ -14,7 +14,7 @@ from lupa.luajit21 import LuaRuntime
 from app.api.ollama import codec
 from app.catalogue.names import read_reference
 from app.core.errors import AppError
-from tests.gateway.envoy import CHART
+from harness.envoy import CHART
 
 MODELS = {"qwen3": "q", "smollm2:135m": "s", "Hub.co/Org/Model:Q4": "h", "ns/model": "n"}
 Route = Callable[[bytes], Any]

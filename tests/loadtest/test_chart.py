@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import fake_model
+from harness.ports import free_port
 from tests.chart.helm import CHART, objects, of_kind
-from tests.e2e.fake_site import fake_model, fake_site
+from tests.e2e.fake_site import fake_site
 from tests.loadtest.locust_runs import command, finish, launch
-from tests.server import free_port
 
 pytestmark = pytest.mark.row("C7")
 

@@ -1,6 +1,5 @@
 """`python -m loadtest` tests two real servers, Caravan by Ollama's API, vLLM's own by OpenAI's."""
 
-import asyncio
 import subprocess
 import sys
 from collections import Counter
@@ -10,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench.compare import VLLM, engine_arguments
-from bench.servers import NAME, free_port, serving, wait_ready
+from bench.servers import NAME, serving
+from harness.models.build import build
+from harness.ports import free_port
+from harness.process import wait_ready
+from harness.server import LiveServer
 from loadtest.samples import load
-from tests.models.build import build
-from tests.server import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.row("C7")]
 
@@ -25,10 +26,11 @@ ONE_PROCESS = "env VLLM_ENABLE_V1_MULTIPROCESSING=0 "
 @pytest.fixture(scope="module")
 def vllm_server() -> Iterator[str]:
     port, model = free_port(), build("llama")
+    url = f"http://127.0.0.1:{port}"
     engine = engine_arguments(model, {"dtype": "float32", "kv_cache_memory_bytes": 64 << 20})
     with serving(ONE_PROCESS + VLLM, model, engine, port) as process:
-        asyncio.run(wait_ready("/health", process, port))
-        yield f"http://127.0.0.1:{port}"
+        wait_ready(f"{url}/health", process)
+        yield url
 
 
 def test_the_same_mix_side_by_side(server: LiveServer, vllm_server: str, tmp_path: Path) -> None:

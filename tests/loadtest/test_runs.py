@@ -17,11 +17,12 @@ from app.core.model import Capability
 from app.engine.base import Prompt
 from app.engine.base import Run as EngineRun
 from app.engine.fake import FakeEngine, Reply
+from harness.fake_model import EVERYTHING, fake_model
+from harness.ports import free_port
 from loadtest import report
-from tests.e2e.fake_site import EVERYTHING, FakeSite, fake_model, fake_site
+from tests.e2e.fake_site import FakeSite, fake_site
 from tests.loadtest.locust_runs import finish, run, start
 from tests.loadtest.stub import DONE, END, HEAD, TEXT, line, stub
-from tests.server import free_port
 
 pytestmark = pytest.mark.row("C7")
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import yaml
 
+from harness.ports import free_port
 from tests.observability.promql import RULES
 from tests.programs import program
-from tests.server import free_port
 
 STOP_S = 10
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from harness.server import LiveServer
 from tests.e2e.engines import asking, eventually, load, unload
 from tests.observability.prometheus import Prometheus, scraping
 from tests.observability.promql import (
@@ -23,7 +24,6 @@ from tests.observability.promql import (
     rules,
     unmet,
 )
-from tests.server import LiveServer
 
 pytestmark = pytest.mark.engine
 

@@ -14,9 +14,10 @@ import httpx
 import ollama
 
 from app.peers.peers import Peers
+from harness.fake_model import fake_model
+from harness.ports import free_port
 from tests.api.scrape import value
-from tests.e2e.fake_site import FakeSite, fake_model, fake_site
-from tests.server import free_port
+from tests.e2e.fake_site import FakeSite, fake_site
 
 TIMEOUT_S = 1.0
 LOAD = {"messages": [{"role": "user", "content": "Hi"}], "stream": False}

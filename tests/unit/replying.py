@@ -14,9 +14,9 @@ from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts
 from app.core.events import Content, Delta, Event, Thinking, ToolCall
 from app.core.model import ModelName, ModelSpec
-from tests.models.build import build
-from tests.models.catalogue import Case, Json, Kind
-from tests.models.tokens import VOCABULARIES
+from harness.models.build import build
+from harness.models.catalogue import Case, Json, Kind
+from harness.models.tokens import VOCABULARIES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it is imported
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     from app.decode.reply import ReplyDecoder
     from app.engine.vllm.input.messages import thinking_kwargs
     from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, call_id
-    from tests.models.train import Transcript, render
+    from harness.models.train import Transcript, render
 
 Finish = Literal["stop", "length"]
 

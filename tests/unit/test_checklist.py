@@ -16,8 +16,8 @@ from app.engine.fake import FakeEngine, Reply
 from app.main import build_app
 from app.settings import read_settings
 from scripts import compat
+from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from scripts.generate import proofs
-from tests.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from tests.unit.garage import A
 
 TESTS = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from scripts import citations
+from scripts.checklist import OTHER_DEPARTURES, POINTS
 from scripts.citations import ROOT, Targets, anchors, files, problems, prose_of
-from tests.checklist import OTHER_DEPARTURES, POINTS
 
 REFERENCE, ROW, POINT, SECTION = "docs/" + "reference", "ro" + "w", "poi" + "nt", "sec" + "tion"
 DOCUMENT, GONE = "docs/" + "a.md", "docs/" + "gone.md"

@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness.schema_corpus import Subject, subjects
 from tests.unit.json_grammar import PreparedGrammar
-from tests.unit.schema_corpus import Subject, subjects
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import build as recipe
-from tests.models.catalogue import CASES, FILLS, LONG_STORY, Case, Kind, case
+from harness.models import build as recipe
+from harness.models.catalogue import CASES, FILLS, LONG_STORY, Case, Kind, case
 
 EVERY = [
     pytest.param(kind, each, id=f"{kind}-{each.name}") for kind, cases in CASES.items() for each in cases

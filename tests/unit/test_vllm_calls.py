@@ -6,7 +6,7 @@ import pytest
 
 from app.decode.reply import ParsedReply
 from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
-from tests.models.catalogue import tool
+from harness.models.catalogue import tool
 from tests.unit.replying import reader
 
 pytestmark = pytest.mark.engine

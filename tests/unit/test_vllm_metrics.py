@@ -14,7 +14,7 @@ from vllm.v1.metrics.stats import (
 )
 
 from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
-from tests.models.build import build
+from harness.models.build import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -122,7 +122,7 @@ async def test_pictures_are_measured_before_any_is_decoded() -> None:
 
 async def test_a_picture_far_longer_than_wide_reaches_no_processor() -> None:
     """F24."""
-    asked = Message("user", "Hi", images=(picture("PNG", (1, 201)),))
+    asked = Message.of("user", "Hi", (picture("PNG", (1, 201)),))
     prompts, renderer = made()
     for work in (rendered(prompts, asked), prompts.tokenize("Hi", images=asked.images)):
         with pytest.raises(InvalidRequest, match="at most 200 times as long as wide"):

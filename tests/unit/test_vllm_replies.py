@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.decode.reply import ReplyDecoder
 from app.engine.vllm.parse.reply import Parsers, call_id
-from tests.models.catalogue import (
+from harness.models.catalogue import (
     ADD,
     CASES,
     LONDON,

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from harness.server import models, serving
 from tests.e2e.collector import Collector, collecting
 from tests.e2e.engines import OwnServer, load, own
 from tests.e2e.keys import Keys
-from tests.server import models, serving
 
 
 @pytest.fixture(scope="package")

@@ -20,8 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.models.catalogue import CASES, FILLS, Case, Json, Kind
-from tests.models.tokens import VOCABULARIES, WINDOW, learn_bpe, wrap
+from harness.models.catalogue import CASES, FILLS, Case, Json, Kind
+from harness.models.tokens import VOCABULARIES, WINDOW, learn_bpe, wrap
 
 MAX_STEPS = 500
 LEARNING_RATE = 1e-2

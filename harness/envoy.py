@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import yaml
 
+from harness.ports import free_port
 from scripts.helm import helm
-from tests.server import free_port
 
-CHART = Path(__file__).parents[2] / "deploy" / "helm" / "caravan"
+CHART = Path(__file__).parents[1] / "deploy" / "helm" / "caravan"
 START_S = 60.0
 HOST = "127.0.0.1"
 

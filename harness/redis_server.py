@@ -7,10 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
-import pytest
-
-from scripts.tools import NoApt, tool
-from tests.server import free_port
+from harness.ports import free_port
+from scripts.tools import Tool
 
 _START_S = 20.0
 
@@ -18,21 +16,18 @@ _START_S = 20.0
 class Redis:
     """Its URL stays the same when it is started again; what it held is gone then."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, program: Tool, scratch: Path) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
+        self._program = program
         self._scratch = scratch
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        try:
-            program = tool("redis-server")
-        except NoApt as error:
-            pytest.skip(str(error))
         settings = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._scratch}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
-            [str(program.path), *words], env=program.env, stdout=subprocess.DEVNULL
+            [str(self._program.path), *words], env=self._program.env, stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + _START_S
         while not self._answers():
@@ -66,8 +61,8 @@ class Redis:
 
 
 @contextmanager
-def running_redis(scratch: Path) -> Generator[Redis]:
-    server = Redis(scratch)
+def running_redis(program: Tool, scratch: Path) -> Generator[Redis]:
+    server = Redis(program, scratch)
     server.start()
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Builds test models on demand and keeps them: `python -m tests.models.build [kinds...] --cache DIR`.
+"""Builds test models on demand and keeps them: `python -m harness.models.build [kinds...] --cache DIR`.
 
 A folder's name carries a hash of all that went into it, so a changed recipe is a different folder.
 Light to import: the work is done in a subprocess, which alone loads torch.
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 
-from tests.models.catalogue import CASES, FILLS
+from harness.models.catalogue import CASES, FILLS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -58,7 +58,7 @@ def _program(kind: str) -> str:
 def _make(kind: str, folder: Path) -> None:
     """One thread: two on a busy machine are several times slower than one."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.models.{_program(kind)}", kind, str(folder)],
+        [sys.executable, "-m", f"harness.models.{_program(kind)}", kind, str(folder)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
@@ -70,7 +70,7 @@ def _make(kind: str, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.models.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.models.build", description=__doc__)
     parser.add_argument("kinds", nargs="*", default=KINDS, help=f"from {', '.join(KINDS)}; all if left out")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the folders are kept")
     arguments = parser.parse_args()

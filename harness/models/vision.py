@@ -11,7 +11,7 @@ import torch
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from tests.models.tokens import VOCABULARIES, WINDOW, learn_bpe, wrap
+from harness.models.tokens import VOCABULARIES, WINDOW, learn_bpe, wrap
 
 IMAGE_SIDE = 32
 PATCH_SIDE = 8

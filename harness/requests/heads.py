@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from tests.e2e.bodies import TEXTS, broken, encoded, requests, tamed
+from harness.requests.bodies import TEXTS, broken, encoded, requests, tamed
 
 Strategy: TypeAlias = st.SearchStrategy[Any]
 

@@ -1,29 +1,26 @@
 """The real server as a user starts it: `caravan serve` in a process of its own, with every test model.
 
-`python -m tests.server --port N` runs it by hand; tests use such a server when CARAVAN_TEST_URL names it.
+`python -m harness.server --port N` runs it by hand; tests use such a server when CARAVAN_TEST_URL names it.
 """
 
 import argparse
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
 
-import httpx
 import yaml
 
-from tests.models.build import DEFAULT_CACHE, build
+from harness.models.build import DEFAULT_CACHE, build
+from harness.ports import free_port
+from harness.process import offline, running, wait_ready
 
-START_S = 240.0
-STOP_S = 60.0
 MIB = 1 << 20
 _ENVIRONMENT = {
     "CARAVAN_MAX_LOADED_MODELS": "2",
@@ -97,46 +94,27 @@ def serving(
 ) -> Generator[LiveServer]:
     """Start `caravan serve` (or `program`, which wraps it), wait until it answers, stop it with SIGTERM."""
     port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
     config = scratch / "caravan.yaml"
     config.write_text(yaml.safe_dump(json.loads(json.dumps({"models": served}))))
-    log = scratch / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", program, "serve", "--port", str(port), "--config", str(config)],
-            env=os.environ | _ENVIRONMENT | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(url, process, log)
+    command = [sys.executable, "-m", program, "serve", "--port", str(port), "--config", str(config)]
+    with running(command, scratch / "server.log", os.environ | _ENVIRONMENT | environment) as process:
+        wait_ready(url, process)
         yield LiveServer(url, process.pid)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)  # another process: there is nothing to wait on
-    raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def serving_bundled() -> Generator[LiveServer]:
+    """The server without any settings, once it has loaded the model that it brings."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+    with (
+        TemporaryDirectory() as scratch,
+        running(command, Path(scratch) / "server.log", offline()) as process,
+    ):
+        wait_ready(f"{url}/readyz", process)
+        yield LiveServer(url, process.pid)
 
 
 def main() -> None:

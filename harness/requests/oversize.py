@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from app.core.limits import InputLimits
-from chaos.pictures import picture
+from harness.requests.pictures import picture
 
 Build = Callable[[int], bytes]
 

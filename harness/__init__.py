@@ -1,0 +1,1 @@
+"""What tests, benchmarks, chaos and load tests share. It imports none of them."""
