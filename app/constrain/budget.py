@@ -14,6 +14,9 @@ MAX_PATTERN = 4_096
 _PATTERN_STEPS, _TEXT_STEPS = 400, 20
 """What it costs to compile a regular expression and to ask it about a text; a step is some 5 us."""
 
+_CHARS_OF_A_STEP = 4
+"""Of the grammar's text, which llguidance is to compile here and in the engine."""
+
 _END = 256
 _LONGEST = 200
 
@@ -56,6 +59,9 @@ class Budget:
         self._left -= steps
         if self._left < 0:
             raise refusal((), "the schema takes more work to read than is allowed")
+
+    def spend_on_grammar(self, chars: int) -> None:
+        self.spend(1 + chars // _CHARS_OF_A_STEP)
 
     def check_string(self, schema: dict[str, Json], place: JsonPointer) -> LLMatcher:
         """The matcher of a string schema; raises `InvalidRequest` where llguidance cannot honour it."""

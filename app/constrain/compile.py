@@ -39,11 +39,12 @@ def grammar_for(schema: Mapping[str, Json] | None) -> str:
     _check_size(schema)
     wanted = without_nulls(schema)
     check_metaschema(wanted, ())
-    emitter = Emitter(Normalizer(wanted, Budget()))
+    budget = Budget()
+    emitter = Emitter(Normalizer(wanted, budget))
     body, definitions = prune(*emitter.root())
     if isinstance(body, bool):
         raise emitter.dead_end or refusal((), "no value can satisfy the schema")
-    grammar = written(body, definitions)
+    grammar = written(body, definitions, budget)
     matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
     if matcher.is_error():
         raise refusal((), f"the grammar is refused: {reason(matcher)}")
