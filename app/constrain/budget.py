@@ -14,8 +14,8 @@ MAX_PATTERN = 4_096
 _PATTERN_STEPS, _TEXT_STEPS = 400, 20
 """What it costs to compile a regular expression and to ask it about a text; a step is some 5 us."""
 
-_CHARS_OF_A_STEP = 4
-"""Of the grammar's text, which llguidance is to compile here and in the engine."""
+_RULE_CHARS, _TERMINAL_CHARS = 4, 16
+"""Of the grammar's text for a step; llguidance is to compile it here and in the engine."""
 
 _END = 256
 _LONGEST = 200
@@ -60,8 +60,11 @@ class Budget:
         if self._left < 0:
             raise refusal((), "the schema takes more work to read than is allowed")
 
-    def spend_on_grammar(self, chars: int) -> None:
-        self.spend(1 + chars // _CHARS_OF_A_STEP)
+    def spend_on_rule(self, chars: int) -> None:
+        self.spend(2 + chars // _RULE_CHARS)
+
+    def spend_on_terminal(self, chars: int) -> None:
+        self.spend(2 + chars // _TERMINAL_CHARS)
 
     def check_string(self, schema: dict[str, Json], place: JsonPointer) -> LLMatcher:
         """The matcher of a string schema; raises `InvalidRequest` where llguidance cannot honour it."""

@@ -38,8 +38,8 @@ def grammar_for(schema: Mapping[str, Json] | None) -> str:
         return ANY_OBJECT
     _check_size(schema)
     wanted = without_nulls(schema)
-    check_metaschema(wanted, ())
     budget = Budget()
+    check_metaschema(wanted, (), budget)
     emitter = Emitter(Normalizer(wanted, budget))
     body, definitions = prune(*emitter.root())
     if isinstance(body, bool):

@@ -205,14 +205,14 @@ class _Grammar:
     def _rule(self, body: str) -> str:
         name = f"r{self._count}"
         self._count += 1
-        self._budget.spend_on_grammar(len(body) + 8)
+        self._budget.spend_on_rule(len(body))
         self._own.append(name)
         self._lines.append(f"{name}: {body}")
         return name
 
     def _terminal(self, source: str) -> str:
         if source not in self._terminals:
-            self._budget.spend_on_grammar(len(source) + 8)
+            self._budget.spend_on_terminal(len(source))
         return self._terminals.setdefault(source, f"T{len(self._terminals)}")
 
 
