@@ -8,9 +8,10 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from app.constrain.budget import BYTES, Budget, reason
+from app.constrain.budget import Budget
 from app.constrain.emit import Emitter
 from app.constrain.grammar import ANY_OBJECT, written
+from app.constrain.matcher import gives_up, matcher_of, reason
 from app.constrain.metaschema import check_metaschema
 from app.constrain.normalize import Normalizer
 from app.constrain.nulls import without_nulls
@@ -45,9 +46,11 @@ def grammar_for(schema: Mapping[str, Json] | None) -> str:
     if isinstance(body, bool):
         raise emitter.dead_end or refusal((), "no value can satisfy the schema")
     grammar = written(body, definitions, budget)
-    matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    matcher = matcher_of(LLMatcher.grammar_from_lark(grammar))
     if matcher.is_error():
         raise refusal((), f"the grammar is refused: {reason(matcher)}")
+    if gives_up(matcher, budget.spend):
+        raise refusal((), "the schema leaves more open at one place of an answer than can be followed")
     return grammar
 
 

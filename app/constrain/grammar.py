@@ -212,7 +212,7 @@ class _Grammar:
 
     def _terminal(self, source: str) -> str:
         if source not in self._terminals:
-            self._budget.spend_on_terminal(len(source))
+            self._budget.spend_on_terminal(source)
         return self._terminals.setdefault(source, f"T{len(self._terminals)}")
 
 

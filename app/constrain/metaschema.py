@@ -1,6 +1,6 @@
 """Owns the check that a schema is one at all: every keyword has a value of its kind.
 
-The rules are those of the metaschema of draft 2020-12, and the spellings of older drafts that are read as well.
+The rules are those of the metaschema of draft 2020-12, and older spellings that are read as well.
 """
 
 import re
