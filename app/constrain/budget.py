@@ -14,7 +14,7 @@ MAX_STEPS = 150_000
 MAX_PATTERN = 4_096
 """Characters of one regular expression."""
 
-_PATTERN_STEPS, _TEXT_STEPS = 400, 20
+_PATTERN_STEPS, _TEXT_STEPS = 600, 20
 """What it costs to compile a regular expression and to ask it about a text; a step is some 5 us."""
 
 _RULE_CHARS, _EXPRESSION_CHARS, _TEXT_CHARS = 4, 6, 16
@@ -32,7 +32,8 @@ class Budget:
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self._left = steps
         self._patterns: dict[str, str] = {}
-        self._strings: dict[str, LLMatcher] = {}
+        self._strings: set[str] = set()
+        self._matchers: dict[str, LLMatcher] = {}
         self._answers: dict[tuple[str, str], bool] = {}
 
     def spend(self, steps: int = 1) -> None:
@@ -47,18 +48,17 @@ class Budget:
         chars = _EXPRESSION_CHARS if source.startswith("/") else _TEXT_CHARS
         self.spend(2 + len(source) // chars)
 
-    def check_string(self, schema: dict[str, Json], place: JsonPointer) -> LLMatcher:
-        """The matcher of a string schema; raises `InvalidRequest` where llguidance cannot honour it."""
+    def check_string(self, schema: dict[str, Json], place: JsonPointer) -> None:
+        """Raises `InvalidRequest` where llguidance cannot honour the schema of a string."""
         source = json.dumps(schema, ensure_ascii=False)
         if source not in self._strings:
-            self.spend(_PATTERN_STEPS + len(source) // 10)
-            matcher = matcher_of(LLMatcher.grammar_from_json_schema(source))
+            self.spend(_PATTERN_STEPS + len(source))
+            matcher = matcher_of(LLMatcher.grammar_from_json_schema(source), of_string=True)
             if matcher.is_error():
                 raise refusal(place, f"the regular expression cannot be honoured: {reason(matcher)}")
             if gives_up(matcher, self.spend, in_string=True):
                 raise refusal(place, "the regular expression takes too much work for each character")
-            self._strings[source] = matcher
-        return self._strings[source]
+            self._strings.add(source)
 
     def pattern(self, source: str, place: JsonPointer) -> str:
         """The pattern of a schema as one of llguidance's."""
@@ -75,8 +75,15 @@ class Budget:
         if key not in self._answers:
             self.spend(_TEXT_STEPS + len(text) // 10)
             written = as_json(text).encode(errors="surrogatepass")
-            self._answers[key] = accepts(self.check_string(_string_of(pattern), ()), written)
+            self._answers[key] = accepts(self._matcher(pattern), written)
         return self._answers[key]
+
+    def _matcher(self, pattern: str) -> LLMatcher:
+        if pattern not in self._matchers:
+            self.spend(_PATTERN_STEPS)
+            grammar = LLMatcher.grammar_from_json_schema(_string_of(pattern))
+            self._matchers[pattern] = matcher_of(grammar, of_string=True)
+        return self._matchers[pattern]
 
 
 def _string_of(pattern: str) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """Owns what a JSON Schema in `format` becomes: a grammar that keeps to the schema, or a refusal.
 
-size -> nulls -> metaschema -> normalize (unions of shapes) -> emit -> prune -> grammar -> llguidance's own check
+size -> nulls -> metaschema -> normalize (unions of shapes) -> emit -> prune -> grammar -> matcher
 """
 
 from collections.abc import Mapping

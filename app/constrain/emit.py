@@ -108,7 +108,7 @@ class Emitter:
             case Plain(name):
                 return {"type": name}
             case Number():
-                return emit_number(shape, place)
+                return emit_number(shape, place, self._normalizer.budget)
             case Text():
                 return emit_text(shape, place, self._normalizer.budget)
             case Array():

@@ -9,7 +9,7 @@ from app.constrain.types import AllOf, JsonPointer, Object, Text, Value, refusal
 from app.core.request import Json
 
 MAX_OPTIONAL = 500
-"""What may be left out of one object or array; llguidance follows all of it at once, and up to 2,000 items."""
+"""What may be left out of one object or array: llguidance follows all of it at once."""
 
 _MAX_COUNTED = 64
 """The grammar grows with the properties that are counted times what they are counted to."""

@@ -1,7 +1,7 @@
 """Owns what llguidance is asked before an engine is: whether it takes a grammar, and how far it gets with it.
 
-It bounds the work of each token, and what it finds too much ends an answer in its middle. So a grammar is walked
-along a few texts of its own, with less work allowed than in the engine, whose tokens are longer.
+It bounds the work of each token, and what it finds too much ends an answer in its middle. So a grammar is
+walked along a few texts of its own, with less work allowed than in the engine, whose tokens are longer.
 """
 
 import random
@@ -9,18 +9,20 @@ from collections.abc import Callable
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-LIMITS = LLParserLimits(
-    max_items_in_row=1_200, step_lexer_fuel=20_000, step_max_items=20_000, verbose_errors=False
+_LIMITS, _STRING_LIMITS = (
+    LLParserLimits(max_items_in_row=1_600, step_lexer_fuel=fuel, step_max_items=20_000, verbose_errors=False)
+    for fuel in (50_000, 10_000)
 )
-"""The engine's are llguidance's own: 2,000, 200,000 and 50,000."""
+"""Of a grammar, and of one string by itself. The engine's are llguidance's own: 2,000, 200,000 and 50,000."""
 
-_WALKS, _LONGEST = 4, 100
+_WALKS, _LONGEST, _LONGEST_STRING = 4, 100, 200
 _STEPS = 3
 _LONGEST_REASON = 200
 _OURS = {
     "panic": "it is more than can be compiled",
     "lookarounds not supported": '"^" and "$" are supported only where the text begins and ends',
     "Unsatisfiable": "no text satisfies it",
+    "Unable to determine": "it takes too much work to find out whether any text satisfies all of it",
 }
 """What is said in llguidance's words only of its own affairs."""
 
@@ -30,7 +32,7 @@ _ENDING = 0.2
 END = 256
 
 _OPENING, _COMMA, _QUOTE, _PLAIN = (
-    sum(1 << byte for byte in text) for text in (b"[{", b",", b'"', b" abcdefghijklmnopqrstuvwxyz0123456789")
+    sum(1 << byte for byte in text) for text in (b"[{", b",", b'"', b" abcdefghijklmnopqrstuvwxyz")
 )
 
 
@@ -46,7 +48,7 @@ class _Bytes:
         return list(text if isinstance(text, bytes) else text.encode())
 
 
-BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=END + 1)
+BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=END + 1, slices=[])
 
 
 def accepts(matcher: LLMatcher, text: bytes) -> bool:
@@ -55,19 +57,23 @@ def accepts(matcher: LLMatcher, text: bytes) -> bool:
     return asked.try_consume_tokens(list(text)) == len(text) and asked.is_accepting()
 
 
-def matcher_of(grammar: str) -> LLMatcher:
-    return LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
+def matcher_of(grammar: str, *, of_string: bool = False) -> LLMatcher:
+    return LLMatcher(BYTES, grammar, log_level=0, limits=_STRING_LIMITS if of_string else _LIMITS)
 
 
 def gives_up(matcher: LLMatcher, spend: Callable[[int], None], *, in_string: bool = False) -> bool:
     """Whether the matcher does, along a few texts of its grammar; it stays as it was."""
     if in_string:
-        return _walk(matcher.deep_copy(), random.Random(0), spend, 0)
-    return any(_walk(matcher.deep_copy(), random.Random(seed), spend, _ENDING) for seed in range(_WALKS))
+        return _walk(matcher.deep_copy(), random.Random(0), spend, _LONGEST_STRING, 0)
+    return any(
+        _walk(matcher.deep_copy(), random.Random(seed), spend, _LONGEST, _ENDING) for seed in range(_WALKS)
+    )
 
 
-def _walk(matcher: LLMatcher, chooser: random.Random, spend: Callable[[int], None], ending: float) -> bool:
-    for _ in range(_LONGEST):
+def _walk(
+    matcher: LLMatcher, chooser: random.Random, spend: Callable[[int], None], longest: int, ending: float
+) -> bool:
+    for _ in range(longest):
         spend(_STEPS)
         allowed = int.from_bytes(matcher.compute_bitmask(), "little") & ~(1 << END)
         if matcher.is_error():
