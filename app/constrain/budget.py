@@ -4,7 +4,7 @@ import json
 
 from llguidance import LLMatcher
 
-from app.constrain.matcher import accepts, gives_up, matcher_of, reason
+from app.constrain.matcher import accepts, gives_up_on_string, matcher_of, reason
 from app.constrain.patterns import in_rust
 from app.constrain.string_formats import regular
 from app.constrain.types import JsonPointer, refusal
@@ -53,10 +53,10 @@ class Budget:
         source = json.dumps(schema, ensure_ascii=False)
         if source not in self._strings:
             self.spend(_PATTERN_STEPS + len(source))
-            matcher = matcher_of(LLMatcher.grammar_from_json_schema(source), of_string=True)
+            matcher = matcher_of(LLMatcher.grammar_from_json_schema(source))
             if matcher.is_error():
                 raise refusal(place, f"the regular expression cannot be honoured: {reason(matcher)}")
-            if gives_up(matcher, self.spend, in_string=True):
+            if gives_up_on_string(source, self.spend):
                 raise refusal(place, "the regular expression takes too much work for each character")
             self._strings.add(source)
 
@@ -82,7 +82,7 @@ class Budget:
         if pattern not in self._matchers:
             self.spend(_PATTERN_STEPS)
             grammar = LLMatcher.grammar_from_json_schema(_string_of(pattern))
-            self._matchers[pattern] = matcher_of(grammar, of_string=True)
+            self._matchers[pattern] = matcher_of(grammar)
         return self._matchers[pattern]
 
 
