@@ -52,7 +52,7 @@ class Budget:
         """Raises `InvalidRequest` where llguidance cannot honour the schema of a string."""
         source = json.dumps(schema, ensure_ascii=False)
         if source not in self._strings:
-            self.spend(_PATTERN_STEPS + len(source))
+            self.spend(_PATTERN_STEPS + len(source) // 3)
             matcher = matcher_of(LLMatcher.grammar_from_json_schema(source))
             if matcher.is_error():
                 raise refusal(place, f"the regular expression cannot be honoured: {reason(matcher)}")

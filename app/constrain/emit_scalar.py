@@ -14,6 +14,9 @@ Emitted: TypeAlias = dict[str, Json] | bool
 """A schema of few keywords, each of which `grammar` writes; False where nothing can satisfy it."""
 
 _MAX_MULTIPLES = 1000
+_BOUNDS_STEPS = 100
+"""What it costs to write decimals between bounds."""
+
 _MAX_LENGTH = 1_000_000
 """No answer comes near it, so that as a limit it takes nothing away."""
 
@@ -48,6 +51,7 @@ def emit_number(number: Number, place: JsonPointer, budget: Budget) -> Emitted:
         return {"type": "number", "all": [numbers.integers(low, high)]}
     if number.low is None and number.high is None:
         return {"type": "number", "all": [numbers.NUMBER]}
+    budget.spend(_BOUNDS_STEPS)
     within = _decimals(number)
     return False if within is None else {"type": "number", "all": [within]}
 
