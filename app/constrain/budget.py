@@ -10,7 +10,7 @@ from app.constrain.string_formats import regular
 from app.constrain.types import JsonPointer, refusal
 from app.core.request import Json
 
-MAX_STEPS = 150_000
+MAX_STEPS, FEW_STEPS = 150_000, 5_000
 MAX_PATTERN = 4_096
 """Characters of one regular expression."""
 
@@ -26,11 +26,16 @@ def as_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+class OverBudget(Exception):
+    """The schema takes more steps than it was given, and may be given more."""
+
+
 class Budget:
     """A budget of steps. What it refuses is refused whatever the machine's speed."""
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self._left = steps
+        self._all = steps >= MAX_STEPS
         self._patterns: dict[str, str] = {}
         self._strings: set[str] = set()
         self._matchers: dict[str, LLMatcher] = {}
@@ -39,7 +44,9 @@ class Budget:
     def spend(self, steps: int = 1) -> None:
         self._left -= steps
         if self._left < 0:
-            raise refusal((), "the schema takes more work to read than is allowed")
+            raise (
+                refusal((), "the schema takes more work to read than is allowed") if self._all else OverBudget
+            )
 
     def spend_on_rule(self, chars: int) -> None:
         self.spend(2 + chars // _RULE_CHARS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from app.constrain.budget import Budget
+from app.constrain.budget import MAX_STEPS, Budget
 from app.constrain.emit import Emitter
 from app.constrain.grammar import ANY_OBJECT, written
 from app.constrain.matcher import gives_up, matcher_of, reason
@@ -27,19 +27,20 @@ MAX_TEXT = 262_144
 """Characters of all strings and keys together."""
 
 
-def grammar_for(schema: Mapping[str, Json] | None) -> str:
+def grammar_for(schema: Mapping[str, Json] | None, steps: int = MAX_STEPS) -> str:
     """The grammar of the answers to `schema`, or of any JSON object where there is none.
 
     Formats that JSON Schema does not define and keywords of no draft are annotations and are dropped.
 
     Raises:
         InvalidRequest: with the place and the reason, for what cannot be honoured.
+        OverBudget: where that takes more than `steps`, and more are to be had.
     """
     if schema is None:
         return ANY_OBJECT
     _check_size(schema)
     wanted = without_nulls(schema)
-    budget = Budget()
+    budget = Budget(steps)
     check_metaschema(wanted, (), budget)
     emitter = Emitter(Normalizer(wanted, budget))
     body, definitions = prune(*emitter.root())

@@ -15,7 +15,7 @@ _LIMITS, _STRING_LIMITS = (
 )
 """Of a grammar, and of one string by itself. The engine's are llguidance's own: 2,000, 200,000 and 50,000."""
 
-_WALKS, _LONGEST, _LONGEST_STRING = 4, 100, 200
+_WALKS, _LONGEST, _LONGEST_STRING = 4, 100, 100
 _STEPS = 3
 _LONGEST_REASON = 200
 _OURS = {

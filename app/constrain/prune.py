@@ -45,7 +45,7 @@ def _finite(definitions: Mapping[str, Emitted]) -> set[str]:
     """The definitions that some value without end-less nesting satisfies: the least such set."""
     finite: set[str] = set()
     # A chain is read from its end, so that once is enough.
-    left = list(reversed(definitions))
+    left = list(definitions)[::-1]
     while True:
         before = len(finite)
         for name in left:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from app.catalogue.library import Library
+from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
 from app.core.context import Caller, RequestContext
 from app.core.errors import ConstraintFailed, InvalidRequest
@@ -36,6 +37,8 @@ from app.runtime.manager import Manager
 
 _LONG_VECTORS = 10_000
 """Values from which on a thread is worth its way there and back."""
+
+_WAITING_SCHEMAS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Pipeline:
         self._manager = manager
         self._tool_calls_reason = tool_calls_reason
         self._pool = pool or Pool()
+        # Apart, so that schemas that take long keep others waiting no longer than a few of their steps.
+        self._schemas = Pool("schemas", workers=1, waiting=_WAITING_SCHEMAS)
         self._cache_per_key = cache_per_key
 
     async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Event | list[Event], None]:
@@ -137,7 +142,11 @@ class Pipeline:
         wanted = read_format(raw)
         if wanted is None:
             return None
-        return replace(wanted, grammar=await self._pool.run(grammar_for, wanted.schema))
+        try:
+            grammar = await self._schemas.run(grammar_for, wanted.schema, FEW_STEPS)
+        except OverBudget:
+            grammar = await self._pool.run(grammar_for, wanted.schema)
+        return replace(wanted, grammar=grammar)
 
     async def _opening(
         self, model: Model, asked: Generation, sampling: Sampling, lease: Lease

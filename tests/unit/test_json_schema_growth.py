@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
 from app.core.errors import InvalidRequest
 from tests.unit.json_grammar import TOKENS, PreparedGrammar
@@ -215,6 +216,13 @@ def test_what_the_matcher_would_give_up_on_is_refused_before_any_token(
 def test_a_pattern_that_the_matcher_would_give_up_on_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidRequest, match=r"takes too much work|leaves more open"):
         grammar_for({"type": "string", "pattern": pattern})
+
+
+def test_few_steps_are_enough_for_most_schemas_and_no_others_take_more() -> None:
+    assert grammar_for(names(20, INT), FEW_STEPS) == grammar_for(names(20, INT))
+    for name in ("values", "sets", "patterns", "circles in circles"):
+        with pytest.raises(OverBudget):
+            grammar_for(DIMENSIONS[name], FEW_STEPS)
 
 
 if __name__ == "__main__":
