@@ -2,41 +2,23 @@
 
 import json
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
+from app.constrain.matcher import accepts, gives_up_on_string, matcher_of, reason
+from app.constrain.patterns import in_rust
+from app.constrain.string_formats import regular
 from app.constrain.types import JsonPointer, refusal
 from app.core.request import Json
 
-MAX_STEPS = 150_000
+MAX_STEPS, FEW_STEPS = 150_000, 5_000
 MAX_PATTERN = 4_096
 """Characters of one regular expression."""
 
-_PATTERN_STEPS, _TEXT_STEPS = 400, 20
+_PATTERN_STEPS, _TEXT_STEPS = 600, 20
 """What it costs to compile a regular expression and to ask it about a text; a step is some 5 us."""
 
-_END = 256
-_LONGEST = 200
-
-
-class _Bytes:
-    """A vocabulary of the single bytes, so that a grammar can be asked about any text."""
-
-    bos_token_id = None
-    eos_token_id = _END
-    special_token_ids = (_END,)
-    tokens = (*(bytes([byte]) for byte in range(256)), b"</s>")
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text if isinstance(text, bytes) else text.encode())
-
-
-BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=_END + 1)
-
-
-def accepts(matcher: LLMatcher, text: bytes) -> bool:
-    """Whether the whole text is of the grammar; the matcher stays as it was."""
-    asked = matcher.deep_copy()
-    return asked.try_consume_tokens(list(text)) == len(text) and asked.is_accepting()
+_RULE_CHARS, _EXPRESSION_CHARS, _TEXT_CHARS = 4, 6, 16
+"""Of the grammar's text for a step; llguidance is to compile it here and in the engine."""
 
 
 def as_json(text: str) -> str:
@@ -44,49 +26,72 @@ def as_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+class OverBudget(Exception):
+    """The schema takes more steps than it was given, and may be given more."""
+
+
 class Budget:
     """A budget of steps. What it refuses is refused whatever the machine's speed."""
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self._left = steps
-        self._strings: dict[str, LLMatcher] = {}
+        self._all = steps >= MAX_STEPS
+        self._patterns: dict[str, str] = {}
+        self._strings: set[str] = set()
+        self._matchers: dict[str, LLMatcher] = {}
         self._answers: dict[tuple[str, str], bool] = {}
 
     def spend(self, steps: int = 1) -> None:
         self._left -= steps
         if self._left < 0:
-            raise refusal((), "the schema takes more work to read than is allowed")
+            raise (
+                refusal((), "the schema takes more work to read than is allowed") if self._all else OverBudget
+            )
 
-    def check_string(self, schema: dict[str, Json], place: JsonPointer) -> LLMatcher:
-        """The matcher of a string schema; raises `InvalidRequest` where llguidance cannot honour it."""
+    def spend_on_rule(self, chars: int) -> None:
+        self.spend(2 + chars // _RULE_CHARS)
+
+    def spend_on_terminal(self, source: str) -> None:
+        chars = _EXPRESSION_CHARS if source.startswith("/") else _TEXT_CHARS
+        self.spend(2 + len(source) // chars)
+
+    def check_string(self, schema: dict[str, Json], place: JsonPointer) -> None:
+        """Raises `InvalidRequest` where llguidance cannot honour the schema of a string."""
         source = json.dumps(schema, ensure_ascii=False)
-        if source in self._strings:
-            return self._strings[source]
-        self.spend(_PATTERN_STEPS + len(source) // 10)
-        matcher = LLMatcher(BYTES, LLMatcher.grammar_from_json_schema(source), log_level=0)
-        if matcher.is_error():
-            raise refusal(place, f"the regular expression cannot be honoured: {reason(matcher)}")
-        self._strings[source] = matcher
-        return matcher
+        if source not in self._strings:
+            self.spend(_PATTERN_STEPS + len(source) // 3)
+            matcher = matcher_of(LLMatcher.grammar_from_json_schema(source))
+            if matcher.is_error():
+                raise refusal(place, f"the regular expression cannot be honoured: {reason(matcher)}")
+            if gives_up_on_string(source, self.spend):
+                raise refusal(place, "the regular expression takes too much work for each character")
+            self._strings.add(source)
 
-    def check_pattern(self, pattern: str, place: JsonPointer) -> LLMatcher:
-        if len(pattern) > MAX_PATTERN:
+    def pattern(self, source: str, place: JsonPointer) -> str:
+        """The pattern of a schema as one of llguidance's."""
+        if len(source) > MAX_PATTERN:
             raise refusal(place, f"the regular expression is longer than {MAX_PATTERN} characters")
-        return self.check_string({"type": "string", "pattern": pattern}, place)
+        if source not in self._patterns:
+            self.spend(_PATTERN_STEPS + len(source))
+            self._patterns[source] = in_rust(regular(source), place)
+            self.check_string(_string_of(self._patterns[source]), place)
+        return self._patterns[source]
 
     def matches(self, pattern: str, text: str) -> bool:
         key = pattern, text
         if key not in self._answers:
             self.spend(_TEXT_STEPS + len(text) // 10)
             written = as_json(text).encode(errors="surrogatepass")
-            self._answers[key] = accepts(self.check_pattern(pattern, ()), written)
+            self._answers[key] = accepts(self._matcher(pattern), written)
         return self._answers[key]
 
+    def _matcher(self, pattern: str) -> LLMatcher:
+        if pattern not in self._matchers:
+            self.spend(_PATTERN_STEPS)
+            grammar = LLMatcher.grammar_from_json_schema(_string_of(pattern))
+            self._matchers[pattern] = matcher_of(grammar)
+        return self._matchers[pattern]
 
-def reason(matcher: LLMatcher) -> str:
-    """What llguidance says, without the picture of the place and the text of the schema."""
-    lines = [line.strip() for line in matcher.get_error().splitlines() if line.strip()]
-    said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
-    if not said:
-        said = lines[0].removeprefix("failed to compile JSON schema: ") if lines else "no reason given"
-    return said[:_LONGEST]
+
+def _string_of(pattern: str) -> dict[str, Json]:
+    return {"type": "string", "pattern": pattern}

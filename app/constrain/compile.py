@@ -1,6 +1,6 @@
 """Owns what a JSON Schema in `format` becomes: a grammar that keeps to the schema, or a refusal.
 
-size -> nulls -> metaschema -> normalize -> emit -> prune -> grammar -> llguidance's own check
+size -> nulls -> metaschema -> normalize -> emit -> prune -> grammar -> matcher
 """
 
 from collections.abc import Mapping
@@ -8,9 +8,10 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from app.constrain.budget import BYTES, Budget, reason
+from app.constrain.budget import MAX_STEPS, Budget
 from app.constrain.emit import Emitter
 from app.constrain.grammar import ANY_OBJECT, written
+from app.constrain.matcher import gives_up, matcher_of, reason
 from app.constrain.metaschema import check_metaschema
 from app.constrain.normalize import Normalizer
 from app.constrain.nulls import without_nulls
@@ -26,27 +27,31 @@ MAX_TEXT = 262_144
 """Characters of all strings and keys together."""
 
 
-def grammar_for(schema: Mapping[str, Json] | None) -> str:
+def grammar_for(schema: Mapping[str, Json] | None, steps: int = MAX_STEPS) -> str:
     """The grammar of the answers to `schema`, or of any JSON object where there is none.
 
     Formats that JSON Schema does not define and keywords of no draft are annotations and are dropped.
 
     Raises:
         InvalidRequest: with the place and the reason, for what cannot be honoured.
+        OverBudget: where that takes more than `steps`, and more are to be had.
     """
     if schema is None:
         return ANY_OBJECT
     _check_size(schema)
     wanted = without_nulls(schema)
-    check_metaschema(wanted, ())
-    emitter = Emitter(Normalizer(wanted, Budget()))
+    budget = Budget(steps)
+    check_metaschema(wanted, (), budget)
+    emitter = Emitter(Normalizer(wanted, budget))
     body, definitions = prune(*emitter.root())
     if isinstance(body, bool):
         raise emitter.dead_end or refusal((), "no value can satisfy the schema")
-    grammar = written(body, definitions)
-    matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    grammar = written(body, definitions, budget)
+    matcher = matcher_of(LLMatcher.grammar_from_lark(grammar))
     if matcher.is_error():
         raise refusal((), f"the grammar is refused: {reason(matcher)}")
+    if gives_up(matcher, budget.spend):
+        raise refusal((), "the schema leaves more open at one place of an answer than can be followed")
     return grammar
 
 

@@ -8,7 +8,7 @@ order of the schema.
 import re
 from collections.abc import Iterable
 
-from app.constrain.emit_object import ObjectEmitter
+from app.constrain.emit_object import MAX_OPTIONAL, ObjectEmitter
 from app.constrain.emit_scalar import (
     Emitted,
     emit_number,
@@ -108,7 +108,7 @@ class Emitter:
             case Plain(name):
                 return {"type": name}
             case Number():
-                return emit_number(shape, place)
+                return emit_number(shape, place, self._normalizer.budget)
             case Text():
                 return emit_text(shape, place, self._normalizer.budget)
             case Array():
@@ -134,6 +134,8 @@ class Emitter:
             high = len(prefix)
         if high is not None and shape.low > high:
             return self._dead(place, f'there can be no {shape.low} items, as "minItems" wants')
+        if len(prefix) - shape.low > MAX_OPTIONAL:
+            raise refusal(place, f'"prefixItems" is supported for up to {MAX_OPTIONAL} beyond "minItems"')
         if shape.low > _MAX_ITEMS:
             raise refusal(place, f'"minItems" is supported up to {_MAX_ITEMS}')
         written: dict[str, Json] = {
@@ -153,9 +155,18 @@ class Emitter:
 
     def _listed(self, rest: AllOf | None) -> list[Json] | None:
         """The values that there are to choose from, where they can be listed."""
-        items = self._normalizer.shapes(rest or ())
-        values = [item.value for item in items if isinstance(item, Value)]
-        return values if len(values) == len(items) <= _MAX_SET else None
+        values: list[Json] = []
+        for item in self._normalizer.shapes(rest or ()):
+            match item:
+                case Value():
+                    values.append(item.value)
+                case Plain("boolean"):
+                    values += [True, False]
+                case Plain():
+                    values.append(None)
+                case _:
+                    return None
+        return values if len(values) <= _MAX_SET else None
 
     def _set(self, shape: Array, values: list[Json], place: JsonPointer) -> Emitted:
         """Distinct items, in the schema's order."""

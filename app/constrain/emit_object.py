@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 
 from app.constrain.emit_scalar import Emitted, emit_text
 from app.constrain.normalize import NEVER, Normalizer
-from app.constrain.types import AllOf, JsonPointer, Object, Text, Value, unsupported
+from app.constrain.types import AllOf, JsonPointer, Object, Text, Value, refusal, unsupported
 from app.core.request import Json
+
+MAX_OPTIONAL = 500
+"""What may be left out of one object or array: llguidance follows all of it at once."""
 
 _MAX_COUNTED = 64
 """The grammar grows with the properties that are counted times what they are counted to."""
@@ -46,6 +49,9 @@ class ObjectEmitter:
             others = None
         else:
             others = self._others(shape, place, depth)
+        if len(declared) - len(shape.required) > MAX_OPTIONAL:
+            reason = f"an object is supported with up to {MAX_OPTIONAL} properties that are not required"
+            raise refusal(place, reason)
         counts = self._counts(shape, declared, others, place)
         return False if counts is None else {**_emitted(shape, declared, others), **counts}
 
@@ -73,7 +79,7 @@ class ObjectEmitter:
         if shape.patterns:
             return self._patterned(shape, place, depth)
         taken = dict.fromkeys([*shape.properties, *shape.required])
-        if shape.rest is None and taken:
+        if shape.rest is None and (shape.properties or (taken and shape.names)):
             return None
         value = self._write(shape.rest or (), depth + 1)
         if value is False:

@@ -14,6 +14,9 @@ Emitted: TypeAlias = dict[str, Json] | bool
 """A schema of few keywords, each of which `grammar` writes; False where nothing can satisfy it."""
 
 _MAX_MULTIPLES = 1000
+_BOUNDS_STEPS = 100
+"""What it costs to write decimals between bounds."""
+
 _MAX_LENGTH = 1_000_000
 """No answer comes near it, so that as a limit it takes nothing away."""
 
@@ -38,9 +41,9 @@ def emit_value(value: Json) -> Emitted:
             return {"const": value}
 
 
-def emit_number(number: Number, place: JsonPointer) -> Emitted:
+def emit_number(number: Number, place: JsonPointer, budget: Budget) -> Emitted:
     if number.step is not None:
-        return _emit_multiples(number, number.step, place)
+        return _emit_multiples(number, number.step, place, budget)
     if number.integer:
         low, high = _whole(number.low, 1), _whole(number.high, -1)
         if low is not None and high is not None and low > high:
@@ -48,6 +51,7 @@ def emit_number(number: Number, place: JsonPointer) -> Emitted:
         return {"type": "number", "all": [numbers.integers(low, high)]}
     if number.low is None and number.high is None:
         return {"type": "number", "all": [numbers.NUMBER]}
+    budget.spend(_BOUNDS_STEPS)
     within = _decimals(number)
     return False if within is None else {"type": "number", "all": [within]}
 
@@ -58,9 +62,9 @@ def _decimals(number: Number) -> str | None:
     return numbers.decimals(low, high, above=above, below=below)
 
 
-def _emit_multiples(number: Number, step: Fraction, place: JsonPointer) -> Emitted:
+def _emit_multiples(number: Number, step: Fraction, place: JsonPointer, budget: Budget) -> Emitted:
     if number.low and number.high and (number.high[0] - number.low[0]) / step <= _MAX_MULTIPLES:
-        return _listed_multiples(number, number.low, number.high, step)
+        return _listed_multiples(number, number.low, number.high, step, budget)
     ends = numbers.multiples(step)
     if ends is None:
         reason = (
@@ -68,7 +72,9 @@ def _emit_multiples(number: Number, step: Fraction, place: JsonPointer) -> Emitt
             f"between bounds at most {_MAX_MULTIPLES} multiples apart"
         )
         raise unsupported(place, "multipleOf", reason)
-    within = emit_number(replace(number, integer=number.integer or step.denominator == 1, step=None), place)
+    within = emit_number(
+        replace(number, integer=number.integer or step.denominator == 1, step=None), place, budget
+    )
     if isinstance(within, bool):
         return within
     bounded = within["all"] if within["all"] != [numbers.NUMBER] else [numbers.PLAIN]
@@ -76,9 +82,10 @@ def _emit_multiples(number: Number, step: Fraction, place: JsonPointer) -> Emitt
 
 
 def _listed_multiples(
-    number: Number, low: tuple[Fraction, bool], high: tuple[Fraction, bool], step: Fraction
+    number: Number, low: tuple[Fraction, bool], high: tuple[Fraction, bool], step: Fraction, budget: Budget
 ) -> Emitted:
     first, last = _whole((low[0] / step, low[1]), 1), _whole((high[0] / step, high[1]), -1)
+    budget.spend(2 * max(0, last - first + 1))
     values = [step * at for at in range(first, last + 1)]
     if number.integer:
         values = [value for value in values if value.denominator == 1]

@@ -7,11 +7,12 @@ name cannot come twice in two spellings.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from app.constrain import numbers
-from app.constrain.budget import as_json
+from app.constrain.budget import Budget, as_json
 from app.constrain.emit_scalar import Emitted
+from app.constrain.order import Definition, compile_order
 from app.core.request import Json
 
 _CHAR = r'[^"\\\x00-\x1F\x7F]|\\(["\\bfnrt]|u00[01][0-9a-fA-F]|u007[fF])'
@@ -38,30 +39,52 @@ ANY_OBJECT = f"{_HEAD}root: any_object\n"
 _REF = "#/$defs/"
 
 
-def written(body: dict[str, Json], definitions: Mapping[str, Json]) -> str:
-    return _Grammar(definitions).text(body)
+def written(body: dict[str, Json], definitions: Mapping[str, Json], budget: Budget) -> str:
+    """The text of the grammar.
+
+    Raises:
+        InvalidRequest: where it takes more work than the budget has, or is more than llguidance can take.
+    """
+    return _Grammar(definitions, budget).text(body)
 
 
 class _Grammar:
-    def __init__(self, definitions: Mapping[str, Json]) -> None:
+    def __init__(self, definitions: Mapping[str, Json], budget: Budget) -> None:
         self._definitions = {name: f"d{at}" for at, name in enumerate(definitions)}
         self._schemas = definitions
+        self._budget = budget
+        self._count = 0
         self._lines: list[str] = []
+        self._own: list[str] = []
+        """The rules of the definition that is being written, each after those that it refers to."""
+
+        self._uses: set[str] = set()
         self._terminals: dict[str, str] = {}
 
     def text(self, body: dict[str, Json]) -> str:
         root = self._expression(body)
+        mine = self._own
+        bodies: dict[str, Definition] = {}
         for name, rule in self._definitions.items():
-            self._lines.append(f"{rule}: {self._expression(self._schemas[name])}")
+            self._own, self._uses = [], set()
+            expression = self._expression(self._schemas[name])
+            bodies[rule] = Definition(expression, self._own, self._uses)
+        ordered, first = compile_order(bodies, self._budget)
+        for rule, definition in bodies.items():
+            before = _compiled([*first.get(rule, ()), *definition.rules])
+            self._lines.append(f"{rule}: {before}{definition.body}")
         terminals = (f"{name}: {source}" for source, name in self._terminals.items())
-        return _HEAD + "\n".join([f"root: {root}", *self._lines, *terminals]) + "\n"
+        start = f"root: {_compiled([*ordered, *mine])}{root}"
+        return _HEAD + "\n".join([start, *self._lines, *terminals]) + "\n"
 
     def _expression(self, schema: Emitted) -> str:
         assert isinstance(schema, dict), "what nothing can satisfy is pruned before"
         if not schema:
             return "any"
         if "$ref" in schema:
-            return self._definitions[schema["$ref"].removeprefix(_REF)]
+            rule = self._definitions[schema["$ref"].removeprefix(_REF)]
+            self._uses.add(rule)
+            return rule
         if "anyOf" in schema:
             return self._rule(" | ".join(self._expression(option) for option in schema["anyOf"]))
         if "const" in schema or "enum" in schema:
@@ -147,8 +170,12 @@ class _Grammar:
     ) -> str:
         """Members in their order, those not required left out at will, and `low` to `high` of all.
 
-        Built from the end: a rule for each member and each number of members before it that matters.
+        Built from the end: a rule for each member, or for each and each number of members before it.
         """
+        if others is None and high is not None and high >= len(members):
+            high = None
+        if low <= sum(required for _, required in members) and high is None:
+            return self._free_row(members, others)
         counted = max(low, 1 if high is None else high + 1)
         after: list[str | None] = [_tail(others, used, low, high) for used in range(counted + 1)]
         for at in range(len(members) - 1, -1, -1):
@@ -164,13 +191,34 @@ class _Grammar:
         assert after[0] is not None, "counts that cannot be met are refused before"
         return after[0]
 
+    def _free_row(self, members: Sequence[tuple[str, bool]], others: str | None) -> str:
+        """Members that nothing counts: each rule is of a row that has at least one."""
+        row = None if others is None else f"{others} (NEXT {others})*"
+        may_end = True
+        for member, required in reversed(members):
+            following = "" if row is None else f" NEXT {row}" if not may_end else f" (NEXT {row})?"
+            options = [f"{member}{following}"] + ([row] if row is not None and not required else [])
+            row = self._rule(" | ".join(options))
+            may_end = may_end and not required
+        return "" if row is None else f"({row})?" if may_end else row
+
     def _rule(self, body: str) -> str:
-        name = f"r{len(self._lines)}"
+        name = f"r{self._count}"
+        self._count += 1
+        self._budget.spend_on_rule(len(body))
+        self._own.append(name)
         self._lines.append(f"{name}: {body}")
         return name
 
     def _terminal(self, source: str) -> str:
+        if source not in self._terminals:
+            self._budget.spend_on_terminal(source)
         return self._terminals.setdefault(source, f"T{len(self._terminals)}")
+
+
+def _compiled(rules: Iterable[str]) -> str:
+    """Names that are compiled here, and stand for no text."""
+    return "".join(f"{rule}~0 " for rule in rules)
 
 
 def _tail(others: str | None, used: int, low: int, high: int | None) -> str | None:

@@ -5,8 +5,8 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from app.constrain.budget import Budget
-from app.constrain.string_formats import regular
 from app.constrain.types import (
+    AllOf,
     Alternative,
     Array,
     Bound,
@@ -108,9 +108,8 @@ def exact(number: float) -> Fraction:
 
 def _text(schema: Schema, place: JsonPointer, budget: Budget) -> Text:
     low, high = _count(schema, place, "minLength", "maxLength")
-    sources = frozenset({regular(schema["pattern"])} if "pattern" in schema else ())
-    for source in sources:
-        budget.check_pattern(source, (*place, "pattern"))
+    at = (*place, "pattern")
+    sources = frozenset({budget.pattern(schema["pattern"], at)} if "pattern" in schema else ())
     return Text(low, high, sources, frozenset({schema["format"]} if "format" in schema else ()))
 
 
@@ -133,12 +132,15 @@ def _array(schema: Schema, place: JsonPointer, _: Budget) -> Array:
 
 def _object(schema: Schema, place: JsonPointer, budget: Budget) -> Object:
     low, high = _count(schema, place, "minProperties", "maxProperties")
+    patterns: dict[str, AllOf] = {}
     for source in schema.get("patternProperties", ()):
-        budget.check_pattern(source, (*place, "patternProperties", source))
+        child = (*place, "patternProperties", source)
+        pattern = budget.pattern(source, child)
+        patterns[pattern] = (*patterns.get(pattern, ()), child)
     return Object(
         {name: ((*place, "properties", name),) for name in schema.get("properties", ())},
         tuple(dict.fromkeys(schema.get("required", ()))),
-        {source: ((*place, "patternProperties", source),) for source in schema.get("patternProperties", ())},
+        patterns,
         ((*place, "additionalProperties"),) if "additionalProperties" in schema else None,
         ((*place, "propertyNames"),) if "propertyNames" in schema else (),
         low,

@@ -106,7 +106,7 @@ class Normalizer:
         if not isinstance(current, dict | bool):
             raise unsupported(place, "$ref", f"to {reference!r} finds no schema there")
         if len(found) != 2 or found[0] not in ("$defs", "definitions"):
-            check_metaschema(current, tuple(found))
+            check_metaschema(current, tuple(found), self.budget)
         return tuple(found)
 
     def shapes(self, all_of: AllOf, loose: bool = False) -> list[Shape]:

@@ -30,6 +30,8 @@ NUMBER = (
 @lru_cache(maxsize=256)
 def integers(low: int | None, high: int | None) -> str:
     """Whole numbers from `low` to `high`, which are in order; None reaches as far as `DIGITS` do."""
+    if low is None and high is None:
+        return INTEGER
     low, high = _limits(low, high, _LARGEST)
     parts: list[str] = []
     if low < 0:
@@ -99,11 +101,18 @@ def _limits(low: int | None, high: int | None, largest: int) -> tuple[int, int]:
 
 
 def _whole(low: int, high: int) -> str:
+    shortest, longest = len(str(low)), len(str(high))
     parts: list[str] = []
-    for length in range(len(str(low)), len(str(high)) + 1):
+    whole: list[int] = []
+    for length in range(shortest, longest + 1):
         first = max(low, 10 ** (length - 1) if length > 1 else 0)
         last = min(high, 10**length - 1)
-        parts.append(_span(str(first), str(last)))
+        if length > 1 and first == 10 ** (length - 1) and last == 10**length - 1:
+            whole.append(length)
+        else:
+            parts.append(_span(str(first), str(last)))
+    if whole:
+        parts.append(f"[1-9][0-9]{{{whole[0] - 1},{whole[-1] - 1}}}")
     return _either(parts)
 
 

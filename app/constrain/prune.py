@@ -44,11 +44,16 @@ def _alternatives(schema: Emitted) -> Iterable[str]:
 def _finite(definitions: Mapping[str, Emitted]) -> set[str]:
     """The definitions that some value without end-less nesting satisfies: the least such set."""
     finite: set[str] = set()
-    left = list(definitions)
-    while found := [name for name in left if _has_value(definitions[name], finite)]:
-        finite.update(found)
+    # A chain is read from its end, so that once is enough.
+    left = list(definitions)[::-1]
+    while True:
+        before = len(finite)
+        for name in left:
+            if _has_value(definitions[name], finite):
+                finite.add(name)
+        if len(finite) == before:
+            return finite
         left = [name for name in left if name not in finite]
-    return finite
 
 
 def _has_value(schema: Emitted, finite: set[str]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from app.catalogue.library import Library
+from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
 from app.core.context import Caller, RequestContext
 from app.core.errors import InvalidRequest
@@ -33,6 +34,8 @@ from app.runtime.entry import Lease
 from app.runtime.manager import Manager
 from app.runtime.reply import Reply
 from app.runtime.vectors import shortened
+
+_WAITING_SCHEMAS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Pipeline:
         self._library = library
         self._manager = manager
         self._pool = pool or Pool()
+        # Apart, so that schemas that take long keep others waiting no longer than a few of their steps.
+        self._schemas = Pool("schemas", workers=1, waiting=_WAITING_SCHEMAS)
         self._cache_per_key = cache_per_key
 
     async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
@@ -211,7 +216,11 @@ class Pipeline:
         wanted = asked.constraint()
         if wanted is None:
             return None
-        return replace(wanted, grammar=await self._pool.run(grammar_for, wanted.schema))
+        try:
+            grammar = await self._schemas.run(grammar_for, wanted.schema, FEW_STEPS)
+        except OverBudget:
+            grammar = await self._pool.run(grammar_for, wanted.schema)
+        return replace(wanted, grammar=grammar)
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from app.constrain.budget import BYTES, accepts
 from app.constrain.compile import grammar_for
+from app.constrain.matcher import BYTES, accepts
 
 _CLOSING = [*b'"]}']
 _PIECES = [

@@ -21,6 +21,16 @@ INT, TEXT = {"type": "integer"}, {"type": "string"}
 TREE = obj({"v": INT, "kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}, "v")
 
 HONOURED: dict[str, tuple[Schema, list[str], list[str]]] = {
+    "required alone": (
+        {"type": "object", "required": ["zz"]},
+        ['{"zz":1}', '{"zz":1,"a":1}'],
+        ["{}", '{"a":1}', '{"zz":1,"zz":1}'],
+    ),
+    "distinct booleans": (
+        {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True},
+        ["[]", "[true]", "[true,false]"],
+        ["[true,true]", "[true,false,true]"],
+    ),
     # types, booleans, unions
     "empty": ({}, ["{}", "1", '"x"', "[null]", "true"], ["", "{"]),
     "annotations only": ({"title": "T", "x-unknown": 1, "default": {}}, ["1", "{}"], []),

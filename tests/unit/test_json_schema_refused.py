@@ -42,8 +42,11 @@ REFUSED: dict[str, tuple[Schema, str]] = {
         "$.pattern: the regular expression cannot be honoured: look-around",
     ),
     "back reference": ({"type": "string", "pattern": "(a)\\1"}, "backreferences are not supported"),
-    "word boundary": ({"type": "string", "pattern": "\\bx"}, "lookarounds not supported"),
-    "inner anchor": ({"type": "string", "pattern": "a$b"}, "End in regex"),
+    "word boundary": ({"type": "string", "pattern": "\\bx"}, "word boundaries are not supported"),
+    "inner anchor": (
+        {"type": "string", "pattern": "a$b"},
+        '"^" and "$" are supported only where the text begins and ends',
+    ),
     "broken pattern": ({"type": "string", "pattern": "(a"}, "unclosed group"),
     "options of the matcher": (
         obj({"a": {"type": "integer", "x-guidance": {"lenient": True}}}),
