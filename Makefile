@@ -17,7 +17,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
+.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
 	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image snapshots test-cluster lock clean
 
 help: ## List the targets
@@ -64,9 +64,13 @@ $(CACHE)/policy/.installed: requirements/policy.lock
 test-models: dev ## Train the small models that tests use; they are kept in .cache
 	@$(BIN)/python -m tests.models.build >/dev/null
 
-# Each part runs whatever became of the one before.
+# Tests of the engine wait for it half of their time, so the others run beside them and yield to them. A part that
+# fails stops no other one.
 test: dev tools policy ## Run every test: the three parts below
-	@$(MAKE) --no-print-directory --keep-going -j1 test-fast test-chart test-engine
+	@$(MAKE) --no-print-directory --keep-going --output-sync=target -j2 test-engine test-others
+
+test-others: dev tools policy
+	@nice $(MAKE) --no-print-directory --keep-going -j1 test-fast test-chart
 
 test-fast: dev tools ## Run the tests without the real engine and without the chart (minutes)
 	@$(PYTEST) $(CHART:%=--ignore=%) -m "$(USUAL) and not engine" $(SIDE_BY_SIDE)

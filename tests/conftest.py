@@ -16,7 +16,7 @@ from tests.server import LiveServer, models, serving
 
 pytest_plugins = ["tests.points", "pytester"]
 
-MOST_LOADS = 40
+MOST_LOADS = 30
 """Of the session's server in a run of all tests. More means that tests unload what the next ones need."""
 LOADS = pytest.StashKey[int]()
 
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item) -> int:
-    """Tests without the server come first, so that its models do not idle; those that unload them come last."""
+    """Tests without the server first, so that its models do not idle; those that unload them last."""
     if "server" not in getattr(item, "fixturenames", ()):
         return 0
     return 2 if item.get_closest_marker("unloads") else 1
