@@ -11,10 +11,13 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-com
 # what ends in .py and is no Python. All else is compiled: where Python may not write bytecode, each start would do it again.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 USUAL := not image and not cluster
+CHART := tests/chart tests/gateway
+PYTEST = CACHE=$(CACHE) $(BIN)/python -m pytest --durations=20
+SIDE_BY_SIDE := -n auto --dist worksteal
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools policy test-models test check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
+.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
 	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image snapshots test-cluster lock clean
 
 help: ## List the targets
@@ -61,12 +64,23 @@ $(CACHE)/policy/.installed: requirements/policy.lock
 test-models: dev ## Train the small models that tests use; they are kept in .cache
 	@$(BIN)/python -m harness.models.build >/dev/null
 
-# One engine fills this machine, so the tests that start none run side by side and the others one by one.
-test: dev tools policy ## Run every test, the real engine included
-	@export CACHE=$(CACHE); failed=0; \
-	$(BIN)/python -m pytest -m "$(USUAL) and not engine" -n auto --dist worksteal || failed=1; \
-	$(BIN)/python -m pytest -m "$(USUAL) and engine" || failed=1; \
-	exit $$failed
+# Tests of the engine wait for it half of their time, so the others run beside them and yield to them. A part that
+# fails stops no other one.
+test: dev tools policy ## Run every test: the three parts below
+	@$(MAKE) --no-print-directory --keep-going --output-sync=target -j2 test-engine test-others
+
+test-others: dev tools policy
+	@nice $(MAKE) --no-print-directory --keep-going -j1 test-fast test-chart
+
+test-fast: dev tools ## Run the tests without the real engine and without the chart (minutes)
+	@$(PYTEST) $(CHART:%=--ignore=%) -m "$(USUAL) and not engine" $(SIDE_BY_SIDE)
+
+test-chart: dev tools policy ## Run the tests of the chart and of its gateway
+	@$(PYTEST) $(CHART) -m "$(USUAL)" $(SIDE_BY_SIDE)
+
+# One engine fills this machine, so these run one by one.
+test-engine: dev tools ## Run the tests of the real engine
+	@$(PYTEST) $(CHART:%=--ignore=%) -m "$(USUAL) and engine"
 
 check: lint types imports docs ## Everything that reads the code and writes nothing
 

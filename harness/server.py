@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
 
+import psutil
 import yaml
 
 from harness.models.build import DEFAULT_CACHE, build
@@ -22,8 +23,10 @@ from harness.ports import free_port
 from harness.process import offline, running, wait_ready
 
 MIB = 1 << 20
+ALL_LOADED_BYTES = 8 << 30
+"""What the five engines of the test models take together, with some to spare."""
 _ENVIRONMENT = {
-    "CARAVAN_MAX_LOADED_MODELS": "2",
+    "CARAVAN_MAX_LOADED_MODELS": "5" if psutil.virtual_memory().available > ALL_LOADED_BYTES else "2",
     "CARAVAN_PRELOAD": "false",
     "CARAVAN_LOG_FORMAT": "text",
 }

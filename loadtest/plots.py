@@ -73,7 +73,7 @@ def _plot(name: str, title: str, runs: Sequence[Run], unit: str, draw: Draw, alo
         axes.set(title=title, xlabel=along, ylabel=unit)
         axes.set_ylim(bottom=0)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+            axes.legend(loc="upper left")  # the "best" place is searched for, for seconds on a busy machine
         if along == "seconds":
             _draw_crowd(axes, runs)
         buffer = io.StringIO()

@@ -23,6 +23,8 @@ KUBES = ("1.27", "1.30", "1.33", "1.36")
 RELEASE = "caravan"
 NAMESPACE = "llm"
 RUN_S = 300
+_ENVIRONMENT = {"HOME": "/nonexistent", "PATH": os.defpath, "GOGC": "400"}
+"""No cluster, no settings of the user; a run is short and need not save memory."""
 
 Object: TypeAlias = dict[str, Any]
 """A Kubernetes object as the chart renders it."""
@@ -40,14 +42,14 @@ def program(major: int) -> str:
 
 
 def run(major: int, *arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    """One call of Helm; it sees no cluster and no settings of the user."""
+    """One call of Helm."""
     return subprocess.run(
         [program(major), *map(str, arguments)],
         input=given,
         capture_output=True,
         text=True,
         timeout=RUN_S,
-        env={"HOME": "/nonexistent", "PATH": os.defpath},
+        env=_ENVIRONMENT,
     )
 
 
@@ -59,7 +61,13 @@ def template(
     chart: Path = CHART,
 ) -> str:
     """What Helm renders of the values files and then `given`; an `AssertionError` if it refuses."""
-    done = try_template(*values, given=given, major=major, kube=kube, chart=chart)
+    return _rendered(values, json.dumps(given or {}), major, kube, chart)
+
+
+@cache
+def _rendered(values: tuple[Path, ...], given: str, major: int, kube: str, chart: Path) -> str:
+    """Tests that look at the same rendering share it."""
+    done = try_template(*values, given=json.loads(given), major=major, kube=kube, chart=chart)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

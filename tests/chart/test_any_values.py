@@ -28,7 +28,7 @@ pytestmark = pytest.mark.row("C2")
 
 SETS = 2_000
 BATCH = 50
-AT_ONCE = 10
+AT_ONCE = 5
 REASONS = (
     "give it a slug",
     "needs the access mode ReadWriteMany",

@@ -20,7 +20,9 @@ def model(**values: Any) -> dict[str, Any]:
 @files
 def test_pods_meet_the_restricted_standard(values: Any) -> None:
     """Pod Security "restricted", and beyond it: nothing is written to the root, no token is mounted."""
-    for name, spec in pod_specs(objects(values)):
+    pods = pod_specs(objects(values))
+    assert pods
+    for name, spec in pods:
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

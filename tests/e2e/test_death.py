@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from harness.models.catalogue import GREETING, LONG_STORY
 from harness.server import models, serving
@@ -68,12 +69,29 @@ def readiness(site: OwnServer) -> int:
     return site.client.get("/readyz").status_code
 
 
-def check_recovery(site: OwnServer, dead: list[psutil.Process]) -> None:
+def red(site: OwnServer) -> str:
+    """What the readiness probe says while it is red."""
+    answer = site.client.get("/readyz")
+    return answer.text if answer.status_code == 503 else ""
+
+
+def restarts(site: OwnServer) -> float:
+    """Of `tool`, as the server counts them; the ones that failed are not among them."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(site.client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "caravan_engine_restarts_total"
+        and sample.labels["gen_ai_request_model"] == "tool:latest"
+    )
+
+
+def check_recovery(site: OwnServer, dead: list[psutil.Process], before: float) -> None:
     """Red until the model is loaded again, without a request; nothing is left of what died."""
-    eventually(lambda: readiness(site) == 503, NOTICED_S)
-    assert site.client.get("/readyz").text in {"tool:latest: restarting", "ok"}
+    assert eventually(lambda: red(site), NOTICED_S) == "tool:latest: restarting"
     assert site.client.get("/livez").status_code == 200
     eventually(lambda: readiness(site) == 200, LOADED_S)
+    assert restarts(site) == before + 1
     assert loaded(site.client) == ["tool"]
     assert site.client.post("/api/generate", json=HELLO).json()["response"] == GREETING
     assert psutil.wait_procs(dead, GONE_S)[1] == []
@@ -83,7 +101,7 @@ def check_recovery(site: OwnServer, dead: list[psutil.Process]) -> None:
 @pytest.mark.point(95)
 @pytest.mark.parametrize("part", ["EngineCore", "Worker"])
 def test_a_killed_engine_ends_every_request_with_an_error(healthy: OwnServer, part: str) -> None:
-    dead = healthy.engines()
+    before, dead = restarts(healthy), healthy.engines()
     begun = Barrier(STREAMS + 1)
 
     def stream() -> tuple[list[Any], float]:
@@ -110,14 +128,14 @@ def test_a_killed_engine_ends_every_request_with_an_error(healthy: OwnServer, pa
             assert not any(line.get("done") for line in lines)
             assert ended - killed < NOTICED_S
         assert waiting.result() == (500, {"error": DIED})
-    check_recovery(healthy, dead)
+    check_recovery(healthy, dead, before)
 
 
 @pytest.mark.parametrize("part", ["EngineCore", "Worker"])
 def test_the_death_of_an_idle_engine_is_noticed(healthy: OwnServer, part: str) -> None:
-    dead = healthy.engines()
+    before, dead = restarts(healthy), healthy.engines()
     healthy.engine(part).kill()
-    check_recovery(healthy, dead)
+    check_recovery(healthy, dead, before)
 
 
 @pytest.mark.point(169)
@@ -182,10 +200,10 @@ def test_an_engine_killed_while_it_loads_fails_its_request_with_the_reason(
 
 def test_a_hung_worker_does_not_outlive_its_core(healthy: OwnServer) -> None:
     """It cannot see that its core is gone, and nothing but its number is left to find it by."""
-    worker = healthy.engine("Worker")
+    before, worker = restarts(healthy), healthy.engine("Worker")
     worker.suspend()
     healthy.engine("EngineCore").kill()
-    check_recovery(healthy, [worker])
+    check_recovery(healthy, [worker], before)
 
 
 def test_a_hung_engine_is_unloaded_all_the_same(healthy: OwnServer) -> None:
@@ -199,11 +217,11 @@ def test_a_hung_engine_is_unloaded_all_the_same(healthy: OwnServer) -> None:
 
 
 def test_without_its_fork_server_the_server_starts_another(healthy: OwnServer) -> None:
-    dead = healthy.engines()
+    before, dead = restarts(healthy), healthy.engines()
     fork_server = healthy.engine("EngineCore").parent()
     assert fork_server is not None
     fork_server.kill()
-    check_recovery(healthy, dead)
+    check_recovery(healthy, dead, before)
 
 
 def test_a_killed_server_takes_its_engines_with_it(healthy: OwnServer) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.engines import eventually, load, loaded, unload
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.unloads]
 
 PAIR = ("plain", "emb")
 _TYPE = re.compile(r"^# TYPE (\S+)", re.MULTILINE)

@@ -83,6 +83,7 @@ def test_names_that_share_weights_share_an_engine(empty: OwnServer) -> None:
     unload(empty.client, "tool")
 
 
+@pytest.mark.unloads
 def test_models_built_on_the_bundled_one_share_its_engine(client: httpx.Client) -> None:
     unload(client, "plain")
     for name in ("sys", "plain", "msgs"):

@@ -184,6 +184,7 @@ def test_a_model_on_another_says_so(client: httpx.Client) -> None:
 
 
 @pytest.mark.point(175)
+@pytest.mark.unloads
 def test_ps(client: httpx.Client) -> None:
     for each in ps(client):
         client.post("/api/generate", json={"model": each["name"], "keep_alive": 0})

@@ -131,5 +131,7 @@ def test_a_gateway_that_is_to_stop_waits_for_its_streams(running: Fleet) -> None
 
 
 def test_the_log_of_a_replica_names_nothing_that_went_wrong(running: Fleet) -> None:
-    for file in Path(running.scratch).glob("?.log"):
+    files = sorted(Path(running.scratch).glob("?.log"))
+    assert [file.stem for file in files] == sorted(NAMES)
+    for file in files:
         assert "Traceback" not in file.read_text()

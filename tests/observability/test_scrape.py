@@ -25,7 +25,7 @@ from tests.observability.promql import (
     unmet,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.unloads]
 
 WINDOW = "30s"
 ROUNDS = 5
