@@ -88,6 +88,7 @@ lint types imports docs: dev
 
 lint:
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@find app -name '*.py' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 400 {print $$2 " has " $$1 " lines, 400 are allowed"; bad = 1} END {exit bad}'
 
 types:
 	@$(BIN)/pyright --pythonpath $(BIN)/python

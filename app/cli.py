@@ -12,7 +12,7 @@ import typer
 from app import __version__, keys_cli
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.settings.server import Settings
 
 _app = typer.Typer(
     add_completion=False,
@@ -68,7 +68,7 @@ def fetch(model: Models = None, config: Config = None) -> None:
 
 
 def _settings(config: Path | None, models: list[str] | None, **given: Any) -> "Settings":
-    from app.settings import read_settings
+    from app.settings.server import read_settings
 
     if config is not None:
         os.environ["CARAVAN_CONFIG"] = str(config)  # noqa: TID251  # where the settings look for it
@@ -83,7 +83,7 @@ def _one_line() -> Generator[None]:
     from app.access.files import BadKeys
     from app.core.errors import AppError
     from app.runtime.lifecycle import GaveUp
-    from app.settings import BadSetting
+    from app.settings.environment import BadSetting
 
     try:
         yield

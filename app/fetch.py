@@ -3,7 +3,7 @@
 import logging
 
 from app.prepare import prepare
-from app.settings import Settings
+from app.settings.server import Settings
 from app.telemetry import logs
 
 _log = logging.getLogger("caravan")

@@ -117,7 +117,7 @@ class _Wrong(Exception):
 @contextmanager
 def _failing_well() -> Generator[None]:
     from app.access.files import BadKeys
-    from app.settings import BadSetting
+    from app.settings.environment import BadSetting
 
     try:
         yield
@@ -127,7 +127,7 @@ def _failing_well() -> Generator[None]:
 
 
 def _path(file: Path | None) -> Path:
-    from app.settings import read_settings
+    from app.settings.server import read_settings
 
     path = file or read_settings().keys_file
     if path is None:

@@ -36,7 +36,7 @@ from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.watch import watch
-from app.settings import Settings
+from app.settings.server import Settings
 from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry

@@ -10,7 +10,8 @@ from app.catalogue import bundled, library
 from app.catalogue.library import Library
 from app.catalogue.names import parse_name
 from app.core.model import ModelSpec
-from app.settings import ModelConfig, Settings
+from app.settings.models import ModelConfig
+from app.settings.server import Settings
 
 # In bfloat16 the two likeliest first tokens of this small model can tie; float32 keeps them apart.
 BUNDLED = ModelConfig(name="smollm2:135m", source=bundled.SOURCE, engine={"dtype": "float32"})

@@ -23,8 +23,10 @@ from app.engine.vllm.process import environment, forkserver
 from app.main import StartEngine, base_url, build_app
 from app.prepare import prepare, served
 from app.runtime.lifecycle import GaveUp, Lifecycle
-from app.setting_values import Address
-from app.settings import BadSetting, Settings, hand_down, read_otlp
+from app.settings.environment import BadSetting
+from app.settings.otlp import hand_down, read_otlp
+from app.settings.server import Settings
+from app.settings.values import Address
 from app.telemetry import logs
 from app.telemetry.setup import start as start_telemetry
 

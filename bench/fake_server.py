@@ -5,12 +5,13 @@ from typing import Any
 
 from app.catalogue.library import Library
 from app.core.model import Model
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
 from app.serve import bind, listen
-from app.setting_values import Address
-from app.settings import read_settings
+from app.settings.server import read_settings
+from app.settings.values import Address
 from bench.servers import NAME
 from harness.fake_model import fake_model
 

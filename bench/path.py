@@ -21,9 +21,10 @@ from app.api.stream import Encoder, EventResponse, Events, RawSend
 from app.catalogue.library import Library
 from app.core.events import Content, Delta, Done, Event, Timings
 from app.core.model import Model
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import fake_model
 
 TOKENS = 20_000

@@ -22,8 +22,9 @@ from pydantic.fields import FieldInfo
 from app.catalogue.parameters import OPTIONS
 from app.core.limits import InputLimits
 from app.core.request import Sampling
-from app.setting_values import Address
-from app.settings import ModelConfig, Settings
+from app.settings.models import ModelConfig
+from app.settings.server import Settings
+from app.settings.values import Address
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 from scripts import chart_values, citations
 from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges

@@ -23,10 +23,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.catalogue.library import Library
 from app.core.model import Model
-from app.engine.fake import FakeEngine
-from app.engine.words import Words
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.words import Words
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import EVERYTHING, fake_model
 
 _PATH = "/watched"

@@ -1,4 +1,4 @@
-"""The seam to an engine: what the runtime may ask of one. `fake.py` is the double, `vllm/` the real one."""
+"""The seam to an engine: what the runtime may ask of one. `fake/` is the double, `vllm/` the real one."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager

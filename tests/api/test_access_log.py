@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from app.core.errors import EngineFailed
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.telemetry.logs import JsonFormatter
 from app.telemetry.setup import start
 from harness.fake_model import fake_model

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from harness.fake_model import fake_model
 from tests.api.gates import Gate
 from tests.api.live import response_of

@@ -13,7 +13,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from app.api.connection import Connection, connection_class
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from tests.api.live import connect, read_to_end, response_of, serving
 from tests.api.scrape import value

@@ -21,9 +21,9 @@ from app.api.guard import need_of
 from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
 from app.core.context import SCOPES, Scope
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import fake_model
 
 BASE = "http://127.0.0.1:11434"

@@ -10,7 +10,8 @@ from prometheus_client.samples import Sample
 
 from app.core.errors import EngineDied, EngineFailed
 from app.core.model import Model
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.telemetry.instruments import INSTRUMENTS
 from app.telemetry.setup import start
 from harness.fake_model import fake_model

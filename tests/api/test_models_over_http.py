@@ -16,9 +16,9 @@ from app.access.keys import new_key
 from app.api.ollama.unserved import ROUTES, Unserved
 from app.catalogue.library import Library
 from app.core.model import Model, ThinkingLevels
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import fake_model
 
 LEVELS = ThinkingLevels((False, "low", "high"), "high")

@@ -7,7 +7,8 @@ import yaml
 
 from app.access.keys import new_key
 from app.core.errors import EngineFailed
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from tests.api.scrape import value
 from tests.e2e.engines import eventually

@@ -20,7 +20,8 @@ from app.access.store import Store, open_storage
 from app.api.context import CONTEXT
 from app.api.quota import Quota
 from app.core.context import Caller, Limits, RequestContext
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.runtime import policy
 from harness.fake_model import fake_model
 from harness.redis_server import running_redis

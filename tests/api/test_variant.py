@@ -18,9 +18,10 @@ from app.catalogue.library import Library
 from app.core.events import Content, ToolCall
 from app.core.request import Constraint
 from app.engine.base import Prompt, Run
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import fake_model
 
 KEY, HASH = new_key("client")

@@ -19,7 +19,7 @@ from app.cli import _app as commands  # pyright: ignore[reportPrivateUsage]  # t
 from app.core.model import Model
 from app.engine.base import Engine
 from app.main import build_app
-from app.settings import Settings, read_settings
+from app.settings.server import Settings, read_settings
 from app.telemetry.instruments import INSTRUMENTS
 from scripts.generate import prometheus_name
 from tests.chart.helm import ROOT, VALUES, Object, containers, objects, of_kind, pod_specs

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from app.engine.base import Engine
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from tests.real_engine import loaded
 
 EngineFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Engine]]

@@ -10,9 +10,9 @@ import httpx
 from app.api.connection import connection_class
 from app.catalogue.library import Library
 from app.core.model import Model
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from app.telemetry.report import Telemetry
 from tests.api.live import serving
 

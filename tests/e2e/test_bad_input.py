@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.engine.base import Prompt, Run
-from app.engine.fake import HELLO as HELLO_BACK
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import HELLO as HELLO_BACK
+from app.engine.fake.script import Reply
 from harness.fake_model import EVERYTHING, fake_model
 from harness.requests.bodies import FIELDS, broken, encoded, requests, tamed
 from harness.server import LiveServer

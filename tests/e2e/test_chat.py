@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from app.core.events import Content, ToolCall
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from harness.models.catalogue import GREETING, WEATHER, assistant, case, system, user
 from tests.e2e.chats import GREEDY, METRICS, STAMP, ask, assert_refused, chat, rendered, reply_of

@@ -13,7 +13,7 @@ import pytest
 
 from app.core.errors import EngineFailed
 from app.engine.base import Vectors
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from harness.fake_model import fake_model
 from tests.e2e.fake_site import fake_site
 from tests.e2e.ollama_lines import JSON, in_engines

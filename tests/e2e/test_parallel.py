@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from harness.fake_model import fake_model
 from tests.e2e.fake_site import fake_site
 

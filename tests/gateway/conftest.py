@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.envoy import HOST, Gateway, gateway
 from harness.fake_model import fake_model
 from tests.e2e.fake_site import FakeSite, fake_site

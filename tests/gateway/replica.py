@@ -12,11 +12,12 @@ from pathlib import Path
 
 from app.catalogue.library import Library
 from app.core.model import Model
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.main import build_app
 from app.runtime.lifecycle import Lifecycle
 from app.serve import bind, listen
-from app.settings import read_settings
+from app.settings.server import read_settings
 from harness.fake_model import fake_model
 
 MODEL = "qwen3"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from harness.ports import free_port
 from tests.chart.helm import CHART, objects, of_kind

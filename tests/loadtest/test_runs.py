@@ -16,7 +16,8 @@ import pytest
 from app.core.model import Capability
 from app.engine.base import Prompt
 from app.engine.base import Run as EngineRun
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from harness.fake_model import EVERYTHING, fake_model
 from harness.ports import free_port
 from loadtest import report

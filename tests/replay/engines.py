@@ -10,8 +10,9 @@ from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, 
 from app.core.events import Delta
 from app.core.model import Model
 from app.engine.base import Admit, Prompt, Run, Vectors
-from app.engine.fake import FakeEngine, Reply
-from app.engine.words import Words
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
+from app.engine.fake.words import Words
 from app.runtime.policy import spare_places
 from app.runtime.queue import Turns
 from tests.replay.fairness import Fairness

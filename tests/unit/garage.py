@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease, LoadedModel
 from app.runtime.manager import Manager
 from app.runtime.observer import Recorder

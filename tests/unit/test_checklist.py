@@ -12,9 +12,10 @@ from app.core.events import ToolCall
 from app.core.model import Capability, Model, ModelName, ModelSpec
 from app.core.request import ChatPrompt, Generation, Load
 from app.engine.base import Engine
-from app.engine.fake import FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
 from app.main import build_app
-from app.settings import read_settings
+from app.settings.server import read_settings
 from scripts import compat
 from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from scripts.generate import proofs

@@ -13,7 +13,7 @@ from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, PastToolCall, Sampling, Think
 from app.engine.base import Prompt
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.prompt.gotemplate import GoTemplate
 from app.runtime.compose import TOO_LONG, Composer
 from tests.unit.garage import model

@@ -8,7 +8,7 @@ import pytest
 from app.core.context import ANYBODY
 from app.core.errors import LoadFailed, Overloaded
 from app.core.model import Model
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.runtime.entries import Close, Drop, Entries, Evict, Load
 from app.runtime.entry import Entry, State
 from tests.unit.garage import A2, A, B, C

@@ -11,8 +11,9 @@ from app.core.errors import EngineDied, EngineFailed, InvalidRequest
 from app.core.events import Content, Delta, Thinking
 from app.core.request import ChatPrompt, Message, PastToolCall, Sampling
 from app.engine.base import Prompt, Run
-from app.engine.fake import FakeEngine, Reply
-from app.engine.words import Words
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import Reply
+from app.engine.fake.words import Words
 from tests.answers import deltas_of
 
 RUN = Run(Sampling(), max_tokens=100)

@@ -19,7 +19,8 @@ from app.core.model import Model
 from app.core.request import Message
 from app.engine.base import Engine
 from app.main import build_app
-from app.settings import ModelConfig, Settings, read_settings
+from app.settings.models import ModelConfig
+from app.settings.server import Settings, read_settings
 from scripts import generate
 from scripts.chart_values import VALUES
 from scripts.chart_values import rows as value_rows

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from app.core.model import Model
-from app.engine.fake import FakeEngine
+from app.engine.fake.engine import FakeEngine
 from app.runtime.manager import Manager
 from tests.unit.garage import A2, A, B, lease, managed, seconds_left, touch
 from tests.unit.virtual_time import advance, settle, virtual

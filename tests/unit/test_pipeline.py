@@ -40,11 +40,12 @@ from app.core.request import (
     Unload,
 )
 from app.engine.base import Engine, Vectors
-from app.engine.fake import HELLO, FakeEngine, Reply
+from app.engine.fake.engine import FakeEngine
+from app.engine.fake.script import HELLO, Reply
 from app.main import build_app
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
-from app.settings import Settings
+from app.settings.server import Settings
 from tests.api.live import serving
 from tests.unit.garage import model
 

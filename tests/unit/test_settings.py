@@ -8,8 +8,9 @@ from pydantic import AliasChoices
 
 from app.api.origins import Origins
 from app.core.limits import InputLimits
-from app.setting_values import Address, read_address
-from app.settings import CONFIG_VARIABLE, BadSetting, Settings, read_settings
+from app.settings.environment import BadSetting
+from app.settings.server import CONFIG_VARIABLE, Settings, read_settings
+from app.settings.values import Address, read_address
 
 SET: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0:8080", Address(host="0.0.0.0", port=8080)),

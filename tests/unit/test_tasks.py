@@ -21,7 +21,7 @@ OWNED = {
     "core/pool.py:_put": "a thread of the pool, whose jobs hand on whatever they raise",
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
     "runtime/loader.py:load": "awaited there",
-    "engine/fake.py:_or_end": "both are awaited there",
+    "engine/fake/engine.py:_or_end": "both are awaited there",
     "engine/vllm/input/window.py:in_window": "children of a group, which is awaited",
     "engine/vllm/engine.py:close": "awaited there, within a time",
     "engine/vllm/stream/client.py:_run_output_handler": "it logs and ends the requests",

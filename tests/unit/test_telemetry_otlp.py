@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.settings import BadSetting, read_otlp
+from app.settings.environment import BadSetting
+from app.settings.otlp import read_otlp
 from app.telemetry.otlp import Otlp
 
 BASE = "OTEL_EXPORTER_OTLP"

@@ -26,19 +26,19 @@ from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, 
 from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
-from app.decode.reply import ReplyDecoder
-from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
+from app.engine.base import Admit, Prompt, Run, Vectors
 from app.engine.vllm.config import AS_FITS, EngineDefaults, engine_args, windowed
 from app.engine.vllm.input.messages import thinking_kwargs
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window
-from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, call_id
+from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, decoder_of
 from app.engine.vllm.process.environment import environment_of_a_load
 from app.engine.vllm.process.failures import first_line, load_reason, log_last_lines
 from app.engine.vllm.process.stderr import ChildOutput, cause
 from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
+from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.logprobs import TokenBytes
@@ -47,31 +47,9 @@ from app.engine.vllm.stream.tracing import headers_for, trace_requests
 from app.engine.vllm.stream.usage import account, last_delta
 
 _log = logging.getLogger(__name__)
-VLLM_ERRORS = (VLLMValidationError, ValueError, EngineDeadError, EngineGenerateError)
 _CLOSE_S = 7.0
 _FIRST = -(1 << 62)
 """The priority before all others, where the engine schedules by priority."""
-
-
-class VllmAnswer:
-    """One answer of a `VllmEngine`: what vLLM's outputs of one request come to."""
-
-    def __init__(
-        self, deltas: Deltas, decoder: Decoder | None, failed: Callable[[Exception], AppError]
-    ) -> None:
-        self._deltas = deltas
-        self._failed = failed
-        self.decoder = decoder
-        self.request_id = deltas.request_id
-        self.ended = False
-
-    async def next(self) -> Delta:
-        try:
-            delta = await self._deltas.next()
-        except VLLM_ERRORS as error:
-            raise self._failed(error) from error
-        self.ended = delta.finish is not None
-        return delta
 
 
 class VllmEngine:
@@ -210,7 +188,7 @@ class VllmEngine:
 
         try:
             answer = VllmAnswer(
-                await self._submit(prompt, run, parser, convert), _decoder(parser), self._failed
+                await self._submit(prompt, run, parser, convert), decoder_of(parser), self._failed
             )
             try:
                 yield answer
@@ -407,7 +385,3 @@ class VllmEngine:
         prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
         async for _ in self._llm.generate(prompt, params, name, priority=_FIRST):
             pass
-
-
-def _decoder(parser: VllmReplyParser | None) -> Decoder | None:
-    return parser and ReplyDecoder(parser, trims_content=parser.thinking, make_id=call_id)

@@ -13,7 +13,8 @@ from vllm.parser import Parser, ParserManager
 from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
-from app.decode.reply import ParsedCall, ParsedReply
+from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
+from app.engine.base import Decoder
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
@@ -263,3 +264,8 @@ def _tags(parser: Parser | None) -> tuple[str, str]:
     names = ("reasoning_start_str", "reasoning_end_str")
     opened, closed = ((getattr(reasoning, name, None) or "").strip() for name in names)
     return opened, closed
+
+
+def decoder_of(parser: VllmReplyParser | None) -> Decoder | None:
+    """What reads a reply by `parser`, where it may hold more than text."""
+    return parser and ReplyDecoder(parser, trims_content=parser.thinking, make_id=call_id)

@@ -1,4 +1,4 @@
-"""A scripted engine: for tests, for load tests of the HTTP path and for clusters without accelerators.
+"""A scripted engine, for tests and benchmarks.
 
 It answers what its script says, one word a token, and writes down what it was asked. It does not follow
 `format`, `think` or the sampling numbers by itself: a script that is a function sees them and may. `stop`
@@ -11,47 +11,20 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from app.core.errors import AppError, EngineDied, InvalidRequest
-from app.core.events import Delta, Event, Timings, TokenLogprob, Usage
+from app.core.errors import EngineDied, InvalidRequest
+from app.core.events import Delta, Timings, TokenLogprob, Usage
 from app.core.request import ChatPrompt, Message, Think
-from app.engine.base import Admit, Decoder, Prompt, Run, Vectors
-from app.engine.words import Words, split
+from app.engine.base import Admit, Prompt, Run, Vectors
+from app.engine.fake.script import HELLO, Gate, Reply, Script, ScriptedAnswer, ScriptedDecoder, cut
+from app.engine.fake.words import Words, split
 
 _TOO_LONG = "the input length exceeds the context length"
 _NO_ROOM = "input after truncation exceeds maximum context length"
 _REMEMBERED = 1024
-
-Gate: TypeAlias = asyncio.Event | Callable[[int], Awaitable[None]]
-"""Holds deltas back: an event waited for before each, or a function of the delta's index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to one prompt: a delta per text.
-
-    `events[i]` is what the decoder makes of delta i; the rest comes when it is flushed; None means that
-    there is no decoder. `cached_tokens` of the prompt's count as known. `error` is raised in place of delta
-    `error_after`; an `EngineDied` kills the engine.
-    """
-
-    deltas: Sequence[str]
-    events: Sequence[Sequence[Event]] | None = None
-    cached_tokens: int = 0
-    error: AppError | None = None
-    error_after: int = 0
-    gate: Gate | None = None
-
-
-Script: TypeAlias = Mapping[str, Reply] | Callable[[Prompt, Run], Reply]
-"""Replies by the prompt's whole text or the last message's content; or a function, which must be pure:
-it is asked once for the decoder and once for the deltas."""
-
-HELLO = Reply(("Hello", " from", " the", " scripted", " engine."))
 
 
 class Asked(NamedTuple):
@@ -68,31 +41,6 @@ class Rendering(NamedTuple):
     think: Think
     continue_last: bool
     chat_template: str
-
-
-class ScriptedDecoder:
-    """Gives the events of a `Reply`, delta by delta."""
-
-    def __init__(self, events: Sequence[Sequence[Event]], delta_count: int) -> None:
-        self._events: Iterator[Sequence[Event]] = iter(events[:delta_count])
-        self._rest = [event for group in events[delta_count:] for event in group]
-
-    def feed(self, delta: Delta) -> list[Event]:
-        return list(next(self._events, ()))
-
-    def flush(self) -> list[Event]:
-        return self._rest
-
-
-class ScriptedAnswer:
-    """An answer of a `FakeEngine`."""
-
-    def __init__(self, deltas: AsyncGenerator[Delta, None], decoder: Decoder | None) -> None:
-        self._deltas = deltas
-        self.decoder = decoder
-
-    async def next(self) -> Delta:
-        return await anext(self._deltas)
 
 
 class FakeEngine:
@@ -191,7 +139,7 @@ class FakeEngine:
             raise InvalidRequest(_TOO_LONG)
         self.asked.append(Asked(prompt, run))
         reply = self._reply(prompt, run)
-        texts, stop = _cut(reply.deltas, run.sampling.stop)
+        texts, stop = cut(reply.deltas, run.sampling.stop)
         called_ns = time.perf_counter_ns()
         asked_ns = first_ns = 0
         room, last = run.max_tokens, len(texts) - 1
@@ -373,22 +321,6 @@ def _content(message: Message) -> str:
             f"<tool_call>{json.dumps({'name': call.name, 'arguments': dict(call.arguments)})}</tool_call>"
         )
     return "".join(parts)
-
-
-def _cut(texts: Sequence[str], stops: Sequence[str]) -> tuple[Sequence[str], str]:
-    """The texts up to the first stop string, one at least, and that string."""
-    whole = "".join(texts) if stops else ""
-    found = [(at, stop) for stop in stops if stop and (at := whole.find(stop)) >= 0]
-    if not found:
-        return texts or ("",), ""
-    end, stop = min(found)
-    kept: list[str] = []
-    for text in texts:
-        kept.append(text[:end])
-        end -= len(text)
-        if end <= 0:
-            break
-    return kept, stop
 
 
 def _logprob(word: str, count: int) -> TokenLogprob:

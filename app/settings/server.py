@@ -1,4 +1,4 @@
-"""Every knob, read once at start; the only reader of the environment.
+"""The settings of the server, read once at start.
 
 Each field can be set by `CARAVAN_<NAME>` and, where Ollama has a variable of the same meaning, by that one.
 The README's table is made from this class.
@@ -7,19 +7,15 @@ The README's table is made from this class.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -31,71 +27,24 @@ from pydantic_settings import (
 )
 
 from app.core.limits import InputLimits
-from app.setting_values import (
+from app.settings.environment import BadSetting, trimmed
+from app.settings.models import ModelConfig
+from app.settings.values import (
     Address,
     InputLimitsMap,
     Limit,
     OpenPaths,
     OriginList,
     PeerList,
-    PresetMessage,
     Seconds,
-    TextList,
-    check_name,
-    check_parameters,
-    in_model,
     read_address,
     read_capture,
     read_json,
     read_switch,
 )
 from app.telemetry.logs import LogFormat
-from app.telemetry.otlp import PROTOCOLS, Otlp, Protocol
 
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
-
-
-class BadSetting(Exception):
-    """A setting that cannot be used; the text is one line that says where it was set."""
-
-
-class ModelConfig(BaseModel):
-    """One served model, as in a Modelfile: `source` is FROM, the rest its commands."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, AfterValidator(check_name)] = Field(
-        description="Name that clients use, `model[:tag]`."
-    )
-    source: str = Field(
-        min_length=1,
-        description="Folder, .gguf file, hub repository, the name of another model here, or `bundled`.",
-    )
-    system: str = Field(default="", description="System prompt, as SYSTEM in a Modelfile.")
-    template: str = Field(default="", description="Go template, as TEMPLATE in a Modelfile.")
-    chat_template: str = Field(default="", description="Jinja chat template instead of the model's own.")
-    parameters: Annotated[dict[str, Any], AfterValidator(check_parameters)] = Field(
-        default_factory=dict[str, Any], description="Options by name, as PARAMETER in a Modelfile."
-    )
-    messages: list[PresetMessage] = Field(
-        default_factory=list[PresetMessage],
-        description="Messages that every chat begins with, as MESSAGE in a Modelfile: `{role, content}` or "
-        "pairs of the two.",
-    )
-    license: TextList = Field(
-        default_factory=list[str], description="License texts that show prints; one needs no list."
-    )
-    tool_parser: str | None = Field(default=None, description="vLLM tool parser; `none` turns tools off.")
-    reasoning_parser: str | None = Field(default=None, description="vLLM reasoning parser; `none`: off.")
-    engine: dict[str, Any] = Field(default_factory=dict[str, Any], description="vLLM engine arguments.")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _named(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return read(value)
-        except ValidationError as error:
-            raise in_model(value, error, cls.model_fields) from error
 
 
 def _ollama(name: str) -> AliasChoices:
@@ -300,14 +249,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         environment = EnvSettingsSource(settings_cls)
-        environment.env_vars = _trimmed(environment.env_vars)
+        environment.env_vars = trimmed(environment.env_vars)
         return (init_settings, environment, InitSettingsSource(settings_cls, _read_file()))
-
-
-def _trimmed(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Ollama strips spaces and quotes around its variables; what is empty then counts as not set."""
-    texts = {name: (value or "").strip().strip("\"'").strip() for name, value in variables.items()}
-    return {name: text for name, text in texts.items() if text}
 
 
 def _read_file() -> dict[str, Any]:
@@ -345,37 +288,6 @@ def read_settings(*, port: int | None = None, **given: Any) -> Settings:
         raise BadSetting(f"{where}: {_one_line(first['msg'].removeprefix('Value error, '))}") from error
 
 
-def read_otlp() -> Otlp:
-    """Where telemetry is sent, by OpenTelemetry's standard variables.
-
-    Raises:
-        BadSetting: for a protocol that is not known.
-    """
-    return Otlp(metrics=_otlp_protocol("METRICS"), traces=_otlp_protocol("TRACES"))
-
-
-def hand_down(otlp: Otlp) -> None:
-    """Tell vLLM's processes the protocol: they know this variable alone and would take gRPC."""
-    if otlp.traces:
-        os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", otlp.traces)
-
-
-def _otlp_protocol(signal: str) -> Protocol | None:
-    """None where no receiver of the signal is named, or none is wanted."""
-    variables = _trimmed(os.environ)
-    either = (f"OTEL_EXPORTER_OTLP_{signal}_", "OTEL_EXPORTER_OTLP_")
-    if variables.get(f"OTEL_{signal}_EXPORTER") == "none":
-        return None
-    if not any(f"{prefix}ENDPOINT" in variables for prefix in either):
-        return None
-    for name in (f"{prefix}PROTOCOL" for prefix in either):
-        if asked := variables.get(name):
-            if asked not in PROTOCOLS:
-                raise BadSetting(f"{name}: {asked!r} is not one of {', '.join(sorted(PROTOCOLS))}")
-            return PROTOCOLS[asked]
-    return "http/protobuf"
-
-
 def _where_set(name: str, given: Mapping[str, Any]) -> str:
     """What the operator has to mend: an option of the command line, a variable or a key of the file."""
     name = name.removeprefix("CARAVAN_").removeprefix("OLLAMA_").lower()
@@ -384,7 +296,7 @@ def _where_set(name: str, given: Mapping[str, Any]) -> str:
     field = Settings.model_fields.get(name)
     alias = field.validation_alias if field else None
     known = alias.choices if isinstance(alias, AliasChoices) else [f"CARAVAN_{name.upper()}"]
-    variables = {variable.upper() for variable in _trimmed(os.environ)}
+    variables = {variable.upper() for variable in trimmed(os.environ)}
     used = (variable for variable in map(str, known) if field and variable in variables)
     return next(used, f"configuration file {os.environ.get(CONFIG_VARIABLE)}: {name}")
 
