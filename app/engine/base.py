@@ -76,7 +76,7 @@ class Answer(Protocol):
         """How to read it; None when every delta is plain content."""
         ...
 
-    async def next(self) -> Delta:
+    def next(self) -> Awaitable[Delta]:
         """The next delta; the one with a `finish` is the last. Raises what the engine's methods do."""
         ...
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
 from app.core.context import Caller, RequestContext
 from app.core.errors import InvalidRequest
-from app.core.events import Done, Event, Started, Timings, Usage
+from app.core.events import Done, Event, Timings, Usage
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import (
@@ -26,7 +26,7 @@ from app.core.request import (
     Sampling,
     Unload,
 )
-from app.engine.base import Prompt, Run
+from app.engine.base import Answer, Prompt, Run
 from app.golang.quote import quoted
 from app.runtime.checks import check, check_allowed, settled_think, within_limits
 from app.runtime.compose import Composer
@@ -85,9 +85,13 @@ class Pipeline:
         async with self.lease(admitted, ctx) as lease:
             load_ns = time.monotonic_ns() - asked.received_ns
             prompt = await self.compose(admitted, lease)
-            async with aclosing(self.turn(admitted, lease, prompt, ctx, load_ns)) as turn:
-                async for events in turn:
-                    yield events
+            async with self.turn(admitted, lease, prompt, ctx) as (answer, reply):
+                while reply.last.finish is None:
+                    if events := reply.read(await answer.next()):
+                        yield events
+            if events := reply.remaining():
+                yield events
+            yield (await _done(admitted, lease, prompt, reply, ctx, load_ns),)
 
     def admit(self, asked: Generation, ctx: RequestContext) -> Admitted:
         """The checks before any work, in the order that clients observe."""
@@ -115,41 +119,35 @@ class Pipeline:
         )
         return await composer.prompt()
 
+    @asynccontextmanager
     async def turn(
-        self, admitted: Admitted, lease: Lease, prompt: Prompt, ctx: RequestContext, load_ns: int
-    ) -> AsyncGenerator[Sequence[Event], None]:
-        """One answer of the model; several may be had within one lease."""
+        self, admitted: Admitted, lease: Lease, prompt: Prompt, ctx: RequestContext
+    ) -> AsyncGenerator[tuple[Answer, Reply], None]:
+        """One answer of the model, and what reads it; several may be had within one lease.
+
+        Leaving the context aborts what has not ended, and adds the engine's work to the request's.
+        """
         asked = admitted.asked
         # Before the request holds back tokens of its key: a schema may be refused.
         run = _run(admitted, await self._constraint(asked), ctx)
         run = replace(run, max_tokens=await _room(admitted, prompt, lease, ctx))
-        gives_context = _gives_context(asked.prompt)
         caller, tokens = ctx.caller, len(prompt.token_ids)
         async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
             run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
             reply = Reply(
-                keeps_text=gives_context or ctx.keeps_content, constrained=run.constraint is not None
+                turn,
+                keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
+                constrained=run.constraint is not None,
             )
             try:
                 async with lease.engine.answer(prompt, run) as answer:
                     reply.decoder = answer.decoder
-                    while reply.last.finish is None:
-                        delta = await answer.next()
-                        if turn.silent:
-                            turn.speaks()
-                            yield (Started(delta.prompt_tokens or tokens, delta.cached_tokens),)
-                        if events := reply.read(delta):
-                            yield events
+                    yield answer, reply
             finally:
                 run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
                 ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
                 if ctx.keeps_content:
                     ctx.prompt, ctx.answer = asked.prompt, reply.text
-        if events := reply.remaining():
-            yield events
-        reply.check_whole()
-        context = await _context(prompt, reply.text, lease) if gives_context else None
-        yield (_done(reply, ctx, asked.received_ns, load_ns, context),)
 
     async def load(self, asked: Load, ctx: RequestContext) -> None:
         """Have the model loaded, as a request that its checks let through would."""
@@ -264,15 +262,22 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
     )
 
 
-def _done(
-    reply: Reply, ctx: RequestContext, received_ns: int, load_ns: int, context: list[int] | None
+async def _done(
+    admitted: Admitted, lease: Lease, prompt: Prompt, reply: Reply, ctx: RequestContext, load_ns: int
 ) -> Done:
-    last = reply.last
+    """The end of a reply that is whole.
+
+    Raises:
+        ConstraintFailed: for one that is not.
+    """
+    reply.check_whole()
+    asked, last = admitted.asked, reply.last
+    context = await _context(prompt, reply.text, lease) if _gives_context(asked.prompt) else None
     reason = last.finish or "stop"
     ctx.finish = "tool_calls" if reply.called_tools else reason
     return Done(
         reason,
-        total_ns=time.monotonic_ns() - received_ns,
+        total_ns=time.monotonic_ns() - asked.received_ns,
         load_ns=load_ns,
         prompt_tokens=last.prompt_tokens,
         output_tokens=last.output_tokens,

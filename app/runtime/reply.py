@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 
 from app.core.errors import ConstraintFailed
-from app.core.events import Content, Delta, Event, ToolCall
+from app.core.events import Content, Delta, Event, Started, ToolCall
 from app.engine.base import Decoder
+from app.runtime.queue import Turn
 
 _NOTHING: Sequence[Event] = ()
 
@@ -17,9 +18,10 @@ class Reply:
     be checked at the end.
     """
 
-    __slots__ = ("_answer", "_pieces", "called_tools", "decoder", "last")
+    __slots__ = ("_answer", "_pieces", "_turn", "called_tools", "decoder", "last")
 
-    def __init__(self, *, keeps_text: bool, constrained: bool) -> None:
+    def __init__(self, turn: Turn, *, keeps_text: bool, constrained: bool) -> None:
+        self._turn = turn
         self.decoder: Decoder | None = None
         self._answer: list[str] | None = [] if constrained else None
         self._pieces: list[str] | None = [] if keeps_text else None
@@ -32,16 +34,19 @@ class Reply:
             self._pieces.append(delta.text)
         if delta.finish is not None:
             self.last = delta
+        events = _NOTHING
         if self.decoder is not None:
             events = self.decoder.feed(delta)
+            self._keep(events)
+        elif delta.text or delta.logprobs:
+            events = (Content(delta.text, delta.logprobs),)
             if self._answer is not None:
-                self._keep(events)
-            return events
-        if self._answer is not None:
-            self._answer.append(delta.text)
-        if delta.text or delta.logprobs:
-            return (Content(delta.text, delta.logprobs),)
-        return _NOTHING
+                self._answer.append(delta.text)
+        if self._turn.silent:
+            self._turn.speaks()
+            started = Started(delta.prompt_tokens or self._turn.tokens, delta.cached_tokens)
+            return (started, *events)
+        return events
 
     def remaining(self) -> Sequence[Event]:
         """What the decoder held back, and its tool calls."""

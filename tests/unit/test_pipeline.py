@@ -281,8 +281,7 @@ async def test_the_options_of_model_and_request_reach_the_engine() -> None:
 async def test_closing_the_events_frees_the_engine() -> None:
     async with site(FakeEngine(default=Reply(("more ",) * 100), window=WINDOW)) as made:
         async with aclosing(made.pipeline.run(asked(), RequestContext())) as events:
-            assert isinstance((await anext(events))[0], Started)
-            assert await anext(events) == (Content("more "),)
+            assert (await anext(events))[1:] == (Content("more "),)
             assert made.busy == (1, 1)
         assert made.busy == (0, 0)
 
@@ -311,13 +310,13 @@ async def test_a_failure_ends_the_events(after: int) -> None:
     async with site(FakeEngine(default=reply, window=WINDOW)) as made:
         seen: list[Any] = []
         events = made.pipeline.run(asked(), RequestContext())
-        if after:
-            assert isinstance((await anext(events))[0], Started)
         for _ in range(after):
             seen += await anext(events)
+        started = [event for event in seen if isinstance(event, Started)]
+        assert len(started) == (1 if after else 0)
         with pytest.raises(EngineFailed, match="broken"):
             await anext(events)
-        assert seen == [Content("a "), Content("b ")][:after]
+        assert seen[1:] == [Content("a "), Content("b ")][:after]
         assert made.manager.down == []
 
 

@@ -143,6 +143,8 @@ class FakeEngine:
         called_ns = time.perf_counter_ns()
         asked_ns = first_ns = 0
         room, last = run.max_tokens, len(texts) - 1
+        prompt_tokens = len(prompt.token_ids)
+        cached_tokens = min(reply.cached_tokens, prompt_tokens)
         try:
             async with self._slot():
                 asked_ns = first_ns = time.perf_counter_ns()
@@ -152,8 +154,7 @@ class FakeEngine:
                     if not index:
                         first_ns = time.perf_counter_ns()
                     delta = self._delta(text, room, run.logprobs)
-                    delta.prompt_tokens = len(prompt.token_ids)
-                    delta.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
+                    delta.prompt_tokens, delta.cached_tokens = prompt_tokens, cached_tokens
                     room -= len(delta.token_ids)
                     if room and index < last:
                         yield delta
@@ -165,8 +166,8 @@ class FakeEngine:
                     yield delta
                     return
         finally:
-            run.usage.prompt_tokens, run.usage.output_tokens = len(prompt.token_ids), run.max_tokens - room
-            run.usage.cached_tokens = min(reply.cached_tokens, len(prompt.token_ids))
+            run.usage.prompt_tokens, run.usage.output_tokens = prompt_tokens, run.max_tokens - room
+            run.usage.cached_tokens = cached_tokens
             _account(run.usage, called_ns, asked_ns, first_ns)
 
     async def embed(

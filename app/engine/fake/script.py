@@ -58,8 +58,8 @@ class ScriptedAnswer:
         self._deltas = deltas
         self.decoder = decoder
 
-    async def next(self) -> Delta:
-        return await anext(self._deltas)
+    def next(self) -> Awaitable[Delta]:
+        return anext(self._deltas)
 
 
 def cut(texts: Sequence[str], stops: Sequence[str]) -> tuple[Sequence[str], str]:
