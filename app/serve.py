@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
         busy = len(self.server_state.tasks)
         if self.lifecycle.over(busy):
             if busy:
-                _log.warning("requests that did not end in time and are ended: %d", busy)
+                _log.warning("requests cancelled at the end of the grace period: %d", busy)
             await self.lifecycle.end()
             self.should_exit = True
         return await super().on_tick(counter)

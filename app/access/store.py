@@ -63,7 +63,7 @@ class Store:
             raise StoreGone from error
         if self._retry_at is not None:
             self._retry_at = None
-            _log.warning("the store of the limits answers again")
+            _log.warning("the limits store is available again")
         return answer
 
     async def close(self) -> None:
@@ -73,7 +73,7 @@ class Store:
     def _failed(self, error: Exception, *, known: bool) -> None:
         self._on_failure()
         if not known and self._retry_at is None:
-            _log.warning("the store of the limits does not answer: %s", str(error) or type(error).__name__)
+            _log.warning("the limits store is unavailable: %s", str(error) or type(error).__name__)
         self._retry_at = self._clock() + self._retry_s
 
 

@@ -50,7 +50,7 @@ def convert(gguf: Path, cache: Path, progress: Progress) -> Path:
             for left_over in target.parent.glob(f".{digest}.*.part"):
                 shutil.rmtree(left_over, ignore_errors=True)
             if target.is_dir():
-                _log.warning("what was made of %s is not whole and is made again", gguf.name)
+                _log.warning("the conversion of %s is incomplete and is made again", gguf.name)
             _make(gguf, digest, target, progress)
     return target
 

@@ -46,4 +46,4 @@ class DeferredQueue:
         try:
             call()
         except Exception:
-            _log.exception("a request could not be told of")
+            _log.exception("a finished request could not be reported")

@@ -87,7 +87,7 @@ class Draining(Overloaded):
 
 
 class LimitsUnknown(Overloaded):
-    """The store of the limits cannot be asked, and the operator wants no request to pass unchecked."""
+    """The limits store is unavailable, and the operator wants no request to pass unchecked."""
 
     rejection = "limits_unknown"
 

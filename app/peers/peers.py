@@ -103,12 +103,12 @@ class Peers:
                 return refusal(str(answer.json()["error"]))
             if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                 self._on_failure("rate")
-                _log.warning("%s (%s) is left out of a list: the key is over a limit there", url, host)
+                _log.warning("peer %s (%s) is left out of a list: the key is over a limit there", url, host)
                 return RequestRateExceeded(
                     str(answer.json()["error"]), int(answer.headers.get("retry-after", 1))
                 )
             return list(answer.raise_for_status().json()["models"])
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
             self._on_failure("silent")
-            _log.warning("%s (%s) does not list its models: %s", url, host, error or type(error).__name__)
+            _log.warning("peer %s (%s) did not list its models: %s", url, host, error or type(error).__name__)
             return None

@@ -172,7 +172,7 @@ STORE_FAILURES = Instrument(
     "caravan.limits.store.failures",
     "counter",
     "{failure}",
-    "Times the store of the limits could not be asked.",
+    "Times the limits store could not be reached.",
     (),
 )
 PEER_FAILURES = Instrument(

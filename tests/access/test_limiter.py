@@ -394,7 +394,7 @@ async def test_a_redis_that_is_lost_lets_requests_pass_counted_and_logged_once(
             await use(limiter, who, output=100)
         assert len(failures) >= 20
         assert [record.message.split(":")[0] for record in caplog.records] == [
-            "the store of the limits does not answer"
+            "the limits store is unavailable"
         ]
         clock.now += 6
         await use(limiter, who, output=100)
@@ -406,7 +406,7 @@ async def test_a_redis_that_is_lost_lets_requests_pass_counted_and_logged_once(
         clock.now += 6
         await use(limiter, who, output=100)
         assert isinstance(await refused(limiter, who), TokenRateExceeded)
-        assert [record.message for record in caplog.records[1:]] == ["the store of the limits answers again"]
+        assert [record.message for record in caplog.records[1:]] == ["the limits store is available again"]
 
 
 async def test_a_redis_that_is_lost_closes_the_server_where_that_is_wanted(tmp_path: Path) -> None:

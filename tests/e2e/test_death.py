@@ -175,7 +175,7 @@ def test_a_hung_engine_is_ended_and_replaced(healthy: OwnServer, part: str) -> N
         stopped = time.monotonic()
         assert json.loads(list(lines)[-1]) == {"error": DIED}
         assert time.monotonic() - stopped < 2 * HANG_S
-    assert "the engine of tool:latest hangs and is killed" in healthy.log
+    assert "the engine of tool:latest is hung and is killed" in healthy.log
     eventually(lambda: readiness(healthy) == 200, LOADED_S)
     assert healthy.client.post("/api/generate", json=HELLO).json()["response"] == GREETING
     assert psutil.wait_procs(dead, GONE_S)[1] == []

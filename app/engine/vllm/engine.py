@@ -113,7 +113,7 @@ class VllmEngine:
         freeze_gc_heap()
         await asyncio.to_thread(trim_heap)
         if args.max_model_len == AS_FITS:
-            _log.info("%s has %d tokens of context here", model.name, engine.window)
+            _log.info("context length of %s: %d tokens", model.name, engine.window)
         return engine
 
     @property
@@ -348,7 +348,7 @@ class VllmEngine:
             async with asyncio.timeout(_CLOSE_S):
                 await asyncio.shield(stopping)
         except TimeoutError:
-            _log.warning("the engine of %s does not stop and is killed", self._model.name)
+            _log.warning("the engine of %s did not shut down in time and is killed", self._model.name)
         finally:
             await asyncio.to_thread(self._processes.kill)
             self._end_requests()

@@ -210,6 +210,6 @@ def test_a_second_sigterm_ends_streams_with_an_error_line_and_tells_of_them(
         assert json.loads(list(lines)[-1]) == {"error": "the server is shutting down"}
     assert server.wait(GONE_S) == 0
     assert psutil.wait_procs(family, GONE_S)[1] == []
-    assert "requests that did not end in time and are ended: 1" in site.log
+    assert "requests cancelled at the end of the grace period: 1" in site.log
     (span,) = (each for each in collector.spans(trace_id) if each.name == "chat tool:latest")
     assert span.attributes["error.type"]

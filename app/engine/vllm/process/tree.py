@@ -67,7 +67,7 @@ class EngineProcesses:
 
     async def _kill_after(self, hung: Callable[[], Coroutine[Any, Any, None]], model: str) -> None:
         await hung()
-        _log.error("the engine of %s hangs and is killed", model)
+        _log.error("the engine of %s is hung and is killed", model)
         await asyncio.to_thread(self.kill)
 
     def note_gone(self) -> None:
@@ -87,7 +87,7 @@ class EngineProcesses:
                 break
             time.sleep(_POLL_S)  # noqa: TID251  # in a thread of its own
         for process in left:
-            _log.error("process %d of an engine does not end", process.pid)
+            _log.error("process %d of an engine did not exit", process.pid)
 
 
 async def start_in_thread(
