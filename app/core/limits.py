@@ -35,7 +35,7 @@ class InputLimits:
         256 << 10, "bytes of a body that has no pictures or prompts (`/api/show`)", "api/services.py", "413"
     )
     body_bytes: int = _row(
-        8 << 20, "bytes of a body besides its pictures", "api/ollama/jsonsize.py, bounds.py", "400"
+        8 << 20, "bytes of a body besides its pictures", "golang/jsonsize.py, api/ollama/bounds.py", "400"
     )
     text_chars: int = _row(
         1 << 20,
@@ -44,12 +44,12 @@ class InputLimits:
         "400",
     )
     json_values: int = _row(
-        1 << 20, "values of a JSON body, counted before any is built", "api/ollama/gojson.py", "400"
+        1 << 20, "values of a JSON body, counted before any is built", "golang/json.py", "400"
     )
     json_containers: int = _row(
         131_072,
         "objects and lists of a JSON body, counted likewise",
-        "api/ollama/gojson.py",
+        "golang/json.py",
         "400",
     )
     nesting: int = _row(
@@ -64,8 +64,8 @@ class InputLimits:
     tool_bytes: int = _row(1 << 20, "bytes of all tools together, as JSON", "api/ollama/bounds.py", "400")
     options: int = _row(256, "options of a request, items of lists too", "api/ollama/bounds.py", "400")
     context: int = _row(1_000_000, "token ids of `context`", "api/ollama/bounds.py", "400")
-    stop: int = _row(64, "stop strings of a request", "core/options.py", "400")
-    stop_chars: int = _row(16_384, "characters of all stop strings together", "core/options.py", "400")
+    stop: int = _row(64, "stop strings of a request", "api/ollama/bounds.py", "400")
+    stop_chars: int = _row(16_384, "characters of all stop strings together", "api/ollama/bounds.py", "400")
     template_chars: int = _row(65_536, "characters of a template", "api/ollama/bounds.py", "400")
     images: int = _row(64, "pictures of a request", "api/ollama/bounds.py", "400")
     image_pixels: int = _row(

@@ -1,6 +1,6 @@
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,6 +15,7 @@ from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBo
 from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.catalogue.library import Library
 from app.catalogue.parameters import OPTIONS
+from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.request import Message
 from app.engine.base import Engine
@@ -235,3 +236,9 @@ def test_every_value_of_the_chart_is_explained() -> None:
     assert value_rows(text) == [("`a.b`", "`1`", "First. More."), ("`c`", '`{"d": "x"}`', "Second.")]
     with pytest.raises(ValueError, match=r"does not explain a\.b"):
         value_rows("a:\n  b: 1\n")
+
+
+@pytest.mark.parametrize("row", fields(InputLimits), ids=lambda row: row.name)
+def test_a_limit_is_kept_in_a_file_that_exists(row: Field[int]) -> None:
+    for name in row.metadata["where"].split(", "):
+        assert (ROOT / "app" / name).is_file(), name
