@@ -199,7 +199,7 @@ def test_it_starts_without_an_engine_and_without_vllm(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from app.serve import run\n"
-        "from app.settings import read_settings\n"
+        "from app.settings.server import read_settings\n"
         "run(read_settings())\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('vllm', 'torch')]\n"
     )
