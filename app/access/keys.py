@@ -67,7 +67,7 @@ Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 
 
 class LimitsRecord(BaseModel):
-    """The fields of `core.call.Limits` as a key file holds them."""
+    """The fields of `core.context.Limits` as a key file holds them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -114,7 +114,7 @@ class _Budget:
         self._grant = _NOTHING
 
     async def reserve(self, prompt: int, room: int, *, exact: bool) -> int:
-        """See `core.call.Reserve`."""
+        """See `core.context.Reserve`."""
         limit = self._limit
         worth = room if exact else min(room, max(1, limit // _WORTHWHILE), max(1, limit - prompt))
         if prompt + worth > limit:
