@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -127,6 +128,26 @@ def test_a_failure_after_the_stream_began(site: FakeSite, lines: Lines) -> None:
     line = lines.of(chat(site, "fail").headers["x-request-id"])
     assert (line["status"], line["outcome"], line["level"]) == (200, "error", "warning")
     assert (line["error"], line["error_type"], line["output_tokens"]) == ("it broke", "EngineFailed", 1)
+
+
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("chat", {}),
+        ("generate", {}),
+        ("chat", {"keep_alive": 0}),
+        ("generate", {"prompt": "x", "_debug_render_only": True}),
+        ("embed", {"input": []}),
+    ],
+)
+def test_what_only_loads_unloads_or_renders_is_no_inference_unless_it_fails(
+    site: FakeSite, lines: Lines, route: str, asked: dict[str, Any]
+) -> None:
+    done = site.client.post(f"/api/{route}", json={"model": "m", **asked})
+    assert done.status_code == 200
+    assert "operation" not in lines.of(done.headers["x-request-id"])
+    failed = site.client.post(f"/api/{route}", json={"model": "nobody", **asked})
+    assert lines.of(failed.headers["x-request-id"])["operation"]
 
 
 def test_a_refusal(site: FakeSite, lines: Lines) -> None:

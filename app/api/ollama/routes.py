@@ -1,6 +1,6 @@
 """What makes a model work: chat, generate, embed. A route names the steps; each step lives elsewhere."""
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -66,14 +66,15 @@ def _answer(asked: codec.Asked, encoder: OllamaEncoder, served: Services, ctx: R
         match request:
             case Load():
                 await pipeline.load(request, ctx)
-                return encoder.loaded()
+                body = encoder.loaded()
             case Unload():
                 pipeline.unload(request, ctx)
-                return encoder.unloaded()
+                body = encoder.unloaded()
             case Render():
-                return encoder.rendered(await pipeline.render(request, ctx))
+                body = encoder.rendered(await pipeline.render(request, ctx))
+        ctx.operation = ""  # What succeeds was no inference.
+        return body
 
-    ctx.operation = ""  # no inference
     return DocumentResponse(work, media_type=JSON, limit_s=limit_s)
 
 
@@ -86,7 +87,7 @@ async def embed(body: Body, served: Served, ctx: Context) -> Response:
     async def work() -> bytes:
         return _embed_document(asked, await _embedded(served.pipeline, asked, ctx))
 
-    return _embeds(asked, work, served, ctx)
+    return DocumentResponse(work, media_type=JSON, limit_s=served.time_left_s(ctx))
 
 
 @router.post("/embeddings")
@@ -102,14 +103,6 @@ async def embeddings(body: Body, served: Served, ctx: Context) -> Response:
         found = await _embedded(served.pipeline, asked, ctx, legacy=True)
         return dumps({"embedding": vectors(found.vectors[0]) if found.vectors else []})
 
-    return _embeds(asked, work, served, ctx)
-
-
-def _embeds(
-    asked: Embedding, work: Callable[[], Awaitable[bytes]], served: Services, ctx: RequestContext
-) -> Response:
-    if not asked.inputs:
-        ctx.operation = ""  # the model is only loaded
     return DocumentResponse(work, media_type=JSON, limit_s=served.time_left_s(ctx))
 
 
@@ -132,9 +125,12 @@ async def _embedded(
     pipeline: Pipeline, asked: Embedding, ctx: RequestContext, *, legacy: bool = False
 ) -> Embedded:
     try:
-        return await pipeline.embed(asked, ctx, case_sensitive=legacy, normalize=not legacy)
+        found = await pipeline.embed(asked, ctx, case_sensitive=legacy, normalize=not legacy)
     except ModelNotFound as error:
         raise EmbeddingModelNotFound(error.name) from error
+    if not asked.inputs:
+        ctx.operation = ""  # The model was only loaded.
+    return found
 
 
 class EmbeddingModelNotFound(ModelNotFound):
