@@ -332,7 +332,10 @@ class Connection(HttpToolsProtocol):
     def _unread_bytes(self) -> int:
         """What the other side has not acknowledged. The kernel takes a third of its buffer at a time, so what
         is left here alone does not shrink for a long time under a slow reader."""
-        queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        file = self.transport.get_extra_info("socket").fileno()
+        if file < 0:
+            return 0  # The client has reset the connection, and the transport has closed its socket.
+        queued = fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4))
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def _stop_watching(self) -> None:

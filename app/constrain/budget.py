@@ -1,11 +1,13 @@
 """Owns what the reading of one schema may cost, and the questions that are put to llguidance meanwhile."""
 
 import json
+import re
+from math import prod
 
 from llguidance import LLMatcher
 
 from app.constrain.matcher import accepts, gives_up_on_string, matcher_of, reason
-from app.constrain.patterns import in_rust
+from app.constrain.patterns import MAX_REPEAT, in_rust
 from app.constrain.string_formats import regular
 from app.constrain.types import JsonPointer, refusal
 from app.core.request import Json
@@ -16,6 +18,9 @@ MAX_PATTERN = 4_096
 
 _PATTERN_STEPS, _TEXT_STEPS = 600, 20
 """What it costs to compile a regular expression and to ask it about a text; a step is some 5 us."""
+
+_COUNTS, _REPETITIONS = 20, 200
+"""How many counts of a pattern are multiplied, and how many repetitions a step is for."""
 
 _RULE_CHARS, _EXPRESSION_CHARS, _TEXT_CHARS = 4, 6, 16
 """Of the grammar's text for a step; llguidance is to compile it here and in the engine."""
@@ -72,7 +77,7 @@ class Budget:
         if len(source) > MAX_PATTERN:
             raise refusal(place, f"the regular expression is longer than {MAX_PATTERN} characters")
         if source not in self._patterns:
-            self.spend(_PATTERN_STEPS + len(source))
+            self.spend(_PATTERN_STEPS + len(source) + _repetitions(source) // _REPETITIONS)
             self._patterns[source] = in_rust(regular(source), place)
             self.check_string(_string_of(self._patterns[source]), place)
         return self._patterns[source]
@@ -95,3 +100,9 @@ class Budget:
 
 def _string_of(pattern: str) -> dict[str, Json]:
     return {"type": "string", "pattern": pattern}
+
+
+def _repetitions(pattern: str) -> int:
+    """At most how often a part of the pattern is repeated: as if all counts were inside one another."""
+    counts = re.findall(r"\{\d*,?(\d{1,7})\}", pattern)
+    return min(prod(max(int(count), 1) for count in counts[:_COUNTS]), MAX_REPEAT)

@@ -1,6 +1,7 @@
 """Owns the removal of what no finite value can satisfy, so that a grammar never leads into a dead end."""
 
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 
 from app.constrain.emit_scalar import Emitted
 from app.constrain.types import refusal
@@ -16,20 +17,18 @@ def prune(body: Emitted, definitions: Mapping[str, Emitted]) -> tuple[Emitted, d
     pruned = _Pruner(finite)
     kept = pruned.schema(body)
     needed: dict[str, Json] = {}
-    while missing := pruned.referred - needed.keys():
-        for name in sorted(missing):
+    while pruned.referred:
+        if (name := pruned.referred.pop()) not in needed:
             needed[name] = pruned.schema(definitions[name])
     return kept, needed
 
 
 def _refuse_circles(definitions: Mapping[str, Emitted]) -> None:
     """A definition may come back to itself inside an array or object, not as one of its own alternatives."""
-    left = {name: set(_alternatives(schema)) for name, schema in definitions.items()}
-    while done := [name for name, names in left.items() if not names & left.keys()]:
-        for name in done:
-            del left[name]
-    if left:
-        raise refusal((), "the schema includes itself without anything in between")
+    try:
+        TopologicalSorter({name: _alternatives(schema) for name, schema in definitions.items()}).prepare()
+    except CycleError as error:
+        raise refusal((), "the schema includes itself without anything in between") from error
 
 
 def _alternatives(schema: Emitted) -> Iterable[str]:
@@ -82,7 +81,7 @@ def _has_value(schema: Emitted, finite: set[str]) -> bool:
 class _Pruner:
     def __init__(self, finite: set[str]) -> None:
         self._finite = finite
-        self.referred: set[str] = set()
+        self.referred: list[str] = []
 
     def schema(self, schema: Emitted) -> Emitted:
         if isinstance(schema, bool):
@@ -90,7 +89,7 @@ class _Pruner:
         if not _has_value(schema, self._finite):
             return False
         if "$ref" in schema:
-            self.referred.add(schema["$ref"].removeprefix(_PREFIX))
+            self.referred.append(schema["$ref"].removeprefix(_PREFIX))
         pruned = dict(schema)
         if "anyOf" in schema:
             options = [self.schema(option) for option in schema["anyOf"]]

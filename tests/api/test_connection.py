@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import Request
@@ -460,3 +461,12 @@ def test_a_client_that_sends_much_before_it_reads_gets_the_answer(version: bytes
         sock.sendall(b"POST / HTTP/%s\r\nContent-Length: %d\r\n\r\n" % (version, size))
         sock.sendall(bytes(size))
         assert read_to_end(sock).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_socket_that_is_closed_already_holds_nothing_unread() -> None:
+    """A client that resets an idle connection closes it before the keep-alive's timer runs."""
+    connection = Connection.__new__(Connection)
+    gone = socket.socket()
+    gone.close()
+    connection.transport = SimpleNamespace(get_extra_info=lambda _: gone)  # type: ignore[assignment]
+    assert connection._unread_bytes() == 0  # pyright: ignore[reportPrivateUsage]

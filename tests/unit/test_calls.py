@@ -313,6 +313,18 @@ def test_work_grows_with_the_length_of_the_reply(name: str) -> None:
         assert spent_s(name, large) < 20 * spent_s(name, small) + 0.1, (head, unit)
 
 
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_run_of_one_character_within_the_markup_costs_no_more_than_its_length(name: str) -> None:
+    """A part of the markup that takes any run must not share it with the part before it."""
+    whole = FORMATS[name].write([("write", {"text": "x"})])
+    texts = (whole, whole.replace('"', ""), whole.replace('"', "'"))
+    heads = {text[: at + 1] for text in texts for at in range(len(text)) if not text[at].isalpha()}
+    for head in sorted(heads):
+        for unit in (" ", "\n", "a", "1", "_"):
+            small, large = head + unit * 500, head + unit * 4_000
+            assert spent_s(name, large) < 20 * spent_s(name, small) + 0.05, (head, unit)
+
+
 def test_every_format_that_the_catalogue_knows_is_read_by_someone() -> None:
     """Those that vLLM's parsers read are listed here, so that a new rule is a decision."""
     assert {rule.parser for rule in TOOL_RULES} - set(READERS) == BY_VLLM

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
 from app.core.errors import InvalidRequest
+from tests.unit.growth import least_cpu_s
 from tests.unit.json_grammar import TOKENS, PreparedGrammar
 
 pytestmark = [pytest.mark.row("A7"), pytest.mark.point(92)]
@@ -227,3 +229,27 @@ def test_few_steps_are_enough_for_most_schemas_and_no_others_take_more() -> None
 
 if __name__ == "__main__":
     _measure()
+
+
+def linked(length: int) -> Schema:
+    links = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}]} for at in range(length)}
+    return {"$ref": "#/$defs/d0", "$defs": {**links, f"d{length}": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("steps", [FEW_STEPS, 150_000])
+def test_a_chain_costs_no_more_than_its_length(steps: int) -> None:
+    """Whatever the steps are spent on, the time between two of them must not grow with the schema."""
+
+    def spent_s(length: int) -> float:
+        def run() -> None:
+            with suppress(OverBudget):
+                grammar_for(linked(length), steps)
+
+        return least_cpu_s(run)
+
+    assert spent_s(1_200) < 20 * spent_s(150) + 0.02
+
+
+def test_a_pattern_of_many_repetitions_is_no_small_work() -> None:
+    with pytest.raises(OverBudget):
+        grammar_for({"type": "string", "pattern": r"^(.{1,999}\p{L}){1,999}$"}, FEW_STEPS)

@@ -14,7 +14,8 @@ from app.decode.calls.tagged import TaggedCalls, verbatim
 
 BAR, DSML = "\uff5c", "\uff5cDSML\uff5c"
 _NAME = r"(?P<name>[\w.\-]{1,256})"
-_QUOTED = r"""=\s*["']?(?P<{}>[^"'<>]{{1,256}})["']?"""
+# White space belongs to one part of it only: a run of it would be tried in every way else.
+_QUOTED = r"""=\s*+["']?\s*+(?P<{}>[^"'<>\s](?:[^"'<>]{{0,254}}[^"'<>\s])?)(?:\s*+["'])?"""
 
 
 def _in_tags(opening: str, closing: str) -> JsonCalls:
@@ -62,8 +63,8 @@ def _invokes(wrapper: str, prefix: str = "", attribute: str = "") -> TaggedCalls
     """`<invoke name="f">` and `<parameter name="k">` in a wrapper around all calls."""
     return TaggedCalls(
         marks=(f"<{wrapper}>", f"<{prefix}invoke"),
-        opens=rf"(?:<{wrapper}>\s*)?<{prefix}invoke\s+name{_QUOTED.format('name')}>",
-        parameter=rf"<{prefix}parameter\s+name{_QUOTED.format('key')}{attribute}\s*>",
+        opens=rf"(?:<{wrapper}>\s*)?<{prefix}invoke\s+name{_QUOTED.format('name')}\s*+>",
+        parameter=rf"<{prefix}parameter\s+name{_QUOTED.format('key')}{attribute}\s*+>",
         ends=f"</{prefix}parameter>",
         closes=rf"</{prefix}invoke>(?:\s*</{wrapper}>)?",
         wrapper=f"<{wrapper}>",
@@ -93,7 +94,7 @@ _TOOL_CALLS = _in_tags("<tool_calls>", "</tool_calls>")
 _CODER = _functions("tool_call")
 _GLM = _pairs()
 _SUFFIX = r"(?::[^\s<>]{1,64})?"
-_STRING = r"""(?:\s+string="(?P<string>true|false)")?"""
+_STRING = r"""(?:\s++string="(?P<string>true|false)")?"""
 _LIST = PythonicCalls(
     ("[", "<|python_start|>"),
     re.compile(r"\A\s*(?:<\|python_start\|>\s*)?\[(?=\s*[A-Za-z_][\w.]*\()"),
@@ -163,8 +164,8 @@ READERS: Mapping[str, CallReader] = {
     "deepseek_v4": _invokes(f"{DSML}tool_calls", DSML, _STRING),
     "minicpm5": TaggedCalls(
         marks=("<function name",),
-        opens=rf"<function\s+name{_QUOTED.format('name')}>",
-        parameter=rf"<param\s+name{_QUOTED.format('key')}>",
+        opens=rf"<function\s+name{_QUOTED.format('name')}\s*+>",
+        parameter=rf"<param\s+name{_QUOTED.format('key')}\s*+>",
         ends="</param>",
         closes="</function>",
         wrapper=r"<function\s+name(?=\s*>)",
@@ -173,8 +174,8 @@ READERS: Mapping[str, CallReader] = {
     "step3": TaggedCalls(
         marks=(f"<{BAR}tool_calls_begin{BAR}>", f"<{BAR}tool_call_begin{BAR}>", "<steptml:invoke"),
         opens=rf"(?:(?:<{BAR}tool_calls_begin{BAR}>\s*)?<{BAR}tool_call_begin{BAR}>\s*function\s*"
-        rf"<{BAR}tool_sep{BAR}>\s*)?<steptml:invoke\s+name{_QUOTED.format('name')}>",
-        parameter=rf"<steptml:parameter\s+name{_QUOTED.format('key')}>",
+        rf"<{BAR}tool_sep{BAR}>\s*)?<steptml:invoke\s+name{_QUOTED.format('name')}\s*+>",
+        parameter=rf"<steptml:parameter\s+name{_QUOTED.format('key')}\s*+>",
         ends="</steptml:parameter>",
         closes=rf"</steptml:invoke>(?:\s*<{BAR}tool_call_end{BAR}>)?(?:\s*<{BAR}tool_calls_end{BAR}>)?",
         wrapper=f"<{BAR}tool_call_begin{BAR}>",

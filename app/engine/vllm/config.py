@@ -8,6 +8,8 @@ from typing import Any
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 
 from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
@@ -97,3 +99,20 @@ def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> Struc
         raise LoadFailed(f"engine arguments: structured_outputs_config: the only backend is {_BACKEND!r}")
     settings: dict[str, Any] = {"backend": _BACKEND, "reasoning_parser": reasoning or "", **(given or {})}
     return StructuredOutputsConfig(**settings)
+
+
+def check_parsers(model: Model) -> None:
+    """Whether vLLM has the parsers of the model: it would look for them with the first reply.
+
+    Raises:
+        LoadFailed: naming one that it does not have, and those there are.
+    """
+    for setting, name, known in (
+        ("tool_parser", model.facts.tool_parser, ToolParserManager.list_registered()),
+        ("reasoning_parser", model.facts.reasoning_parser, ReasoningParserManager.list_registered()),
+    ):
+        if name is not None and name not in known:
+            there = ", ".join(sorted(known))
+            raise LoadFailed(
+                f"failed to load model {model.name}: {setting} '{name}' is unknown; there are: {there}"
+            )

@@ -27,7 +27,7 @@ from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.engine.base import Admit, Prompt, Run, Vectors
-from app.engine.vllm.config import AS_FITS, EngineDefaults, engine_args, windowed
+from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, windowed
 from app.engine.vllm.input.messages import thinking_kwargs
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
@@ -91,6 +91,7 @@ class VllmEngine:
         Raises:
             LoadFailed: with vLLM's own reason.
         """
+        check_parsers(model)
         registry = EngineRegistry()
         args, output = engine_args(model, defaults), ChildOutput()
         try:
