@@ -4,35 +4,21 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease, LoadedModel
 from app.runtime.manager import Manager
 from app.runtime.observer import Recorder
 from app.runtime.recovery import Recovery
+from harness.fake_model import fake_model
 from tests.unit.virtual_time import now
 
 
 def model(name: str, engine_key: str = "") -> Model:
-    facts = ModelFacts(
-        path=Path("/models") / name,
-        digest="0" * 64,
-        size_bytes=1,
-        modified_at=datetime(2025, 1, 1, tzinfo=UTC),
-        format="safetensors",
-        family="llama",
-        families=("llama",),
-        parameter_count=1,
-        parameter_size="1",
-        quantization="F32",
-        context_length=8192,
-        embedding_length=8,
-        capabilities=("completion",),
-    )
-    return Model(ModelSpec(ModelName(name), name), facts, engine_key or name)
+    return replace(fake_model(name, "completion"), engine_key=engine_key or name)
 
 
 A, B, C = model("a"), model("b"), model("c")
