@@ -15,13 +15,18 @@ from app import __version__
 from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
-from app.api import guard, ops, transport
+from app.api import guard, ops, transport, unserved
+from app.api.anthropic import unserved as anthropic_unserved
+from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes, unserved
+from app.api.ollama import models, routes
+from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
+from app.api.openai import unserved as openai_unserved
+from app.api.openai.failure import OPENAI
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -118,13 +123,14 @@ def build_app(
     app.include_router(routes.router)
     app.include_router(models.router)
     app.include_router(ops.router)
-    app.include_router(unserved.router)
+    for each in (ollama_unserved, openai_unserved, anthropic_unserved):
+        app.include_router(unserved.refusing(each.ROUTES))
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
         guard.install(app, keys, open_paths=settings.open_paths)
     app.add_middleware(Drain, lifecycle=lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(RequestContextMiddleware(app, telemetry, (OLLAMA,)))
+    return RawSend(RequestContextMiddleware(app, telemetry, (OLLAMA, OPENAI, ANTHROPIC)))
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
-from app.api.ollama.wire import dumps
 from app.api.stream import Encoder, EventResponse, Events, RawSend
+from app.api.wire import dumps
 from app.catalogue.library import Library
 from app.core.events import Content, Delta, Done, Event, Timings
 from app.core.model import Model

@@ -9,10 +9,12 @@ from starlette.requests import Request
 
 from app.api.body import OpenBodies, read_body
 from app.api.context import context_of
+from app.api.stream import Events
 from app.catalogue.library import Library
 from app.core.context import RequestContext
 from app.core.limits import InputLimits
 from app.core.pool import Pool
+from app.core.request import Generation
 from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
@@ -51,6 +53,10 @@ class Services:
     def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is for ever."""
         return self.request_timeout_s - (time.monotonic_ns() - ctx.arrived_ns) / 1e9
+
+    def run(self, asked: Generation, ctx: RequestContext) -> Events:
+        """The events of an answer, whichever API asked for it."""
+        return self.pipeline.run(asked, ctx)
 
     async def decoded(self, decode: Decode[_T_co], body: bytes) -> _T_co:
         """What a body says, within the limits.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
 
@@ -121,6 +121,14 @@ def _free(_: Json) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model may call tools (`auto`, `none`) or must (`required`, the one of `name`)."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One call to chat or generate.
 
@@ -140,6 +148,8 @@ class Generation:
     keep_alive_s: float | None = None
     truncate: bool = True
     shift: bool = True
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True)

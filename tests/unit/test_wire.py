@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from app.api.ollama.wire import dumps, local_stamp, utc_stamp, vectors
+from app.api.ollama.wire import local_stamp, utc_stamp
+from app.api.wire import dumps, vectors
 
 SECOND = 1_795_295_185
 NANOSECOND = SECOND * 10**9

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from app.api.dialect import Answer
 from app.api.errors import text_of
 from app.api.ollama.failure import failure
-from app.api.ollama.wire import BARE_JSON, JSON, NDJSON, dumps, utc_stamp
+from app.api.ollama.wire import NDJSON, utc_stamp
+from app.api.wire import BARE_JSON, JSON, dumps
 from app.core.errors import AppError, EngineFailed
 from app.core.events import (
     Content,

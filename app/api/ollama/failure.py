@@ -2,7 +2,7 @@
 
 from app.api.dialect import Answer, Dialect
 from app.api.errors import headers_of, status_of, text_of
-from app.api.ollama.wire import JSON, dumps
+from app.api.wire import JSON, dumps
 from app.core.errors import Unauthorized
 
 

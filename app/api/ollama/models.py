@@ -13,8 +13,9 @@ from starlette.responses import Response
 from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
-from app.api.ollama.wire import JSON, NDJSON, dumps
+from app.api.ollama.wire import NDJSON
 from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
+from app.api.wire import JSON, dumps
 from app.catalogue.names import parse_name, read_reference
 from app.core.context import Caller
 from app.core.errors import ModelNotFound

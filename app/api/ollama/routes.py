@@ -12,9 +12,9 @@ from app.api.ollama import codec
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder, OllamaEncoder
 from app.api.ollama.schema import WrongThink
 from app.api.ollama.variant import CurrentVariant, Variant
-from app.api.ollama.wire import JSON, dumps, vectors
 from app.api.services import Body, Context, Served, Services
 from app.api.stream import DocumentResponse, EventResponse
+from app.api.wire import JSON, dumps, vectors
 from app.catalogue.library import Library
 from app.core.context import RequestContext
 from app.core.errors import AppError, InvalidRequest, ModelNotFound
@@ -59,7 +59,7 @@ def _answer(asked: codec.Asked, encoder: OllamaEncoder, served: Services, ctx: R
     limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
     request, pipeline = asked.request, served.pipeline
     if isinstance(request, Generation):
-        events = pipeline.run(request, ctx)
+        events = served.run(request, ctx)
         return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s)
 
     async def work() -> bytes:
