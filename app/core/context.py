@@ -4,7 +4,7 @@ The edge makes a `RequestContext`, the stages fill in what they know, and the ed
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, TypeAlias, get_args
@@ -13,8 +13,9 @@ from app.core.events import Usage
 from app.core.model import ModelName
 from app.core.request import ChatPrompt, CompletionPrompt, Sampling
 
-Scope: TypeAlias = Literal["inference", "models:read", "models:write", "metrics", "admin"]
-"""What a key may be good for; `admin` is good for everything, and `metrics` for a scrape alone."""
+Scope: TypeAlias = Literal["inference", "tools", "models:read", "models:write", "metrics", "admin"]
+"""What a key may be good for. `admin` is good for everything, `tools` for what the server itself fetches,
+`metrics` for a scrape alone."""
 
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
@@ -62,11 +63,16 @@ class Caller:
 ANYBODY = Caller()
 
 
+Settle: TypeAlias = Callable[[int], Awaitable[None]]
+"""The turn for which tokens were set aside has ended: how many it took."""
+
+
 class Reserve(Protocol):
-    async def __call__(self, prompt: int, room: int, *, exact: bool) -> int:
+    async def __call__(self, prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
         """Set tokens of the caller's limit aside, for a prompt and for an answer of at most `room`.
 
-        The answer may take the tokens that are returned: all of `room` where it is `exact`.
+        The answer may take the tokens that are returned: all of `room` where it is `exact`. What is not
+        settled when the request ends is settled then.
 
         Raises:
             RateLimited, Forbidden: where too little is left now, or the limit is too low for it.
@@ -74,8 +80,12 @@ class Reserve(Protocol):
         ...
 
 
-async def _unlimited(prompt: int, room: int, *, exact: bool) -> int:
-    return room
+async def _unsettled(used: int) -> None:
+    pass
+
+
+async def _unlimited(prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
+    return room, _unsettled
 
 
 Operation: TypeAlias = Literal["", "chat", "text_completion", "embeddings"]

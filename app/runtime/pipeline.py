@@ -10,7 +10,7 @@ from functools import partial
 from app.catalogue.library import Library
 from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import grammar_for
-from app.core.context import Caller, RequestContext
+from app.core.context import Caller, RequestContext, Settle
 from app.core.errors import InvalidRequest
 from app.core.events import Done, Event, Timings, Usage
 from app.core.model import Model
@@ -130,24 +130,28 @@ class Pipeline:
         asked = admitted.asked
         # Before the request holds back tokens of its key: a schema may be refused.
         run = _run(admitted, await self._constraint(asked), ctx)
-        run = replace(run, max_tokens=await _room(admitted, prompt, lease, ctx))
+        room, settle = await _room(admitted, prompt, lease, ctx)
+        run = replace(run, max_tokens=room)
         caller, tokens = ctx.caller, len(prompt.token_ids)
-        async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
-            run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
-            reply = Reply(
-                turn,
-                keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
-                constrained=run.constraint is not None,
-            )
-            try:
-                async with lease.engine.answer(prompt, run) as answer:
-                    reply.decoder = answer.decoder
-                    yield answer, reply
-            finally:
-                run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
-                ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
-                if ctx.keeps_content:
-                    ctx.prompt, ctx.answer = asked.prompt, reply.text
+        try:
+            async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
+                run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
+                reply = Reply(
+                    turn,
+                    keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
+                    constrained=run.constraint is not None,
+                )
+                try:
+                    async with lease.engine.answer(prompt, run) as answer:
+                        reply.decoder = answer.decoder
+                        yield answer, reply
+                finally:
+                    run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
+                    ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
+                    if ctx.keeps_content:
+                        ctx.prompt, ctx.answer = asked.prompt, reply.text
+        finally:
+            await settle(run.usage.prompt_tokens + run.usage.output_tokens)
 
     async def load(self, asked: Load, ctx: RequestContext) -> None:
         """Have the model loaded, as a request that its checks let through would."""
@@ -238,7 +242,7 @@ def _check_embeds(model: Model, asked: Embedding) -> None:
         raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
-async def _room(admitted: Admitted, prompt: Prompt, lease: Lease, ctx: RequestContext) -> int:
+async def _room(admitted: Admitted, prompt: Prompt, lease: Lease, ctx: RequestContext) -> tuple[int, Settle]:
     """Tokens the reply may take: what was asked for, within what is left of the window and the key's limit.
 
     A number that the client named itself is never made smaller for that limit.
