@@ -16,7 +16,7 @@ from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
-from app.api.anthropic import unserved as anthropic_unserved
+from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
@@ -123,7 +123,8 @@ def build_app(
     app.include_router(routes.router)
     app.include_router(models.router)
     app.include_router(ops.router)
-    for each in (ollama_unserved, openai_unserved, anthropic_unserved):
+    app.include_router(anthropic_routes.router)
+    for each in (ollama_unserved, openai_unserved):
         app.include_router(unserved.refusing(each.ROUTES))
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))

@@ -117,15 +117,7 @@ class Pipeline:
         return self._lease(admitted.model, admitted.asked.keep_alive_s, admitted.sampling, ctx)
 
     async def compose(self, admitted: Admitted, lease: Lease) -> Prompt:
-        composer = Composer(
-            admitted.model,
-            lease.engine,
-            admitted.asked,
-            admitted.sampling,
-            lease.context_length,
-            pool=self._pool,
-        )
-        return await composer.prompt()
+        return await self._composer(admitted, lease).prompt()
 
     @asynccontextmanager
     async def turn(
@@ -175,6 +167,12 @@ class Pipeline:
         async with self.lease(admitted, ctx) as lease:
             return await self.compose(admitted, lease)
 
+    async def count(self, asked: Render, ctx: RequestContext) -> int:
+        """Tokens of the whole prompt of a chat, more than the window holds if it comes to that."""
+        admitted = self.admit(asked.wanted, ctx)
+        async with self.lease(admitted, ctx) as lease:
+            return len((await self._composer(admitted, lease).uncut()).token_ids)
+
     async def embed(
         self, asked: Embedding, ctx: RequestContext, *, case_sensitive: bool = False, normalize: bool = True
     ) -> Embedded:
@@ -204,6 +202,16 @@ class Pipeline:
                 )
             vectors = await shortened(found.values, asked.dimensions, self._pool)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+    def _composer(self, admitted: Admitted, lease: Lease) -> Composer:
+        return Composer(
+            admitted.model,
+            lease.engine,
+            admitted.asked,
+            admitted.sampling,
+            lease.context_length,
+            pool=self._pool,
+        )
 
     def _find(self, name: str, ctx: RequestContext, *, case_sensitive: bool = False) -> Model:
         check_allowed(ctx.caller, name)
