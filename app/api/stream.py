@@ -10,6 +10,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from starlette.responses import Response
@@ -80,11 +81,20 @@ class RawSend:
 class EventResponse(Response):
     """Answers with what `events` say within `limit_s`, in the words of `encoder`.
 
-    Without `stream` all of them go into one document.
+    Without `stream` all of them go into one document. `stream_headers` are a stream's besides its type.
     """
 
-    def __init__(self, events: Events, encoder: Encoder, *, stream: bool, limit_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        events: Events,
+        encoder: Encoder,
+        *,
+        stream: bool,
+        limit_s: float = math.inf,
+        stream_headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
+        self._stream_headers = stream_headers
         self._limit_s = limit_s
         self._events = events
         self._encoder = encoder
@@ -138,7 +148,8 @@ class EventResponse(Response):
                 continue
             try:
                 if not self._begun:
-                    await send(_start(HTTPStatus.OK, {"content-type": self._encoder.media_type}))
+                    headers = {"content-type": self._encoder.media_type, **self._stream_headers}
+                    await send(_start(HTTPStatus.OK, headers))
                     self._begun = True
                 await frame_send({"type": "http.response.body", "body": frame, "more_body": True})
             except OSError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.api.ollama.keepalive import read_keep_alive
-from app.api.ollama.tools import ARGUMENTS, TOOL
+from app.api.tools import ARGUMENTS, TOOL
 from app.core.errors import InvalidRequest
 from app.core.request import Json, Message, PastToolCall, Think
 from app.golang.types import (
