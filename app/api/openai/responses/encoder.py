@@ -6,7 +6,8 @@ whose keys are in the order of their names, as Ollama's are.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.api.dialect import Answer
@@ -46,23 +47,17 @@ class ResponsesEncoder:
         self._sequence = 0
         self._begun = False
         self._end: Done | None = None
-        self._open_type: type[Event] | None = None
-        """Of the events that belong to the item that is open."""
-        self._piece: tuple[bytes, bytes] = (b"", b"")
-        """What stands around the text of a piece of that item, up to its sequence number."""
+        self._piece: _Piece | None = None
 
     def feed(self, event: Event) -> bytes:
         """The events of the stream that tell this one."""
-        if type(event) is self._open_type and not event.logprobs:  # type: ignore[union-attr]
-            text: str = event.text  # type: ignore[union-attr]
-            if not text:
-                return b""
-            open_item: OpenItem = self._output.open  # type: ignore[assignment]
-            open_item.pieces.append(text)
-            before, after = self._piece
-            number = self._sequence
-            self._sequence = number + 1
-            return b"%b%b%b%d%b" % (before, dumps(text), after, number, _PIECE_END[open_item.kind])
+        if (type(event) is Content or type(event) is Thinking) and event.text and not event.logprobs:
+            piece = self._piece
+            if piece is not None and piece.event is type(event):
+                piece.texts.append(event.text)
+                number = self._sequence
+                self._sequence = number + 1
+                return b"%b%b%b%d%b" % (piece.head, dumps(event.text), piece.middle, number, piece.tail)
         return b"".join(self._told(event))
 
     def collect(self, event: Event) -> None:
@@ -142,7 +137,7 @@ class ResponsesEncoder:
         told = {"logprobs": logprobs} if kind == "message" else {}
         yield self._event(_DELTA[kind], delta=event.text, **self._at(current), **told)
 
-    def _open(self, kind: Literal["reasoning", "message"]) -> Iterator[bytes]:
+    def _open(self, kind: Literal["reasoning", "message"]) -> Generator[bytes, None, OpenItem]:
         opened = self._output.begin(kind)
         item = opened.item("in_progress")
         yield self._event("response.output_item.added", item=item, output_index=opened.index)
@@ -152,13 +147,12 @@ class ResponsesEncoder:
         else:
             part = {"type": "summary_text", "text": ""}
             yield self._event("response.reasoning_summary_part.added", part=part, **self._at(opened))
-        self._open_type = Content if kind == "message" else Thinking
-        self._piece = _piece(opened)
+        self._piece = _piece_of(opened)
         return opened
 
     def _close(self, status: ItemStatus = "completed") -> Iterator[bytes]:
         ended = self._output.close(status)
-        self._open_type = None
+        self._piece = None
         if ended is None:
             return
         at, text = self._at(ended), "".join(ended.pieces)
@@ -239,10 +233,6 @@ _DELTA = {
     "message": "response.output_text.delta",
     "reasoning": "response.reasoning_summary_text.delta",
 }
-_PIECE_END = {
-    "message": b',"type":"response.output_text.delta"}\n\n',
-    "reasoning": b',"summary_index":0,"type":"response.reasoning_summary_text.delta"}\n\n',
-}
 _ARGUMENT = {
     "function_call": ("arguments", "function_call_arguments"),
     "custom_tool_call": ("input", "custom_tool_call_input"),
@@ -250,17 +240,32 @@ _ARGUMENT = {
 """The field of a call that is sent in pieces, and what its events are called."""
 
 
-def _piece(item: OpenItem) -> tuple[bytes, bytes]:
-    """What stands around the text of a piece, its keys in the order of their names."""
-    index = b'"content_index":0,' if item.kind == "message" else b""
-    logprobs = b'"logprobs":[],' if item.kind == "message" else b""
-    before = b'event: %b\ndata: {%b"delta":' % (_DELTA[item.kind].encode(), index)
-    after = b',"item_id":"%b",%b"output_index":%d,"sequence_number":' % (
-        item.id.encode(),
-        logprobs,
-        item.index,
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The text that is being written: whose `event`s go on with it, and what stands around each piece of it.
+
+    `texts` are those of the item itself. The sequence number is between `middle` and `tail`.
+    """
+
+    event: type[Content] | type[Thinking]
+    texts: list[str]
+    head: bytes
+    middle: bytes
+    tail: bytes
+
+
+def _piece_of(item: OpenItem) -> _Piece:
+    """The keys of a piece are in the order of their names, too."""
+    says = item.kind == "message"
+    name, item_id = _DELTA[item.kind].encode(), item.id.encode()
+    logprobs = b'"logprobs":[],' if says else b""
+    return _Piece(
+        Content if says else Thinking,
+        item.pieces,
+        b'event: %b\ndata: {%b"delta":' % (name, b'"content_index":0,' if says else b""),
+        b',"item_id":"%b",%b"output_index":%d,"sequence_number":' % (item_id, logprobs, item.index),
+        b'%b,"type":"%b"}\n\n' % (b"" if says else b',"summary_index":0', name),
     )
-    return before, after
 
 
 def _by_name(value: Any) -> Any:

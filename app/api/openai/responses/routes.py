@@ -73,7 +73,7 @@ async def compact(body: Body, served: Served, ctx: Context) -> Response:
 @router.get("")
 @needs("inference")
 async def connect(request: Request) -> Response:
-    """Declines a WebSocket with 426, the status at which a client that tries one first goes on over HTTP at once.
+    """Declines a WebSocket with 426: who tries one first goes on over HTTP at once at that status alone.
 
     Any other GET is answered as if there were no such route.
     """
