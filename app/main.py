@@ -27,6 +27,7 @@ from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
+from app.api.openai.responses import routes as responses
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -122,6 +123,7 @@ def build_app(
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
     app.include_router(models.router)
+    app.include_router(responses.router)
     app.include_router(ops.router)
     app.include_router(anthropic_routes.router)
     for each in (ollama_unserved, openai_unserved):
