@@ -99,7 +99,7 @@ class Pipeline:
                         yield events
             if events := reply.remaining():
                 yield events
-            yield (await _done(admitted, lease, prompt, reply, ctx, load_ns),)
+            yield (await done(admitted, lease, prompt, reply, ctx, load_ns),)
 
     def admit(self, asked: Generation, ctx: RequestContext) -> Admitted:
         """The checks before any work, in the order that clients observe."""
@@ -289,7 +289,7 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
     )
 
 
-async def _done(
+async def done(
     admitted: Admitted, lease: Lease, prompt: Prompt, reply: Reply, ctx: RequestContext, load_ns: int
 ) -> Done:
     """The end of a reply that is whole.

@@ -53,9 +53,7 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
         run = _loaded if asked.is_load else Services.run
         events = run(served, asked.generation, ctx)
     headers = _STREAM_HEADERS if asked.stream else {}
-    return EventResponse(
-        events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers
-    )
+    return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 
 
 @router.post("/compact")
