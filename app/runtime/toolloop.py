@@ -279,7 +279,5 @@ def _chat(asked: Generation, tools: Sequence[Tool]) -> ChatPrompt:
     ours = {tool.name for tool in tools}
     for tool in prompt.tools:
         if (name := tool.get("function", {}).get("name")) in ours:
-            raise InvalidRequest(
-                f"datai.tools: a tool of the request has the name of a built-in one, {name!r}"
-            )
+            raise InvalidRequest(f"datai.tools: a tool of the request is named as a built-in one, {name!r}")
     return prompt

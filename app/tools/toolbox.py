@@ -58,7 +58,7 @@ class Toolbox:
         most_calls: int | None = None,
         vision: bool = False,
     ) -> Session:
-        """A request's own budget; its user wrote `texts`, and `most_calls` is what the caller's key allows."""
+        """A request's own budget; its user wrote `texts`, and `most_calls` is what the key allows."""
         visits = Visits(is_any=self._any_url or any_url)
         for text in texts:
             visits.add_said(text)

@@ -66,7 +66,6 @@ async def compact(body: Body, served: Served, ctx: Context) -> Response:
         return Refusal(error, coded_failure(error))
     events = compacted(lambda each: served.run(each, ctx), wanted)
     encoder = _WholeCompaction({}, Toolbox())
-    headers = _STREAM_HEADERS if asked.stream else {}
     return EventResponse(events, encoder, stream=False, limit_s=served.time_left_s(ctx))
 
 
