@@ -48,6 +48,8 @@ from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
+from app.tools.base import Budget
+from app.tools.setup import open_toolbox
 from app.tools.toolbox import Toolbox
 
 _log = logging.getLogger("caravan")
@@ -97,14 +99,14 @@ def build_app(
         pool=pool,
         cache_per_key=settings.cache_per_key,
     )
-    toolbox = toolbox or Toolbox()
+    toolbox = toolbox or _toolbox(settings)
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys, store, toolbox),
     )
     app.state.services = Services(
         library,
@@ -157,6 +159,24 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     return keys
 
 
+def _toolbox(settings: Settings) -> Toolbox:
+    return open_toolbox(
+        settings.tools,
+        allow=settings.fetch_allow,
+        deny=settings.fetch_deny,
+        proxy=settings.fetch_proxy,
+        search_url=settings.search_url,
+        obeys_robots=settings.fetch_robots,
+        budget=Budget(
+            turns=settings.tools_turns,
+            calls=settings.tools_calls,
+            seconds=settings.tools_timeout,
+            received_bytes=settings.tools_max_bytes,
+        ),
+        any_url=settings.tools_urls == "any",
+    )
+
+
 def _at_least(limit_bytes: int, least_bytes: int) -> int:
     """A limit under which what takes `least_bytes` still fits; 0 stays no limit."""
     return limit_bytes and max(limit_bytes, least_bytes)
@@ -188,6 +208,7 @@ def _lifespan(
     telemetry: Telemetry,
     keys: KeyRing | None,
     store: Store,
+    toolbox: Toolbox,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -200,6 +221,7 @@ def _lifespan(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
+        await toolbox.aclose()
         await store.close()
         telemetry.flush()  # here, where the requests ended: a thread has no part in it
         await asyncio.to_thread(telemetry.close)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from app.core.brief import brief
@@ -22,11 +22,17 @@ _NO_TOOL = "datai.tools: there is no built-in tool {!r}; there are 'net' and 'we
 
 
 class Toolbox:
-    """`switches` are those that the operator has turned on."""
+    """`any_url` lets models open what nobody has named; `closers` end what the tools have started."""
 
     def __init__(
-        self, tools: Sequence[Tool] = (), *, budget: Budget | None = None, any_url: bool = False
+        self,
+        tools: Sequence[Tool] = (),
+        *,
+        budget: Budget | None = None,
+        any_url: bool = False,
+        closers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
+        self._closers = closers
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.budget = budget or Budget()
         self._any_url = any_url
@@ -46,6 +52,10 @@ class Toolbox:
         if not caller.has("tools"):
             raise Forbidden("this API key does not have the scope 'tools'")
         return [tool for tool in self._tools.values() if tool.switch in switches]
+
+    async def aclose(self) -> None:
+        for close in self._closers:
+            await close()
 
     def named(self, name: str) -> Tool | None:
         return self._tools.get(name)
