@@ -349,7 +349,7 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "1.5, 6, 7",
-        "a `datai` that switches built-in tools on is 400, where Ollama ignores the key it does not know",
+        "`datai` is not ignored: it switches built-in tools on, or is 400 where there are none",
     ),
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),

@@ -44,6 +44,8 @@ NEEDS: Mapping[tuple[str, str], str] = {
     ("POST", "/api/show"): "models:read",
     ("POST", "/api/pull"): "models:read",
     ("GET", "/api/experimental/model-recommendations"): "models:read",
+    ("POST", "/api/experimental/web_search"): "tools",
+    ("POST", "/api/experimental/web_fetch"): "tools",
     ("POST", "/api/chat"): "inference",
     ("POST", "/api/generate"): "inference",
     ("POST", "/api/embed"): "inference",
