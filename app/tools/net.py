@@ -3,6 +3,7 @@
 from urllib.parse import urldefrag
 
 from app import __version__
+from app.core.errors import AddressRefused
 from app.egress.client import Fetched, FetchLimits
 from app.tools.cache import Cache, fresh_s
 from app.tools.client import Client
@@ -10,6 +11,7 @@ from app.tools.extract import READABLE
 from app.tools.page import Page
 from app.tools.reader import Reader
 from app.tools.robots import Robots
+from app.tools.words import one_line
 
 AGENT = "Caravan"
 HEADERS = {
@@ -29,7 +31,9 @@ _OVERHEAD_BYTES = 512
 
 
 class WebFetch:
-    """Pages by their addresses. Pages that HTTP lets be kept are, for `kept_s` at most and `cache_bytes` in all.
+    """Pages by their addresses.
+
+    Pages that HTTP lets be kept are, for `kept_s` seconds at most and within `cache_bytes` in all.
 
     Nobody's cookies or keys are sent, so a page that is kept is what anybody would see.
     """
@@ -56,7 +60,10 @@ class WebFetch:
             FetchFailed: where it cannot be had or read, or robots.txt forbids it.
             Overloaded: when too many pages are being read.
         """
-        url = urldefrag(url).url
+        try:
+            url = urldefrag(url).url
+        except ValueError as error:
+            raise AddressRefused(f"{one_line(url, 200)} is no URL") from error
         if page := self._pages.get(url):
             return page
         if self._robots:

@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pypdf
-from pypdf import filters
+from pypdf import errors, filters
 
 from app.tools.extract import Extracted, OutOfTime, ReadLimits, Unreadable, budget, plain
 
@@ -54,7 +54,7 @@ def _opened(body: bytes) -> pypdf.PdfReader:
             raise Unreadable("the PDF is encrypted")
     except Unreadable:
         raise
-    except pypdf.errors.DependencyError:
+    except errors.DependencyError:
         raise Unreadable("the PDF is encrypted") from None
     except Exception as error:  # pypdf raises whatever its input leads it to
         raise Unreadable("the PDF is damaged and cannot be read") from error

@@ -1,9 +1,10 @@
 """The process behind `reader.py`: reads jobs from its standard input until that ends, and limits itself.
 
-A job and a reply are two lengths (`HEAD`), a JSON object and, of a job, the body. Replies are JSON and no pickle:
-whoever takes over this process through a parser must not get the server with it.
+A job and a reply are two lengths (`HEAD`), a JSON object and, of a job, the body. Replies are JSON and no
+pickle: whoever takes over this process through a parser must not get the server with it.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -24,8 +25,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _bind(limits)
-    import trafilatura  # noqa: F401  # before the first job, so that its time is not the job's
-
+    # Before the first job, so that its time is not the job's.
+    importlib.import_module("app.tools.markup")
     replies.write(b"\n")
     replies.flush()
     _serve(sys.stdin.buffer, replies, limits)
@@ -85,7 +86,7 @@ def _bind(limits: ReadLimits) -> None:
 
 
 def _allow_seconds(limits: ReadLimits) -> None:
-    """Processor time for the next job, beyond which the kernel ends this process though nobody is there to kill it."""
+    """Processor time for the next job: the kernel ends this process over it, though nobody is left to."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime + limits.time_s) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))

@@ -17,15 +17,19 @@ _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _PORTS = {"http": "80", "https": "443"}
 
 # The full-width forms end an address: in Chinese and Japanese no space follows it.
-_STOPS = r"\s<>\"`{}|\\^\x00-\x1f\x7f\u3000-\u3002\u300a-\u3011\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\u201c\u201d\u2026"
+_STOPS = (
+    r"\s<>\"`{}|\\^\x00-\x1f\x7f"
+    r"\u3000-\u3002\u300a-\u3011\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\u201c\u201d\u2026"
+)
 _URL = re.compile(rf"(?:https?://|(?<![\w.@/-])www\.)[^{_STOPS}]+", re.IGNORECASE)
 # A name without a scheme: at least two labels, the last of letters alone, and what may follow.
 _NAME = re.compile(
-    rf"(?<![\w.@/:%+-])(?:[^\W_](?:[\w-]{{0,61}}[^\W_])?\.){{1,8}}[^\W\d_]{{2,24}}(?::\d{{1,5}})?(?![\w@-])(?:[/?][^{_STOPS}]*)?",
+    r"(?<![\w.@/:%+-])(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?::\d{1,5})?(?![\w@-])"
+    rf"(?:[/?][^{_STOPS}]*)?",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_TRAILING = frozenset(".,;:!?'*~’»›")
+_TRAILING = frozenset(".,;:!?'*~\u2019\u00bb\u203a")
 _BRACKETS = {")": "(", "]": "["}
 
 
@@ -94,9 +98,9 @@ class Visits:
                 self._known.setdefault(key, url)
 
     def find(self, url: str) -> str:
-        """The address to open for the model's `url`: as it was named, not as the model writes it; "" if it may not.
+        """The address to open for the model's `url`, which may lack the scheme; "" if it may not be opened.
 
-        A model may leave out the scheme.
+        It is the address as it was named and not as the model writes it: nothing is carried out in spellings.
         """
         for asked in _candidates(url.strip()):
             if key := normalized(asked):
