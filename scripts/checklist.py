@@ -370,14 +370,14 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "15.2",
-        "`tool_choice` is kept to, and `disable_parallel_tool_use`; `output_config.format` binds the answer to "
-        "a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs, and computers and "
-        "browsers, are 400 by name, and bash, text editor and memory are described to the model",
+        "`tool_choice` and `disable_parallel_tool_use` are honoured; `output_config.format` binds the answer "
+        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs, computers "
+        "and browsers are 400 by name; bash, text editor and memory are described to the model",
     ),
     (
         "15.2",
-        "a line for billing at the beginning of the system prompt is left out, and later system messages join "
-        "the message before them, so that a prompt begins as the last one did",
+        "a line for billing that begins the system prompt is left out, and later system messages join the "
+        "message before them, so that a prompt begins as the last one did",
     ),
     (
         "15.3",
@@ -386,8 +386,8 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "15.4",
-        "a stop sequence of the client's that matched is told: `stop_reason` `stop_sequence`, and which; "
-        "an answer without content has `[]`, over which Anthropic's clients iterate",
+        "a stop sequence of the client's that matched is told: `stop_reason` `stop_sequence`, and which; an "
+        "answer without content has `[]`, over which Anthropic's clients iterate",
     ),
     (
         "15.5",
