@@ -50,6 +50,8 @@ NEEDS: Mapping[tuple[str, str], str] = {
     ("POST", "/api/generate"): "inference",
     ("POST", "/api/embed"): "inference",
     ("POST", "/api/embeddings"): "inference",
+    ("POST", "/v1/messages"): "inference",
+    ("POST", "/v1/messages/count_tokens"): "inference",
     ("GET", "/metrics"): "metrics",
     ("GET", "/livez"): "nothing",
     ("GET", "/readyz"): "nothing",
@@ -64,6 +66,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/api/generate": {"model": "a", "prompt": "Hi"},
     "/api/embed": {"model": "emb", "input": "Hi"},
     "/api/embeddings": {"model": "emb", "prompt": "Hi"},
+    "/v1/messages": {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/messages/count_tokens": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
     "/api/show": {"model": "a"},
     "/api/pull": {"model": "a", "stream": False},
 }

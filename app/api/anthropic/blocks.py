@@ -1,6 +1,6 @@
 """Content blocks as messages that a template can show a model (docs/reference 15.3)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.api.anthropic.schema import Block, Turn, read_blocks
@@ -11,6 +11,13 @@ from app.core.request import Image, Json, Message, Part, PastToolCall, Text
 from app.golang.types import decode_base64
 
 _SEARCH_ERROR = "web_search_tool_result_error"
+_REFUSED: Mapping[str, str] = {
+    "container_upload": "this server has no containers; send the file's text",
+    "compaction": "its text is encrypted; send the messages that it stands for",
+    "tool_addition": "tools do not change within a conversation; send all of them as `tools`",
+    "tool_removal": "tools do not change within a conversation; send those that are left as `tools`",
+}
+"""Blocks that mean something which a model here could not be shown."""
 
 
 def to_messages(system: Json, turns: Sequence[Turn]) -> tuple[Message, ...]:
@@ -158,8 +165,10 @@ def _shown(block: Block) -> list[Part]:
         case "search_result":
             heading = "\n".join(filter(None, (block.title, _word(block.source))))
             return _titled(heading, read_blocks(block.content))
-        case "container_upload":
-            raise InvalidRequest("container_upload: this server has no containers; send the file's text")
+        case "compaction" if isinstance(block.content, str):
+            return [Text(block.content)]
+        case kind if why := _REFUSED.get(kind):
+            raise InvalidRequest(f"{kind}: {why}")
         case _:
             return []
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from app.api.anthropic.blocks import to_messages
 from app.api.anthropic.bounds import refuse_over_limits
+from app.api.anthropic.failure import NoThreads
 from app.api.anthropic.schema import MESSAGES, MessagesBody
 from app.api.anthropic.thinking import Thinking, to_thinking
 from app.api.anthropic.tools import to_choice, to_functions
@@ -19,7 +20,6 @@ from app.golang.types import parse
 _NO_PLACE: Mapping[str, str] = {
     "container": "this server has no containers",
     "mcp_servers": "this server calls no MCP servers: give their tools as `tools`",
-    "thread": "this server keeps no threads: send the whole conversation",
 }
 """Fields that ask a server for what this one does not have; empty they ask for nothing."""
 
@@ -53,6 +53,8 @@ def to_count(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -
 
 
 def _read(body: bytes, limits: InputLimits) -> MessagesBody:
+    if not body.strip(b" \t\r\n"):
+        raise InvalidRequest("EOF")
     value = decode(body, limits)
     refuse_over_limits(value, len(body), limits)
     return parse(MESSAGES, value)
@@ -68,6 +70,10 @@ def _asked(asked: MessagesBody, received_ns: int, *, counted_only: bool) -> Aske
     for name, why in _NO_PLACE.items():
         if getattr(asked, name):
             raise InvalidRequest(f"{name}: {why}")
+    if asked.thread:
+        raise NoThreads
+    if asked.compaction and not counted_only:
+        raise InvalidRequest("compaction: this server sums up no conversations: ask the model for it")
     prompt = ChatPrompt(to_messages(asked.system, asked.messages), to_functions(asked.tools))
     generation = Generation(
         asked.model,

@@ -109,6 +109,7 @@ class MessagesBody:
     container: Json = None
     mcp_servers: Json = None
     thread: Json = None
+    compaction: Json = None
 
 
 def _struct(name: str, make: Callable[..., _T], fields: Mapping[str, Kind[Any]]) -> Kind[_T]:
@@ -226,5 +227,6 @@ MESSAGES: Kind[MessagesBody] = _struct(
         "container": ANY,
         "mcp_servers": ANY,
         "thread": ANY,
+        "compaction": ANY,
     },
 )
