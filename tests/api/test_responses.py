@@ -1,5 +1,6 @@
 """`POST /v1/responses`: its fields, and what an answer is (docs/reference 14)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,39 @@ from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from tests.api.responding import THINKS_SAYS_CALLS, USER, WEATHER, replying, site
 
-KEYS = (
-    "id object created_at completed_at status incomplete_details model previous_response_id instructions output "
-    "error tools tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty "
-    "top_logprobs temperature reasoning usage max_output_tokens max_tool_calls store background service_tier "
-    "metadata safety_identifier prompt_cache_key"
-).split()
+KEYS = [
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "instructions",
+    "output",
+    "error",
+    "tools",
+    "tool_choice",
+    "truncation",
+    "parallel_tool_calls",
+    "text",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "temperature",
+    "reasoning",
+    "usage",
+    "max_output_tokens",
+    "max_tool_calls",
+    "store",
+    "background",
+    "service_tier",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+]
 
 
 @pytest.mark.point(229)
@@ -31,7 +59,12 @@ async def test_an_answer_as_one_document() -> None:
     assert document["id"].startswith("resp_")
     [item] = document["output"]
     assert list(item) == ["id", "type", "status", "role", "content"]
-    text = {"type": "output_text", "text": "Hello from the scripted engine.", "annotations": [], "logprobs": []}
+    text = {
+        "type": "output_text",
+        "text": "Hello from the scripted engine.",
+        "annotations": [],
+        "logprobs": [],
+    }
     assert (item["type"], item["role"], item["status"]) == ("message", "assistant", "completed")
     assert item["content"] == [text]
     usage = document["usage"]
@@ -141,7 +174,8 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         ),
         (
             {"reasoning": {"effort": 2}},
-            "json: cannot unmarshal number into Go struct field ResponsesReasoning.reasoning.effort of type string",
+            "json: cannot unmarshal number into Go struct field ResponsesReasoning.reasoning.effort of type "
+            "string",
         ),
         (
             {"input": 7},
@@ -427,8 +461,6 @@ SWITCH = ThinkingLevels((False, True), True)
     ids=str,
 )
 async def test_effort(levels: ThinkingLevels | None, body: dict[str, Any], think: object) -> None:
-    from dataclasses import replace
-
     model = fake_model("m")
     async with site(models=[replace(model, facts=replace(model.facts, thinking=levels))]) as made:
         await made.respond(input="Hi", **body)
