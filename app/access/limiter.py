@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 from app.access.ledger import Grant, Ledger, ledger_of
 from app.access.store import Store, StoreGone
@@ -111,7 +112,7 @@ class _Budget:
         self._key_id = caller.key_id
         self._limit = caller.limits.tokens_per_minute or 0
         self._fail_open = fail_open
-        self._grant = _NOTHING
+        self._grants: list[Grant] = []
 
     async def reserve(self, prompt: int, room: int, *, exact: bool) -> int:
         """See `core.context.Reserve`."""
@@ -135,14 +136,17 @@ class _Budget:
                 f"which needs {least}",
                 _whole_s(grant.left_s),
             )
-        self._grant = grant
+        self._grants.append(grant)
         return grant.tokens - prompt
 
     async def settle(self, used: int) -> None:
-        if not used and not self._grant.tokens:
-            return
+        """Each answer of the request has set tokens aside; what they used together is taken from all."""
+        grants = self._grants or ([_NOTHING] if used else [])
         with suppress(StoreGone):  # The answer has been given, and the store has counted that it was gone.
-            await self._store.ask(lambda: self._ledger.settle(self._key_id, self._grant, used))
+            for at, grant in enumerate(grants):
+                part = used if at == len(grants) - 1 else min(used, grant.tokens)
+                used -= part
+                await self._store.ask(partial(self._ledger.settle, self._key_id, grant, part))
 
 
 def _whole_s(left_s: float) -> int:

@@ -107,9 +107,18 @@ class Engine(Protocol):
     def vram_bytes(self) -> int: ...
 
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """Apply the chat template. `continue_last` leaves the last assistant message open."""
+        """Apply the chat template. `continue_last` leaves the last assistant message open.
+
+        `variables` are what the client wants the template to see besides; those of the server come first.
+        """
         ...
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:

@@ -84,13 +84,15 @@ def list_of(kind: Kind[T], *, go_type: str = "") -> Kind[list[T]]:
     return Kind(go_type, read, list)
 
 
-def struct(name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]]) -> Kind[T]:
+def struct(
+    name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]], *, package: str = "api"
+) -> Kind[T]:
     """A struct: `make` takes the fields that are there, by their JSON names less any leading underscore."""
     folded = {field.lower(): field for field in fields}
 
     def read(value: Json) -> T:
         if not isinstance(value, dict):
-            raise Mismatch(value, f"api.{name}")
+            raise Mismatch(value, f"{package}.{name}")
         found: dict[str, Any] = {}
         for key, item in value.items():
             field = key if key in fields else folded.get(key.lower())
@@ -103,7 +105,7 @@ def struct(name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]]) -
                 raise
         return make(**found)
 
-    return Kind(f"api.{name}", read, make)
+    return Kind(f"{package}.{name}", read, make)
 
 
 def unmarshaler(go_type: str, kind: Kind[T]) -> Kind[T]:
@@ -135,6 +137,12 @@ def _read_int(value: Json) -> int:
     raise Mismatch(value, "int", shown=shown)
 
 
+def _read_float(value: Json) -> float:
+    if type(value) not in (int, float):
+        raise Mismatch(value, "float64")
+    return float(value)
+
+
 def _read_bytes(value: Json) -> bytes:
     if not isinstance(value, str):
         raise Mismatch(value, "api.ImageData")
@@ -152,6 +160,7 @@ def _nothing() -> None:
 STRING: Kind[str] = _scalar("string", str)
 BOOL: Kind[bool] = _scalar("bool", bool)
 INT: Kind[int] = Kind("int", _read_int, int)
+FLOAT: Kind[float] = Kind("float64", _read_float, float)
 IMAGE: Kind[bytes] = Kind("api.ImageData", _read_bytes, bytes)
 ANY: Kind[Json] = Kind("interface {}", _read_any, _nothing)
 MAP: Kind[dict[str, Json]] = _scalar("map[string]interface {}", dict)

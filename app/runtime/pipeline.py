@@ -9,7 +9,7 @@ from functools import partial
 
 from app.catalogue.library import Library
 from app.constrain.budget import FEW_STEPS, OverBudget
-from app.constrain.compile import grammar_for
+from app.constrain.compile import written
 from app.core.context import Caller, RequestContext
 from app.core.errors import InvalidRequest
 from app.core.events import Done, Event, Timings, Usage
@@ -29,6 +29,14 @@ from app.core.request import (
 from app.engine.base import Answer, Prompt, Run
 from app.golang.quote import quoted
 from app.runtime.checks import check, check_allowed, settled_think, within_limits
+from app.runtime.choice import (
+    calls_constraint,
+    chat_read,
+    decoder_for,
+    must_call,
+    of_calls,
+    with_tools_chosen,
+)
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.manager import Manager
@@ -102,7 +110,7 @@ class Pipeline:
         sampling = within_limits(sampling, named, ctx.caller.limits, self._manager.default_context)
         ctx.sampling = sampling
         settled = replace(asked, think=settled_think(model, asked.think))
-        return Admitted(model, settled, sampling, "num_predict" in named)
+        return Admitted(model, with_tools_chosen(settled), sampling, "num_predict" in named)
 
     def lease(self, admitted: Admitted, ctx: RequestContext) -> AbstractAsyncContextManager[Lease]:
         """The model's engine, loaded and kept as long as this is held."""
@@ -137,11 +145,11 @@ class Pipeline:
             reply = Reply(
                 turn,
                 keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
-                constrained=run.constraint is not None,
+                constraint=run.constraint,
             )
             try:
                 async with lease.engine.answer(prompt, run) as answer:
-                    reply.decoder = answer.decoder
+                    reply.decoder = decoder_for(asked, answer.decoder)
                     yield answer, reply
             finally:
                 run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
@@ -210,15 +218,22 @@ class Pipeline:
             yield lease
 
     async def _constraint(self, asked: Generation) -> Constraint | None:
-        """What the answer must be, and the grammar that keeps it to that."""
-        wanted = asked.constraint()
+        """What the answer must be, and the grammar that keeps it to that. Calls that must be come first."""
+        wanted = calls_constraint(asked) or asked.constraint()
         if wanted is None:
             return None
         try:
-            grammar = await self._schemas.run(grammar_for, wanted.schema, FEW_STEPS)
+            return replace(wanted, grammar=await self._grammar(wanted))
+        except InvalidRequest as error:
+            if must_call(asked):
+                raise of_calls(error) from None
+            raise
+
+    async def _grammar(self, wanted: Constraint) -> str:
+        try:
+            return await self._schemas.run(written, wanted, FEW_STEPS)
         except OverBudget:
-            grammar = await self._pool.run(grammar_for, wanted.schema)
-        return replace(wanted, grammar=grammar)
+            return await self._pool.run(written, wanted)
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
@@ -257,7 +272,7 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
         constraint=constraint,
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
-        chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
+        chat=chat_read(asked),
         trace=ctx.trace or None,
     )
 

@@ -152,6 +152,11 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         ),
         ({"truncation": "middle"}, 'invalid truncation: "middle" (must be auto or disabled)'),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
+        (
+            {"service_tier": "gold"},
+            'invalid service_tier: "gold" (must be "auto", "default", "priority" or "flex")',
+        ),
+        ({"tool_choice": "required"}, "tool_choice: there are no tools to choose from"),
         ({"think": 1}, "think must be a boolean or string"),
         ({"text": {"format": {"type": "grammar"}}}, 'text.format: unknown type "grammar"'),
         (

@@ -31,7 +31,6 @@ def summing(*answers: dict[str, Any] | None) -> Callable[[Prompt, Run], Reply]:
     def script(_: Prompt, run: Run) -> Reply:
         # An attempt adds two messages to the prompt of the one before.
         turn = sum(each.role == "assistant" and each.text.startswith("(no ") for each in run.chat.messages)
-        turn += sum(each.text == "no call" for each in run.chat.messages)
         arguments = answers[min(turn, len(answers) - 1)]
         if arguments is None:
             return replying(Content("no call"))

@@ -143,10 +143,20 @@ class VllmEngine:
         return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
 
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         return await self._prompts.render(
-            chat, think=think, continue_last=continue_last, chat_template=chat_template
+            chat,
+            think=think,
+            continue_last=continue_last,
+            chat_template=chat_template,
+            variables=variables,
         )
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
