@@ -25,6 +25,8 @@ from app.api.ollama import models, routes, web
 from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
+from app.api.openai import models as openai_models
+from app.api.openai import routes as openai_routes
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
 from app.api.openai.responses import routes as responses
@@ -131,6 +133,8 @@ def build_app(
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
     app.include_router(models.router)
+    app.include_router(openai_routes.router)
+    app.include_router(openai_models.router)
     app.include_router(responses.router)
     app.include_router(web.router)
     app.include_router(ops.router)

@@ -14,7 +14,7 @@ from app.api.openai.responses.items import Call, Conversation, Item, Output, Sai
 from app.api.openai.responses.payload import write_payload
 from app.api.stream import Events
 from app.api.wire import dumps
-from app.core.errors import EngineFailed, InvalidRequest
+from app.core.errors import ConstraintFailed, EngineFailed, InvalidRequest
 from app.core.events import Content, Done, Started, Timings, ToolCall
 from app.core.request import ChatPrompt, Deferred, Generation, Json, Message, Part, Text, ToolChoice
 from app.golang.quote import quoted
@@ -132,25 +132,22 @@ async def compacted(run: Callable[[Generation], Events], wanted: Compaction) -> 
     asked, ends = wanted.generation, list[Done]()
     for _ in range(_ATTEMPTS):
         calls = list[ToolCall]()
-        texts = list[str]()
-        async with aclosing(run(asked)) as events:
-            async for group in events:
-                for event in group:
-                    match event:
-                        case Started():
-                            yield (event,)
-                        case ToolCall():
-                            calls.append(event)
-                        case Content():
-                            texts.append(event.text)
-                        case Done():
-                            ends.append(event)
-                        case _:
-                            pass
         try:
+            async with aclosing(run(asked)) as events:
+                async for group in events:
+                    for event in group:
+                        match event:
+                            case Started():
+                                yield (event,)
+                            case ToolCall():
+                                calls.append(event)
+                            case Done():
+                                ends.append(event)
+                            case _:
+                                pass
             payload = _payload(wanted, calls)
-        except _Unusable as error:
-            asked = _repaired(asked, "".join(texts), str(error))
+        except (_Unusable, ConstraintFailed) as error:
+            asked = _repaired(asked, error)
             continue
         yield (Content(payload),)
         yield (_sum(ends),)
@@ -187,13 +184,13 @@ def _retained(wanted: Compaction, names: set[str]) -> Iterator[Item]:
             yield item
 
 
-def _repaired(asked: Generation, said: str, wrong: str) -> Generation:
+def _repaired(asked: Generation, error: Exception) -> Generation:
+    """The same, once more. What the model wrote stays out: a template need not take a call without an answer."""
     prompt: Any = asked.prompt
-    answer = (Message.of("assistant", said),) if said else ()
-    # Without an answer between them, two messages of the user would follow each other.
-    answer = answer or (Message.of("assistant", "(no summary)"),)
+    answer = Message.of("assistant", "(no summary)")
+    wrong = str(error) if isinstance(error, _Unusable) else "That was no call of create_summary."
     again = Message.of("user", f"{wrong} Call create_summary now.")
-    return replace(asked, prompt=replace(prompt, messages=(*prompt.messages, *answer, again)))
+    return replace(asked, prompt=replace(prompt, messages=(*prompt.messages, answer, again)))
 
 
 def _sum(ends: Sequence[Done]) -> Done:

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from app.api.dialect import Answer, dialect_of
 from app.api.guard import needs
+from app.api.openai.effort import read_effort
 from app.api.openai.responses import codec
 from app.api.openai.responses.compaction import compacted
-from app.api.openai.responses.effort import settled_effort
 from app.api.openai.responses.encoder import CompactionEncoder, ResponsesEncoder
 from app.api.openai.responses.failure import coded_failure
 from app.api.openai.responses.tools import Toolbox
@@ -36,11 +36,13 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
     ctx.operation = "chat"
     asked = await served.decoded(codec.to_response, body)
     if asked.effort is not None:
-        think = settled_effort(asked.effort, _levels(asked.model, served, ctx))
+        think = read_effort(asked.effort, _levels(asked.model, served, ctx))
         asked = replace(asked, generation=replace(asked.generation, think=think))
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
+    if asked.waits_longer:
+        ctx.caller = replace(ctx.caller, priority=ctx.caller.priority + 1)
     if asked.compaction is not None:
         wanted = replace(
             asked.compaction,

@@ -65,6 +65,7 @@ class Toolbox:
 
     def __init__(self) -> None:
         self._specs: dict[str, Mapping[str, Json]] = {}
+        self._schemas: dict[str, Json] = {}
         self._callees: dict[str, Callee] = {}
 
     @property
@@ -72,8 +73,10 @@ class Toolbox:
         """As `core.request.ChatPrompt` has them."""
         return tuple(self._specs.values())
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._specs
+    @property
+    def schemas(self) -> Mapping[str, Json]:
+        """What the arguments of each tool must be, by its name, as the client wrote it."""
+        return {name: self._schemas[name] for name in self._specs}
 
     def add_all(self, tools: list[Json], where: str = "tools") -> None:
         """Take these in. A tool that is declared again, as searches do, replaces the one before.
@@ -164,7 +167,7 @@ class Toolbox:
             raise InvalidRequest(f"two different tools are named {quoted(visible)}")
         function = {"name": visible, "description": description, "parameters": parameters}
         self._specs[visible] = TOOL.read({"type": "function", "function": function})
-        self._callees[visible] = callee
+        self._schemas[visible], self._callees[visible] = parameters, callee
 
 
 def _refuse_web_search(kind: str) -> None:
