@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
+import pytest_asyncio
 
 from app import __version__
 from app.core.errors import AddressRefused, FetchFailed
@@ -15,6 +16,8 @@ from app.tools.reader import Reader
 from tests.egress.names import Names
 from tests.egress.site import page, redirect, site
 from tests.egress.test_client import NO_CERTIFICATES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 URL = "https://site.example/a"
 ROBOTS = "https://site.example/robots.txt"
@@ -40,7 +43,7 @@ class Client:
         return answer
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reader() -> AsyncGenerator[Reader]:
     made = Reader()
     yield made
