@@ -52,7 +52,7 @@ class Marks:
     def broken(self, text: str) -> str:
         """`text` with a space (or what no token has) after the first character of each token in it.
 
-        Takes tens of milliseconds for 100,000 characters: work for a pool.
+        Takes up to half a second for 100,000 characters: work for a pool.
         """
         text = printable(text)
         parts = [_view(char) for char in text] if not text.isascii() else list(text.lower())

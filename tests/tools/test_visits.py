@@ -56,6 +56,8 @@ def test_addresses_are_bounded_and_found_in_linear_time() -> None:
     ):
         urls_in(text, 10)
         Visits().add_said(text)
+    for part in ("a%d.example ", "https://\u00fc%d.example/ ", "www.a%d.example "):
+        Visits().add_said("".join(part % number for number in range(40_000)))
     assert time.process_time() - begun < 10
 
 
