@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import AliasChoices
 
 from app.api import errors, ops
+from app.api.anthropic import routes as anthropic
 from app.api.ollama import models, routes
 from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, PullBody, ShowBody
 from app.api.ollama.unserved import ROUTES as UNSERVED
@@ -112,7 +113,7 @@ def test_every_route_that_is_served_is_listed() -> None:
     listed = {route for route, state in routed() if state != "not yet"}
     served = [
         f"{method} {route.path}"
-        for each in (models, ops, routes)
+        for each in (models, ops, routes, anthropic)
         for route in each.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
@@ -145,6 +146,7 @@ def test_every_test_that_is_named_exists() -> None:
     files = (ROOT / "tests").rglob("test_*.py")
     known = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
     named = set(re.findall(r"`(test_\w+)`", DOCUMENT))
+    named |= set(re.findall(r"`(test_\w+)`", (ROOT / "docs/anthropic.md").read_text("utf-8")))
     assert named - known == set()
     assert len(named) > 50
 
