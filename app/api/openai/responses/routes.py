@@ -48,7 +48,7 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
             asked.compaction,
             generation=replace(asked.compaction.generation, think=asked.generation.think),
         )
-        events = compacted(lambda each: served.run(each, ctx), wanted)
+        events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
         encoder = CompactionEncoder(asked.echo, asked.toolbox)
     else:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
@@ -67,7 +67,7 @@ async def compact(body: Body, served: Served, ctx: Context) -> Response:
         wanted = await served.decoded(codec.to_compaction, body)
     except InvalidRequest as error:
         return Refusal(error, coded_failure(error))
-    events = compacted(lambda each: served.run(each, ctx), wanted)
+    events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
     encoder = _WholeCompaction({}, Toolbox())
     return EventResponse(events, encoder, stream=False, limit_s=served.time_left_s(ctx))
 
