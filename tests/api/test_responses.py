@@ -472,6 +472,16 @@ async def test_effort(levels: ThinkingLevels | None, body: dict[str, Any], think
         assert made.engine.asked[-1].run.think == think
 
 
+@pytest.mark.parametrize(("tier", "told", "later"), [("flex", "flex", 1), ("priority", "default", 0)])
+async def test_a_service_tier_only_puts_back(tier: str, told: str, later: int) -> None:
+    async with site() as made:
+        await made.respond(input="Hi")
+        document = await made.respond(input="Hi", service_tier=tier)
+        before, after = (asked.run.priority for asked in made.engine.asked)
+    assert document["service_tier"] == told
+    assert (after > before) == bool(later)
+
+
 async def test_a_model_that_cannot_think() -> None:
     async with site(None, "completion") as made:
         assert await made.refused(input="Hi", reasoning={"effort": "high"}) == (
