@@ -16,12 +16,12 @@ from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
-from app.api.anthropic import unserved as anthropic_unserved
+from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes
+from app.api.ollama import models, routes, web
 from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
@@ -43,12 +43,16 @@ from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
+from app.runtime.toolloop import ToolLoop
 from app.runtime.watch import watch
 from app.settings.server import Settings
 from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
+from app.tools.base import Budget
+from app.tools.setup import open_toolbox
+from app.tools.toolbox import Toolbox
 
 _log = logging.getLogger("caravan")
 _DEFAULT_CONTEXT = 4096
@@ -64,6 +68,7 @@ def build_app(
     start_engine: StartEngine,
     telemetry: Telemetry | None = None,
     lifecycle: Lifecycle | None = None,
+    toolbox: Toolbox | None = None,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
 
@@ -96,13 +101,14 @@ def build_app(
         pool=pool,
         cache_per_key=settings.cache_per_key,
     )
+    toolbox = toolbox or _toolbox(settings)
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
+        lifespan=_lifespan(settings, library, manager, telemetry, keys, store, toolbox),
     )
     app.state.services = Services(
         library,
@@ -118,6 +124,8 @@ def build_app(
         settings.limits,
         pool,
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+        ToolLoop(pipeline, toolbox, pool),
+        toolbox,
     )
     app.state.ollama = Variant(
         settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
@@ -128,8 +136,10 @@ def build_app(
     app.include_router(openai_routes.router)
     app.include_router(openai_models.router)
     app.include_router(responses.router)
+    app.include_router(web.router)
     app.include_router(ops.router)
-    for each in (ollama_unserved, openai_unserved, anthropic_unserved):
+    app.include_router(anthropic_routes.router)
+    for each in (ollama_unserved, openai_unserved):
         app.include_router(unserved.refusing(each.ROUTES))
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
@@ -151,6 +161,24 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     keys = KeyRing(settings.keys_file, on_reload=telemetry.metrics.keys_reloaded)
     _log.info("%d API keys from %s are in force", len(keys), settings.keys_file)
     return keys
+
+
+def _toolbox(settings: Settings) -> Toolbox:
+    return open_toolbox(
+        settings.tools,
+        allow=settings.fetch_allow,
+        deny=settings.fetch_deny,
+        proxy=settings.fetch_proxy,
+        search_url=settings.search_url,
+        obeys_robots=settings.fetch_robots,
+        budget=Budget(
+            turns=settings.tools_turns,
+            calls=settings.tools_calls,
+            seconds=settings.tools_timeout,
+            received_bytes=settings.tools_max_bytes,
+        ),
+        any_url=settings.tools_urls == "any",
+    )
 
 
 def _at_least(limit_bytes: int, least_bytes: int) -> int:
@@ -184,6 +212,7 @@ def _lifespan(
     telemetry: Telemetry,
     keys: KeyRing | None,
     store: Store,
+    toolbox: Toolbox,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -196,6 +225,7 @@ def _lifespan(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await manager.close()
+        await toolbox.aclose()
         await store.close()
         telemetry.flush()  # here, where the requests ended: a thread has no part in it
         await asyncio.to_thread(telemetry.close)

@@ -228,6 +228,12 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
         "responses: the answer as one document",
         "responses: the answer as a stream",
     ),
+    ("Messages", 231): (
+        "max_tokens is required; the envelope of an error",
+        "The blocks and the reason of an answer",
+        "The events of a stream, in order",
+        "Thinking asked of a model that cannot is left out",
+    ),
     ("Lifecycle", 235): (
         "A full queue is 503",
         "Two requests to a model with one slot",
@@ -239,7 +245,6 @@ _NOT_YET: tuple[tuple[str, int, int], ...] = (
     ("Create, blobs, copy, delete", 184, 200),
     ("Pull, push", 201, 210),
     ("OpenAI", 211, 228),
-    ("Messages", 231, 234),
     ("Official command line", 237, 237),
 )
 
@@ -265,6 +270,7 @@ _PARTLY = (
 )
 
 DEPARTURES: Mapping[int, str] = {
+    12: "`POST /v1/messages/count_tokens` counts the prompt's tokens by the model's own template",
     33: _PARTLY,
     34: _PARTLY,
     53: _UNROUTED,
@@ -349,7 +355,7 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "1.5, 6, 7",
-        "a `datai` that switches built-in tools on is 400, where Ollama ignores the key it does not know",
+        "`datai` is not ignored: it switches built-in tools on, or is 400 where there are none",
     ),
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),
@@ -360,6 +366,37 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "server's path, and no `parent_model` that it may not use",
     ),
     ("10.6", "cloud models are always off: `disabled` true, `source` `config`"),
+    (
+        "15.1",
+        "a full queue and every other 503 is 529, as on Anthropic's servers; a body that is too large is 413 "
+        "`request_too_large`; every answer has a `request-id`",
+    ),
+    (
+        "15.2",
+        "`tool_choice` and `disable_parallel_tool_use` are honoured; `output_config.format` binds the answer "
+        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs, computers "
+        "and browsers are 400 by name; bash, text editor and memory are described to the model",
+    ),
+    (
+        "15.2",
+        "a line for billing that begins the system prompt is left out, and later system messages join the "
+        "message before them, so that a prompt begins as the last one did",
+    ),
+    (
+        "15.3",
+        "texts and pictures of a message keep their order; `is_error` is shown; documents of text and search "
+        "results are shown, other documents are 400; what a server's tool found stands where it was found",
+    ),
+    (
+        "15.4",
+        "a stop sequence of the client's that matched is told: `stop_reason` `stop_sequence`, and which; an "
+        "answer without content has `[]`, over which Anthropic's clients iterate",
+    ),
+    (
+        "15.5",
+        "`message_start` has the true count of tokens; a `ping` follows it; a failure in mid-stream is an "
+        "`error` event; there is no `Connection` header",
+    ),
     ("17", "`CARAVAN_NUM_PARALLEL` is the engine's own number by default (Ollama: 1): requests run batched"),
     ("18", "a setting with a bad value stops the start with one line, instead of a warning and a default"),
 )

@@ -15,7 +15,7 @@ from functools import partial
 from app.access.ledger import Grant, Ledger, ledger_of
 from app.access.store import Store, StoreGone
 from app.access.window import window_of
-from app.core.context import Caller, Limits, RequestContext
+from app.core.context import Caller, Limits, RequestContext, Settle
 from app.core.errors import (
     ConcurrencyExceeded,
     Forbidden,
@@ -47,7 +47,7 @@ class Limiter:
     async def admit(self, ctx: RequestContext) -> AsyncGenerator[None, None]:
         """Let one request in until it ends, then charge it for its tokens, however it ended.
 
-        `call.reserve` sets its tokens aside meanwhile.
+        `ctx.reserve` sets its tokens aside meanwhile.
 
         Raises:
             RateLimited: for a limit that is used up.
@@ -71,7 +71,7 @@ class Limiter:
             try:
                 yield
             finally:
-                await budget.settle(ctx.work.prompt_tokens + ctx.work.output_tokens)
+                await budget.end(ctx.work.prompt_tokens + ctx.work.output_tokens)
 
     @contextmanager
     def _at_once(self, caller: Caller) -> Generator[None, None, None]:
@@ -112,9 +112,10 @@ class _Budget:
         self._key_id = caller.key_id
         self._limit = caller.limits.tokens_per_minute or 0
         self._fail_open = fail_open
-        self._grants: list[Grant] = []
+        self._open: list[Grant] = []
+        self._settled = 0
 
-    async def reserve(self, prompt: int, room: int, *, exact: bool) -> int:
+    async def reserve(self, prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
         """See `core.context.Reserve`."""
         limit = self._limit
         worth = room if exact else min(room, max(1, limit // _WORTHWHILE), max(1, limit - prompt))
@@ -129,24 +130,30 @@ class _Budget:
         except StoreGone as error:
             if not self._fail_open:
                 raise LimitsUnknown from error
-            return room
+            return room, partial(self._settle, _NOTHING)
         if grant.tokens < least:
             raise TokenRateExceeded(
                 f"this API key has {limit} tokens per minute, of which too few are left for this request, "
                 f"which needs {least}",
                 _whole_s(grant.left_s),
             )
-        self._grants.append(grant)
-        return grant.tokens - prompt
+        self._open.append(grant)
+        return grant.tokens - prompt, partial(self._settle, grant)
 
-    async def settle(self, used: int) -> None:
-        """Each answer of the request has set tokens aside; what they used together is taken from all."""
-        grants = self._grants or ([_NOTHING] if used else [])
+    async def end(self, used: int) -> None:
+        """The request has ended, and took `used` tokens over all its turns."""
+        while self._open:
+            await self._settle(self._open[0], max(0, used - self._settled))
+        await self._settle(_NOTHING, max(0, used - self._settled))
+
+    async def _settle(self, grant: Grant, used: int) -> None:
+        if grant in self._open:
+            self._open.remove(grant)
+        elif not used:
+            return
+        self._settled += used
         with suppress(StoreGone):  # The answer has been given, and the store has counted that it was gone.
-            for at, grant in enumerate(grants):
-                part = used if at == len(grants) - 1 else min(used, grant.tokens)
-                used -= part
-                await self._store.ask(partial(self._ledger.settle, self._key_id, grant, part))
+            await self._store.ask(lambda: self._ledger.settle(self._key_id, grant, used))
 
 
 def _whole_s(left_s: float) -> int:

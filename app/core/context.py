@@ -4,7 +4,7 @@ The edge makes a `RequestContext`, the stages fill in what they know, and the ed
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, TypeAlias, get_args
@@ -13,8 +13,9 @@ from app.core.events import Usage
 from app.core.model import ModelName
 from app.core.request import ChatPrompt, CompletionPrompt, Sampling
 
-Scope: TypeAlias = Literal["inference", "models:read", "models:write", "metrics", "admin"]
-"""What a key may be good for; `admin` is good for everything, and `metrics` for a scrape alone."""
+Scope: TypeAlias = Literal["inference", "tools", "models:read", "models:write", "metrics", "admin"]
+"""What a key may be good for. `admin` is good for everything, `tools` for what the server itself fetches,
+`metrics` for a scrape alone."""
 
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
@@ -23,8 +24,8 @@ SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 class Limits:
     """What one key may use; None is no limit.
 
-    `max_context` and `max_predict` bound `num_ctx` and `num_predict` of a request, in tokens; tokens a minute
-    count prompt and output.
+    `max_context` and `max_predict` bound `num_ctx` and `num_predict` of a request, in tokens, and
+    `max_tool_calls` what built-in tools do for it; tokens a minute count prompt and output.
     """
 
     requests_per_minute: int | None = None
@@ -32,6 +33,7 @@ class Limits:
     concurrent_requests: int | None = None
     max_context: int | None = None
     max_predict: int | None = None
+    max_tool_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,16 @@ class Caller:
 ANYBODY = Caller()
 
 
+Settle: TypeAlias = Callable[[int], Awaitable[None]]
+"""The turn for which tokens were set aside has ended: how many it took."""
+
+
 class Reserve(Protocol):
-    async def __call__(self, prompt: int, room: int, *, exact: bool) -> int:
+    async def __call__(self, prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
         """Set tokens of the caller's limit aside, for a prompt and for an answer of at most `room`.
 
-        The answer may take the tokens that are returned: all of `room` where it is `exact`.
+        The answer may take the tokens that are returned: all of `room` where it is `exact`. What is not
+        settled when the request ends is settled then.
 
         Raises:
             RateLimited, Forbidden: where too little is left now, or the limit is too low for it.
@@ -74,8 +81,12 @@ class Reserve(Protocol):
         ...
 
 
-async def _unlimited(prompt: int, room: int, *, exact: bool) -> int:
-    return room
+async def _unsettled(used: int) -> None:
+    pass
+
+
+async def _unlimited(prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
+    return room, _unsettled
 
 
 Operation: TypeAlias = Literal["", "chat", "text_completion", "embeddings"]
@@ -108,6 +119,25 @@ class Work:
         self.decode_ns += usage.decode_ns
         if usage.first_token_at_ns and not self.first_token_ns:
             self.first_token_ns = max(1, usage.first_token_at_ns - started_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReport:
+    """One call of a built-in tool, for who operates the server; `target`, an address or a query, is content.
+
+    `failure` is the name of the error's class and `refused` says that an address was refused. Times are
+    nanoseconds, `started_ns` by the wall clock.
+    """
+
+    tool: str
+    host: str = ""
+    target: str = ""
+    status: int = 0
+    received_bytes: int = 0
+    started_ns: int = 0
+    duration_ns: int = 0
+    failure: str = ""
+    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -143,6 +173,8 @@ class RequestContext:
     """The finish reason of the last turn."""
     prompt: ChatPrompt | CompletionPrompt | None = None
     answer: str = ""
+    tools: list[ToolReport] = field(default_factory=list[ToolReport])
+    """What the server fetched for the model."""
 
     # How it ended, filled in at the edge.
     duration_ns: int = 0

@@ -142,7 +142,8 @@ class Generation:
     more than the template may see. `template_variables` are for the chat template, beside those that the
     server sets. `continues` says whether the last message is left open for the answer to go on with; None
     leaves it to the message. Of a prompt with more than `prompt_tokens` tokens (0: any number) the last are
-    kept.
+    kept. `builtin_tools` are the switches of those that the server itself runs for the model (docs/tools.md),
+    `tells_tool_use` whether their use is told in the answer.
     """
 
     model: str
@@ -162,6 +163,8 @@ class Generation:
     template_variables: Mapping[str, Json] = field(default_factory=dict[str, Json])
     continues: bool | None = None
     prompt_tokens: int = 0
+    builtin_tools: frozenset[str] = frozenset()
+    tells_tool_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        """The texts that stand for control tokens of its vocabulary: no data of others may hold them."""
+        ...
+
+    @property
     def memory_bytes(self) -> int:
         """Resident memory of the engine's processes (and, with `vram_bytes`, of the device)."""
         ...

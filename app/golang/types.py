@@ -88,11 +88,12 @@ def struct(
     name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]], *, package: str = "api"
 ) -> Kind[T]:
     """A struct: `make` takes the fields that are there, by their JSON names less any leading underscore."""
+    go_type = f"{package}.{name}"
     folded = {field.lower(): field for field in fields}
 
     def read(value: Json) -> T:
         if not isinstance(value, dict):
-            raise Mismatch(value, f"{package}.{name}")
+            raise Mismatch(value, go_type)
         found: dict[str, Any] = {}
         for key, item in value.items():
             field = key if key in fields else folded.get(key.lower())
@@ -105,7 +106,7 @@ def struct(
                 raise
         return make(**found)
 
-    return Kind(f"{package}.{name}", read, make)
+    return Kind(go_type, read, make)
 
 
 def unmarshaler(go_type: str, kind: Kind[T]) -> Kind[T]:
@@ -138,9 +139,9 @@ def _read_int(value: Json) -> int:
 
 
 def _read_float(value: Json) -> float:
-    if type(value) not in (int, float):
-        raise Mismatch(value, "float64")
-    return float(value)
+    if type(value) in (int, float):
+        return float(value)
+    raise Mismatch(value, "float64")
 
 
 def _read_bytes(value: Json) -> bytes:

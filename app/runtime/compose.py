@@ -69,6 +69,17 @@ class Composer:
             return self._cut(await self._conversation(self._chat_history(self._asked.prompt.messages)))
         return self._cut(await self._completion(self._asked.prompt))
 
+    async def uncut(self) -> Prompt:
+        """The prompt of a chat in full, whatever the window.
+
+        Raises:
+            InvalidRequest, Overloaded: as `prompt` does, save for its length.
+        """
+        self._check()
+        asked = self._asked.prompt
+        messages = self._chat_history(asked.messages if isinstance(asked, ChatPrompt) else ())
+        return await self._render(tuple(messages), await self._template())
+
     def _check(self) -> None:
         """What is refused before any work."""
         for name in self._asked.template_variables:
@@ -117,8 +128,7 @@ class Composer:
         return [Message.of(role, content) for role, content in self._model.spec.messages]
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
-        source = template or self._model.spec.template
-        go_template = await self._pool.run(GoTemplate, source) if source else None
+        go_template = await self._template(template)
         if not self._asked.truncate:
             return await self._render(tuple(messages), go_template)
         fitting: tuple[tuple[Message, ...], Prompt] | None = None
@@ -135,6 +145,11 @@ class Composer:
         if fitting is not None and fitting[0] == left:
             return fitting[1]
         return await self._render(left, go_template)
+
+    async def _template(self, template: str = "") -> GoTemplate | None:
+        """The Go template in force; None where the model's own template is another kind."""
+        source = template or self._model.spec.template
+        return await self._pool.run(GoTemplate, source) if source else None
 
     async def _render(self, messages: tuple[Message, ...], template: GoTemplate | None) -> Prompt:
         tools = self._asked.prompt.tools if isinstance(self._asked.prompt, ChatPrompt) else ()

@@ -10,7 +10,7 @@ from functools import partial
 from app.catalogue.library import Library
 from app.constrain.budget import FEW_STEPS, OverBudget
 from app.constrain.compile import written
-from app.core.context import Caller, RequestContext
+from app.core.context import Caller, RequestContext, Settle
 from app.core.errors import InvalidRequest
 from app.core.events import Done, Event, Timings, Usage
 from app.core.model import Model
@@ -99,7 +99,7 @@ class Pipeline:
                         yield events
             if events := reply.remaining():
                 yield events
-            yield (await _done(admitted, lease, prompt, reply, ctx, load_ns),)
+            yield (await done(admitted, lease, prompt, reply, ctx, load_ns),)
 
     def admit(self, asked: Generation, ctx: RequestContext) -> Admitted:
         """The checks before any work, in the order that clients observe."""
@@ -117,15 +117,7 @@ class Pipeline:
         return self._lease(admitted.model, admitted.asked.keep_alive_s, admitted.sampling, ctx)
 
     async def compose(self, admitted: Admitted, lease: Lease) -> Prompt:
-        composer = Composer(
-            admitted.model,
-            lease.engine,
-            admitted.asked,
-            admitted.sampling,
-            lease.context_length,
-            pool=self._pool,
-        )
-        return await composer.prompt()
+        return await self._composer(admitted, lease).prompt()
 
     @asynccontextmanager
     async def turn(
@@ -138,24 +130,28 @@ class Pipeline:
         asked = admitted.asked
         # Before the request holds back tokens of its key: a schema may be refused.
         run = _run(admitted, await self._constraint(asked), ctx)
-        run = replace(run, max_tokens=await _room(admitted, prompt, lease, ctx))
+        room, settle = await _room(admitted, prompt, lease, ctx)
+        run = replace(run, max_tokens=room)
         caller, tokens = ctx.caller, len(prompt.token_ids)
-        async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
-            run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
-            reply = Reply(
-                turn,
-                keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
-                constraint=run.constraint,
-            )
-            try:
-                async with lease.engine.answer(prompt, run) as answer:
-                    reply.decoder = decoder_for(asked, answer.decoder)
-                    yield answer, reply
-            finally:
-                run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
-                ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
-                if ctx.keeps_content:
-                    ctx.prompt, ctx.answer = asked.prompt, reply.text
+        try:
+            async with lease.turns.turn(caller.key_id, caller.priority, tokens) as turn:
+                run = replace(run, priority=turn.priority, cache_salt=self._salt(caller))
+                reply = Reply(
+                    turn,
+                    keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
+                    constraint=run.constraint,
+                )
+                try:
+                    async with lease.engine.answer(prompt, run) as answer:
+                        reply.decoder = decoder_for(asked, answer.decoder)
+                        yield answer, reply
+                finally:
+                    run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
+                    ctx.work.add(run.usage, waited_ns=turn.waited_ns, started_ns=ctx.started_ns)
+                    if ctx.keeps_content:
+                        ctx.prompt, ctx.answer = asked.prompt, reply.text
+        finally:
+            await settle(run.usage.prompt_tokens + run.usage.output_tokens)
 
     async def load(self, asked: Load, ctx: RequestContext) -> None:
         """Have the model loaded, as a request that its checks let through would."""
@@ -170,6 +166,12 @@ class Pipeline:
         admitted = self.admit(asked.wanted, ctx)
         async with self.lease(admitted, ctx) as lease:
             return await self.compose(admitted, lease)
+
+    async def count(self, asked: Render, ctx: RequestContext) -> int:
+        """Tokens of the whole prompt of a chat, more than the window holds if it comes to that."""
+        admitted = self.admit(asked.wanted, ctx)
+        async with self.lease(admitted, ctx) as lease:
+            return len((await self._composer(admitted, lease).uncut()).token_ids)
 
     async def embed(
         self, asked: Embedding, ctx: RequestContext, *, case_sensitive: bool = False, normalize: bool = True
@@ -200,6 +202,16 @@ class Pipeline:
                 )
             vectors = await shortened(found.values, asked.dimensions, self._pool)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
+
+    def _composer(self, admitted: Admitted, lease: Lease) -> Composer:
+        return Composer(
+            admitted.model,
+            lease.engine,
+            admitted.asked,
+            admitted.sampling,
+            lease.context_length,
+            pool=self._pool,
+        )
 
     def _find(self, name: str, ctx: RequestContext, *, case_sensitive: bool = False) -> Model:
         check_allowed(ctx.caller, name)
@@ -253,7 +265,7 @@ def _check_embeds(model: Model, asked: Embedding) -> None:
         raise InvalidRequest(f"{quoted(asked.model)} does not support embeddings")
 
 
-async def _room(admitted: Admitted, prompt: Prompt, lease: Lease, ctx: RequestContext) -> int:
+async def _room(admitted: Admitted, prompt: Prompt, lease: Lease, ctx: RequestContext) -> tuple[int, Settle]:
     """Tokens the reply may take: what was asked for, within what is left of the window and the key's limit.
 
     A number that the client named itself is never made smaller for that limit.
@@ -277,7 +289,7 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
     )
 
 
-async def _done(
+async def done(
     admitted: Admitted, lease: Lease, prompt: Prompt, reply: Reply, ctx: RequestContext, load_ns: int
 ) -> Done:
     """The end of a reply that is whole.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Page:
     """What was read at an address.
 
-    `url` is where redirects ended. `text` is Markdown or plain text, cut where `is_truncated`; `links` are absolute
-    addresses in the order of the page, each once. `received_bytes` came over the network, as sent.
+    `url` is where redirects ended. `text` is Markdown or plain text, cut where `is_truncated`; `links` are
+    absolute addresses in the order of the page, each once. `received_bytes` came over the network, as sent.
     `screenshot` is a PNG, empty where none was made.
     """
 

@@ -226,7 +226,7 @@ async def test_two_hundred_requests_at_once_stay_within_the_tokens_a_minute(stor
     async def ask(number: int) -> None:
         ctx = RequestContext(caller=who)
         async with limiter.admit(ctx):
-            room = await ctx.reserve(5, 15, exact=True)
+            room, _ = await ctx.reserve(5, 15, exact=True)
             await asyncio.sleep(0.01 * (number % 3))
             ctx.work.prompt_tokens, ctx.work.output_tokens = 5, room
             used.append(5 + room)
@@ -260,7 +260,34 @@ async def test_what_was_not_used_is_free_again_however_a_request_ended(store: St
         await asyncio.gather(task, return_exceptions=True)
         who = caller(tokens_per_minute=101)  # one more, for the one that was used
     async with limiter.admit(ctx := RequestContext(caller=who)):
-        assert await ctx.reserve(10, 200, exact=False) == 89
+        assert (await ctx.reserve(10, 200, exact=False))[0] == 89
+
+
+async def test_a_turn_that_has_ended_holds_no_tokens_of_the_next(store: Store) -> None:
+    """A request of several turns is charged for all of them, and holds back those of the one that runs."""
+    limiter, who = Limiter(store), caller(tokens_per_minute=100)
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        rooms: list[int] = []
+        for _ in range(3):
+            room, settle = await ctx.reserve(10, 1000, exact=False)
+            rooms.append(room)
+            await settle(15)
+            ctx.work.prompt_tokens, ctx.work.output_tokens = 10 * len(rooms), 5 * len(rooms)
+        assert rooms == [90, 75, 60]
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        assert (await ctx.reserve(5, 1000, exact=False))[0] == 50
+
+
+async def test_turns_at_once_hold_their_tokens_together(store: Store) -> None:
+    limiter, who = Limiter(store), caller(tokens_per_minute=100)
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        await ctx.reserve(10, 30, exact=True)
+        await ctx.reserve(10, 30, exact=True)
+        with pytest.raises(TokenRateExceeded):
+            await ctx.reserve(10, 30, exact=True)
+        ctx.work.prompt_tokens, ctx.work.output_tokens = 20, 20
+    async with limiter.admit(ctx := RequestContext(caller=who)):
+        assert (await ctx.reserve(5, 1000, exact=False))[0] == 55
 
 
 async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth_it(store: Store) -> None:
@@ -268,7 +295,7 @@ async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth
     rooms: list[int] = []
     for output in (30, 30, 6, 1):
         async with limiter.admit(ctx := RequestContext(caller=who)):
-            rooms.append(await ctx.reserve(5, 1000, exact=False))
+            rooms.append((await ctx.reserve(5, 1000, exact=False))[0])
             ctx.work.prompt_tokens, ctx.work.output_tokens = 5, output
     assert rooms == [95, 60, 25, 14]
     with pytest.raises(TokenRateExceeded) as found:
@@ -276,7 +303,7 @@ async def test_an_answer_of_no_stated_length_takes_what_is_left_if_that_is_worth
             await ctx.reserve(5, 1000, exact=False)
     assert "too few are left for this request, which needs 15" in str(found.value)
     async with limiter.admit(ctx := RequestContext(caller=who)):
-        assert await ctx.reserve(5, 3, exact=False) == 3
+        assert (await ctx.reserve(5, 3, exact=False))[0] == 3
 
 
 @pytest.mark.parametrize(("prompt", "room", "exact"), [(101, 1, False), (100, 1, False), (60, 41, True)])
@@ -296,7 +323,7 @@ async def test_tokens_are_given_back_to_the_minute_that_they_came_from() -> None
         await use(limiter, who, output=70)
         long.work.output_tokens = 20
     async with limiter.admit(ctx := RequestContext(caller=who)):
-        assert await ctx.reserve(1, 100, exact=False) == 29
+        assert (await ctx.reserve(1, 100, exact=False))[0] == 29
 
 
 REQUESTS = st.lists(
@@ -328,7 +355,7 @@ def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates
             nonlocal errors
             with suppress(RateLimited, Forbidden):
                 async with limiter.admit(ctx := RequestContext(caller=who)):
-                    granted = await ctx.reserve(prompt, room, exact=exact)
+                    granted, _ = await ctx.reserve(prompt, room, exact=exact)
                     assert granted == room if exact else granted <= room
                     look()
                     await asyncio.sleep(lasts_s)
@@ -349,7 +376,7 @@ def test_no_history_goes_over_the_limit_by_more_than_the_errors_of_its_estimates
         assert all(task.cancelled() or task.exception() is None for task in tasks)
         await asyncio.sleep(61)
         async with limiter.admit(ctx := RequestContext(caller=who)):
-            assert await ctx.reserve(1, 99, exact=True) == 99
+            assert (await ctx.reserve(1, 99, exact=True))[0] == 99
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(history())

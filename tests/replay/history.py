@@ -13,7 +13,7 @@ from app.access.store import Store, open_storage
 from app.api.errors import STATUS
 from app.catalogue.library import Library
 from app.catalogue.parameters import read_parameters
-from app.core.context import Caller, RequestContext, Reserve
+from app.core.context import Caller, RequestContext, Reserve, Settle
 from app.core.errors import (
     AppError,
     ConcurrencyExceeded,
@@ -250,7 +250,7 @@ class History:
             await self._check_budget(caller)
 
     def _noting(self, ask: Ask, reserve: Reserve, caller: Caller) -> Reserve:
-        async def noting(prompt: int, room: int, *, exact: bool) -> int:
+        async def noting(prompt: int, room: int, *, exact: bool) -> tuple[int, Settle]:
             granted = await reserve(prompt, room, exact=exact)
             flow = FlowKey(caller.priority, caller.key_id)
             self.books.leases[ask.name].fairness.waits(ask.name, flow, prompt)

@@ -93,6 +93,10 @@ class FakeEngine:
         return self._slot_count
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        return ("<|im_start|>", "<|im_end|>")
+
+    @property
     def memory_bytes(self) -> int:
         return self._memory_bytes
 

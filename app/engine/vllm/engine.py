@@ -127,6 +127,10 @@ class VllmEngine:
         return config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        return self._prompts.special_tokens
+
+    @property
     def registry(self) -> CollectorRegistry:
         return self._registry
 

@@ -54,9 +54,8 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
         run = _loaded if asked.is_load else Services.run
         events = run(served, asked.generation, ctx)
-    return EventResponse(
-        events, encoder, stream=asked.stream, limit_s=limit_s, stream_headers=_STREAM_HEADERS
-    )
+    headers = _STREAM_HEADERS if asked.stream else {}
+    return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 
 
 @router.post("/compact")

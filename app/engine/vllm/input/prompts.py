@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -39,6 +40,13 @@ class Prompts:
         self._tokenizer: Any = renderer.get_tokenizer()
         # Mistral's own tokenizer has no text that is the prompt: its control tokens cannot be written.
         self._renders_tokens = is_mistral_tokenizer(self._tokenizer)
+
+    @cached_property
+    def special_tokens(self) -> Sequence[str]:
+        """See `Engine.special_tokens`; added tokens count, which mark calls and reasoning."""
+        added: Any = getattr(self._tokenizer, "get_added_vocab", dict)()
+        named: Any = getattr(self._tokenizer, "all_special_tokens", ())
+        return sorted({text for text in (*added, *named) if text.strip()}, key=len, reverse=True)
 
     async def render(
         self,
