@@ -111,6 +111,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         "user": "u",
         "service_tier": "priority",
         "prompt_cache_retention": "24h",
+        "prompt_cache_options": {"mode": "implicit"},
+        "access_programs": {},
+        "background_options": {},
+        "image": {"context_compression": "auto"},
         "stream_options": {"include_obfuscation": False},
         "client_metadata": {"x": 1},
         "include": ["reasoning.encrypted_content"],
@@ -149,6 +153,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         (
             {"context_management": [{"type": "compaction"}]},
             "context_management is not supported, ask for a compaction by POST /v1/responses/compact",
+        ),
+        (
+            {"moderation": {"model": "x"}},
+            "moderation is not supported: nothing that is asked or answered here is moderated",
         ),
         ({"truncation": "middle"}, 'invalid truncation: "middle" (must be auto or disabled)'),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),

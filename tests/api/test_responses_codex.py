@@ -7,12 +7,15 @@ got, and asks for a compaction when its context is full.
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import zstandard
 
+from app.core.errors import InvalidRequest
 from app.core.events import Content, Event, Thinking, ToolCall
+from app.core.request import ChatPrompt
 from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
@@ -182,6 +185,48 @@ def test_a_session(site: FakeSite) -> None:
     assert [each.role for each in chat.messages] == ["system", "user", "user", "assistant", "tool", "user"]
     assert chat.messages[4].text == "All mended."
     assert events[-1]["type"] == "response.completed"
+
+
+class Strict(FakeEngine):
+    """An engine whose template takes a system message at the front, then users and assistants in turn."""
+
+    async def render(self, chat: ChatPrompt, **settings: Any) -> Prompt:
+        roles = ["user" if each.role == "tool" else each.role for each in chat.messages]
+        if "system" in roles[1:] or any(one == other == "user" for one, other in pairwise(roles)):
+            raise InvalidRequest("System message must be at the beginning, and roles must alternate.")
+        return await super().render(chat, **settings)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_template_that_refuses_the_shape_gets_a_plainer_one(stream: bool) -> None:
+    """Else a session would end at Codex's first request, which has two messages of the user in a row."""
+    said = {"role": "assistant", "content": "Hello."}
+    late = {"role": "developer", "content": "New rules."}
+    body = {"model": "m", "input": [*START, said, late, START[2]], "stream": stream, "instructions": "x"}
+    with fake_site(fake_model("m"), engine=lambda: Strict({})) as site:
+        answer = site.client.post("/v1/responses", json=body)
+        assert answer.status_code == 200, answer.text
+        [engine] = site.engines
+        texts = [(each.role, each.text) for each in engine.renderings[-1].chat.messages]
+        refused = site.client.post("/v1/responses", json={**body, "input": [late, said, said], "text": BAD})
+    assert texts == [
+        ("system", "x\n\n<permissions instructions>"),
+        ("user", "<environment_context>\n\nMend the test."),
+        ("assistant", "Hello."),
+        ("user", "New rules.\n\nMend the test."),
+    ]
+    assert (refused.status_code, "unknown type" in refused.text) == (400, True)
+
+
+BAD = {"format": {"type": "x"}}
+
+
+def test_a_template_that_takes_all_gets_all(site: FakeSite) -> None:
+    body = {"model": "m", "input": [*START, {"role": "developer", "content": "New rules."}]}
+    assert site.client.post("/v1/responses", json=body).status_code == 200
+    [engine] = site.engines
+    roles = [each.role for each in engine.renderings[-1].chat.messages]
+    assert roles == ["system", "user", "user", "system"]
 
 
 def test_the_older_compaction(site: FakeSite) -> None:

@@ -112,6 +112,7 @@ def compaction_of(conversation: Conversation, generation: Generation) -> Compact
         tool_choice=ToolChoice("required", "create_summary"),
         parallel_tool_calls=False,
         constraint=Deferred(_free),
+        schemas={},
         logprobs=False,
         truncate=True,
         shift=True,

@@ -15,6 +15,7 @@ from app.api.openai.responses import codec
 from app.api.openai.responses.compaction import compacted
 from app.api.openai.responses.encoder import CompactionEncoder, ResponsesEncoder
 from app.api.openai.responses.failure import coded_failure
+from app.api.openai.responses.templates import answered
 from app.api.openai.responses.tools import Toolbox
 from app.api.refusal import Refusal
 from app.api.services import Body, Context, Served, Services
@@ -52,8 +53,10 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
         encoder = CompactionEncoder(asked.echo, asked.toolbox)
     else:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
-        run = _loaded if asked.is_load else Services.run
-        events = run(served, asked.generation, ctx)
+        if asked.is_load:
+            events = _loaded(served, asked.generation, ctx)
+        else:
+            events = answered(lambda each: served.run(each, ctx), asked.generation)
     headers = _STREAM_HEADERS if asked.stream else {}
     return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 
