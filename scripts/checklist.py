@@ -367,6 +367,49 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     ("10.6", "cloud models are always off: `disabled` true, `source` `config`"),
     (
+        "14.1",
+        "`tool_choice`, `parallel_tool_calls`, `top_logprobs`, `include` of log-probabilities, `truncation` "
+        "and `text.format` `json_object` are honoured; `metadata`, `safety_identifier` and "
+        "`prompt_cache_key` are repeated; `service_tier` `flex` waits behind others",
+    ),
+    (
+        "14.1",
+        "`previous_response_id`, `conversation`, `background`, `prompt`, `context_management` and "
+        "`moderation` are 400: nothing is stored or moderated",
+    ),
+    (
+        "14.2",
+        "texts and pictures of a message keep their order; what developers say is a system message, and "
+        "those at the front are one; where the template refuses system messages among the others, they are "
+        "the user's",
+    ),
+    (
+        "14.2",
+        "calls of free-form tools, of the client's shell and for tools are items too, as are tools and "
+        "compactions; `item_reference` is 400",
+    ),
+    (
+        "14.3",
+        "free-form tools, a local shell and a search that the client runs are functions to the model; a call "
+        "comes back as its tool was declared, with its namespace apart; tools that a server runs are 400 by "
+        "name, web search included",
+    ),
+    (
+        "14.4",
+        "an answer that was cut has `status` `incomplete` and says why; text beside calls is kept, as an "
+        "item of its own; `cached_tokens` is true",
+    ),
+    (
+        "14.5",
+        "`response.reasoning_summary_part.added` and `.done` are there; a stream that was cut ends in "
+        "`response.incomplete`, one that failed in `error` and `response.failed`; there is no `Connection` "
+        "header",
+    ),
+    (
+        "14.5",
+        "a GET that offers a WebSocket is 426, at which Codex goes on over HTTP at once",
+    ),
+    (
         "15.1",
         "a full queue and every other 503 is 529, as on Anthropic's servers; a body that is too large is 413 "
         "`request_too_large`; every answer has a `request-id`",

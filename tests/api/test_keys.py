@@ -87,8 +87,6 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/embeddings": {"model": "emb", "input": "Hi"},
     "/v1/responses": {"model": "a", "input": "Hi"},
     "/v1/responses/compact": {"model": "a", "input": "Hi"},
-    "/v1/messages": {"model": "a", "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]},
-    "/v1/messages/count_tokens": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
 }
 
 REFUSED = {each.path for each in UNSERVED} | {f"/api/experimental/web_{name}" for name in ("search", "fetch")}

@@ -111,6 +111,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         "user": "u",
         "service_tier": "priority",
         "prompt_cache_retention": "24h",
+        "prompt_cache_options": {"mode": "implicit"},
+        "access_programs": {},
+        "background_options": {},
+        "image": {"context_compression": "auto"},
         "stream_options": {"include_obfuscation": False},
         "client_metadata": {"x": 1},
         "include": ["reasoning.encrypted_content"],
@@ -149,6 +153,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         (
             {"context_management": [{"type": "compaction"}]},
             "context_management is not supported, ask for a compaction by POST /v1/responses/compact",
+        ),
+        (
+            {"moderation": {"model": "x"}},
+            "moderation is not supported: nothing that is asked or answered here is moderated",
         ),
         ({"truncation": "middle"}, 'invalid truncation: "middle" (must be auto or disabled)'),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
@@ -470,6 +478,16 @@ async def test_effort(levels: ThinkingLevels | None, body: dict[str, Any], think
     async with site(models=[replace(model, facts=replace(model.facts, thinking=levels))]) as made:
         await made.respond(input="Hi", **body)
         assert made.engine.asked[-1].run.think == think
+
+
+@pytest.mark.parametrize(("tier", "told", "later"), [("flex", "flex", 1), ("priority", "default", 0)])
+async def test_a_service_tier_only_puts_back(tier: str, told: str, later: int) -> None:
+    async with site() as made:
+        await made.respond(input="Hi")
+        document = await made.respond(input="Hi", service_tier=tier)
+        before, after = (asked.run.priority for asked in made.engine.asked)
+    assert document["service_tier"] == told
+    assert (after > before) == bool(later)
 
 
 async def test_a_model_that_cannot_think() -> None:

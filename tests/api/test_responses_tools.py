@@ -7,6 +7,7 @@ import pytest
 
 from app.core.events import ToolCall
 from app.core.request import Json
+from app.engine.fake.script import Reply
 from tests.api.responding import USER, WEATHER, replying, site
 
 PATCH = {
@@ -165,6 +166,31 @@ async def test_how_a_call_comes_back(name: str) -> None:
         assert value == expected.get("arguments", expected.get("input"))
     if "arguments" in added and expected["type"] == "function_call":
         assert added["arguments"] == ""
+
+
+async def test_a_choice_is_enforced() -> None:
+    """What must be called is what the answer is kept to; what may not be called is not offered."""
+    forced = Reply(('[{"name":"get_weather",', '"arguments":{"city":"Paris"}}]'))
+    async with site(forced) as made:
+        document = await made.respond(input=[USER], tools=[WEATHER], tool_choice="required")
+        constraint = made.engine.asked[-1].run.constraint
+        streamed = await made.events(input=[USER], tools=[WEATHER], tool_choice="required")
+        await made.respond(input=[USER], tools=[WEATHER], tool_choice="none")
+        assert made.chat.tools == ()
+    assert constraint is not None
+    [item] = document["output"]
+    assert (item["name"], item["arguments"]) == ("get_weather", '{"city":"Paris"}')
+    assert document["tool_choice"] == "required"
+    assert [each["type"] for each in streamed[-1]["response"]["output"]] == ["function_call"]
+
+
+async def test_one_call_at_most() -> None:
+    calls = [ToolCall(number, str(number), "get_weather", {}) for number in range(2)]
+    async with site(replying(*calls)) as made:
+        two = await made.respond(input=[USER], tools=[WEATHER])
+        one = await made.respond(input=[USER], tools=[WEATHER], parallel_tool_calls=False)
+    assert (len(two["output"]), len(one["output"])) == (2, 1)
+    assert (two["parallel_tool_calls"], one["parallel_tool_calls"]) == (True, False)
 
 
 async def test_a_call_without_an_id_gets_one() -> None:

@@ -151,6 +151,10 @@ def _refuse_unserved(asked: schema.ResponsesBody) -> None:
         raise InvalidRequest(
             "context_management is not supported, ask for a compaction by POST /v1/responses/compact"
         )
+    if asked.moderation:
+        raise InvalidRequest(
+            "moderation is not supported: nothing that is asked or answered here is moderated"
+        )
     if asked.service_tier not in _TIERS:
         raise InvalidRequest(
             f"invalid service_tier: {quoted(asked.service_tier)} "

@@ -14,6 +14,7 @@ from app.api.openai.responses.items import Call, Conversation, Item, Output, Sai
 from app.api.openai.responses.payload import write_payload
 from app.api.stream import Events
 from app.api.wire import dumps
+from app.core.context import Work
 from app.core.errors import ConstraintFailed, EngineFailed, InvalidRequest
 from app.core.events import Content, Done, Started, Timings, ToolCall
 from app.core.request import ChatPrompt, Deferred, Generation, Json, Message, Part, Text, ToolChoice
@@ -111,6 +112,7 @@ def compaction_of(conversation: Conversation, generation: Generation) -> Compact
         tool_choice=ToolChoice("required", "create_summary"),
         parallel_tool_calls=False,
         constraint=Deferred(_free),
+        schemas={},
         logprobs=False,
         truncate=True,
         shift=True,
@@ -122,14 +124,16 @@ def _free(_: Json) -> None:
     return None
 
 
-async def compacted(run: Callable[[Generation], Events], wanted: Compaction) -> Events:
+async def compacted(run: Callable[[Generation], Events], wanted: Compaction, work: Work) -> Events:
     """The payload of a compaction, as the only content of an answer, and then its end.
+
+    `work` is what the runs of this request have taken.
 
     Raises:
         CompactionFailed: when the model gives nothing that can be used.
         AppError: for what stops the model's runs.
     """
-    asked, ends = wanted.generation, list[Done]()
+    asked = wanted.generation
     for _ in range(_ATTEMPTS):
         calls = list[ToolCall]()
         try:
@@ -141,8 +145,6 @@ async def compacted(run: Callable[[Generation], Events], wanted: Compaction) -> 
                                 yield (event,)
                             case ToolCall():
                                 calls.append(event)
-                            case Done():
-                                ends.append(event)
                             case _:
                                 pass
             payload = _payload(wanted, calls)
@@ -150,7 +152,7 @@ async def compacted(run: Callable[[Generation], Events], wanted: Compaction) -> 
             asked = _repaired(asked, error)
             continue
         yield (Content(payload),)
-        yield (_sum(ends),)
+        yield (_end(work),)
         return
     raise CompactionFailed
 
@@ -185,7 +187,7 @@ def _retained(wanted: Compaction, names: set[str]) -> Iterator[Item]:
 
 
 def _repaired(asked: Generation, error: Exception) -> Generation:
-    """The same, once more. What the model wrote stays out: a template need not take a call without an answer."""
+    """The same, once more. What the model wrote stays out: a template may refuse a call without an answer."""
     prompt: Any = asked.prompt
     answer = Message.of("assistant", "(no summary)")
     wrong = str(error) if isinstance(error, _Unusable) else "That was no call of create_summary."
@@ -193,18 +195,10 @@ def _repaired(asked: Generation, error: Exception) -> Generation:
     return replace(asked, prompt=replace(prompt, messages=(*prompt.messages, answer, again)))
 
 
-def _sum(ends: Sequence[Done]) -> Done:
-    last = ends[-1]
-    cached = [each.cached_tokens for each in ends if each.cached_tokens is not None]
-    return Done(
-        "stop",
-        last.total_ns,
-        ends[0].load_ns,
-        sum(each.prompt_tokens for each in ends),
-        sum(each.output_tokens for each in ends),
-        Timings(),
-        cached_tokens=sum(cached) if cached else None,
-    )
+def _end(work: Work) -> Done:
+    """Counts are of both attempts."""
+    cached = work.cached_tokens
+    return Done("stop", 0, 0, work.prompt_tokens, work.output_tokens, Timings(), cached_tokens=cached)
 
 
 def _summarises(item: Item) -> bool:

@@ -17,7 +17,7 @@ from app.api.openai.responses.failure import stream_error
 from app.api.openai.responses.output import ItemStatus, OpenItem, Output, told_logprobs
 from app.api.openai.responses.tools import Toolbox
 from app.api.wire import BARE_JSON, dumps
-from app.core.events import Content, Done, Event, Started, Thinking, ToolCall
+from app.core.events import Content, Done, Event, Started, Thinking, ToolCall, ToolUse
 
 EVENTS = "text/event-stream"
 
@@ -76,7 +76,7 @@ class ResponsesEncoder:
                 if not self._output.is_answered and event.reason != "length":
                     self._output.begin("message")
                     self._output.close()
-            case Started():
+            case Started() | ToolUse():
                 pass
 
     def whole(self) -> bytes:
@@ -121,7 +121,7 @@ class ResponsesEncoder:
                 yield from self._call(event)
             case Done():
                 yield from self._finish(event)
-            case Started():
+            case Started() | ToolUse():
                 pass
 
     def _text(self, kind: Literal["reasoning", "message"], event: Thinking | Content) -> Iterator[bytes]:

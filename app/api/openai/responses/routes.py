@@ -15,6 +15,7 @@ from app.api.openai.responses import codec
 from app.api.openai.responses.compaction import compacted
 from app.api.openai.responses.encoder import CompactionEncoder, ResponsesEncoder
 from app.api.openai.responses.failure import coded_failure
+from app.api.openai.responses.templates import answered
 from app.api.openai.responses.tools import Toolbox
 from app.api.refusal import Refusal
 from app.api.services import Body, Context, Served, Services
@@ -48,12 +49,14 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
             asked.compaction,
             generation=replace(asked.compaction.generation, think=asked.generation.think),
         )
-        events = compacted(lambda each: served.run(each, ctx), wanted)
+        events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
         encoder = CompactionEncoder(asked.echo, asked.toolbox)
     else:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
-        run = _loaded if asked.is_load else Services.run
-        events = run(served, asked.generation, ctx)
+        if asked.is_load:
+            events = _loaded(served, asked.generation, ctx)
+        else:
+            events = answered(lambda each: served.run(each, ctx), asked.generation)
     headers = _STREAM_HEADERS if asked.stream else {}
     return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 
@@ -66,7 +69,7 @@ async def compact(body: Body, served: Served, ctx: Context) -> Response:
         wanted = await served.decoded(codec.to_compaction, body)
     except InvalidRequest as error:
         return Refusal(error, coded_failure(error))
-    events = compacted(lambda each: served.run(each, ctx), wanted)
+    events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
     encoder = _WholeCompaction({}, Toolbox())
     return EventResponse(events, encoder, stream=False, limit_s=served.time_left_s(ctx))
 

@@ -75,6 +75,7 @@ class ResponsesBody:
     conversation: Json = None
     prompt: Json = None
     context_management: Json = None
+    moderation: Json = None
     store: bool = False
     metadata: Mapping[str, Json] = field(default_factory=dict[str, Json])
     max_tool_calls: int | None = None
@@ -147,6 +148,7 @@ RESPONSES: Kind[ResponsesBody] = _struct(
         "conversation": ANY,
         "prompt": ANY,
         "context_management": ANY,
+        "moderation": ANY,
         "store": BOOL,
         "metadata": MAP,
         "max_tool_calls": INT,
