@@ -90,7 +90,7 @@ def test_the_streaming_helper_puts_the_answer_together(client: openai.OpenAI) ->
         kinds = [event.type for event in stream]
         answer = stream.get_final_completion()
     assert "tool_calls.function.arguments.done" in kinds
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = list(answer.choices[0].message.tool_calls or [])
     assert (call.id, call.function.name, json.loads(call.function.arguments)) == (
         "call_1",
         "weather",
@@ -110,7 +110,7 @@ def test_an_answer_is_parsed_into_a_class(client: openai.OpenAI) -> None:
 
 def test_a_tool_is_called_that_must_be(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="m", messages=ASK, tools=TOOLS, tool_choice="required")
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = list(answer.choices[0].message.tool_calls or [])
     assert call.type == "function"
     assert json.loads(call.function.arguments) == {"city": "Rome"}
     assert CITY["required"] == ["city"]

@@ -198,7 +198,7 @@ def test_the_table_tells_why_and_by_which_test(tmp_path: Path, capsys: pytest.Ca
     assert "test_80" in printed
     assert "[a]" not in printed
     assert DEPARTURES[80] in printed
-    assert "Transport: 31 passed, 1 unproven (2)" in printed
+    assert "Transport: 30 passed, 1 departed (18), 1 unproven (2)" in printed
     assert "keep_alive: 10 passed" in printed
     assert "Pull, push: 10 not yet" in printed
 
