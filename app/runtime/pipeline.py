@@ -298,8 +298,8 @@ async def _done(
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:
-    """Chats and raw prompts do not return their token ids."""
-    return isinstance(asked, CompletionPrompt) and not asked.raw
+    """Chats and raw prompts do not return their token ids, nor do other APIs."""
+    return isinstance(asked, CompletionPrompt) and not asked.raw and asked.wants_context
 
 
 async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:

@@ -1,12 +1,14 @@
 """OpenAI's embeddings and list of models (docs/reference 13.3 and 13.4), and what is not served."""
 
 import base64
+import json
 import struct
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+import zstandard
 
 from app.core.model import ModelName
 from harness.fake_model import fake_model
@@ -112,3 +114,28 @@ async def test_what_is_not_served_says_why(path: str) -> None:
         answer = await served.client.post(f"/v1/{path}", json={})
     assert answer.status_code == 403
     assert "models of this server" in answer.json()["error"]["message"]
+
+
+# Before any route
+
+
+async def test_what_is_refused_before_the_route_has_openai_s_envelope() -> None:
+    async with site(max_body_bytes=64) as served:
+        answer = await served.chat({"role": "user", "content": "x" * 100})
+        assert answer.status_code == 413
+        assert list(answer.json()["error"]) == ["message", "type", "param", "code"]
+        refused(answer, answer.json()["error"]["message"], 413)
+        packed = {"content-encoding": "br"}
+        unread = await served.client.post("/v1/completions", content=b"x", headers=packed)
+        assert (unread.status_code, unread.headers["accept-encoding"]) == (415, "gzip, deflate, zstd")
+        assert list(unread.json()) == ["error"]
+
+
+async def test_a_body_may_come_as_zstd() -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    packed = zstandard.ZstdCompressor().compress(body)
+    async with site() as served:
+        answer = await served.client.post(
+            "/v1/chat/completions", content=packed, headers={"content-encoding": "zstd"}
+        )
+    assert answer.json()["choices"][0]["finish_reason"] == "stop"

@@ -311,10 +311,10 @@ def _prompts(value: Json) -> list[str | list[int]]:
 
 def _completion(prompt: str | list[int], suffix: str) -> CompletionPrompt:
     if isinstance(prompt, str):
-        return CompletionPrompt(prompt, suffix=suffix)
+        return CompletionPrompt(prompt, suffix=suffix, wants_context=False)
     if suffix:
         raise InvalidRequest("suffix is not supported with prompts of token ids")
-    return CompletionPrompt(token_ids=tuple(prompt), raw=True)
+    return CompletionPrompt(token_ids=tuple(prompt), raw=True, wants_context=False)
 
 
 def _go_type(value: Json) -> str:
