@@ -107,7 +107,8 @@ class ChatPrompt:
 class CompletionPrompt:
     """The parts of a completion: the model's template puts them together unless `raw`.
 
-    `token_ids`, where they are given, are the whole prompt as they are.
+    `token_ids`, where they are given, are the whole prompt as they are. `wants_context` asks for the token
+    ids of prompt and answer at the end.
     """
 
     prompt: str = ""
@@ -118,6 +119,7 @@ class CompletionPrompt:
     context: tuple[int, ...] | None = None
     raw: bool = False
     images: tuple[bytes, ...] = ()
+    wants_context: bool = True
 
 
 def _free(_: Json) -> None:

@@ -26,9 +26,14 @@ class PageAccess:
         self.username, self.password = secrets.token_urlsafe(12), secrets.token_urlsafe(32)
         self.received_bytes = self.sent_bytes = self.connections = 0
         self.refused: list[str] = []
-        self.is_exhausted = False
+        self.exhausted = asyncio.Event()
         self._limits = limits
         self._tasks = set[asyncio.Task[None]]()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it wanted more than it may have."""
+        return self.exhausted.is_set()
 
     @property
     def authorization(self) -> str:
@@ -40,7 +45,8 @@ class PageAccess:
         """Whether one more connection may be opened; `task` serves it and is cancelled by `close`."""
         self.connections += 1
         if self.connections > self._limits.connections or len(self._tasks) >= self._limits.at_once:
-            self.is_exhausted = self.is_exhausted or self.connections > self._limits.connections
+            if self.connections > self._limits.connections:
+                self.exhausted.set()
             return False
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -58,7 +64,7 @@ class PageAccess:
 
     def _check_bytes(self) -> None:
         if self.received_bytes + self.sent_bytes > self._limits.wire_bytes:
-            self.is_exhausted = True
+            self.exhausted.set()
             self.close()
 
     def refuse(self, host: str) -> None:

@@ -63,8 +63,16 @@ class ToolLoop:
             return self._pipeline.run(asked, ctx)
         return self._turns(asked, ctx)
 
+    def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
+        """The built-in tools that are asked for; what only loads a model asks for those it may have, too.
+
+        Raises:
+            InvalidRequest, Forbidden: for tools that this server or this key does not have.
+        """
+        return self._toolbox.offered(asked.builtin_tools, ctx.caller) if asked.builtin_tools else ()
+
     async def _turns(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
-        tools = self._toolbox.offered(asked.builtin_tools, ctx.caller)
+        tools = self.check(asked, ctx)
         chat = _chat(asked, tools)
         admitted = self._pipeline.admit(asked, ctx)
         session = await self._pool.run(

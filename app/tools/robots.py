@@ -34,7 +34,11 @@ class Robots:
             FetchFailed: where robots.txt forbids it, or cannot be had or read.
             Overloaded: when as many jobs wait as may.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            # No URL: the guard says so, in words of its own.
+            return
         if parts.path == "/robots.txt":
             return
         where = f"{parts.scheme}://{parts.netloc}/robots.txt"

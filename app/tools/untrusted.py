@@ -36,8 +36,8 @@ class Marks:
     """What must not stand in untrusted text: `special_tokens` of a tokenizer, and `MARKERS`.
 
     They are found in any case, in characters that NFKC or the loss of accents and of invisible characters
-    makes the same, and however they overlap. Tokens that are white space or one letter or digit are not looked
-    for: no text would be left.
+    makes the same, and however they overlap. Tokens that are white space, one letter or one digit are not
+    looked for: no text would be left.
     """
 
     def __init__(self, special_tokens: Iterable[str] = ()) -> None:
@@ -52,7 +52,7 @@ class Marks:
     def broken(self, text: str) -> str:
         """`text` with a space (or what no token has) after the first character of each token in it.
 
-        Takes tens of milliseconds for 100,000 characters: work for a pool.
+        Takes up to half a second for 100,000 characters: work for a pool.
         """
         text = printable(text)
         parts = [_view(char) for char in text] if not text.isascii() else list(text.lower())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.api.anthropic import codec
-from app.core.request import ToolChoice
+from app.core.request import Image, Text, ToolChoice
 from app.engine.fake.engine import Asked
 from tests.api.messages_site import IMAGE, PNG, Site, assistant, site, user
 
@@ -244,9 +244,13 @@ async def test_text_blocks_are_joined_with_nothing_between(here: Site) -> None:
 
 
 async def test_pictures_and_texts_keep_their_order(here: Site) -> None:
-    await here.told(messages=[user([{"type": "text", "text": "One:"}, IMAGE, {"type": "text", "text": "?"}])])
+    texts = [{"type": "text", "text": text} for text in ("One", ":", "?")]
+    late = {"role": "system", "content": "Look."}
+    await here.told(messages=[user([*texts[:2], IMAGE, texts[2]]), late])
     [message] = here.engine.renderings[-1].chat.messages
-    assert [type(part).__name__ for part in message.parts] == ["Text", "Image", "Text"]
+    before, picture, after = message.parts
+    assert (before, type(picture)) == (Text("One:"), Image)
+    assert after == Text("?\n\n<system-reminder>\nLook.\n</system-reminder>")
     assert run(here).prompt.image_count == 1
 
 

@@ -82,7 +82,18 @@ class _Conversation:
 
 def _behind(message: Message, parts: Iterable[Part]) -> Message:
     between = (Text(BETWEEN),) if message.parts else ()
-    return replace(message, parts=(*message.parts, *between, *parts))
+    return replace(message, parts=_whole((*message.parts, *between, *parts)))
+
+
+def _whole(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Texts that stand side by side as one: templates that see pieces put what they like between them."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
+            found[-1] = Text(last.text + part.text)
+        else:
+            found.append(part)
+    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -98,7 +109,7 @@ class _Own:
         """The message that it makes, unless it is empty."""
         if self.parts or self.thinking or self.calls:
             thinking = BETWEEN.join(self.thinking)
-            yield Message(self.role, tuple(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
+            yield Message(self.role, _whole(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
 
 
 def _of_turn(turn: Turn) -> Iterator[Message]:
@@ -150,7 +161,7 @@ def _result(block: Block) -> Message | None:
             parts = [Text(dumps(block.content).decode())]
         case _:
             return None
-    return Message("tool", tuple(parts), tool_call_id=block.tool_use_id)
+    return Message("tool", _whole(parts), tool_call_id=block.tool_use_id)
 
 
 def _shown(block: Block) -> list[Part]:

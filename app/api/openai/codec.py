@@ -30,6 +30,7 @@ from app.core.request import (
 from app.golang.json import decode
 from app.golang.types import parse
 
+_WHITE_SPACE = b" \t\r\n"
 _MOST_LOGPROBS = 20
 _MOST_CUT = 1 << 31
 _LOWEST_PRIORITY = 1 << 20
@@ -193,6 +194,8 @@ def lower_priority(extra: Mapping[str, Json]) -> int:
 
 
 def _decode(body: bytes, limits: InputLimits) -> Json:
+    if not body.strip(_WHITE_SPACE):
+        raise InvalidRequest("EOF")
     value = decode(body, limits)
     refuse_over_limits(value, len(body), limits)
     return value
@@ -308,10 +311,10 @@ def _prompts(value: Json) -> list[str | list[int]]:
 
 def _completion(prompt: str | list[int], suffix: str) -> CompletionPrompt:
     if isinstance(prompt, str):
-        return CompletionPrompt(prompt, suffix=suffix)
+        return CompletionPrompt(prompt, suffix=suffix, wants_context=False)
     if suffix:
         raise InvalidRequest("suffix is not supported with prompts of token ids")
-    return CompletionPrompt(token_ids=tuple(prompt), raw=True)
+    return CompletionPrompt(token_ids=tuple(prompt), raw=True, wants_context=False)
 
 
 def _go_type(value: Json) -> str:
