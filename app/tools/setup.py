@@ -37,9 +37,8 @@ def open_toolbox(
     if "net" in switches:
         upstream = read_upstream(proxy)
         guard = Guard(allow, deny, proxied=upstream is not None)
-        reader = Reader()
-        closers.append(reader.aclose)
-        opener = WebFetch(EgressClient(guard, upstream=upstream), reader, obeys_robots=obeys_robots)
+        opener = WebFetch(EgressClient(guard, upstream=upstream), Reader(), obeys_robots=obeys_robots)
+        closers.append(opener.aclose)
         if search_url:
             finder = WebSearch(search_url)
             closers.append(finder.aclose)
