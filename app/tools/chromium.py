@@ -122,11 +122,17 @@ class Chromium:
     async def kill(self) -> None:
         """End the browser at once, with all its pages; the next `get` starts another."""
         browser, self._browser = self._browser, None
-        self._kill_processes()
-        if browser is not None:
-            with contextlib.suppress(driver.Error, TimeoutError):
-                async with asyncio.timeout(_STOP_S):
+        processes = self.processes()
+        # A browser that hangs does not end when it is asked to.
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(driver.Error, TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                if browser is not None:
                     await browser.close()
+                while any(map(_runs, processes)):  # noqa: ASYNC110 - they are another process's children
+                    await asyncio.sleep(0.02)
 
     async def aclose(self) -> None:
         async with self._starting:
@@ -172,12 +178,6 @@ class Chromium:
             timeout=START_S * 1000,
         )
 
-    def _kill_processes(self) -> None:
-        """A browser that hangs does not end when it is asked to."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
     def processes(self) -> list[psutil.Process]:
         """The processes of this browser, its main one first."""
         if self._playwright is None or self._url:
@@ -188,6 +188,12 @@ class Chromium:
                 if self._mark in process.cmdline() and process not in found:
                     found += [process, *process.children(recursive=True)]
         return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def in_numbers(url: str) -> str:
@@ -207,3 +213,22 @@ async def in_numbers(url: str) -> str:
     address = str(found[0][4][0])
     shown = f"[{address}]" if ":" in address else address
     return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown).geturl()
+
+
+async def own_address(url: str) -> str:
+    """The address of this machine that the browser at `url` can reach it by: the one it is reached from.
+
+    Raises:
+        OSError: where the browser has no address.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
+    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)  # of a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
