@@ -191,7 +191,16 @@ class Browser:
         )
         try:
             # One that is still being made when nobody waits for it any more would stay.
-            yield await asyncio.shield(making)
+            context = await asyncio.shield(making)
+        except driver.Error:
+            # Not a page's fault: the browser, or what speaks to it, is gone, and may not know.
+            await self._chromium.kill()
+            raise
+        except BaseException:
+            await self._close(making)
+            raise
+        try:
+            yield context
         finally:
             await self._close(making)
 

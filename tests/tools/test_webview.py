@@ -330,6 +330,19 @@ class TestRestart:
             assert "42" in (await shown_by(browser, running, "/")).text
             assert browser.chromium.starts == 2
 
+    async def test_what_speaks_to_the_browser_may_die_too(self, running: Site) -> None:
+        async with browser_of(running) as browser:
+            before = {each.pid for each in psutil.Process().children()}
+            await shown_by(browser, running, "/missing")
+            ours = [each for each in psutil.Process().children() if each.pid not in before]
+            processes = [*ours, *browser.chromium.processes()]
+            for each in ours:
+                each.kill()
+            with pytest.raises(FetchFailed):
+                await shown_by(browser, running, "/")
+            assert "42" in (await shown_by(browser, running, "/")).text
+            assert not any(map(_runs, processes))
+
     async def test_a_browser_that_hangs_is_killed_and_started_anew(
         self, running: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
