@@ -89,6 +89,9 @@ def to_response(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS
         tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls,
         schemas=toolbox.schemas,
+        builtin_tools=toolbox.built_in,
+        most_tool_calls=asked.max_tool_calls,
+        tells_tool_use=bool(toolbox.built_in),
     )
     return Asked(
         generation,
