@@ -11,12 +11,13 @@ class PageLimits:
     """How much one page may use, with all that it loads.
 
     `at_once` and `connections` are connections, at a time and in all; a request that is refused counts as
-    one. `wire_bytes` counts both directions.
+    one. `wire_bytes` counts both directions. After `time_s` the credential is no longer good.
     """
 
     at_once: int = 64
     connections: int = 1_000
     wire_bytes: int = 64 << 20
+    time_s: float = 300.0
 
 
 class PageAccess:
@@ -64,13 +65,17 @@ class PageAccess:
 
     def _check_bytes(self) -> None:
         if self.received_bytes + self.sent_bytes > self._limits.wire_bytes:
-            self.exhausted.set()
-            self.close()
+            self.exhaust()
 
     def refuse(self, host: str) -> None:
         # A page can ask for any number of them, and one that does is known by the first.
         if len(self.refused) < 100:
             self.refused.append(host)
+
+    def exhaust(self) -> None:
+        """It has used what it may: every connection of the page ends."""
+        self.exhausted.set()
+        self.close()
 
     def close(self) -> None:
         for task in self._tasks:

@@ -102,11 +102,17 @@ class EgressProxy:
         """A credential that is good until this is left, which ends all that the page has open."""
         access = PageAccess(limits)
         self._pages[access.username] = access
+        ending = asyncio.get_running_loop().call_later(limits.time_s, self._expire, access)
         try:
             yield access
         finally:
-            del self._pages[access.username]
+            ending.cancel()
+            self._pages.pop(access.username, None)
             await access.closed()
+
+    def _expire(self, access: PageAccess) -> None:
+        self._pages.pop(access.username, None)
+        access.exhaust()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

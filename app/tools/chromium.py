@@ -44,9 +44,8 @@ _FEATURES = (
     "Translate",
 )
 FLAGS = (
-    # Loopback too goes through the proxy, and no name is looked up beside it.
+    # Loopback too goes through the proxy.
     "--proxy-bypass-list=<-loopback>",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--dns-prefetch-disable",
     "--no-pings",
     # What would go out by UDP, past any proxy.
@@ -69,6 +68,8 @@ FLAGS = (
     "--js-flags=--max-old-space-size=512",
 )
 """What Chromium is started with; one behind CARAVAN_BROWSER_URL must be, too."""
+_NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+"""Nothing is looked up beside the proxy. Addresses in numbers are names to it; a proxy of ours is exempt."""
 _NOT_WANTED = ["--disable-popup-blocking"]
 
 
@@ -171,7 +172,7 @@ class Chromium:
     async def _launch(self, playwright: driver.Playwright, program: Program, proxy: str) -> driver.Browser:
         return await playwright.chromium.launch(
             executable_path=program.path,
-            args=[*FLAGS, self._mark],
+            args=[*FLAGS, _NO_NAMES, self._mark],
             ignore_default_args=_NOT_WANTED,
             # Not this process's environment, which holds secrets.
             env={

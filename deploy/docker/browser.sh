@@ -16,7 +16,6 @@ exec chromium \
     --user-data-dir=/tmp/profile \
     --proxy-server=http://127.0.0.1:9 \
     '--proxy-bypass-list=<-loopback>' \
-    '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' \
     --dns-prefetch-disable \
     --no-pings \
     --disable-quic \

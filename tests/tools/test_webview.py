@@ -5,8 +5,9 @@ import base64
 import hashlib
 import io
 import signal
+import socket
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from app.core.errors import AddressRefused, FetchFailed, Overloaded
 from app.egress.access import PageLimits
 from app.egress.guard import Guard
 from app.tools import chromium
-from app.tools.chromium import Program
+from app.tools.chromium import Program, in_numbers, is_loopback, own_address
 from app.tools.page import Page
 from app.tools.reader import Reader
 from app.tools.webview import Browser
@@ -377,7 +378,13 @@ class TestRestart:
 
 
 @full
-async def test_a_browser_that_runs_elsewhere_is_used_and_stays(running: Site, tmp_path: Path) -> None:
+async def test_a_browser_that_runs_elsewhere_is_used_and_stays(
+    running: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def other_address(_: str) -> str:
+        return _outer_address()
+
+    monkeypatch.setattr("app.tools.webview.own_address", other_address)
     found = program("chromium")
     started = await asyncio.create_subprocess_exec(
         *(
@@ -409,6 +416,22 @@ async def test_a_browser_that_runs_elsewhere_is_used_and_stays(running: Site, tm
     finally:
         started.kill()
         await started.wait()
+
+
+def _outer_address() -> str:
+    """This machine's address but loopback, where it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+async def test_a_browser_reaches_us_by_the_address_that_we_reach_it_from() -> None:
+    assert await own_address("http://127.0.0.1:9222") == "127.0.0.1"
+    assert is_loopback(await own_address("ws://localhost/devtools"))
+    assert not is_loopback("10.0.0.1")
+    assert await in_numbers("http://localhost:9222") == "http://localhost:9222"
+    assert await in_numbers("http://10.0.0.1:9222/x") == "http://10.0.0.1:9222/x"
 
 
 class _Datagrams(asyncio.DatagramProtocol):
