@@ -31,6 +31,8 @@ from app.settings.environment import BadSetting, trimmed
 from app.settings.models import ModelConfig
 from app.settings.values import (
     Address,
+    EgressProxy,
+    FetchRules,
     InputLimitsMap,
     Limit,
     OpenPaths,
@@ -182,6 +184,28 @@ class Settings(BaseSettings):
         default=InputLimits(),
         description="What a request may hold at most, `{name: number}` (JSON in the variable), for rows of "
         "[docs/limits.md](docs/limits.md); 0 is no limit.",
+    )
+    fetch_allow: FetchRules = Field(
+        default_factory=list[str],
+        description="What may be opened for a client although it is private, comma-separated: hosts, "
+        "`*.suffix`, addresses or networks, each with or without `:port`.",
+    )
+    fetch_deny: FetchRules = Field(
+        default_factory=list[str],
+        description="What is never opened for a client, in the same form; it wins over what is allowed.",
+    )
+    fetch_proxy: EgressProxy = Field(
+        default="",
+        description="Egress proxy through which everything is opened for clients, "
+        "`http[s]://[user:password@]host:port`; it then resolves names.",
+    )
+    browser_url: str = Field(
+        default="",
+        pattern=r"^((wss?|https?)://.+)?$",
+        description="Chromium that shows pages (its DevTools address); without it one is started here.",
+    )
+    browser_pages: int = Field(
+        default=4, ge=1, description="Pages that may be open in the browser at once before 503."
     )
     limits_redis_url: str = Field(
         default="",
