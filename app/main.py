@@ -16,17 +16,18 @@ from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
-from app.api.anthropic import unserved as anthropic_unserved
+from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes
+from app.api.ollama import models, routes, web
 from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
+from app.api.openai.responses import routes as responses
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -40,12 +41,14 @@ from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
+from app.runtime.toolloop import ToolLoop
 from app.runtime.watch import watch
 from app.settings.server import Settings
 from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
+from app.tools.toolbox import Toolbox
 
 _log = logging.getLogger("caravan")
 _DEFAULT_CONTEXT = 4096
@@ -61,6 +64,7 @@ def build_app(
     start_engine: StartEngine,
     telemetry: Telemetry | None = None,
     lifecycle: Lifecycle | None = None,
+    toolbox: Toolbox | None = None,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
 
@@ -93,6 +97,7 @@ def build_app(
         pool=pool,
         cache_per_key=settings.cache_per_key,
     )
+    toolbox = toolbox or Toolbox()
     app = FastAPI(
         title="Caravan",
         version=__version__,
@@ -115,6 +120,8 @@ def build_app(
         settings.limits,
         pool,
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+        ToolLoop(pipeline, toolbox, pool),
+        toolbox,
     )
     app.state.ollama = Variant(
         settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
@@ -122,8 +129,11 @@ def build_app(
     watch(telemetry, library, manager, lifecycle)
     app.include_router(routes.router)
     app.include_router(models.router)
+    app.include_router(responses.router)
+    app.include_router(web.router)
     app.include_router(ops.router)
-    for each in (ollama_unserved, openai_unserved, anthropic_unserved):
+    app.include_router(anthropic_routes.router)
+    for each in (ollama_unserved, openai_unserved):
         app.include_router(unserved.refusing(each.ROUTES))
     if keys is not None:
         app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))

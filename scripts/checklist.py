@@ -224,6 +224,10 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
         "An embedding model's capabilities",
         "GET /api/status",
     ),
+    ("Responses", 229): (
+        "responses: the answer as one document",
+        "responses: the answer as a stream",
+    ),
     ("Lifecycle", 235): (
         "A full queue is 503",
         "Two requests to a model with one slot",
@@ -235,7 +239,7 @@ _NOT_YET: tuple[tuple[str, int, int], ...] = (
     ("Create, blobs, copy, delete", 184, 200),
     ("Pull, push", 201, 210),
     ("OpenAI", 211, 228),
-    ("Responses, Messages", 229, 234),
+    ("Messages", 231, 234),
     ("Official command line", 237, 237),
 )
 

@@ -67,7 +67,7 @@ def headers_of(error: Exception) -> dict[str, str]:
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.UnsupportedEncoding):
-        headers["accept-encoding"] = "gzip, deflate"
+        headers["accept-encoding"] = "gzip, deflate, zstd"
     if isinstance(error, errors.BodiesFull):
         headers["retry-after"] = "1"
     if isinstance(error, errors.RateLimited):

@@ -111,6 +111,19 @@ class ToolCall:
 
 
 @dataclass(slots=True)
+class ToolUse:
+    """A built-in tool is used for the model: before its work, with no `outcome`, and after.
+
+    `target` is the address or the query. `outcome` is `ok`, or one line that says what went wrong.
+    """
+
+    id: str
+    tool: str
+    target: str
+    outcome: str = ""
+
+
+@dataclass(slots=True)
 class Done:
     """The end of a reply. `context` is prompt and output token ids, None where it is not wanted.
 
@@ -130,4 +143,4 @@ class Done:
     called_tools: bool = False
 
 
-Event: TypeAlias = Started | Content | Thinking | ToolCall | Done
+Event: TypeAlias = Started | Content | Thinking | ToolCall | ToolUse | Done

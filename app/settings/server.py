@@ -39,6 +39,8 @@ from app.settings.values import (
     OriginList,
     PeerList,
     Seconds,
+    ToolList,
+    ToolName,
     read_address,
     read_capture,
     read_json,
@@ -155,6 +157,42 @@ class Settings(BaseSettings):
             "CARAVAN_CAPTURE_CONTENT", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
         ),
         description="Put prompts and answers into logs and traces.",
+    )
+    tools: ToolList = Field(
+        default_factory=list[ToolName],
+        description="What the server may open for models, comma-separated: `net`, `webview`, `images` "
+        "([docs/tools.md](docs/tools.md)); none leaves it off.",
+    )
+    tools_urls: Literal["known", "any"] = Field(
+        default="known",
+        description="Addresses that a model may open: those that the user, a search or a page named "
+        "(`known`), or `any`.",
+    )
+    tools_turns: int = Field(
+        default=6,
+        ge=2,
+        le=100,
+        description="Turns that a model with built-in tools has, its answer included.",
+    )
+    tools_calls: int = Field(
+        default=10, ge=1, le=1000, description="Calls of built-in tools that one request may have."
+    )
+    tools_timeout: Seconds = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time that the built-in tools of one request may take together.",
+    )
+    tools_max_bytes: int = Field(
+        default=32 << 20, ge=1, description="Bytes that the built-in tools of one request may receive."
+    )
+    search_url: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="SearXNG instance with which `net` searches; none leaves the search off.",
+    )
+    fetch_robots: bool = Field(
+        default=True, description="Whether `net` keeps to the robots.txt of the sites it fetches from."
     )
     max_body_bytes: int = Field(
         default=64 << 20, ge=1, description="Largest request body; a larger one gets 413."

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import goduration
@@ -211,6 +211,8 @@ OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(che
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
 FetchRules = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_fetch_rules), NoDecode]
 EgressProxy = Annotated[str, AfterValidator(check_upstream)]
+ToolName: TypeAlias = Literal["net", "webview", "images"]
+ToolList = Annotated[list[ToolName], BeforeValidator(read_list), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 InputLimitsMap = Annotated[InputLimits, PlainValidator(read_limits), NoDecode]
 TextList = Annotated[list[str], BeforeValidator(read_texts)]

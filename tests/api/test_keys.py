@@ -257,6 +257,28 @@ async def test_two_keys_are_none(client: httpx.AsyncClient) -> None:
     assert (await client.get("/api/tags", headers=twice)).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("x-api-key", "wide")], 200),
+        ([("x-api-key", "wide"), ("authorization", "wide")], 200),
+        ([("x-api-key", "wide"), ("authorization", "admin")], 401),
+        ([("x-api-key", "wide"), ("x-api-key", "wide")], 401),
+        ([("x-api-key", "nobody")], 401),
+    ],
+)
+async def test_a_key_may_come_as_x_api_key_and_two_different_ones_are_none(
+    client: httpx.AsyncClient, headers: list[tuple[str, str]], status: int
+) -> None:
+    """As clients of Anthropic's API send it."""
+    sent = [
+        (name, f"Bearer {key}" if name == "authorization" else key)
+        for name, who in headers
+        for key in [KEYS[who][0] if who in KEYS else who]
+    ]
+    assert (await client.get("/api/tags", headers=sent)).status_code == status
+
+
 @pytest.mark.parametrize("headers", [{}, bearer("models:read")], ids=["no key", "no scope"])
 async def test_the_body_of_a_refused_request_is_not_read(keys_file: Path, headers: Mapping[str, str]) -> None:
     sent: list[Any] = []

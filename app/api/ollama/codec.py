@@ -164,6 +164,8 @@ def _asked(
         keep_alive_s=asked.keep_alive,
         truncate=asked.truncate,
         shift=asked.shift,
+        builtin_tools=asked.datai.tools if asked.datai else frozenset(),
+        tells_tool_use=asked.datai is not None and asked.datai.progress,
     )
     request: Request = generation
     if is_empty:

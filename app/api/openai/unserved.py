@@ -14,8 +14,6 @@ ROUTES = (
             ("GET", "models"),
             ("GET", "models/{model}"),
             ("POST", "audio/transcriptions"),
-            ("POST", "responses"),
-            ("POST", "responses/compact"),
         )
     ),
 )
