@@ -5,7 +5,6 @@ by an ed25519 key, is not spoken: a push to it, and a pull of a private model, e
 """
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
+import orjson
 
 from app.core.errors import RegistryFailed
 
@@ -81,8 +81,8 @@ def read_token(body: bytes) -> str:
         RegistryFailed: where there is none that a header can carry.
     """
     try:
-        read: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        read: object = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
         raise RegistryFailed("the registry's token is not JSON") from error
     answer = cast(Mapping[str, object], read) if isinstance(read, dict) else {}
     token = answer.get("token") or answer.get("access_token")

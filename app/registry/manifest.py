@@ -1,11 +1,12 @@
 """A manifest as a registry sends it: read strictly, since what it says decides what is written to disk."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+import orjson
 
 from app.core.errors import RegistryFailed
 
@@ -61,8 +62,8 @@ def read_manifest(raw: bytes) -> Manifest:
     if len(raw) > MANIFEST_BYTES:
         raise RegistryFailed(f"the manifest has more than {MANIFEST_BYTES} bytes")
     try:
-        read: object = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        read: object = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
         raise RegistryFailed("the manifest is not JSON") from error
     if not isinstance(read, dict):
         raise RegistryFailed("the manifest is not an object")
