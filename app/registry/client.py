@@ -7,9 +7,10 @@ import httpx
 from app.core.errors import Forbidden, RegistryFailed
 from app.core.model import ModelName
 from app.registry.challenge import TOKEN_BYTES, Login, read_challenge, read_token, scheme_of
-from app.registry.manifest import MANIFEST_BYTES, MEDIA_TYPE, Manifest, read_manifest
+from app.registry.manifest import MANIFEST_BYTES, Document, read_document
 from app.registry.policy import Policy
 from app.registry.site import DENIED, Refused, Site, read_all
+from app.store.manifest import MEDIA_TYPE
 
 _PROBE_BYTES = 64 << 10
 _NOBODY = Login()
@@ -71,7 +72,7 @@ class Registry:
     def blob_url(self, digest: str) -> httpx.URL:
         return httpx.URL(f"{self.url}/blobs/{digest}")
 
-    async def manifest(self) -> Manifest:
+    async def manifest(self) -> Document:
         """The manifest of the tag, checked against the digest that came with it.
 
         Raises:
@@ -81,13 +82,13 @@ class Registry:
         async with self.site.open("GET", self.manifest_url, headers={"Accept": MEDIA_TYPE}) as answer:
             raw = await read_all(answer, MANIFEST_BYTES)
             named = answer.headers.get("docker-content-digest", "")
-        manifest = read_manifest(raw)
+        manifest = read_document(raw)
         # Other algorithms may be named there; what is stored goes by this one.
         if named.startswith("sha256:") and named != manifest.digest:
             raise RegistryFailed(f"digest mismatch: the manifest is {named[:80]}, got {manifest.digest}")
         return manifest
 
-    async def put_manifest(self, manifest: Manifest) -> None:
+    async def put_manifest(self, manifest: Document) -> None:
         headers = {"Content-Type": MEDIA_TYPE}
         async with self.site.open("PUT", self.manifest_url, headers=headers, content=manifest.raw):
             return

@@ -18,8 +18,8 @@ from app.catalogue.names import parse_name
 from app.core.brief import brief
 from app.core.errors import FetchFailed, InvalidRequest, RegistryFailed
 from app.registry.client import Registry
-from app.registry.manifest import Layer
 from app.registry.site import Refused
+from app.store.manifest import Layer
 
 READ_BYTES = 1 << 20
 _LEAST, _MOST = 100_000_000, 1_000_000_000

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.model import ModelName
@@ -12,12 +12,12 @@ from app.egress.guard import Guard
 from app.registry.client import Clients, Registry
 from app.registry.download import Tuning
 from app.registry.downloads import Downloads
-from app.registry.manifest import MEDIA_TYPE
 from app.registry.policy import Policy
 from app.registry.progress import Progress
 from app.registry.pull import pull
 from app.registry.transport import make_client
-from app.store.blobs import Blobs
+from app.store.manifest import MEDIA_TYPE
+from app.store.store import Store
 
 QUICK = Tuning(parts=4, least_bytes=64 << 10, most_bytes=1 << 20, tries=3, backoff_s=0.01, patience_s=5)
 LAYER = "application/vnd.ollama.image"
@@ -49,29 +49,13 @@ def model_of(*contents: bytes, media_type: str = f"{LAYER}.model") -> Model:
     return Model(json.dumps(document).encode(), blobs)
 
 
-@dataclass(slots=True)
-class Names:
-    """The store's manifests, in memory. `prunes` is what replacing one says."""
-
-    found: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    prunes: bool = False
-
-    def read(self, name: ModelName) -> bytes | None:
-        return self.found.get(name.canonical)
-
-    def write(self, name: ModelName, raw: bytes) -> bool:
-        replaced = self.found.get(name.canonical, raw) != raw
-        self.found[name.canonical] = raw
-        return replaced and self.prunes
-
-
 class Place:
     """A store with what pulls into it, and the clients for a registry on loopback."""
 
     def __init__(self, root: Path, host: str, tuning: Tuning = QUICK, policy: Policy | None = None) -> None:
         self.host = host
-        self.blobs = Blobs(root)
-        self.names = Names()
+        self.store = Store(root)
+        self.blobs = self.store.blobs
         self.downloads = Downloads(self.blobs, tuning)
         self.policy = policy or Policy(registries=(host,), insecure=True)
         guard = Guard(allow=["127.0.0.1", host])
@@ -80,23 +64,26 @@ class Place:
     def put(self, name: ModelName, model: Model) -> None:
         for data in model.blobs.values():
             self.blobs.put(data)
-        self.names.write(name, model.raw)
+        self.store.manifests.write(name, model.raw)
 
     def registry(self, name: ModelName) -> Registry:
         return Registry(self.clients, name, self.policy, insecure=True)
 
     def pull(self, name: ModelName) -> AsyncGenerator[Progress]:
-        return pull(self.registry(name), self.blobs, self.names, self.downloads)
+        return pull(self.registry(name), self.store, self.downloads)
 
     def holds(self, model: Model) -> bool:
-        return all(self.blobs.path(d).read_bytes() == data for d, data in model.blobs.items() if self.has(d))
+        return all(self.blobs.path(digest).read_bytes() == data for digest, data in model.blobs.items())
+
+    def names(self) -> list[str]:
+        return [str(each.name) for each in self.store.manifests.list().models]
 
     def has(self, digest: str) -> bool:
         return self.blobs.size(digest) is not None
 
     def left(self) -> list[Path]:
         """What lies in the scratch folder."""
-        return sorted((self.blobs.root / ".caravan" / "scratch").glob("*"))
+        return sorted((self.store.root / ".caravan" / "scratch").glob("*"))
 
     async def close(self) -> None:
         await self.clients.secure.aclose()

@@ -13,7 +13,7 @@ from app.registry.progress import SUCCESS, Progress
 from app.registry.push import push
 from harness.oci_registry import running_registry
 from tests.programs import program
-from tests.registry.models import Place, model_of, place, statuses, told
+from tests.registry.models import Place, digest_of, model_of, place, statuses, told
 
 MODEL = model_of(os.urandom(3 << 20), b"{{ .Prompt }}", b'{"model_format":"gguf"}')
 
@@ -29,7 +29,7 @@ def named(host: str, model: str = "tiny", tag: str = "latest") -> ModelName:
 
 
 async def pushed(there: Place, name: ModelName) -> list[Progress]:
-    return await told(push(there.registry(name), there.blobs, there.names, backoff_s=0.01))
+    return await told(push(there.registry(name), there.store, backoff_s=0.01))
 
 
 async def test_a_model_goes_there_and_comes_back(host: str, tmp_path: Path) -> None:
@@ -51,8 +51,9 @@ async def test_a_model_goes_there_and_comes_back(host: str, tmp_path: Path) -> N
             "writing manifest",
             "success",
         ]
-        assert b.names.read(name) == MODEL.raw
-        assert all(b.has(digest) for digest in MODEL.blobs)
+        found = b.store.manifests.find(name)
+        assert found is not None
+        assert f"sha256:{found.digest}" == digest_of(MODEL.raw)
         assert b.holds(MODEL)
         assert b.left() == []
 
@@ -78,7 +79,7 @@ async def test_an_unknown_name_ends_in_ollamas_words(host: str, tmp_path: Path) 
 
 async def test_the_push_of_what_is_not_here(host: str, tmp_path: Path) -> None:
     async with place(tmp_path, host) as here:
-        lines = push(here.registry(named(host, "none")), here.blobs, here.names)
+        lines = push(here.registry(named(host, "none")), here.store)
         assert [(await anext(lines)).status for _ in range(2)] == [
             "retrieving manifest",
             "couldn't retrieve manifest",
@@ -90,12 +91,13 @@ async def test_the_push_of_what_is_not_here(host: str, tmp_path: Path) -> None:
 async def test_a_tag_that_changed_says_what_was_removed(host: str, tmp_path: Path) -> None:
     name = named(host, "moves")
     async with place(tmp_path / "a", host) as a, place(tmp_path / "b", host) as b:
-        b.names.prunes = True
         for content in (b"one", b"two"):
             a.put(name, model_of(content, b"{}"))
             await pushed(a, name)
             lines = await told(b.pull(name))
         assert statuses(lines)[-3:] == ["writing manifest", "removing unused layers", "success"]
+        assert not b.has(digest_of(b"one"))
+        assert b.has(digest_of(b"two"))
 
 
 async def test_an_empty_blob(host: str, tmp_path: Path) -> None:
@@ -104,8 +106,7 @@ async def test_an_empty_blob(host: str, tmp_path: Path) -> None:
         a.put(name, model)
         await pushed(a, name)
         await told(b.pull(name))
-        assert b.blobs.path(model.largest).parent.joinpath("x").exists() is False
-        assert all(b.has(digest) for digest in model.blobs)
+        assert b.holds(model)
 
 
 async def test_a_blob_of_another_model_there_is_mounted(host: str, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ async def test_a_blob_of_another_model_there_is_mounted(host: str, tmp_path: Pat
     async with place(tmp_path, host) as here:
         here.put(base, model)
         await pushed(here, base)
-        here.names.write(name, derived)
+        here.store.manifests.write(name, derived)
         lines = await pushed(here, name)
         assert lines[-1] == SUCCESS
         url = f"http://{host}/v2/library/derived/blobs/{model.largest}"
