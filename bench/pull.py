@@ -2,13 +2,14 @@
 
     python -m bench.pull [--megabytes 1024] [--rounds 5] [--cache DIR]
 
-Both write to the same folder, in turn and each as often, after a first round that fills the registry's page cache. The
-figure is the time of curl and sha256sum over that of the pull: 1 is as fast.
+Both write to the same disk, in turn and each as often, after a first round that fills the registry's page
+cache. The figure is the time of curl and sha256sum over that of the pull: 1 is as fast.
 """
 
 import argparse
 import asyncio
 import os
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -82,7 +83,7 @@ async def measure(megabytes: int, rounds: int, cache: Path, scratch: Path) -> li
             if turn:
                 found.append((curled, ours))
             for kind in ("curl", "pull"):
-                subprocess.run(["rm", "-r", str(scratch / f"{kind}-{turn}")], check=True)
+                shutil.rmtree(scratch / f"{kind}-{turn}")
         return found
 
 

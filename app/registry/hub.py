@@ -76,8 +76,8 @@ def is_hub(name: ModelName) -> bool:
 
 @dataclass(slots=True)
 class Hub:
-    """The hub at `endpoint`, without a slash at its end; `client` has the address guard, as have the sessions of
-    huggingface_hub where `guarding.install` was called. `token` comes from the environment of the server
+    """The hub at `endpoint`, without a slash at its end. `client` has the address guard, as have the sessions
+    of huggingface_hub where `guarding.install` was called. `token` comes from the environment of the server
     and from nowhere else; it is sent to the endpoint alone. `cache` is huggingface_hub's.
     """
 

@@ -22,7 +22,7 @@ from app.registry.site import Refused
 from app.store.manifest import Layer
 
 READ_BYTES = 1 << 20
-_LEAST, _MOST = 100_000_000, 1_000_000_000
+LEAST_BYTES, MOST_BYTES = 100_000_000, 1_000_000_000
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 _OCTETS = "application/octet-stream"
 
@@ -46,7 +46,7 @@ class Upload:
             self.completed = self.layer.size
             return
         failures = 0
-        part_bytes = min(max(self.layer.size // 16, _LEAST), _MOST)
+        part_bytes = min(max(self.layer.size // 16, LEAST_BYTES), MOST_BYTES)
         while self.completed < self.layer.size:
             begin = self.completed
             try:

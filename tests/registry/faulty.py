@@ -31,7 +31,7 @@ class Asked:
 @dataclass(slots=True)
 class Reply:
     """`length` is what the head says, None being that there is no such line; after `cut` bytes the connection
-    ends, after `stall` nothing more comes."""
+    ends, after `stall` nothing more comes. Status 0 ends the connection without an answer."""
 
     status: int = 200
     body: bytes = b""
@@ -99,6 +99,8 @@ async def _send(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Reply, *, with_body: bool
 ) -> bool:
     """Whether the connection goes on."""
+    if not reply.status:
+        return False
     length = len(reply.body) if reply.length == -1 else reply.length
     headers = dict(reply.headers) | ({} if length is None else {"Content-Length": str(length)})
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -91,6 +91,7 @@ async def test_a_gguf_goes_into_the_store(hub_server: StandIn, tmp_path: Path) -
     async with hub_of(hub_server, tmp_path / "cache") as hub:
         found = await hub.look("org/ggufs")
         file = choose_gguf(found, "latest")
+        assert file is not None
         assert file == HubFile("m-Q4_K_M.gguf", len(WEIGHTS), digest_of(WEIGHTS)[7:])
         blobs = Blobs(tmp_path / "store")
         lines = await told(hub.pull_gguf(found, file, Downloads(blobs, QUICK)))
