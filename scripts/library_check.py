@@ -1,8 +1,8 @@
 """Asks the hub for everything that `app/registry/library.yaml` names: `python -m scripts.library_check`.
 
 It needs a hub that can be reached (HF_ENDPOINT, HF_TOKEN for gated repositories). For each repository it asks
-whether it is there, at the revision where one is given, and holds safetensors; for each source whether its page
-is there.
+whether it is there, at the revision where one is given, and holds safetensors; for each source whether its
+page is there.
 """
 
 import argparse

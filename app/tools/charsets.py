@@ -12,7 +12,7 @@ _GUESS_BYTES = 16 << 10
 
 # Python has codecs that are no character sets, and some take quadratic time (idna, punycode): only these are used.
 _WESTERN = ("ascii", "us-ascii", "iso-8859-1", "iso8859-1", "latin1", "latin-1", "windows-1252", "cp1252")
-_NAMES = dict.fromkeys(_WESTERN, "cp1252") | {
+_NAMES = {name: "cp1252" for name in _WESTERN} | {
     "utf8": "utf-8",
     "gb2312": "gb18030",
     "gbk": "gb18030",

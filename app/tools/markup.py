@@ -20,7 +20,8 @@ _ENOUGH_CHARS = 250
 
 _UNSEEN = frozenset(("script", "style", "template", "head", "svg", "math", "iframe", "object", "datalist"))
 _BLOCKS = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul"]
+    ("address article aside blockquote body dd details dialog div dl dt fieldset figcaption figure footer form h1 h2 h3"
+     " h4 h5 h6 header hr li main nav ol option p pre section summary table tbody tfoot thead tr ul").split()
 )  # fmt: skip
 _MARKS = {f"h{level}": "#" * level + " " for level in range(1, 7)} | {"li": "- ", "td": "| ", "th": "| "}
 _HIDDEN = re.compile(r"(?:display\s{0,4}:\s{0,4}none|visibility\s{0,4}:\s{0,4}hidden)", re.IGNORECASE)

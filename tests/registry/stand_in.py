@@ -121,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        half = len(body) // 2 if self.hub.pause and len(body) >= LARGE_BYTES else len(body)
+        is_large = "/resolve/" in self.path and len(body) >= LARGE_BYTES
+        half = len(body) // 2 if self.hub.pause and is_large else len(body)
         self.wfile.write(body[:half])
         if self.hub.pause and half < len(body):
             self.wfile.flush()
