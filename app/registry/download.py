@@ -10,9 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from app.core.brief import brief
 from app.core.errors import FetchFailed, RegistryFailed
-from app.registry.site import Refused, is_encoded, raw_pieces
+from app.registry.site import Refused, is_encoded, raw_pieces, reason_of
 from app.store.partial import Partial
 
 Open: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager[httpx.Response]]
@@ -139,8 +138,7 @@ class Download:
                 cause = error
             failures = 1 if part.begin > before else failures + 1
             if failures >= self._tuning.tries:
-                reason = brief(str(cause) or type(cause).__name__)
-                raise RegistryFailed(f"max retries exceeded: {reason}") from cause
+                raise RegistryFailed(f"max retries exceeded: {reason_of(cause)}") from cause
             await asyncio.sleep(self._tuning.backoff_s * 2 ** (failures - 1))
 
     async def _receive(self, part: _Part) -> None:

@@ -35,6 +35,10 @@ class Downloads:
         self._running: dict[str, _Shared] = {}
 
     @property
+    def blobs(self) -> Blobs:
+        return self._blobs
+
+    @property
     def running(self) -> int:
         return len(self._running)
 

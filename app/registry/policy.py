@@ -35,15 +35,29 @@ class Policy:
 
     def check_pull(self, name: ModelName, *, insecure: bool = False) -> None:
         """Raises: Forbidden: with the reason why `name` may not be pulled."""
-        if not self.enabled:
-            raise Forbidden("this server does not pull models: pulling and pushing are off")
+        self._check_enabled()
         self._check(name, insecure)
+
+    def check_hub(self, repo: str) -> None:
+        """Raises: Forbidden: with the reason why the hub's repository `repo` may not be pulled."""
+        namespace, _, model = repo.partition("/")
+        used = [host for host in HUBS if host in (each.lower() for each in self.registries)]
+        # Both hosts are the same hub; patterns may name either.
+        places = [f"{host}/{namespace.lower()}" for host in HUBS]
+        if used and self.organisations and any(_fits(place, self.organisations) for place in places):
+            self._check_enabled()
+            return
+        self.check_pull(ModelName(model, namespace=namespace, host=used[0] if used else HUBS[0]))
 
     def check_push(self, name: ModelName, *, insecure: bool = False) -> None:
         """Raises: Forbidden: with the reason why `name` may not be pushed."""
         if not self.enabled or not self.push:
             raise Forbidden("this server does not push models: pushing is off")
         self._check(name, insecure)
+
+    def _check_enabled(self) -> None:
+        if not self.enabled:
+            raise Forbidden("this server does not pull models: pulling and pushing are off")
 
     def _check(self, name: ModelName, insecure: bool) -> None:
         if insecure and not self.insecure:

@@ -10,7 +10,7 @@ from app.core.model import ModelName
 from app.registry.client import Registry
 from app.registry.manifest import Document, read_document
 from app.registry.progress import INTERVAL_S, SUCCESS, Progress, pushing
-from app.registry.site import told
+from app.registry.site import reason_of
 from app.registry.upload import Upload
 from app.store.folders import MANIFESTS
 from app.store.manifest import Layer
@@ -48,7 +48,7 @@ async def push(registry: Registry, store: Store, *, backoff_s: float = 1.0) -> A
         yield Progress("pushing manifest")
         await registry.put_manifest(manifest)
     except (httpx.TransportError, FetchFailed) as error:
-        raise RegistryFailed(told("PUT", registry.manifest_url, error)) from error
+        raise RegistryFailed(f"push to {registry.url}: {reason_of(error)}") from error
     yield SUCCESS
 
 

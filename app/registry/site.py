@@ -9,7 +9,7 @@ from typing import cast
 import httpx
 
 from app.core.brief import brief
-from app.core.errors import FetchFailed, RegistryFailed
+from app.core.errors import RegistryFailed
 from app.registry.policy import Policy
 
 REDIRECTS = 5
@@ -157,11 +157,10 @@ async def _refusal(answer: httpx.Response) -> Refused:
 
 def told(method: str, url: httpx.URL, error: Exception) -> str:
     """A failure of the network, as Go's client puts it."""
-    match error:
-        case httpx.TimeoutException():
-            reason = "no answer in time"
-        case FetchFailed():
-            reason = str(error)
-        case _:
-            reason = str(error) or type(error).__name__
-    return f'{method.capitalize()} "{url}": {brief(reason)}'
+    return f'{method.capitalize()} "{url}": {reason_of(error)}'
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return brief(str(error) or type(error).__name__)

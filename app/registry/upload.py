@@ -15,10 +15,9 @@ from pathlib import Path
 import httpx
 
 from app.catalogue.names import parse_name
-from app.core.brief import brief
 from app.core.errors import FetchFailed, InvalidRequest, RegistryFailed
 from app.registry.client import Registry
-from app.registry.site import Refused
+from app.registry.site import Refused, reason_of
 from app.store.manifest import Layer
 
 READ_BYTES = 1 << 20
@@ -57,8 +56,7 @@ class Upload:
                     raise
                 failures += 1
                 if failures >= self.tries:
-                    reason = brief(str(error) or type(error).__name__)
-                    raise RegistryFailed(f"max retries exceeded: {reason}") from error
+                    raise RegistryFailed(f"max retries exceeded: {reason_of(error)}") from error
                 await asyncio.sleep(self.backoff_s * 2 ** (failures - 1))
                 await self._take_up(begin)
         await self._finish()

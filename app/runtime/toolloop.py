@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from app.core.context import RequestContext
 from app.core.errors import InvalidRequest
-from app.core.events import Done, Event, ToolCall, ToolUse
+from app.core.events import Done, Event, SearchResult, ToolCall, ToolUse
 from app.core.pool import Pool
 from app.core.request import (
     ChatPrompt,
@@ -63,14 +63,22 @@ class ToolLoop:
             return self._pipeline.run(asked, ctx)
         return self._turns(asked, ctx)
 
+    def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
+        """The built-in tools that are asked for; what only loads a model asks for those it may have, too.
+
+        Raises:
+            InvalidRequest, Forbidden: for tools that this server or this key does not have.
+        """
+        return self._toolbox.offered(asked.builtin_tools, ctx.caller) if asked.builtin_tools else ()
+
     async def _turns(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
-        tools = self._toolbox.offered(asked.builtin_tools, ctx.caller)
+        tools = self.check(asked, ctx)
         chat = _chat(asked, tools)
         admitted = self._pipeline.admit(asked, ctx)
         session = await self._pool.run(
             self._toolbox.session,
             [message.text for message in chat.messages if message.role == "user"],
-            most_calls=ctx.caller.limits.max_tool_calls,
+            most_calls=_least(ctx.caller.limits.max_tool_calls, asked.most_tool_calls),
             vision=admitted.model.can("vision"),
         )
         async with self._pipeline.lease(admitted, ctx) as lease:
@@ -207,8 +215,10 @@ class _Turns:
             outcomes.append(outcome)
             self.ctx.tools.append(report)
         if tells:
-            ends = [outcome.text or "ok" for outcome in outcomes]
-            yield [replace(use, outcome=end) for use, end in zip(uses, ends, strict=True)]
+            yield [
+                replace(use, outcome=outcome.text or "ok", found=_found(outcome))
+                for use, outcome in zip(uses, outcomes, strict=True)
+            ]
 
     async def _fitted(self, outcome: Outcome, results_left: int) -> str:
         """What the model is to read of it, for which there is room in the context beside the answer."""
@@ -255,6 +265,16 @@ class _Turns:
         self.chat = replace(self.chat, messages=tuple(messages))
 
 
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _found(outcome: Outcome) -> tuple[SearchResult, ...]:
+    """What is told of it to a client that wants to know."""
+    pages = (SearchResult(page.title, page.url, page.text) for page in outcome.pages)
+    return (*pages, *outcome.results)
+
+
 def _unconstrained(_: Json) -> None:
     return None
 
@@ -273,11 +293,13 @@ def _chat(asked: Generation, tools: Sequence[Tool]) -> ChatPrompt:
     prompt = asked.prompt
     if isinstance(prompt, CompletionPrompt):
         if prompt.raw or prompt.template or prompt.suffix or prompt.context:
-            raise InvalidRequest("datai.tools cannot be used together with raw, template, suffix or context")
+            raise InvalidRequest(
+                "built-in tools cannot be used together with raw, template, suffix or context"
+            )
         system = (Message.of("system", prompt.system),) if prompt.system else ()
         return ChatPrompt((*system, Message.of("user", prompt.prompt, prompt.images)))
     ours = {tool.name for tool in tools}
     for tool in prompt.tools:
         if (name := tool.get("function", {}).get("name")) in ours:
-            raise InvalidRequest(f"datai.tools: a tool of the request is named as a built-in one, {name!r}")
+            raise InvalidRequest(f"a tool of the request is named as a built-in one, {name!r}")
     return prompt

@@ -119,8 +119,7 @@ class Metrics:
         tool: Attributes = {instruments.TOOL: report.tool}
         self.count(instruments.TOOL_CALLS, tool | key | {instruments.OUTCOME: outcome_of(report)})
         self.observe(instruments.TOOL_DURATION, report.duration_ns / 1e9, tool)
-        if report.received_bytes:
-            self.count(instruments.TOOL_RECEIVED, tool, report.received_bytes)
+        self.count(instruments.TOOL_RECEIVED, tool, report.received_bytes)
 
     def _record_model(self, ctx: RequestContext, whose: Attributes, error: Attributes) -> None:
         of = {instruments.OPERATION: ctx.operation} | whose

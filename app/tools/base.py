@@ -104,7 +104,7 @@ class Opener(Protocol):
 class Finder(Protocol):
     """Searches the web."""
 
-    async def find(self, query: str, count: int) -> Sequence[SearchResult]:
+    async def search(self, query: str, count: int) -> Sequence[SearchResult]:
         """At most `count` results, the best first; raises `AppError`."""
         ...
 

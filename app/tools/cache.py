@@ -57,14 +57,14 @@ class Cache(Generic[T]):
 def fresh_s(headers: Mapping[str, str], most_s: float) -> float:
     """For how many seconds, at most `most_s`, an answer with these headers may be given to another client.
 
-    By RFC 9111: 0 for `no-store`, `private`, `no-cache`, a `Vary`, and what is stale already. An answer that sets
-    a cookie may be one visitor's, so it is not kept either. `headers` have lower-case names, several of one
-    name joined by commas.
+    By RFC 9111: 0 for `no-store`, `private`, `no-cache`, a `Vary`, and what is stale already. An answer that
+    sets a cookie may be one visitor's, so it is not kept either. `headers` have lower-case names, several of
+    one name joined by commas.
     """
     said = _directives(headers.get("cache-control", ""))
     if said.keys() & {"no-store", "private", "no-cache"} or "set-cookie" in headers:
         return 0.0
-    # Requests differ in nothing but what this cache does not keep apart by: any Vary could matter, this one cannot.
+    # The body is kept as it was read, so how it was encoded is the one thing that may vary.
     varies = {name.strip().lower() for name in headers.get("vary", "").split(",")} - {"", "accept-encoding"}
     if varies or ("no-cache" in headers.get("pragma", "").lower() and not said):
         return 0.0

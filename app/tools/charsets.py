@@ -10,9 +10,10 @@ _META = re.compile(rb"""<meta[^>]{1,256}?charset\s{0,8}=\s{0,8}["']?\s{0,8}([\w.
 _META_BYTES = 2048
 _GUESS_BYTES = 16 << 10
 
-# Python has codecs that are no character sets, and some take quadratic time (idna, punycode): only these are used.
+# Python has codecs that are no character sets, and some take quadratic time (idna, punycode): only these
+# are used.
 _WESTERN = ("ascii", "us-ascii", "iso-8859-1", "iso8859-1", "latin1", "latin-1", "windows-1252", "cp1252")
-_NAMES = {name: "cp1252" for name in _WESTERN} | {
+_NAMES = dict.fromkeys(_WESTERN, "cp1252") | {
     "utf8": "utf-8",
     "gb2312": "gb18030",
     "gbk": "gb18030",
@@ -32,10 +33,13 @@ _NAMES = {name: "cp1252" for name in _WESTERN} | {
     "x-mac-cyrillic": "mac-cyrillic",
     "macintosh": "mac-roman",
 }
-_CODECS = frozenset(_NAMES.values()) | frozenset(
-    ("utf-8", "utf-16-be", "gb18030", "big5", "big5-hkscs", "euc-jp", "iso-2022-jp", "koi8-r", "koi8-u")
-    + tuple(f"iso-8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16))
-    + tuple(f"cp{page}" for page in (866, 874, 932, 949, *range(1250, 1259)))
+_CODECS = frozenset(
+    (
+        *("utf-8", "utf-16-be", "big5", "big5-hkscs", "euc-jp", "iso-2022-jp", "koi8-r", "koi8-u"),
+        *(f"iso-8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)),
+        *(f"cp{page}" for page in (866, 874, 932, 949, *range(1250, 1259))),
+        *_NAMES.values(),
+    )
 )
 
 

@@ -1,11 +1,11 @@
 """What a body says: its title, text and links.
 
-Runs in a process of its own (`reader.py`): the parsers behind it take any time and memory with bodies that are
-made for it, and a thread could not be stopped.
+Runs in a process of its own (`reader.py`): the parsers behind it take any time and memory with bodies that
+are made for it, and a thread could not be stopped.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -46,8 +46,8 @@ class ReadLimits:
     """How much is read of a body.
 
     `chars` and `links` are what is given of it, `pages` those of a PDF, `parse_s` processor time for a parser
-    before simpler means are tried or what is there is given, `time_s` until the process is killed, `memory_bytes`
-    its address space.
+    before simpler means are tried or what is there is given, `time_s` until the process is killed,
+    `memory_bytes` its address space.
     """
 
     chars: int = 200_000
@@ -77,7 +77,7 @@ class OutOfTime(BaseException):
 
 
 @contextmanager
-def budget(seconds: float) -> Iterator[None]:
+def budget(seconds: float) -> Generator[None]:
     """Raise `OutOfTime` in the block, and again where that is lost, once it has used so much processor time.
 
     In the main thread alone. Code in C is interrupted only when it returns.

@@ -22,7 +22,7 @@ _MOST_RESULTS = 10
 _USUAL_RESULTS = 5
 
 
-class WebFetch:
+class FetchFunction:
     """`web_fetch`: the readable text of a page, as it is sent."""
 
     name: ClassVar[str] = "web_fetch"
@@ -43,11 +43,11 @@ class WebFetch:
 
     async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome:
         page = await self._opener.open(session.known(self.target(arguments)))
-        session.add_links(page.links)
+        session.add_links((page.url, *page.links))
         return Outcome((page,))
 
 
-class WebView:
+class ViewFunction:
     """`web_view`: a page as a person would see it, its scripts run."""
 
     name: ClassVar[str] = "web_view"
@@ -70,11 +70,11 @@ class WebView:
     async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome:
         url = session.known(self.target(arguments))
         page = await self._viewer.open(url, screenshot=session.vision, limit_s=session.seconds)
-        session.add_links(page.links)
+        session.add_links((page.url, *page.links))
         return Outcome((page,))
 
 
-class WebSearch:
+class SearchFunction:
     """`web_search`: what a search engine finds."""
 
     name: ClassVar[str] = "web_search"
@@ -97,7 +97,7 @@ class WebSearch:
         wanted = arguments.get("max_results") or _USUAL_RESULTS
         if not isinstance(wanted, int) or wanted < 1:
             raise ToolRefused("the argument 'max_results' must be a positive integer")
-        results = await self._finder.find(self.target(arguments), min(wanted, _MOST_RESULTS))
+        results = await self._finder.search(self.target(arguments), min(wanted, _MOST_RESULTS))
         session.add_links(result.url for result in results)
         return Outcome(
             query=self.target(arguments), results=tuple(results), text="" if results else "nothing was found"
@@ -108,9 +108,9 @@ def functions(opener: Opener | None, finder: Finder | None, viewer: Viewer | Non
     """Those that what is configured can do."""
     found: list[Tool] = []
     if opener is not None:
-        found.append(WebFetch(opener))
+        found.append(FetchFunction(opener))
     if finder is not None:
-        found.append(WebSearch(finder))
+        found.append(SearchFunction(finder))
     if viewer is not None:
-        found.append(WebView(viewer))
+        found.append(ViewFunction(viewer))
     return found

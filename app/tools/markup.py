@@ -7,7 +7,7 @@ from itertools import islice
 from urllib.parse import urldefrag, urljoin
 
 import trafilatura
-from lxml import etree, html
+from lxml import etree, html  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without types
 
 from app.tools.extract import LINK_CHARS, TITLE_CHARS, Extracted, OutOfTime, ReadLimits, budget, cut, plain
 from app.tools.words import one_line, printable
@@ -20,9 +20,13 @@ _ENOUGH_CHARS = 250
 
 _UNSEEN = frozenset(("script", "style", "template", "head", "svg", "math", "iframe", "object", "datalist"))
 _BLOCKS = frozenset(
-    ("address article aside blockquote body dd details dialog div dl dt fieldset figcaption figure footer form h1 h2 h3"
-     " h4 h5 h6 header hr li main nav ol option p pre section summary table tbody tfoot thead tr ul").split()
-)  # fmt: skip
+    (
+        *("address", "article", "aside", "blockquote", "body", "dd", "details", "dialog", "div", "dl", "dt"),
+        *("fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header"),
+        *("hr", "li", "main", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody"),
+        *("tfoot", "thead", "tr", "ul"),
+    )
+)
 _MARKS = {f"h{level}": "#" * level + " " for level in range(1, 7)} | {"li": "- ", "td": "| ", "th": "| "}
 _HIDDEN = re.compile(r"(?:display\s{0,4}:\s{0,4}none|visibility\s{0,4}:\s{0,4}hidden)", re.IGNORECASE)
 _STYLE_CHARS = 4096
@@ -31,8 +35,8 @@ _STYLE_CHARS = 4096
 def read(text: str, url: str, limits: ReadLimits) -> Extracted:
     """The page's main text, or all that can be seen of it where the extractor finds none or takes too long.
 
-    Elements that a person would not see are left out, as instructions to models hide there, unless nothing else
-    is left.
+    Elements that a person would not see are left out, as instructions to models hide there, unless nothing
+    else is left.
     """
     tree, is_whole = _parsed(text)
     if tree is None:
@@ -67,9 +71,9 @@ def _parsed(text: str) -> tuple[html.HtmlElement | None, bool]:
 
 def _title(tree: html.HtmlElement) -> str:
     for path in (".//head/title", ".//title", ".//h1"):
-        if (element := tree.find(path)) is not None:
-            if title := one_line("".join(element.itertext()), TITLE_CHARS):
-                return title
+        element = tree.find(path)
+        if element is not None and (title := one_line("".join(element.itertext()), TITLE_CHARS)):
+            return title
     return ""
 
 

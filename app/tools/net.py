@@ -1,7 +1,5 @@
 """Opens a page for a model: robots.txt, the fetch, and what the body says."""
 
-from urllib.parse import urldefrag
-
 from app import __version__
 from app.egress.client import Fetched, FetchLimits
 from app.tools.cache import Cache, fresh_s
@@ -10,6 +8,7 @@ from app.tools.extract import READABLE
 from app.tools.page import Page
 from app.tools.reader import Reader
 from app.tools.robots import Robots
+from app.tools.visits import normalized
 
 AGENT = "Caravan"
 HEADERS = {
@@ -29,7 +28,9 @@ _OVERHEAD_BYTES = 512
 
 
 class WebFetch:
-    """Pages by their addresses. Pages that HTTP lets be kept are, for `kept_s` at most and `cache_bytes` in all.
+    """Pages by their addresses.
+
+    Pages that HTTP lets be kept are, for `kept_s` seconds at most and within `cache_bytes` in all.
 
     Nobody's cookies or keys are sent, so a page that is kept is what anybody would see.
     """
@@ -56,19 +57,21 @@ class WebFetch:
             FetchFailed: where it cannot be had or read, or robots.txt forbids it.
             Overloaded: when too many pages are being read.
         """
-        url = urldefrag(url).url
-        if page := self._pages.get(url):
+        url = url.partition("#")[0]
+        if page := self._pages.get(normalized(url)):
             return page
         if self._robots:
             await self._robots.check(url)
         fetched = await self._client.get(url, limits=self._limits, headers=HEADERS)
         # Where a redirect leads is known only once it was followed; what stands there is not shown then.
-        if self._robots and fetched.url != url:
+        if self._robots and normalized(fetched.url) != normalized(url):
             await self._robots.check(fetched.url)
         page = await self._read(fetched)
         # Not under `url` where a redirect led on: whether that may be kept, its own headers said.
         if fetched.status == 200 and not fetched.is_truncated:
-            self._pages.put(fetched.url, page, _size(page), fresh_s(fetched.headers, self._kept_s))
+            self._pages.put(
+                normalized(fetched.url), page, _size(page), fresh_s(fetched.headers, self._kept_s)
+            )
         return page
 
     async def aclose(self) -> None:

@@ -4,22 +4,21 @@ import io
 from typing import Any
 
 import pypdf
-from pypdf import filters
+from pypdf import errors
 
 from app.tools.extract import Extracted, OutOfTime, ReadLimits, Unreadable, budget, plain
 
 _STREAM_BYTES = 32 << 20
-_CONTENT_BYTES = 4 << 20
-# What pypdf undoes of one stream, at 75 MB by default.
-for _limit in (
-    "ZLIB_MAX_OUTPUT_LENGTH",
-    "LZW_MAX_OUTPUT_LENGTH",
-    "RUN_LENGTH_MAX_OUTPUT_LENGTH",
-    "JBIG2_MAX_OUTPUT_LENGTH",
-    "MAX_ARRAY_BASED_STREAM_OUTPUT_LENGTH",
-    "MAX_DECLARED_STREAM_LENGTH",
-):
-    setattr(filters, _limit, _STREAM_BYTES)
+_BOUNDS = pypdf.Configuration(
+    maximum_declared_stream_length=_STREAM_BYTES,
+    array_based_stream_maximum_output_length=_STREAM_BYTES,
+    lzw_maximum_output_length=_STREAM_BYTES,
+    run_length_maximum_output_length=_STREAM_BYTES,
+    zlib_maximum_output_length=_STREAM_BYTES,
+    brotli_maximum_output_length=_STREAM_BYTES,
+    stream_decoding_work_maximum_length=4 * _STREAM_BYTES,
+)
+"""What is undone of a stream, and of all streams; pypdf's own bounds are more than twice as much."""
 
 
 def read(body: bytes, limits: ReadLimits) -> Extracted:
@@ -31,7 +30,7 @@ def read(body: bytes, limits: ReadLimits) -> Extracted:
     pages: list[str] = []
     title, is_whole = "", False
     try:
-        with budget(limits.parse_s):
+        with budget(limits.parse_s), pypdf.apply_configuration(_BOUNDS):
             document = _opened(body)
             title = _title(document)
             is_whole = _collect(document, pages, limits)
@@ -54,7 +53,7 @@ def _opened(body: bytes) -> pypdf.PdfReader:
             raise Unreadable("the PDF is encrypted")
     except Unreadable:
         raise
-    except pypdf.errors.DependencyError:
+    except errors.DependencyError:
         raise Unreadable("the PDF is encrypted") from None
     except Exception as error:  # pypdf raises whatever its input leads it to
         raise Unreadable("the PDF is damaged and cannot be read") from error
@@ -72,22 +71,24 @@ def _collect(document: pypdf.PdfReader, pages: list[str], limits: ReadLimits) ->
     """Append the text of each page; whether that was all of them."""
     chars, is_whole = 0, True
     sheets = iter(document.pages)
-    for number in range(limits.pages):
+    for number in range(limits.pages + 1):
         try:
-            text = next(sheets, None)
-            if text is None:
-                return is_whole
-            found = _text(text)
+            sheet = next(sheets, None)
         except Exception:
             if not number:
                 raise Unreadable("the PDF is damaged and cannot be read") from None
             return False
+        if sheet is None:
+            return is_whole
+        if number == limits.pages:
+            break
+        found = _text(sheet)
         is_whole = is_whole and found is not None
         pages.append(found or "")
         chars += len(pages[-1])
         if chars > limits.chars:
-            return False
-    return is_whole and next(sheets, None) is None
+            break
+    return False
 
 
 def _text(sheet: Any) -> str | None:

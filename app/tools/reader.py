@@ -1,8 +1,8 @@
 """Processes that read what servers send, each killed when its time is over.
 
-A thread would not do: libxml2 takes quadratic time for an element of many attributes, trafilatura minutes for a
-page of 100,000 paragraphs and pypdf for a content stream of 3 MB, and no thread can be stopped. What crashes the
-parsers does not take the server along, and they do not see the server's memory or environment.
+A thread would not do: libxml2 takes quadratic time for an element of many attributes, trafilatura over 15
+seconds for a page of 100,000 paragraphs and pypdf for a content stream of 3 MB, and no thread can be stopped.
+What crashes the parsers does not take the server along, and they do not see its memory or environment.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from app.core.errors import FetchFailed, Overloaded
 from app.tools.extract import Extracted, ReadLimits
 from app.tools.reader_process import HEAD
 
+LIMITS = ReadLimits()
 _START_S = 60.0
 _REPLY_BYTES = 16 << 20
 _DIED = "the page could not be read: its reader gave up"
@@ -30,7 +31,7 @@ class Reader:
 
     def __init__(
         self,
-        limits: ReadLimits = ReadLimits(),
+        limits: ReadLimits = LIMITS,
         *,
         workers: int = 2,
         waiting: int = 32,
@@ -58,7 +59,10 @@ class Reader:
         job = {"do": "extract", "media_type": media_type, "charset": charset, "url": url}
         reply = await self._ask(job, body)
         return Extracted(
-            str(reply["title"]), str(reply["text"]), tuple(map(str, reply["links"])), bool(reply["is_truncated"])
+            str(reply["title"]),
+            str(reply["text"]),
+            tuple(map(str, reply["links"])),
+            bool(reply["is_truncated"]),
         )
 
     async def allows(self, robots: bytes, agent: str, url: str) -> bool:

@@ -1,9 +1,10 @@
 """The process behind `reader.py`: reads jobs from its standard input until that ends, and limits itself.
 
-A job and a reply are two lengths (`HEAD`), a JSON object and, of a job, the body. Replies are JSON and no pickle:
-whoever takes over this process through a parser must not get the server with it.
+A job and a reply are two lengths (`HEAD`), a JSON object and, of a job, the body. Replies are JSON and no
+pickle: whoever takes over this process through a parser must not get the server with it.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ from typing import IO, Any
 from app.tools.extract import ReadLimits, Unreadable, extract
 
 HEAD = struct.Struct(">II")
-_SPENT_KIB = 400 << 10
+_SPENT_BYTES = 300 << 20
 _SPENT_JOBS = 500
 
 
@@ -24,8 +25,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _bind(limits)
-    import trafilatura  # noqa: F401  # before the first job, so that its time is not the job's
-
+    # Before the first job, so that its time is not the job's.
+    importlib.import_module("app.tools.markup")
     replies.write(b"\n")
     replies.flush()
     _serve(sys.stdin.buffer, replies, limits)
@@ -41,8 +42,7 @@ def _serve(jobs: IO[bytes], replies: IO[bytes], limits: ReadLimits) -> None:
         _allow_seconds(limits)
         reply = _done(job, body, limits)
         del body
-        used_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        reply["is_spent"] = reply.get("is_spent") or used_kib > _SPENT_KIB or count == _SPENT_JOBS
+        reply["is_spent"] = reply.get("is_spent") or _used_bytes() > _SPENT_BYTES or count == _SPENT_JOBS
         data = json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace")
         replies.write(HEAD.pack(len(data), 0) + data)
         replies.flush()
@@ -73,6 +73,12 @@ def _allows(robots: bytes, agent: str, url: str) -> bool:
     return Protego.parse(robots.decode("utf-8", "replace")).can_fetch(url, agent)
 
 
+def _used_bytes() -> int:
+    """What this process has now: `getrusage` tells the most, and of the server too, that it came from."""
+    with open("/proc/self/statm") as told:
+        return int(told.read().split()[1]) * resource.getpagesize()
+
+
 def _bind(limits: ReadLimits) -> None:
     """No files written, few opened, no dump of memory, so much address space."""
     for what, most in (
@@ -85,7 +91,7 @@ def _bind(limits: ReadLimits) -> None:
 
 
 def _allow_seconds(limits: ReadLimits) -> None:
-    """Processor time for the next job, beyond which the kernel ends this process though nobody is there to kill it."""
+    """Processor time for the next job: the kernel ends this process over it, though nobody is left to."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime + limits.time_s) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))

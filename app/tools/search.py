@@ -21,7 +21,7 @@ _CONTENT_CHARS = 2000
 _NO_JSON = (
     "the search engine does not answer in JSON: `json` must be one of `search.formats` in its settings.yml"
 )
-_REASONS = {
+_REASONS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "the search engine wants a login",
     HTTPStatus.FORBIDDEN: _NO_JSON,
     HTTPStatus.TOO_MANY_REQUESTS: "the search engine was asked too often; try again later",
@@ -31,8 +31,8 @@ _REASONS = {
 class WebSearch:
     """`base_url` is that of a SearXNG, such as `http://searxng:8080` or `https://host/searxng`.
 
-    It is the operator's and may be private, so it is asked directly and not through the guard. Redirects are not
-    followed, and proxies of the environment are not used.
+    It is the operator's and may be private, so it is asked directly and not through the guard. Redirects are
+    not followed, and proxies of the environment are not used.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ A page could else have the model send what it knows to an address of its making 
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from urllib.parse import quote, urlsplit
 
 import idna
@@ -13,30 +14,35 @@ URL_CHARS = 2048
 """What is longer is taken for no address."""
 
 _KNOWN = 20_000
+_SAID = 1_000
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _PORTS = {"http": "80", "https": "443"}
 
 # The full-width forms end an address: in Chinese and Japanese no space follows it.
-_STOPS = r"\s<>\"`{}|\\^\x00-\x1f\x7f\u3000-\u3002\u300a-\u3011\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\u201c\u201d\u2026"
+_STOPS = (
+    r"\s<>\"`{}|\\^\x00-\x1f\x7f"
+    r"\u3000-\u3002\u300a-\u3011\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\u201c\u201d\u2026"
+)
 _URL = re.compile(rf"(?:https?://|(?<![\w.@/-])www\.)[^{_STOPS}]+", re.IGNORECASE)
 # A name without a scheme: at least two labels, the last of letters alone, and what may follow.
 _NAME = re.compile(
-    rf"(?<![\w.@/:%+-])(?:[^\W_](?:[\w-]{{0,61}}[^\W_])?\.){{1,8}}[^\W\d_]{{2,24}}(?::\d{{1,5}})?(?![\w@-])(?:[/?][^{_STOPS}]*)?",
+    r"(?<![\w.@/:%+-])(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?::\d{1,5})?(?![\w@-])"
+    rf"(?:[/?][^{_STOPS}]*)?",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_TRAILING = frozenset(".,;:!?'*~’»›")
+_TRAILING = frozenset(".,;:!?'*~\u2019\u00bb\u203a")
 _BRACKETS = {")": "(", "]": "["}
 
 
 def urls_in(text: str, most: int) -> list[str]:
-    """The first `most` web addresses of `text`, each once, as they stand there.
+    """The first `most` web addresses of `text`, each once, as they stand there; of many repetitions fewer.
 
     `www.` without a scheme is https. What ends a sentence or closes a bracket around the address, and what
     Markdown puts there, is no part of it.
     """
     found: dict[str, None] = {}
-    for match in _URL.finditer(text):
+    for match in islice(_URL.finditer(text), 10 * most):
         for part in re.split(r"\]\(|\)\[", match[0]):
             url = _trimmed(part, text[match.start() - 1 : match.start()])
             if url[:4].lower() == "www.":
@@ -79,9 +85,12 @@ class Visits:
         self._known: dict[str, str] = {}
 
     def add_said(self, text: str) -> None:
-        """What the user has written: addresses, and names such as `example.com/docs` under both schemes."""
-        self.add(urls_in(text, _KNOWN))
-        for match in _NAME.finditer(text):
+        """What the user has written: addresses, and names such as `example.com/docs` under both schemes.
+
+        The first 1,000 of each count. A text of a million characters takes half a second: work for a pool.
+        """
+        self.add(urls_in(text, _SAID))
+        for match in islice(_NAME.finditer(text), _SAID):
             name = _trimmed(match[0], text[match.start() - 1 : match.start()])
             self.add((f"https://{name}", f"http://{name}"))
 
@@ -94,9 +103,9 @@ class Visits:
                 self._known.setdefault(key, url)
 
     def find(self, url: str) -> str:
-        """The address to open for the model's `url`: as it was named, not as the model writes it; "" if it may not.
+        """The address to open for the model's `url`, which may lack the scheme; "" if it may not be opened.
 
-        A model may leave out the scheme.
+        It is the address as it was named and not as the model writes it: nothing is carried out in spellings.
         """
         for asked in _candidates(url.strip()):
             if key := normalized(asked):

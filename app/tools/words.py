@@ -2,9 +2,10 @@
 
 import re
 
-# Controls, marks that turn the direction of writing, and the invisible copies of ASCII that hide instructions.
+# Controls, marks that turn the direction of writing, and invisible copies of ASCII that hide instructions.
 _UNSHOWN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 

@@ -108,12 +108,12 @@ def test_head_is_answered_like_get_without_the_body_where_it_is_registered(port:
     assert body == b""
 
 
-@pytest.mark.point(6, 12)
+@pytest.mark.point(6)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/nope"),
-        ("POST", "/v1/messages/count_tokens"),
+        ("POST", "/v1/messages/batches"),
         ("GET", "/API/TAGS"),
         ("GET", "/v1/models/ns/name"),
         ("GET", "/v1"),

@@ -239,6 +239,7 @@ async def test_an_encoding_is_undone(encoding: str) -> None:
         (b"\xff\xff no deflate", "deflate", "not valid deflate"),
         (gzip.compress(b"text")[:-9], "gzip", "in the middle"),
     ],
+    ids=["unknown", "twice", "no gzip", "no deflate", "cut"],
 )
 async def test_an_encoding_that_cannot_be_undone_is_told(body: bytes, encoding: str, reason: str) -> None:
     async with site({"/": page(body, content_encoding=encoding)}) as running:

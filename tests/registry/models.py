@@ -50,16 +50,21 @@ def model_of(*contents: bytes, media_type: str = f"{LAYER}.model") -> Model:
 
 
 class Place:
-    """A store with what pulls into it, and the clients for a registry on loopback."""
+    """A store with what pulls into it, and the clients for a registry on loopback; no answer of it may pause
+    for `stall_s`."""
 
-    def __init__(self, root: Path, host: str, tuning: Tuning = QUICK, policy: Policy | None = None) -> None:
+    def __init__(
+        self, root: Path, host: str, tuning: Tuning = QUICK, policy: Policy | None = None, stall_s: float = 1
+    ) -> None:
         self.host = host
         self.store = Store(root)
         self.blobs = self.store.blobs
         self.downloads = Downloads(self.blobs, tuning)
         self.policy = policy or Policy(registries=(host,), insecure=True)
         guard = Guard(allow=["127.0.0.1", host])
-        self.clients = Clients(make_client(guard, stall_s=1), make_client(guard, verify=False, stall_s=1))
+        self.clients = Clients(
+            make_client(guard, stall_s=stall_s), make_client(guard, verify=False, stall_s=stall_s)
+        )
 
     def put(self, name: ModelName, model: Model) -> None:
         for data in model.blobs.values():
@@ -93,9 +98,9 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    root: Path, host: str, tuning: Tuning = QUICK, policy: Policy | None = None
+    root: Path, host: str, tuning: Tuning = QUICK, policy: Policy | None = None, stall_s: float = 1
 ) -> AsyncGenerator[Place]:
-    here = Place(root, host, tuning, policy)
+    here = Place(root, host, tuning, policy, stall_s)
     try:
         yield here
     finally:

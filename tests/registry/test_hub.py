@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,52 @@ async def test_what_is_too_large_is_not_begun(hub_server: StandIn, tmp_path: Pat
         found = await hub.look("org/tensors")
         with pytest.raises(Forbidden, match="takes none over 1000"):
             await told(hub.pull_folder(found, Result(found)))
+
+
+class TestPolicy:
+    @pytest.mark.parametrize(
+        ("policy", "text"),
+        [
+            (Policy(enabled=False), "pulling and pushing are off"),
+            (Policy(registries=("registry.ollama.ai",)), "does not use the registry hf.co"),
+            (Policy(organisations=("hf.co/Qwen",)), "does not use models of hf.co/org"),
+            (Policy(enabled=False, organisations=("hf.co/org",)), "pulling and pushing are off"),
+        ],
+    )
+    async def test_what_is_not_asked_for(
+        self, policy: Policy, text: str, hub_server: StandIn, tmp_path: Path
+    ) -> None:
+        async with hub_of(hub_server, tmp_path, policy=policy) as hub:
+            with pytest.raises(Forbidden, match=text):
+                await hub.look("org/tensors")
+        assert hub_server.asked == []
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            Policy(registries=("HuggingFace.co",)),
+            Policy(organisations=("huggingface.co/org",)),
+            Policy(organisations=("hf.co/O*",)),
+        ],
+    )
+    def test_both_names_of_the_hub_are_one(self, policy: Policy) -> None:
+        policy.check_hub("org/tensors")
+
+    async def test_the_quota_holds_for_both_places(self, hub_server: StandIn, tmp_path: Path) -> None:
+        policy = Policy(quota_bytes=len(WEIGHTS) + 100_000)
+        async with hub_of(hub_server, tmp_path / "cache", policy=policy) as hub:
+            found = await hub.look("org/tensors")
+            await told(hub.pull_folder(found, Result(found)))
+            await told(hub.pull_folder(found, Result(found)))
+            with pytest.raises(Forbidden, match="delete a model first"):
+                await told(hub.pull_folder(replace(found, repo="org/other"), Result(found)))
+            blobs = Blobs(tmp_path / "store")
+            blobs.put(bytes(200_000))
+            found = await hub.look("org/ggufs")
+            file = choose_gguf(found, "latest")
+            assert file is not None
+            with pytest.raises(Forbidden, match="delete a model first"):
+                await told(hub.pull_gguf(found, file, Downloads(blobs, QUICK)))
 
 
 class TestChoice:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         yield address
 
 
+def beside(root: Path, host: str) -> AbstractAsyncContextManager[Place]:
+    """This registry puts what it takes on the disk, which may take long beside other tests."""
+    return place(root, host, stall_s=30)
+
+
 def named(host: str, model: str = "tiny", tag: str = "latest") -> ModelName:
     return ModelName(model, tag, "library", host)
 
@@ -34,7 +40,7 @@ async def pushed(there: Place, name: ModelName) -> list[Progress]:
 
 async def test_a_model_goes_there_and_comes_back(host: str, tmp_path: Path) -> None:
     name = named(host)
-    async with place(tmp_path / "a", host) as a, place(tmp_path / "b", host) as b:
+    async with beside(tmp_path / "a", host) as a, beside(tmp_path / "b", host) as b:
         a.put(name, MODEL)
         lines = await pushed(a, name)
         short = [f"pushing {digest[7:19]}" for digest in MODEL.blobs]
@@ -60,7 +66,7 @@ async def test_a_model_goes_there_and_comes_back(host: str, tmp_path: Path) -> N
 
 async def test_what_is_there_is_told_of_once_and_not_fetched(host: str, tmp_path: Path) -> None:
     name = named(host, "there")
-    async with place(tmp_path / "a", host) as a:
+    async with beside(tmp_path / "a", host) as a:
         a.put(name, MODEL)
         await pushed(a, name)
         lines = await told(a.pull(name))
@@ -70,7 +76,7 @@ async def test_what_is_there_is_told_of_once_and_not_fetched(host: str, tmp_path
 
 
 async def test_an_unknown_name_ends_in_ollamas_words(host: str, tmp_path: Path) -> None:
-    async with place(tmp_path, host) as here:
+    async with beside(tmp_path, host) as here:
         lines = here.pull(named(host, "nosuch"))
         assert await anext(lines) == Progress("pulling manifest")
         with pytest.raises(RegistryFailed, match=r"^pull model manifest: file does not exist$"):
@@ -78,7 +84,7 @@ async def test_an_unknown_name_ends_in_ollamas_words(host: str, tmp_path: Path) 
 
 
 async def test_the_push_of_what_is_not_here(host: str, tmp_path: Path) -> None:
-    async with place(tmp_path, host) as here:
+    async with beside(tmp_path, host) as here:
         lines = push(here.registry(named(host, "none")), here.store)
         assert [(await anext(lines)).status for _ in range(2)] == [
             "retrieving manifest",
@@ -90,7 +96,7 @@ async def test_the_push_of_what_is_not_here(host: str, tmp_path: Path) -> None:
 
 async def test_a_tag_that_changed_says_what_was_removed(host: str, tmp_path: Path) -> None:
     name = named(host, "moves")
-    async with place(tmp_path / "a", host) as a, place(tmp_path / "b", host) as b:
+    async with beside(tmp_path / "a", host) as a, beside(tmp_path / "b", host) as b:
         for content in (b"one", b"two"):
             a.put(name, model_of(content, b"{}"))
             await pushed(a, name)
@@ -102,7 +108,7 @@ async def test_a_tag_that_changed_says_what_was_removed(host: str, tmp_path: Pat
 
 async def test_an_empty_blob(host: str, tmp_path: Path) -> None:
     name, model = named(host, "empty"), model_of(b"", b"{}")
-    async with place(tmp_path / "a", host) as a, place(tmp_path / "b", host) as b:
+    async with beside(tmp_path / "a", host) as a, beside(tmp_path / "b", host) as b:
         a.put(name, model)
         await pushed(a, name)
         await told(b.pull(name))
@@ -114,7 +120,7 @@ async def test_a_blob_of_another_model_there_is_mounted(host: str, tmp_path: Pat
     data = os.urandom(100_000)
     model = model_of(data, b"{}")
     derived = model.raw.replace(b'"size": 100000', f'"size": 100000, "from": "{base.canonical}"'.encode())
-    async with place(tmp_path, host) as here:
+    async with beside(tmp_path, host) as here:
         here.put(base, model)
         await pushed(here, base)
         here.store.manifests.write(name, derived)

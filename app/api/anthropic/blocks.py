@@ -1,6 +1,6 @@
 """Content blocks as messages that a template can show a model (docs/reference 15.3)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.api.anthropic.schema import Block, Turn, read_blocks
@@ -11,6 +11,13 @@ from app.core.request import Image, Json, Message, Part, PastToolCall, Text
 from app.golang.types import decode_base64
 
 _SEARCH_ERROR = "web_search_tool_result_error"
+_REFUSED: Mapping[str, str] = {
+    "container_upload": "this server has no containers; send the file's text",
+    "compaction": "its text is encrypted; send the messages that it stands for",
+    "tool_addition": "tools do not change within a conversation; send all of them as `tools`",
+    "tool_removal": "tools do not change within a conversation; send those that are left as `tools`",
+}
+"""Blocks that mean something which a model here could not be shown."""
 
 
 def to_messages(system: Json, turns: Sequence[Turn]) -> tuple[Message, ...]:
@@ -75,7 +82,18 @@ class _Conversation:
 
 def _behind(message: Message, parts: Iterable[Part]) -> Message:
     between = (Text(BETWEEN),) if message.parts else ()
-    return replace(message, parts=(*message.parts, *between, *parts))
+    return replace(message, parts=_whole((*message.parts, *between, *parts)))
+
+
+def _whole(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Texts that stand side by side as one: templates that see pieces put what they like between them."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
+            found[-1] = Text(last.text + part.text)
+        else:
+            found.append(part)
+    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -91,7 +109,7 @@ class _Own:
         """The message that it makes, unless it is empty."""
         if self.parts or self.thinking or self.calls:
             thinking = BETWEEN.join(self.thinking)
-            yield Message(self.role, tuple(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
+            yield Message(self.role, _whole(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
 
 
 def _of_turn(turn: Turn) -> Iterator[Message]:
@@ -143,7 +161,7 @@ def _result(block: Block) -> Message | None:
             parts = [Text(dumps(block.content).decode())]
         case _:
             return None
-    return Message("tool", tuple(parts), tool_call_id=block.tool_use_id)
+    return Message("tool", _whole(parts), tool_call_id=block.tool_use_id)
 
 
 def _shown(block: Block) -> list[Part]:
@@ -158,8 +176,10 @@ def _shown(block: Block) -> list[Part]:
         case "search_result":
             heading = "\n".join(filter(None, (block.title, _word(block.source))))
             return _titled(heading, read_blocks(block.content))
-        case "container_upload":
-            raise InvalidRequest("container_upload: this server has no containers; send the file's text")
+        case "compaction" if isinstance(block.content, str):
+            return [Text(block.content)]
+        case kind if why := _REFUSED.get(kind):
+            raise InvalidRequest(f"{kind}: {why}")
         case _:
             return []
 

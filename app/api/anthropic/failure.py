@@ -3,11 +3,12 @@
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from app.api.dialect import Answer, Dialect
 from app.api.errors import headers_of, status_of, text_of
 from app.api.wire import JSON, dumps
+from app.core.errors import InvalidRequest
 
 OVERLOADED = 529
 """What Anthropic's servers answer where others say 503: its clients know it by this number."""
@@ -26,13 +27,24 @@ _TYPES: Mapping[int, str] = {
 }
 
 
+class NoThreads(InvalidRequest):
+    """A server is to hold the conversation. Anthropic's clients go on without when they read `details`."""
+
+    details: ClassVar[Mapping[str, Any]] = {"error_code": "thread_unsupported_request"}
+
+    def __init__(self) -> None:
+        super().__init__("thread: this server holds no conversations: send the whole of it")
+
+
 def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
 def error_document(error: Exception, request_id: str) -> Mapping[str, Any]:
     """The envelope, for an answer or for an `error` event of a stream."""
-    told = {"type": _TYPES.get(_status_of(error), "api_error"), "message": text_of(error)}
+    told: dict[str, Any] = {"type": _TYPES.get(_status_of(error), "api_error"), "message": text_of(error)}
+    if isinstance(error, NoThreads):
+        told["details"] = error.details
     return {"type": "error", "error": told, "request_id": request_id}
 
 

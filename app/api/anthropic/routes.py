@@ -53,6 +53,7 @@ async def count_tokens(body: Body, served: Served, ctx: Context) -> Response:
     wanted = Render(_for_model(asked, served.library))
 
     async def work() -> bytes:
+        served.tool_loop.check(wanted.wanted, ctx)
         return dumps({"input_tokens": await served.pipeline.count(wanted, ctx)})
 
     headers = {REQUEST_ID: new_request_id()}

@@ -17,7 +17,7 @@ def read_choice(value: Json, toolbox: Toolbox) -> ToolChoice:
     if value is None:
         return ToolChoice()
     if isinstance(value, str):
-        return _mode(value, toolbox)
+        return _mode(value)
     if not isinstance(value, dict):
         raise InvalidRequest("tool_choice must be a string or an object")
     kind = value.get("type")
@@ -25,19 +25,17 @@ def read_choice(value: Json, toolbox: Toolbox) -> ToolChoice:
         listed = value.get("tools")
         names = {_named(each, toolbox) for each in (listed if isinstance(listed, list) else [])}
         toolbox.keep(names)
-        return _mode(value.get("mode", "auto"), toolbox)
+        return _mode(value.get("mode", "auto"))
     return ToolChoice("required", _named(value, toolbox))
 
 
-def _mode(value: Json, toolbox: Toolbox) -> ToolChoice:
+def _mode(value: Json) -> ToolChoice:
     match value:
         case "auto":
             return ToolChoice()
         case "none":
             return ToolChoice("none")
         case "required":
-            if not toolbox.specs:
-                raise InvalidRequest('tool_choice "required" needs tools')
             return ToolChoice("required")
         case _:
             raise InvalidRequest(f"invalid tool_choice: {quoted(str(value))}")

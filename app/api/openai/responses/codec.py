@@ -1,7 +1,7 @@
 """From the body of a request for a response to what it asks for. Pure: no model is looked up here."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from app.api.openai.responses import schema
 from app.api.openai.responses.bounds import refuse_over_limits
@@ -17,25 +17,26 @@ from app.core.limits import DEFAULTS, InputLimits
 from app.core.request import ChatPrompt, Constraint, Deferred, Generation, Json, Think
 from app.golang.json import decode
 from app.golang.quote import quoted
-from app.golang.types import Kind, Mismatch, parse
+from app.golang.types import parse
 
 _MOST_LOGPROBS = 20
+_TIERS = ("", "auto", "default", "priority", "flex")
 _LOGPROBS = "message.output_text.logprobs"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One call for a response.
 
-    `effort` is by name, None where `think` of the generation stands. `compaction` is what was asked for in
-    place of an answer.
+    `effort` is by name, None where `think` of the generation stands. `waits_longer`: others of the same key
+    are served first. `compaction` is what was asked for in place of an answer.
     """
 
     generation: Generation
     stream: bool
     is_load: bool
     effort: str | None
+    waits_longer: bool
     toolbox: Toolbox
     echo: Echo
     compaction: Compaction | None
@@ -51,7 +52,7 @@ def to_response(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS
     Raises:
         InvalidRequest: with Ollama's text where it has one; for every field that cannot be honoured.
     """
-    asked = _read(schema.RESPONSES, _decode(body, limits))
+    asked = parse(schema.RESPONSES, _decode(body, limits))
     _refuse_unserved(asked)
     conversation = read_input(asked.input, limits)
     toolbox = _toolbox(asked.tools, conversation)
@@ -74,12 +75,17 @@ def to_response(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS
         shift=asked.truncation != "disabled",
         tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls,
+        schemas=toolbox.schemas,
+        builtin_tools=toolbox.built_in,
+        most_tool_calls=asked.max_tool_calls,
+        tells_tool_use=bool(toolbox.built_in),
     )
     return Asked(
         generation,
         asked.stream,
         not messages,
         effort,
+        asked.service_tier == "flex",
         toolbox,
         echo_of(asked, temperature),
         _compaction(asked, conversation, generation),
@@ -94,7 +100,7 @@ def to_compaction(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
     """
     value = decode(body, limits)
     refuse_over_limits(value, len(body), limits)
-    asked = _read(schema.COMPACT, value)
+    asked = parse(schema.COMPACT, value)
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     if asked.input is None:
@@ -133,12 +139,6 @@ def _decode(body: bytes, limits: InputLimits) -> Json:
     return value
 
 
-def _read(kind: Kind[_T], value: Json) -> _T:
-    if value is not None and not isinstance(value, dict):
-        raise InvalidRequest(str(Mismatch(value, kind.go_type.replace("api.", "openai."))))
-    return parse(kind, value)
-
-
 def _refuse_unserved(asked: schema.ResponsesBody) -> None:
     if asked.previous_response_id:
         raise InvalidRequest(
@@ -153,6 +153,15 @@ def _refuse_unserved(asked: schema.ResponsesBody) -> None:
     if asked.context_management:
         raise InvalidRequest(
             "context_management is not supported, ask for a compaction by POST /v1/responses/compact"
+        )
+    if asked.moderation:
+        raise InvalidRequest(
+            "moderation is not supported: nothing that is asked or answered here is moderated"
+        )
+    if asked.service_tier not in _TIERS:
+        raise InvalidRequest(
+            f"invalid service_tier: {quoted(asked.service_tier)} "
+            '(must be "auto", "default", "priority" or "flex")'
         )
     if asked.truncation not in ("", "auto", "disabled"):
         raise InvalidRequest(f"invalid truncation: {quoted(asked.truncation)} (must be auto or disabled)")

@@ -14,7 +14,8 @@ from app.api.openai.responses.items import Call, Conversation, Item, Output, Sai
 from app.api.openai.responses.payload import write_payload
 from app.api.stream import Events
 from app.api.wire import dumps
-from app.core.errors import EngineFailed, InvalidRequest
+from app.core.context import Work
+from app.core.errors import ConstraintFailed, EngineFailed, InvalidRequest
 from app.core.events import Content, Done, Started, Timings, ToolCall
 from app.core.request import ChatPrompt, Deferred, Generation, Json, Message, Part, Text, ToolChoice
 from app.golang.quote import quoted
@@ -111,6 +112,7 @@ def compaction_of(conversation: Conversation, generation: Generation) -> Compact
         tool_choice=ToolChoice("required", "create_summary"),
         parallel_tool_calls=False,
         constraint=Deferred(_free),
+        schemas={},
         logprobs=False,
         truncate=True,
         shift=True,
@@ -122,38 +124,35 @@ def _free(_: Json) -> None:
     return None
 
 
-async def compacted(run: Callable[[Generation], Events], wanted: Compaction) -> Events:
+async def compacted(run: Callable[[Generation], Events], wanted: Compaction, work: Work) -> Events:
     """The payload of a compaction, as the only content of an answer, and then its end.
+
+    `work` is what the runs of this request have taken.
 
     Raises:
         CompactionFailed: when the model gives nothing that can be used.
         AppError: for what stops the model's runs.
     """
-    asked, ends = wanted.generation, list[Done]()
+    asked = wanted.generation
     for _ in range(_ATTEMPTS):
         calls = list[ToolCall]()
-        texts = list[str]()
-        async with aclosing(run(asked)) as events:
-            async for group in events:
-                for event in group:
-                    match event:
-                        case Started():
-                            yield (event,)
-                        case ToolCall():
-                            calls.append(event)
-                        case Content():
-                            texts.append(event.text)
-                        case Done():
-                            ends.append(event)
-                        case _:
-                            pass
         try:
+            async with aclosing(run(asked)) as events:
+                async for group in events:
+                    for event in group:
+                        match event:
+                            case Started():
+                                yield (event,)
+                            case ToolCall():
+                                calls.append(event)
+                            case _:
+                                pass
             payload = _payload(wanted, calls)
-        except _Unusable as error:
-            asked = _repaired(asked, "".join(texts), str(error))
+        except (_Unusable, ConstraintFailed) as error:
+            asked = _repaired(asked, error)
             continue
         yield (Content(payload),)
-        yield (_sum(ends),)
+        yield (_end(work),)
         return
     raise CompactionFailed
 
@@ -187,27 +186,19 @@ def _retained(wanted: Compaction, names: set[str]) -> Iterator[Item]:
             yield item
 
 
-def _repaired(asked: Generation, said: str, wrong: str) -> Generation:
+def _repaired(asked: Generation, error: Exception) -> Generation:
+    """The same, once more. What the model wrote stays out: a template may refuse a call without an answer."""
     prompt: Any = asked.prompt
-    answer = (Message.of("assistant", said),) if said else ()
-    # Without an answer between them, two messages of the user would follow each other.
-    answer = answer or (Message.of("assistant", "(no summary)"),)
+    answer = Message.of("assistant", "(no summary)")
+    wrong = str(error) if isinstance(error, _Unusable) else "That was no call of create_summary."
     again = Message.of("user", f"{wrong} Call create_summary now.")
-    return replace(asked, prompt=replace(prompt, messages=(*prompt.messages, *answer, again)))
+    return replace(asked, prompt=replace(prompt, messages=(*prompt.messages, answer, again)))
 
 
-def _sum(ends: Sequence[Done]) -> Done:
-    last = ends[-1]
-    cached = [each.cached_tokens for each in ends if each.cached_tokens is not None]
-    return Done(
-        "stop",
-        last.total_ns,
-        ends[0].load_ns,
-        sum(each.prompt_tokens for each in ends),
-        sum(each.output_tokens for each in ends),
-        Timings(),
-        cached_tokens=sum(cached) if cached else None,
-    )
+def _end(work: Work) -> Done:
+    """Counts are of both attempts."""
+    cached = work.cached_tokens
+    return Done("stop", 0, 0, work.prompt_tokens, work.output_tokens, Timings(), cached_tokens=cached)
 
 
 def _summarises(item: Item) -> bool:

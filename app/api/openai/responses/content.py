@@ -4,17 +4,15 @@ Ollama joins the texts of a message and has its pictures apart (docs/reference 1
 between the texts that it stood between.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.api.images import read_image_url
 from app.api.openai.responses.schema import PART
 from app.core.errors import InvalidRequest
 from app.core.request import Image, Json, Part, Text
 from app.golang.quote import quoted
-from app.golang.types import Mismatch, decode_base64
-
-_DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
+from app.golang.types import Mismatch
 
 
 def read_content(value: Json, *, what: str = "content") -> tuple[Part, ...]:
@@ -47,23 +45,6 @@ def texts_of(value: Json) -> str:
     return "".join(part.text for part in read_content(value) if isinstance(part, Text))
 
 
-def read_image(url: str) -> Image:
-    """The picture of a data URL.
-
-    Raises:
-        InvalidRequest: for any other URL, with Ollama's text (docs/reference 13.1).
-    """
-    if url.startswith(("http://", "https://")):
-        raise InvalidRequest("image URLs are not currently supported, please use base64 encoded data instead")
-    head = _DATA_URL.match(url)
-    if head is None:
-        raise InvalidRequest("invalid image input")
-    try:
-        return Image(decode_base64(url[head.end() :]))
-    except InvalidRequest:
-        raise InvalidRequest("invalid image input") from None
-
-
 def _read_piece(piece: Json) -> tuple[Part, ...]:
     read = PART.read({} if piece is None else piece)
     kind = read.get("type", "")
@@ -83,7 +64,7 @@ def _refusal(piece: Mapping[str, Any]) -> tuple[Part, ...]:
 
 
 def _image(piece: Mapping[str, Any]) -> tuple[Part, ...]:
-    return (read_image(piece.get("image_url", "")),)
+    return (Image(read_image_url(piece.get("image_url", ""))),)
 
 
 def _file(_: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -70,7 +70,7 @@ def echo_of(asked: ResponsesBody, temperature: float) -> Echo:
         "max_tool_calls": asked.max_tool_calls,
         "store": False,
         "background": False,
-        "service_tier": "default",
+        "service_tier": "flex" if asked.service_tier == "flex" else "default",
         "metadata": _written(asked.metadata),
         "safety_identifier": asked.safety_identifier,
         "prompt_cache_key": asked.prompt_cache_key,

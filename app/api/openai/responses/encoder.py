@@ -17,7 +17,7 @@ from app.api.openai.responses.failure import stream_error
 from app.api.openai.responses.output import ItemStatus, OpenItem, Output, told_logprobs
 from app.api.openai.responses.tools import Toolbox
 from app.api.wire import BARE_JSON, dumps
-from app.core.events import Content, Done, Event, Started, Thinking, ToolCall
+from app.core.events import Content, Done, Event, Started, Thinking, ToolCall, ToolUse
 
 EVENTS = "text/event-stream"
 
@@ -76,6 +76,10 @@ class ResponsesEncoder:
                 if not self._output.is_answered and event.reason != "length":
                     self._output.begin("message")
                     self._output.close()
+            case ToolUse():
+                self._output.close()
+                if event.outcome:
+                    self._output.add_search(event)
             case Started():
                 pass
 
@@ -121,6 +125,9 @@ class ResponsesEncoder:
                 yield from self._call(event)
             case Done():
                 yield from self._finish(event)
+            case ToolUse():
+                yield from self._close()
+                yield from self._searched(event)
             case Started():
                 pass
 
@@ -178,6 +185,20 @@ class ResponsesEncoder:
             named = {"name": item["name"]} if field == "arguments" else {}
             yield self._event(f"response.{kind}.delta", delta=item[field], **at)
             yield self._event(f"response.{kind}.done", **{field: item[field]}, **named, **at)
+        yield self._event("response.output_item.done", item=item, output_index=index)
+
+    def _searched(self, use: ToolUse) -> Iterator[bytes]:
+        """A search of the server's own: its events, once it has ended."""
+        if not use.outcome:
+            return
+        item = self._output.add_search(use)
+        index = len(self._output.items) - 1
+        at = {"item_id": item["id"], "output_index": index}
+        yield self._event(
+            "response.output_item.added", item={**item, "status": "in_progress"}, output_index=index
+        )
+        for step in ("in_progress", "searching", "completed"):
+            yield self._event(f"response.web_search_call.{step}", **at)
         yield self._event("response.output_item.done", item=item, output_index=index)
 
     def _finish(self, event: Done) -> Iterator[bytes]:

@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from app.api.dialect import Answer, dialect_of
 from app.api.guard import needs
+from app.api.openai.effort import read_effort
 from app.api.openai.responses import codec
 from app.api.openai.responses.compaction import compacted
-from app.api.openai.responses.effort import settled_effort
 from app.api.openai.responses.encoder import CompactionEncoder, ResponsesEncoder
 from app.api.openai.responses.failure import coded_failure
+from app.api.openai.responses.templates import answered
 from app.api.openai.responses.tools import Toolbox
 from app.api.refusal import Refusal
 from app.api.services import Body, Context, Served, Services
@@ -36,22 +37,26 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
     ctx.operation = "chat"
     asked = await served.decoded(codec.to_response, body)
     if asked.effort is not None:
-        think = settled_effort(asked.effort, _levels(asked.model, served, ctx))
+        think = read_effort(asked.effort, _levels(asked.model, served, ctx))
         asked = replace(asked, generation=replace(asked.generation, think=think))
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
+    if asked.waits_longer:
+        ctx.caller = replace(ctx.caller, priority=ctx.caller.priority + 1)
     if asked.compaction is not None:
         wanted = replace(
             asked.compaction,
             generation=replace(asked.compaction.generation, think=asked.generation.think),
         )
-        events = compacted(lambda each: served.run(each, ctx), wanted)
+        events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
         encoder = CompactionEncoder(asked.echo, asked.toolbox)
     else:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
-        run = _loaded if asked.is_load else Services.run
-        events = run(served, asked.generation, ctx)
+        if asked.is_load:
+            events = _loaded(served, asked.generation, ctx)
+        else:
+            events = answered(lambda each: served.run(each, ctx), asked.generation)
     headers = _STREAM_HEADERS if asked.stream else {}
     return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 
@@ -64,7 +69,7 @@ async def compact(body: Body, served: Served, ctx: Context) -> Response:
         wanted = await served.decoded(codec.to_compaction, body)
     except InvalidRequest as error:
         return Refusal(error, coded_failure(error))
-    events = compacted(lambda each: served.run(each, ctx), wanted)
+    events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
     encoder = _WholeCompaction({}, Toolbox())
     return EventResponse(events, encoder, stream=False, limit_s=served.time_left_s(ctx))
 

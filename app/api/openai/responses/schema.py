@@ -3,23 +3,25 @@
 Field names are the API's own. What a body leaves out has the default of its dataclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from app.core.errors import InvalidRequest
 from app.core.request import Json, Think
 from app.golang.types import (
     ANY,
     BOOL,
+    FLOAT,
     INT,
     MAP,
     STRING,
     Kind,
-    Mismatch,
     list_of,
     struct,
 )
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class ResponsesBody:
     conversation: Json = None
     prompt: Json = None
     context_management: Json = None
+    moderation: Json = None
     store: bool = False
     metadata: Mapping[str, Json] = field(default_factory=dict[str, Json])
     max_tool_calls: int | None = None
@@ -92,12 +95,6 @@ class CompactBody:
     stream: bool = False
 
 
-def _read_float(value: Json) -> float:
-    if type(value) in (int, float):
-        return float(value)
-    raise Mismatch(value, "float64")
-
-
 def _read_think(value: Json) -> Think:
     if isinstance(value, bool | str):
         return value
@@ -108,22 +105,25 @@ def _nothing() -> None:
     return None
 
 
-FLOAT: Kind[float] = Kind("float64", _read_float, float)
+def _struct(name: str, make: Callable[..., _T], fields: Mapping[str, Kind[Any]]) -> Kind[_T]:
+    return struct(name, make, fields, package="openai")
+
+
 _THINK: Kind[Think] = Kind("api.ThinkValue", _read_think, _nothing)
 
-_REASONING = struct(
+_REASONING = _struct(
     "ResponsesReasoning",
     ReasoningBody,
     {"effort": STRING, "summary": STRING, "generate_summary": STRING},
 )
-_FORMAT = struct(
+_FORMAT = _struct(
     "ResponsesTextFormat",
     FormatBody,
     {"type": STRING, "name": STRING, "description": STRING, "strict": BOOL, "schema": ANY},
 )
-_TEXT = struct("ResponsesText", TextBody, {"format": _FORMAT, "verbosity": STRING})
+_TEXT = _struct("ResponsesText", TextBody, {"format": _FORMAT, "verbosity": STRING})
 
-RESPONSES: Kind[ResponsesBody] = struct(
+RESPONSES: Kind[ResponsesBody] = _struct(
     "ResponsesRequest",
     ResponsesBody,
     {
@@ -148,6 +148,7 @@ RESPONSES: Kind[ResponsesBody] = struct(
         "conversation": ANY,
         "prompt": ANY,
         "context_management": ANY,
+        "moderation": ANY,
         "store": BOOL,
         "metadata": MAP,
         "max_tool_calls": INT,
@@ -158,7 +159,7 @@ RESPONSES: Kind[ResponsesBody] = struct(
     },
 )
 
-COMPACT: Kind[CompactBody] = struct(
+COMPACT: Kind[CompactBody] = _struct(
     "ResponsesCompactRequest",
     CompactBody,
     {
@@ -169,7 +170,7 @@ COMPACT: Kind[CompactBody] = struct(
     },
 )
 
-ITEM: Kind[dict[str, Any]] = struct(
+ITEM: Kind[dict[str, Any]] = _struct(
     "ResponsesInputItem",
     dict[str, Any],
     {
@@ -187,19 +188,20 @@ ITEM: Kind[dict[str, Any]] = struct(
         "summary": ANY,
         "encrypted_content": STRING,
         "execution": STRING,
+        "filters": ANY,
         "tools": list_of(ANY, go_type="[]openai.ResponsesTool"),
     },
 )
 """An item of `input`, of whatever kind: the fields of all of them."""
 
-PART: Kind[dict[str, Any]] = struct(
+PART: Kind[dict[str, Any]] = _struct(
     "ResponsesContent",
     dict[str, Any],
     {"type": STRING, "text": STRING, "refusal": STRING, "image_url": STRING, "file_id": STRING},
 )
 """A piece of an item's content."""
 
-TOOL_ENTRY: Kind[dict[str, Any]] = struct(
+TOOL_ENTRY: Kind[dict[str, Any]] = _struct(
     "ResponsesTool",
     dict[str, Any],
     {
@@ -210,6 +212,7 @@ TOOL_ENTRY: Kind[dict[str, Any]] = struct(
         "strict": BOOL,
         "format": ANY,
         "execution": STRING,
+        "filters": ANY,
         "tools": list_of(ANY, go_type="[]openai.ResponsesTool"),
     },
 )
