@@ -86,8 +86,19 @@ class Downloads:
     async def _begin(self, digest: str, size: int, shared: _Shared) -> Partial:
         """The right to write the blob; while another process has it, what that one has written is told."""
         while True:
+            begun = asyncio.ensure_future(asyncio.to_thread(self._blobs.begin, digest, size))
             try:
-                return await asyncio.to_thread(self._blobs.begin, digest, size)
+                return await asyncio.shield(begun)
+            except asyncio.CancelledError:
+                # The thread goes on, and what it opens has the lock of the blob.
+                begun.add_done_callback(_give_back)
+                raise
             except StoreBusy:
                 shared.elsewhere = await asyncio.to_thread(self._blobs.written, digest)
                 await asyncio.sleep(_LOCK_S)
+
+
+def _give_back(begun: "asyncio.Future[Partial]") -> None:
+    """Lets go of a partial that nobody waits for any more."""
+    if not begun.cancelled() and begun.exception() is None:
+        begun.get_loop().run_in_executor(None, begun.result().abort, True)

@@ -32,9 +32,11 @@ def make_client(
     stall_s: float = 30.0,
     resolve: Resolve | None = None,
     upstream: Upstream | None = None,
+    certificates: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """A client for registries; `verify` False takes any certificate. No answer may pause for `stall_s`."""
-    context = httpx.create_ssl_context(verify=verify, trust_env=verify)
+    """A client for registries; `verify` False takes any certificate, else servers are checked by
+    `certificates`, as those of `EgressClient` are. No answer may pause for `stall_s`."""
+    context = certificates if verify and certificates else httpx.create_ssl_context(verify=verify)
     timeout = httpx.Timeout(stall_s, connect=CONNECT_S, pool=None)
     return httpx.AsyncClient(
         transport=GuardedTransport(guard, context, resolve=resolve, upstream=upstream),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -132,7 +133,9 @@ def as_json(document: object) -> Reply:
 
 
 @asynccontextmanager
-async def faulty(model: Model, answer: Answer = lambda asked: None) -> AsyncGenerator[Faulty]:
+async def faulty(
+    model: Model, answer: Answer = lambda asked: None, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[Faulty]:
     site = Faulty(model, answer)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -147,7 +150,7 @@ async def faulty(model: Model, answer: Answer = lambda asked: None) -> AsyncGene
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     site.port = server.sockets[0].getsockname()[1]
     try:
         yield site

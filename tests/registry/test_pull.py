@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -21,6 +22,7 @@ from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
 from app.registry.pull import pull
 from app.registry.transport import make_client
+from app.store.partial import Partial
 from tests.registry.faulty import Answer, Asked, Faulty, Reply, as_json, faulty, ranged
 from tests.registry.models import LAYER, QUICK, Model, digest_of, model_of, place, statuses, told
 
@@ -431,6 +433,30 @@ class TestSharing:
             await pulled(site, tmp_path)
             asked = sum(end - begin for begin, end in (a.range or (0, 0) for a in site.blob_requests()))
         assert asked <= len(DATA) - 4 * 40_000 + 2
+
+    async def test_leaving_while_the_store_is_slow_leaves_no_lock(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with faulty(MODEL) as site, place(tmp_path, site.host) as here:
+            inside, go = threading.Event(), threading.Event()
+            begin = here.blobs.begin
+
+            def slow(digest: str, size: int) -> Partial:
+                found = begin(digest, size)
+                inside.set()
+                go.wait(WAIT_S)
+                return found
+
+            monkeypatch.setattr(here.blobs, "begin", slow)
+            left = asyncio.ensure_future(told(here.pull(name_at(site))))
+            await asyncio.to_thread(inside.wait, WAIT_S)
+            left.cancel()
+            await asyncio.wait({left}, timeout=1)
+            assert left.cancelled()
+            go.set()
+            monkeypatch.undo()
+            async with asyncio.timeout(WAIT_S):
+                assert (await told(here.pull(name_at(site))))[-1] == SUCCESS
 
     async def test_a_failure_of_the_first_is_not_the_seconds(self, tmp_path: Path) -> None:
         begun, joined = asyncio.Event(), asyncio.Event()
