@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,9 @@ from app.core.errors import BadManifest, BlobMissing, InvalidRequest, ModelNotFo
 from app.core.model import ModelName
 from app.store import manifest as media
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
+from app.store.folders import changing
 from app.store.manifest import Layer, Manifest, is_local, parse_manifest
+from app.store.prune import prune_unused
 from app.store.store import Store
 
 
@@ -278,6 +281,31 @@ def test_the_signature_tells_of_every_change(store: Store) -> None:
     seen.add(store.manifests.signature())
     assert len(seen) == 6
     assert store.manifests.signature() in seen
+
+
+def test_whatever_changes_the_store_waits_for_its_lock(store: Store) -> None:
+    made(store, "a")
+    made(store, "gone")
+    digest = store.blobs.put(b"x")
+    uses: list[Callable[[], Any]] = [
+        lambda: store.manifests.write(ModelName("b"), Manifest(None, ())),
+        lambda: store.manifests.copy(ModelName("a"), ModelName("c")),
+        lambda: store.manifests.delete(ModelName("gone")),
+        lambda: store.hold().add(digest),
+        lambda: prune_unused(store.manifests, [digest]),
+        store.prune,
+    ]
+    threads = [threading.Thread(target=use) for use in uses]
+    with changing(store.root):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(0.1)
+        assert all(thread.is_alive() for thread in threads)
+        assert names(store) == ["a:latest", "gone:latest"]
+    for thread in threads:
+        thread.join()
+    assert names(store) == ["a:latest", "b:latest", "c:latest"]
 
 
 def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
