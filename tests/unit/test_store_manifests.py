@@ -119,8 +119,10 @@ def test_what_is_no_manifest_is_skipped_and_told(store: Store, data: bytes) -> N
     assert [bad.path for bad in listing.bad] == ["registry.ollama.ai/library/bad/latest"]
     with pytest.raises(BadManifest):
         store.manifests.find(ModelName("bad"))
+    with pytest.raises(BadManifest):
+        store.manifests.copy(ModelName("bad"), ModelName("copied"))
     assert store.delete(ModelName("bad"))
-    assert not path.parent.exists()
+    assert folders(store)[-1] == "manifests/registry.ollama.ai/library/good/latest"
 
 
 FILE_NAMES = (
@@ -322,10 +324,16 @@ def test_what_does_not_belong_there_is_told_or_passed_over(store: Store) -> None
     (base / ".DS_Store").write_bytes(b"x")
     (base / "registry.ollama.ai/library/a/.hidden").write_bytes(b"{}")
     os.mkfifo(base / "registry.ollama.ai/library/a/pipe")
+    (base / "registry.ollama.ai/library/a/folder").mkdir()
     (base / "registry.ollama.ai/library/a/gone").symlink_to("/nowhere")
     (base / "registry.ollama.ai/library/a/loop").symlink_to(base)
     (base / "registry.ollama.ai/library/a/secret").symlink_to("/etc/hostname")
+    before = len(os.listdir("/proc/self/fd"))
+    for tag in ("pipe", "folder"):
+        with pytest.raises(BadManifest, match="it is not a file"):
+            store.manifests.find(ModelName("a", tag))
     listing = store.manifests.list()
+    assert len(os.listdir("/proc/self/fd")) == before
     assert [str(stored.name) for stored in listing.models] == ["a:latest"]
     assert {bad.path.rpartition("/")[2]: bad.reason for bad in listing.bad} == {
         ".hidden": "its path is no model's name",
