@@ -18,7 +18,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image snapshots test-cluster lock clean
+	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -158,6 +158,9 @@ PIP_CONF ?=
 image: ## Build the container image caravan:VERSION-TARGET (cpu, gpu, loadtest) with docker, podman or buildah
 	@$(or $(CONTAINERS),$(error none of docker, podman, buildah is here)) build --file deploy/docker/Dockerfile --target $(TARGET) \
 		$(if $(PIP_CONF),--secret id=pip.conf$(comma)src=$(PIP_CONF)) --build-arg REVISION=$$(git rev-parse HEAD) --tag caravan:$$($(PYTHON) -c "import app; print(app.__version__)")-$(TARGET) .
+
+test-browser: dev ## What takes longer of the tests in a real Chromium (a minute or two)
+	@$(BIN)/python -m pytest -n0 -m browser tests
 
 test-image: dev ## Build the CPU image without Docker and run it confined (root on Debian, minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -m image tests/deploy

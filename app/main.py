@@ -16,17 +16,20 @@ from app.access.limiter import Limiter
 from app.access.ring import KeyRing
 from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
-from app.api.anthropic import unserved as anthropic_unserved
+from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes
+from app.api.ollama import models, routes, web
 from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
+from app.api.openai import models as openai_models
+from app.api.openai import routes as openai_routes
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
+from app.api.openai.responses import routes as responses
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -40,17 +43,34 @@ from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
+from app.runtime.toolloop import ToolLoop
 from app.runtime.watch import watch
 from app.settings.server import Settings
 from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
 from app.telemetry.setup import start as start_telemetry
+from app.tools.base import Budget
+from app.tools.setup import open_toolbox
+from app.tools.toolbox import Toolbox
 
 _log = logging.getLogger("caravan")
 _DEFAULT_CONTEXT = 4096
 API_VERSION = "0.34.4"
 """The release of Ollama whose API is spoken; clients ask for it to see what they may use."""
+
+ROUTERS = (
+    routes.router,
+    models.router,
+    web.router,
+    openai_routes.router,
+    openai_models.router,
+    responses.router,
+    anthropic_routes.router,
+    ops.router,
+    *(unserved.refusing(each.ROUTES) for each in (ollama_unserved, openai_unserved)),
+)
+DIALECTS = (OLLAMA, OPENAI, ANTHROPIC)
 
 StartEngine = Callable[[Model], Awaitable[Engine]]
 
@@ -61,6 +81,7 @@ def build_app(
     start_engine: StartEngine,
     telemetry: Telemetry | None = None,
     lifecycle: Lifecycle | None = None,
+    toolbox: Toolbox | None = None,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
 
@@ -69,39 +90,72 @@ def build_app(
     """
     telemetry = telemetry or start_telemetry()
     keys = _keys(settings, telemetry)
-    store = _store(settings, telemetry)
     lifecycle = lifecycle or Lifecycle()
-    manager = Manager(
-        _logged(start_engine, base_url(settings.host.host, settings.host.port), keyed=keys is not None),
-        keep_alive_s=settings.keep_alive,
-        max_loaded=settings.max_loaded_models,
-        load_timeout_s=settings.load_timeout,
-        max_queue=settings.max_queue,
-        max_queue_tokens=settings.max_queue_tokens,
-        keyed=keys is not None,
-        default_context=settings.context_length or _DEFAULT_CONTEXT,
-        observer=EngineEvents(telemetry.metrics),
-        recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
-        on_crash_loop=lifecycle.fail,
-    )
-    lifecycle.ends_with(manager.close)
-    # As many jobs may wait as requests: each of these has one at a time.
-    pool = Pool(waiting=max(settings.max_queue, 64))
-    pipeline = Pipeline(
-        library,
-        manager,
-        pool=pool,
-        cache_per_key=settings.cache_per_key,
-    )
+    url = base_url(settings.host.host, settings.host.port)
+    start_engine = _logged(start_engine, url, keyed=keys is not None)
+    manager = _manager(settings, start_engine, telemetry, lifecycle, keyed=keys is not None)
+    served = _services(settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings))
+    store = _store(settings, telemetry)
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, library, manager, telemetry, keys, store),
+        lifespan=_lifespan(settings, served, keys, store),
     )
-    app.state.services = Services(
+    app.state.services = served
+    app.state.ollama = Variant(
+        settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
+    )
+    watch(telemetry, library, manager, lifecycle)
+    for router in ROUTERS:
+        app.include_router(router)
+    if keys is not None:
+        app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
+        guard.install(app, keys, open_paths=settings.open_paths)
+    app.add_middleware(Drain, lifecycle=lifecycle)
+    transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
+    return RawSend(RequestContextMiddleware(app, telemetry, DIALECTS))
+
+
+def _manager(
+    settings: Settings,
+    start_engine: StartEngine,
+    telemetry: Telemetry,
+    lifecycle: Lifecycle,
+    *,
+    keyed: bool,
+) -> Manager:
+    manager = Manager(
+        start_engine,
+        keep_alive_s=settings.keep_alive,
+        max_loaded=settings.max_loaded_models,
+        load_timeout_s=settings.load_timeout,
+        max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        keyed=keyed,
+        default_context=settings.context_length or _DEFAULT_CONTEXT,
+        observer=EngineEvents(telemetry.metrics),
+        recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
+        on_crash_loop=lifecycle.fail,
+    )
+    lifecycle.ends_with(manager.close)
+    return manager
+
+
+def _services(
+    settings: Settings,
+    library: Library,
+    manager: Manager,
+    telemetry: Telemetry,
+    lifecycle: Lifecycle,
+    toolbox: Toolbox,
+) -> Services:
+    # As many jobs may wait as requests: each of these has one at a time.
+    pool = Pool(waiting=max(settings.max_queue, 64))
+    pipeline = Pipeline(library, manager, pool=pool, cache_per_key=settings.cache_per_key)
+    return Services(
         library,
         manager,
         pipeline,
@@ -115,22 +169,9 @@ def build_app(
         settings.limits,
         pool,
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+        ToolLoop(pipeline, toolbox, pool),
+        toolbox,
     )
-    app.state.ollama = Variant(
-        settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
-    )
-    watch(telemetry, library, manager, lifecycle)
-    app.include_router(routes.router)
-    app.include_router(models.router)
-    app.include_router(ops.router)
-    for each in (ollama_unserved, openai_unserved, anthropic_unserved):
-        app.include_router(unserved.refusing(each.ROUTES))
-    if keys is not None:
-        app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
-        guard.install(app, keys, open_paths=settings.open_paths)
-    app.add_middleware(Drain, lifecycle=lifecycle)
-    transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(RequestContextMiddleware(app, telemetry, (OLLAMA, OPENAI, ANTHROPIC)))
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
@@ -145,6 +186,24 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     keys = KeyRing(settings.keys_file, on_reload=telemetry.metrics.keys_reloaded)
     _log.info("%d API keys from %s are in force", len(keys), settings.keys_file)
     return keys
+
+
+def _toolbox(settings: Settings) -> Toolbox:
+    return open_toolbox(
+        settings.tools,
+        allow=settings.fetch_allow,
+        deny=settings.fetch_deny,
+        proxy=settings.fetch_proxy,
+        search_url=settings.search_url,
+        obeys_robots=settings.fetch_robots,
+        budget=Budget(
+            turns=settings.tools_turns,
+            calls=settings.tools_calls,
+            seconds=settings.tools_timeout,
+            received_bytes=settings.tools_max_bytes,
+        ),
+        any_url=settings.tools_urls == "any",
+    )
 
 
 def _at_least(limit_bytes: int, least_bytes: int) -> int:
@@ -172,27 +231,23 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings,
-    library: Library,
-    manager: Manager,
-    telemetry: Telemetry,
-    keys: KeyRing | None,
-    store: Store,
+    settings: Settings, served: Services, keys: KeyRing | None, store: Store
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        models = library.all() if settings.preload else []
+        models = served.library.all() if settings.preload else []
         for model in models[:1]:
-            manager.preload(model)
+            served.manager.preload(model)
         watching = [] if keys is None else [supervise("key files", keys.watch)]
         yield
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
-        await manager.close()
+        await served.manager.close()
+        await served.toolbox.aclose()
         await store.close()
-        telemetry.flush()  # here, where the requests ended: a thread has no part in it
-        await asyncio.to_thread(telemetry.close)
+        served.telemetry.flush()  # here, where the requests ended: a thread has no part in it
+        await asyncio.to_thread(served.telemetry.close)
 
     return lifespan
 

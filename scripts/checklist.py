@@ -224,6 +224,36 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
         "An embedding model's capabilities",
         "GET /api/status",
     ),
+    ("OpenAI", 211): (
+        "chat without messages",
+        "An empty body",
+        "An unknown model",
+        "A whole answer",
+        "Without `stream` nothing streams",
+        "A stream",
+        "include_usage",
+        "A tool call",
+        "Thinking is `reasoning`",
+        "temperature and top_p are 1 where they are absent",
+        "Content parts; an http image URL",
+        "content null",
+        "reasoning_effort",
+        "A failure in mid-stream",
+        "completions: templated; a list; nothing",
+        "completions: include_usage",
+        "embeddings: base64; no input; an empty text",
+        "One model",
+    ),
+    ("Responses", 229): (
+        "responses: the answer as one document",
+        "responses: the answer as a stream",
+    ),
+    ("Messages", 231): (
+        "max_tokens is required; the envelope of an error",
+        "The blocks and the reason of an answer",
+        "The events of a stream, in order",
+        "Thinking asked of a model that cannot is left out",
+    ),
     ("Lifecycle", 235): (
         "A full queue is 503",
         "Two requests to a model with one slot",
@@ -234,8 +264,6 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
 _NOT_YET: tuple[tuple[str, int, int], ...] = (
     ("Create, blobs, copy, delete", 184, 200),
     ("Pull, push", 201, 210),
-    ("OpenAI", 211, 228),
-    ("Responses, Messages", 229, 234),
     ("Official command line", 237, 237),
 )
 
@@ -261,6 +289,8 @@ _PARTLY = (
 )
 
 DEPARTURES: Mapping[int, str] = {
+    12: "`POST /v1/messages/count_tokens` counts the prompt's tokens by the model's own template",
+    18: "`Access-Control-Allow-Headers` has `X-Api-Key` and the headers of Anthropic's clients besides",
     33: _PARTLY,
     34: _PARTLY,
     53: _UNROUTED,
@@ -275,10 +305,10 @@ DEPARTURES: Mapping[int, str] = {
     119: _MISTAKE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
-    170: (
-        "the bundled model is served when no other is configured, so a running server always lists one; "
-        "`/v1/models` is not served in this release"
-    ),
+    170: "the bundled model is served when no other is configured, so a running server always lists one",
+    221: "the parts of a message stay one message, texts and pictures in the client's order",
+    224: "an error frame in OpenAI's shape comes before the stream ends, still without `[DONE]`",
+    225: "a list of texts, token ids or lists of them is answered, a choice for each",
 }
 """Points that we answer otherwise on purpose, and what we do instead. A test pins each of them."""
 
@@ -345,17 +375,102 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "1.5, 6, 7",
-        "a `datai` that switches built-in tools on is 400, where Ollama ignores the key it does not know",
+        "`datai` is not ignored: it switches built-in tools on, or is 400 where there are none",
     ),
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),
     ("9.2", "a text too long for `/api/embeddings` is 400 `the input length exceeds the context length`"),
+    (
+        "13",
+        "what Ollama ignores of OpenAI's own fields, and what vLLM's server takes besides, is honoured or "
+        "refused: [openai.md](openai.md)",
+    ),
+    (
+        "13.1",
+        "`id` is a number up to 10^15, so that clients can keep answers apart; reasoning comes as "
+        "`reasoning_content` too; items of `logprobs` always have `bytes` and `top_logprobs`",
+    ),
+    ("13.2", "`logprobs` of completions are in the answer"),
     (
         "10.4",
         "with keys, a key without the scope `admin` sees the model's name after FROM in a Modelfile, not the "
         "server's path, and no `parent_model` that it may not use",
     ),
     ("10.6", "cloud models are always off: `disabled` true, `source` `config`"),
+    (
+        "14.1",
+        "`tool_choice`, `parallel_tool_calls`, `top_logprobs`, `include` of log-probabilities, `truncation` "
+        "and `text.format` `json_object` are honoured; `metadata`, `safety_identifier` and "
+        "`prompt_cache_key` are repeated; `service_tier` `flex` waits behind others",
+    ),
+    (
+        "14.1",
+        "`previous_response_id`, `conversation`, `background`, `prompt`, `context_management` and "
+        "`moderation` are 400: nothing is stored or moderated",
+    ),
+    (
+        "14.2",
+        "texts and pictures of a message keep their order; what developers say is a system message, and "
+        "those at the front are one; where the template refuses system messages among the others, they are "
+        "the user's",
+    ),
+    (
+        "14.2",
+        "calls of free-form tools, of the client's shell and for tools are items too, as are tools and "
+        "compactions; `item_reference` is 400",
+    ),
+    (
+        "14.3",
+        "free-form tools, a local shell and a search that the client runs are functions to the model; a call "
+        "comes back as its tool was declared, with its namespace apart; tools that a server runs are 400 by "
+        "name, web search included",
+    ),
+    (
+        "14.4",
+        "an answer that was cut has `status` `incomplete` and says why; text beside calls is kept, as an "
+        "item of its own; `cached_tokens` is true",
+    ),
+    (
+        "14.5",
+        "`response.reasoning_summary_part.added` and `.done` are there; a stream that was cut ends in "
+        "`response.incomplete`, one that failed in `error` and `response.failed`; there is no `Connection` "
+        "header",
+    ),
+    (
+        "14.5",
+        "a GET that offers a WebSocket is 426, at which Codex goes on over HTTP at once",
+    ),
+    (
+        "15.1",
+        "a full queue and every other 503 is 529, as on Anthropic's servers; a body that is too large is 413 "
+        "`request_too_large`; every answer has a `request-id`",
+    ),
+    (
+        "15.2",
+        "`tool_choice` and `disable_parallel_tool_use` are honoured; `output_config.format` binds the answer "
+        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs, computers "
+        "and browsers are 400 by name; bash, text editor and memory are described to the model",
+    ),
+    (
+        "15.2",
+        "a line for billing that begins the system prompt is left out, and later system messages join the "
+        "message before them, so that a prompt begins as the last one did",
+    ),
+    (
+        "15.3",
+        "texts and pictures of a message keep their order; `is_error` is shown; documents of text and search "
+        "results are shown, other documents are 400; what a server's tool found stands where it was found",
+    ),
+    (
+        "15.4",
+        "a stop sequence of the client's that matched is told: `stop_reason` `stop_sequence`, and which; an "
+        "answer without content has `[]`, over which Anthropic's clients iterate",
+    ),
+    (
+        "15.5",
+        "`message_start` has the true count of tokens; a `ping` follows it; a failure in mid-stream is an "
+        "`error` event; there is no `Connection` header",
+    ),
     ("17", "`CARAVAN_NUM_PARALLEL` is the engine's own number by default (Ollama: 1): requests run batched"),
     ("18", "a setting with a bad value stops the start with one line, instead of a warning and a default"),
 )

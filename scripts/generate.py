@@ -148,7 +148,7 @@ def metrics_table() -> str:
 
 def prometheus_name(instrument: Instrument) -> str:
     """What the exporter makes of it; a histogram is three series, `_bucket`, `_sum` and `_count`."""
-    unit = {"s": "_seconds"}.get(instrument.unit, "")
+    unit = {"s": "_seconds", "By": "_bytes"}.get(instrument.unit, "")
     return instrument.name.replace(".", "_") + unit + ("_total" if instrument.kind == "counter" else "")
 
 

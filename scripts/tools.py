@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 
 PACKAGES: Mapping[str, str] = {
+    "chromium": "chromium",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",
@@ -56,7 +57,8 @@ def tool(name: str, cache: Path = CACHE) -> Tool:
 
 
 def _program(root: Path, name: str) -> Path:
-    for folder in ("usr/bin", "usr/sbin"):
+    # Debian's /usr/bin/chromium is a script that looks for the browser below the machine's own /usr/lib.
+    for folder in (f"usr/lib/{name}", "usr/bin", "usr/sbin"):
         if (path := root / folder / name).exists():
             return path
     raise FileNotFoundError(f"package {PACKAGES[name]} has no program {name} in {root}")

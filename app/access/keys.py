@@ -76,6 +76,7 @@ class LimitsRecord(BaseModel):
     concurrent_requests: Count | None = None
     max_context: Count | None = None
     max_predict: Count | None = None
+    max_tool_calls: Count | None = None
 
 
 class KeyRecord(BaseModel):

@@ -41,13 +41,15 @@ def written_bytes(value: Json) -> int:
     return len(orjson.dumps(value)) if isinstance(value, dict | list) else 0
 
 
-def refuse_stops(value: Json, limits: InputLimits) -> None:
-    """Refuse a client's `stop` that is too much: the engine looks for every string at every token.
+def refuse_stops(value: Json, limits: InputLimits, name: str = "stop") -> None:
+    """Refuse a client's stop strings where they are too much: the engine looks for each at every token.
+
+    `name` is the field's.
 
     Raises:
         InvalidRequest: for too many strings, or too long ones.
     """
     stops = value if isinstance(value, list | tuple) else ()
-    refuse_over("stop", limits.stop, len(stops))
+    refuse_over(name, limits.stop, len(stops))
     chars = sum(len(stop) for stop in stops if isinstance(stop, str))
-    refuse_over("stop", limits.stop_chars, chars, " characters together")
+    refuse_over(name, limits.stop_chars, chars, " characters together")

@@ -1,14 +1,32 @@
-"""The encodings of a request's body that are undone: gzip and deflate, as the standard library knows them."""
+"""The encodings of a request's body that are undone: gzip, deflate and zstd."""
 
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
+from app.api.zstd import Damaged, ZstdFrame
 from app.core.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 
 SLICE_BYTES = 256 << 10
 """What is decoded before others have their turn: about a millisecond."""
 
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_ZSTD = "zstd"
+
+
+class Decompressor(Protocol):
+    """Takes an encoding off piece by piece, as `zlib`'s own objects do."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def encoding_of(headers: Iterable[tuple[bytes, bytes]], limit_bytes: int) -> "Encoding | None":
@@ -21,9 +39,9 @@ def encoding_of(headers: Iterable[tuple[bytes, bytes]], limit_bytes: int) -> "En
     names = [name for each in values.lower().split(",") if (name := each.strip()) not in ("", "identity")]
     if not names:
         return None
-    if len(names) > 1 or names[0] not in _WINDOWS:
+    if len(names) > 1 or names[0] not in (*_WINDOWS, _ZSTD):
         raise UnsupportedEncoding(
-            f"content encoding {values.strip()!r} is not supported: use gzip, deflate or none"
+            f"content encoding {values.strip()!r} is not supported: use gzip, deflate, zstd or none"
         )
     return Encoding(names[0], limit_bytes)
 
@@ -35,7 +53,7 @@ class Encoding:
         self._name = name
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
-        self._inflate = zlib.decompressobj(_WINDOWS[name])
+        self._inflate: Decompressor = ZstdFrame() if name == _ZSTD else zlib.decompressobj(_WINDOWS[name])
         self._begun = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
@@ -47,7 +65,7 @@ class Encoding:
         self._begun = self._begun or bool(piece)
         some = b""
         # After a full slice there may be more, though all of the piece has been taken.
-        while piece or len(some) == SLICE_BYTES:
+        while piece or len(some) >= SLICE_BYTES:
             some = self._decompress(piece)
             piece = self._inflate.unconsumed_tail
             self._size_bytes += len(some)
@@ -67,6 +85,8 @@ class Encoding:
             raise self._damaged("data after its end")
         try:
             some = self._inflate.decompress(piece, SLICE_BYTES)
+        except Damaged as error:
+            raise self._damaged(str(error)) from error
         except zlib.error as error:
             raise self._damaged(str(error).rpartition(": ")[2]) from error
         # A second member, which gzip allows, is work without data that would count: nobody sends one.

@@ -12,6 +12,8 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.AddressRefused: HTTPStatus.BAD_REQUEST,
+    errors.FetchFailed: HTTPStatus.BAD_GATEWAY,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
@@ -73,7 +75,7 @@ def headers_of(error: Exception) -> dict[str, str]:
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.UnsupportedEncoding):
-        headers["accept-encoding"] = "gzip, deflate"
+        headers["accept-encoding"] = "gzip, deflate, zstd"
     if isinstance(error, errors.BodiesFull):
         headers["retry-after"] = "1"
     if isinstance(error, errors.RateLimited):

@@ -70,7 +70,7 @@ class Guard:
         needed = self._needed(scope["method"], scope["path"])
         if needed <= {"nothing"}:
             return
-        caller = self._keys.identify(_authorization(scope))
+        caller = self._keys.identify(authorization_of(scope))
         context_of(scope).caller = caller
         for need in needed:
             if need not in ("nothing", "key") and not caller.has(need):
@@ -83,7 +83,20 @@ class Guard:
         return {need_of(endpoint) for endpoint in self._routes.endpoints(method, path)} or {_DEFAULT}
 
 
-def _authorization(scope: Scope) -> str:
-    """The header; two of them are none, since another reader may take the other one."""
-    found: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
-    return found[0].decode("latin-1") if len(found) == 1 else ""
+def authorization_of(scope: Scope) -> str:
+    """The `Authorization` header, or an `x-api-key` as one.
+
+    Two headers of a kind are none, and so are two keys: another reader may take the other one.
+    """
+    found: dict[bytes, list[str]] = {b"authorization": [], b"x-api-key": []}
+    for name, value in scope["headers"]:
+        if name in found:
+            found[name].append(value.decode("latin-1").strip())
+    sent = [*found[b"authorization"], *(f"Bearer {key}" for key in found[b"x-api-key"])]
+    if any(len(values) > 1 for values in found.values()) or len(set(map(_key_of, sent))) > 1:
+        return ""
+    return sent[0] if sent else ""
+
+
+def _key_of(authorization: str) -> str:
+    return authorization.partition(" ")[2].strip()

@@ -19,7 +19,9 @@ from app.peers.peers import Peers
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
+from app.runtime.toolloop import ToolLoop
 from app.telemetry.report import Telemetry
+from app.tools.toolbox import Toolbox
 
 LARGE_BODY = 32 << 10
 """Bytes from which a body is decoded beside the event loop: some take a microsecond for each."""
@@ -49,6 +51,8 @@ class Services:
     limits: InputLimits
     pool: Pool
     bodies: OpenBodies
+    tool_loop: ToolLoop
+    toolbox: Toolbox
 
     def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is for ever."""
@@ -56,7 +60,7 @@ class Services:
 
     def run(self, asked: Generation, ctx: RequestContext) -> Events:
         """The events of an answer, whichever API asked for it."""
-        return self.pipeline.run(asked, ctx)
+        return self.tool_loop.run(asked, ctx)
 
     async def decoded(self, decode: Decode[_T_co], body: bytes) -> _T_co:
         """What a body says, within the limits.

@@ -25,6 +25,7 @@ from app.core.events import Event
 logger = logging.getLogger(__name__)
 
 RAW_SEND = "caravan.send"
+_NO_HEADERS: Mapping[str, str] = {}
 
 _T = TypeVar("_T")
 
@@ -80,11 +81,21 @@ class RawSend:
 class EventResponse(Response):
     """Answers with what `events` say within `limit_s`, in the words of `encoder`.
 
-    Without `stream` all of them go into one document.
+    Without `stream` all of them go into one document. `headers` are those of an answer that does not fail,
+    besides its content type.
     """
 
-    def __init__(self, events: Events, encoder: Encoder, *, stream: bool, limit_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        events: Events,
+        encoder: Encoder,
+        *,
+        stream: bool,
+        limit_s: float = math.inf,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> None:
         super().__init__()
+        self._added = headers
         self._limit_s = limit_s
         self._events = events
         self._encoder = encoder
@@ -127,7 +138,7 @@ class EventResponse(Response):
         return self._document()
 
     def _document(self) -> list[Message]:
-        headers = {"content-type": self._encoder.document_type}
+        headers = {"content-type": self._encoder.document_type, **self._added}
         return _whole(Answer(HTTPStatus.OK, headers, self._encoder.whole()))
 
     async def _send_frames(self, send: Send, frame_send: Send) -> list[Message]:
@@ -138,7 +149,8 @@ class EventResponse(Response):
                 continue
             try:
                 if not self._begun:
-                    await send(_start(HTTPStatus.OK, {"content-type": self._encoder.media_type}))
+                    headers = {"content-type": self._encoder.media_type, **self._added}
+                    await send(_start(HTTPStatus.OK, headers))
                     self._begun = True
                 await frame_send({"type": "http.response.body", "body": frame, "more_body": True})
             except OSError:
@@ -156,13 +168,19 @@ class EventResponse(Response):
 class DocumentResponse(Response):
     """Answers with the document that `work` makes within `limit_s`; a client that leaves stops the work.
 
-    A failure is worded by the dialect of the route.
+    A failure is worded by the dialect of the route; `headers` are those of an answer that does not fail.
     """
 
     def __init__(
-        self, work: Callable[[], Awaitable[bytes]], *, media_type: str, limit_s: float = math.inf
+        self,
+        work: Callable[[], Awaitable[bytes]],
+        *,
+        media_type: str,
+        limit_s: float = math.inf,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
         super().__init__(media_type=media_type)
+        self._added = headers
         self._limit_s = limit_s
         self._work = work
 
@@ -175,7 +193,7 @@ class DocumentResponse(Response):
     async def _messages(self, scope: Scope) -> list[Message]:
         try:
             async with within(self._limit_s):
-                headers = {"content-type": self.media_type or ""}
+                headers = {"content-type": self.media_type or "", **self._added}
                 return _whole(Answer(HTTPStatus.OK, headers, await self._work()))
         except AppError as error:
             note_failure(scope, error, text_of(error))

@@ -37,8 +37,10 @@ ALLOW_HEADERS = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
     b"X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,"
     b"X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,"
-    b"X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout"
+    b"X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,X-Api-Key,Anthropic-Version,Anthropic-Beta,"
+    b"Anthropic-Dangerous-Direct-Browser-Access"
 )
+"""Ollama's, and those that clients of Anthropic's API send besides."""
 MAX_AGE_S = b"43200"
 
 _URL_SAFE = "/:@!$&'()*+,;=~"

@@ -8,16 +8,18 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from app.constrain import grammar as text_of
 from app.constrain.budget import MAX_STEPS, Budget
 from app.constrain.emit import Emitter
-from app.constrain.grammar import ANY_OBJECT, written
+from app.constrain.grammar import ANY_OBJECT
 from app.constrain.matcher import gives_up, matcher_of, reason
 from app.constrain.metaschema import check_metaschema
 from app.constrain.normalize import Normalizer
 from app.constrain.nulls import without_nulls
 from app.constrain.prune import prune
+from app.constrain.texts import grammar_of_choices, grammar_of_regex
 from app.constrain.types import refusal
-from app.core.request import Json
+from app.core.request import Constraint, Json
 
 MAX_DEPTH = 64
 """Objects and arrays inside one another."""
@@ -25,6 +27,20 @@ MAX_DEPTH = 64
 MAX_NODES = 5_000
 MAX_TEXT = 262_144
 """Characters of all strings and keys together."""
+
+
+def written(wanted: Constraint, steps: int = MAX_STEPS) -> str:
+    """The grammar of the answers that a constraint allows.
+
+    Raises:
+        InvalidRequest: with the reason, for what cannot be honoured.
+        OverBudget: as `grammar_for`.
+    """
+    if wanted.choices:
+        return grammar_of_choices(wanted.choices)
+    if wanted.regex is not None:
+        return grammar_of_regex(wanted.regex)
+    return grammar_for(wanted.schema, steps)
 
 
 def grammar_for(schema: Mapping[str, Json] | None, steps: int = MAX_STEPS) -> str:
@@ -46,7 +62,7 @@ def grammar_for(schema: Mapping[str, Json] | None, steps: int = MAX_STEPS) -> st
     body, definitions = prune(*emitter.root())
     if isinstance(body, bool):
         raise emitter.dead_end or refusal((), "no value can satisfy the schema")
-    grammar = written(body, definitions, budget)
+    grammar = text_of.written(body, definitions, budget)
     matcher = matcher_of(LLMatcher.grammar_from_lark(grammar))
     if matcher.is_error():
         raise refusal((), f"the grammar is refused: {reason(matcher)}")

@@ -110,7 +110,7 @@ class _Grammar:
                 return self._object(schema)
 
     def _values(self, values: Sequence[Json]) -> str:
-        return self._terminal(" | ".join(_literal(_scalar(value)) for value in values))
+        return self._terminal(" | ".join(literal(_scalar(value)) for value in values))
 
     def _string(self, schema: dict[str, Json]) -> str:
         if "allOf" in schema:
@@ -140,7 +140,7 @@ class _Grammar:
         properties: dict[str, Json] = schema.get("properties", {})
         required = set(schema.get("required", ()))
         members = [
-            (self._rule(f"{_literal(as_json(name))} IS {self._expression(child)}"), name in required)
+            (self._rule(f"{literal(as_json(name))} IS {self._expression(child)}"), name in required)
             for name, child in properties.items()
         ]
         row = self._row(
@@ -251,7 +251,8 @@ def _scalar(value: Json) -> str:
     return as_json(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as a grammar has it."""
     return json.dumps(text)
 
 

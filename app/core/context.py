@@ -24,8 +24,8 @@ SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 class Limits:
     """What one key may use; None is no limit.
 
-    `max_context` and `max_predict` bound `num_ctx` and `num_predict` of a request, in tokens; tokens a minute
-    count prompt and output.
+    `max_context` and `max_predict` bound `num_ctx` and `num_predict` of a request, in tokens, and
+    `max_tool_calls` what built-in tools do for it; tokens a minute count prompt and output.
     """
 
     requests_per_minute: int | None = None
@@ -33,6 +33,7 @@ class Limits:
     concurrent_requests: int | None = None
     max_context: int | None = None
     max_predict: int | None = None
+    max_tool_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,25 @@ class Work:
             self.first_token_ns = max(1, usage.first_token_at_ns - started_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class ToolReport:
+    """One call of a built-in tool, for who operates the server; `target`, an address or a query, is content.
+
+    `failure` is the name of the error's class and `refused` says that an address was refused. Times are
+    nanoseconds, `started_ns` by the wall clock.
+    """
+
+    tool: str
+    host: str = ""
+    target: str = ""
+    status: int = 0
+    received_bytes: int = 0
+    started_ns: int = 0
+    duration_ns: int = 0
+    failure: str = ""
+    refused: bool = False
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request, from its arrival to its end: who asks, what was done for it, how it ended."""
@@ -153,6 +173,8 @@ class RequestContext:
     """The finish reason of the last turn."""
     prompt: ChatPrompt | CompletionPrompt | None = None
     answer: str = ""
+    tools: list[ToolReport] = field(default_factory=list[ToolReport])
+    """What the server fetched for the model."""
 
     # How it ended, filled in at the edge.
     duration_ns: int = 0

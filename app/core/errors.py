@@ -38,6 +38,16 @@ class UnsupportedEncoding(InvalidRequest):
     rejection = "encoding"
 
 
+class AddressRefused(InvalidRequest):
+    """A URL that is not opened for a client, or leads to where none is."""
+
+    rejection = "address"
+
+
+class FetchFailed(AppError):
+    """A page could not be had: it is not there, too slow, or nothing that is read."""
+
+
 class Unauthorized(AppError):
     """No key came with the request, or none that is good."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
@@ -105,15 +105,21 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class CompletionPrompt:
-    """The parts of a completion: the model's template puts them together unless `raw`."""
+    """The parts of a completion: the model's template puts them together unless `raw`.
+
+    `token_ids`, where they are given, are the whole prompt as they are. `wants_context` asks for the token
+    ids of prompt and answer at the end.
+    """
 
     prompt: str = ""
+    token_ids: tuple[int, ...] | None = None
     suffix: str = ""
     system: str = ""
     template: str = ""
     context: tuple[int, ...] | None = None
     raw: bool = False
     images: tuple[bytes, ...] = ()
+    wants_context: bool = True
 
 
 def _free(_: Json) -> None:
@@ -134,7 +140,13 @@ class Generation:
 
     `sampling` and `constraint` are read when the model is known (docs/reference 6.2 and 7.2).
     `keep_alive_s` is None when the client left it out. `received_ns` is `time.monotonic_ns()` when the
-    request came in.
+    request came in. `schemas` are what the arguments of a tool must be, by its name, where the client wrote
+    more than the template may see. `template_variables` are for the chat template, beside those that the
+    server sets. `continues` says whether the last message is left open for the answer to go on with; None
+    leaves it to the message. Of a prompt with more than `prompt_tokens` tokens (0: any number) the last are
+    kept. `builtin_tools` are those that the server itself runs, by switch or name (docs/tools.md), at most
+    `most_tool_calls` times (None: as the server and the key allow), and `tells_tool_use` says whether their
+    use is told in the answer.
     """
 
     model: str
@@ -150,6 +162,13 @@ class Generation:
     shift: bool = True
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
+    schemas: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    template_variables: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    continues: bool | None = None
+    prompt_tokens: int = 0
+    builtin_tools: frozenset[str] = frozenset()
+    most_tool_calls: int | None = None
+    tells_tool_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +230,10 @@ class Sampling:
     num_ctx: int | None = None
     num_keep: int = 4
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
 
     @classmethod
     def merged(cls, *layers: Overrides) -> "Sampling":
@@ -220,7 +243,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """The answer must be JSON; `schema` None means any JSON object. `grammar` is of the texts it may be."""
+    """What the answer must be; `grammar` is of the texts that it may be.
+
+    JSON by `schema`, None meaning any JSON object, unless it is one of `choices` or the whole of `regex`, in
+    ECMA-262's dialect.
+    """
 
     schema: Mapping[str, Json] | None = None
     grammar: str = ""
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_json(self) -> bool:
+        return self.regex is None and not self.choices

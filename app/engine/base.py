@@ -99,6 +99,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        """The texts that stand for control tokens of its vocabulary: no data of others may hold them."""
+        ...
+
+    @property
     def memory_bytes(self) -> int:
         """Resident memory of the engine's processes (and, with `vram_bytes`, of the device)."""
         ...
@@ -107,9 +112,18 @@ class Engine(Protocol):
     def vram_bytes(self) -> int: ...
 
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """Apply the chat template. `continue_last` leaves the last assistant message open."""
+        """Apply the chat template. `continue_last` leaves the last assistant message open.
+
+        `variables` are what the client wants the template to see besides; those of the server come first.
+        """
         ...
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:

@@ -84,13 +84,16 @@ def list_of(kind: Kind[T], *, go_type: str = "") -> Kind[list[T]]:
     return Kind(go_type, read, list)
 
 
-def struct(name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]]) -> Kind[T]:
+def struct(
+    name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]], *, package: str = "api"
+) -> Kind[T]:
     """A struct: `make` takes the fields that are there, by their JSON names less any leading underscore."""
+    go_type = f"{package}.{name}"
     folded = {field.lower(): field for field in fields}
 
     def read(value: Json) -> T:
         if not isinstance(value, dict):
-            raise Mismatch(value, f"api.{name}")
+            raise Mismatch(value, go_type)
         found: dict[str, Any] = {}
         for key, item in value.items():
             field = key if key in fields else folded.get(key.lower())
@@ -103,7 +106,7 @@ def struct(name: str, make: Callable[..., T], fields: Mapping[str, Kind[Any]]) -
                 raise
         return make(**found)
 
-    return Kind(f"api.{name}", read, make)
+    return Kind(go_type, read, make)
 
 
 def unmarshaler(go_type: str, kind: Kind[T]) -> Kind[T]:
@@ -135,6 +138,12 @@ def _read_int(value: Json) -> int:
     raise Mismatch(value, "int", shown=shown)
 
 
+def _read_float(value: Json) -> float:
+    if type(value) in (int, float):
+        return float(value)
+    raise Mismatch(value, "float64")
+
+
 def _read_bytes(value: Json) -> bytes:
     if not isinstance(value, str):
         raise Mismatch(value, "api.ImageData")
@@ -152,6 +161,7 @@ def _nothing() -> None:
 STRING: Kind[str] = _scalar("string", str)
 BOOL: Kind[bool] = _scalar("bool", bool)
 INT: Kind[int] = Kind("int", _read_int, int)
+FLOAT: Kind[float] = Kind("float64", _read_float, float)
 IMAGE: Kind[bytes] = Kind("api.ImageData", _read_bytes, bytes)
 ANY: Kind[Json] = Kind("interface {}", _read_any, _nothing)
 MAP: Kind[dict[str, Json]] = _scalar("map[string]interface {}", dict)

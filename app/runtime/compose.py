@@ -8,6 +8,7 @@ from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
 from app.engine.base import Engine, Prompt
+from app.golang.quote import quoted
 from app.prompt.assembly import (
     chat_messages,
     completion_messages,
@@ -21,6 +22,14 @@ TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
     "adjust the context length in settings, or use a model with a longer context length"
 )
+
+_RESERVED = frozenset(
+    """messages conversation conversations tools documents chat_template tokenize add_generation_prompt
+    continue_final_message return_dict return_tensors return_assistant_tokens_mask padding truncation
+    max_length tokenizer tokenizer_kwargs processor_kwargs mm_processor_kwargs template_kwargs self
+    """.split()  # noqa: SIM905  # as lines of text it is read at a glance
+)
+"""What renders a template is told beside its variables."""
 
 
 class Composer:
@@ -60,8 +69,22 @@ class Composer:
             return self._cut(await self._conversation(self._chat_history(self._asked.prompt.messages)))
         return self._cut(await self._completion(self._asked.prompt))
 
+    async def uncut(self) -> Prompt:
+        """The prompt of a chat in full, whatever the window.
+
+        Raises:
+            InvalidRequest, Overloaded: as `prompt` does, save for its length.
+        """
+        self._check()
+        asked = self._asked.prompt
+        messages = self._chat_history(asked.messages if isinstance(asked, ChatPrompt) else ())
+        return await self._render(tuple(messages), await self._template())
+
     def _check(self) -> None:
         """What is refused before any work."""
+        for name in self._asked.template_variables:
+            if name in _RESERVED or not name.isidentifier():
+                raise InvalidRequest(f"chat_template_kwargs: {quoted(name)} is no variable of a template")
         asked = self._asked.prompt
         if isinstance(asked, ChatPrompt):
             pictures = any(message.images for message in asked.messages)
@@ -71,6 +94,8 @@ class Composer:
             raise InvalidRequest(f"{self._model.name} does not support image input")
 
     async def _completion(self, asked: CompletionPrompt) -> Prompt:
+        if asked.token_ids is not None:
+            return Prompt(await self._engine.detokenize(asked.token_ids), asked.token_ids)
         if asked.raw:
             return await self._engine.tokenize(asked.prompt, images=asked.images)
         if asked.suffix:
@@ -103,8 +128,7 @@ class Composer:
         return [Message.of(role, content) for role, content in self._model.spec.messages]
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
-        source = template or self._model.spec.template
-        go_template = await self._pool.run(GoTemplate, source) if source else None
+        go_template = await self._template(template)
         if not self._asked.truncate:
             return await self._render(tuple(messages), go_template)
         fitting: tuple[tuple[Message, ...], Prompt] | None = None
@@ -122,9 +146,16 @@ class Composer:
             return fitting[1]
         return await self._render(left, go_template)
 
+    async def _template(self, template: str = "") -> GoTemplate | None:
+        """The Go template in force; None where the model's own template is another kind."""
+        source = template or self._model.spec.template
+        return await self._pool.run(GoTemplate, source) if source else None
+
     async def _render(self, messages: tuple[Message, ...], template: GoTemplate | None) -> Prompt:
         tools = self._asked.prompt.tools if isinstance(self._asked.prompt, ChatPrompt) else ()
         if template is not None:
+            if self._asked.template_variables:
+                raise InvalidRequest(f"the template of {self._model.name} takes no variables")
             think = self._asked.think
             if think is None and self._model.can("thinking"):
                 think = True
@@ -133,7 +164,7 @@ class Composer:
             return await self._engine.tokenize(text, images=images)
         chat = ChatPrompt(messages, tools)
         last = messages[-1] if messages else None
-        if last is None or last.role != "assistant" or last.tool_calls or not last.text:
+        if last is None or not self._continues(last):
             return await self._chat(chat, continue_last=False)
         try:
             return await self._chat(chat, continue_last=True)
@@ -145,16 +176,33 @@ class Composer:
             prompt = await self._engine.tokenize(opened.text + last.text, special=False)
             return replace(prompt, continues=True)
 
+    def _continues(self, last: Message) -> bool:
+        """Whether the answer goes on with the last message.
+
+        Raises:
+            InvalidRequest: where it is to, and cannot.
+        """
+        can = last.role == "assistant" and not last.tool_calls and bool(last.text)
+        if self._asked.continues and not can:
+            raise InvalidRequest("the last message is no text of the assistant that could be continued")
+        return can and self._asked.continues is not False
+
     async def _chat(self, chat: ChatPrompt, *, continue_last: bool) -> Prompt:
         return await self._engine.render(
             chat,
             think=self._asked.think,
             continue_last=continue_last,
             chat_template=self._model.spec.chat_template,
+            variables=self._asked.template_variables,
         )
 
     def _cut(self, prompt: Prompt) -> Prompt:
         """A single prompt that is still too long loses its middle, if it may (docs/reference 4.5)."""
+        if 0 < self._asked.prompt_tokens < len(prompt.token_ids):
+            if prompt.image_count:
+                raise InvalidRequest("a prompt with images cannot be cut")
+            last = prompt.token_ids[-self._asked.prompt_tokens :]
+            prompt = Prompt(prompt.text, last, continues=prompt.continues)
         if len(prompt.token_ids) <= self._limit:
             return prompt
         if not (self._asked.truncate and self._asked.shift) or prompt.image_count:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from app.catalogue.library import Library
-from app.constrain.budget import FEW_STEPS, OverBudget
-from app.constrain.compile import grammar_for
 from app.core.context import Caller, RequestContext, Settle
 from app.core.errors import InvalidRequest
 from app.core.events import Done, Event, Timings, Usage
@@ -29,13 +27,20 @@ from app.core.request import (
 from app.engine.base import Answer, Prompt, Run
 from app.golang.quote import quoted
 from app.runtime.checks import check, check_allowed, settled_think, within_limits
+from app.runtime.choice import (
+    calls_constraint,
+    chat_read,
+    decoder_for,
+    must_call,
+    of_calls,
+    with_tools_chosen,
+)
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
+from app.runtime.grammars import Grammars
 from app.runtime.manager import Manager
 from app.runtime.reply import Reply
 from app.runtime.vectors import shortened
-
-_WAITING_SCHEMAS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,7 @@ class Pipeline:
         self._library = library
         self._manager = manager
         self._pool = pool or Pool()
-        # Apart, so that schemas that take long keep others waiting no longer than a few of their steps.
-        self._schemas = Pool("schemas", workers=1, waiting=_WAITING_SCHEMAS)
+        self._grammars = Grammars(self._pool)
         self._cache_per_key = cache_per_key
 
     async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
@@ -91,7 +95,7 @@ class Pipeline:
                         yield events
             if events := reply.remaining():
                 yield events
-            yield (await _done(admitted, lease, prompt, reply, ctx, load_ns),)
+            yield (await done(admitted, lease, prompt, reply, ctx, load_ns),)
 
     def admit(self, asked: Generation, ctx: RequestContext) -> Admitted:
         """The checks before any work, in the order that clients observe."""
@@ -102,22 +106,14 @@ class Pipeline:
         sampling = within_limits(sampling, named, ctx.caller.limits, self._manager.default_context)
         ctx.sampling = sampling
         settled = replace(asked, think=settled_think(model, asked.think))
-        return Admitted(model, settled, sampling, "num_predict" in named)
+        return Admitted(model, with_tools_chosen(settled), sampling, "num_predict" in named)
 
     def lease(self, admitted: Admitted, ctx: RequestContext) -> AbstractAsyncContextManager[Lease]:
         """The model's engine, loaded and kept as long as this is held."""
         return self._lease(admitted.model, admitted.asked.keep_alive_s, admitted.sampling, ctx)
 
     async def compose(self, admitted: Admitted, lease: Lease) -> Prompt:
-        composer = Composer(
-            admitted.model,
-            lease.engine,
-            admitted.asked,
-            admitted.sampling,
-            lease.context_length,
-            pool=self._pool,
-        )
-        return await composer.prompt()
+        return await self._composer(admitted, lease).prompt()
 
     @asynccontextmanager
     async def turn(
@@ -139,11 +135,11 @@ class Pipeline:
                 reply = Reply(
                     turn,
                     keeps_text=ctx.keeps_content or _gives_context(asked.prompt),
-                    constrained=run.constraint is not None,
+                    constraint=run.constraint,
                 )
                 try:
                     async with lease.engine.answer(prompt, run) as answer:
-                        reply.decoder = answer.decoder
+                        reply.decoder = decoder_for(asked, answer.decoder)
                         yield answer, reply
                 finally:
                     run.usage.prompt_tokens = run.usage.prompt_tokens or tokens
@@ -166,6 +162,12 @@ class Pipeline:
         admitted = self.admit(asked.wanted, ctx)
         async with self.lease(admitted, ctx) as lease:
             return await self.compose(admitted, lease)
+
+    async def count(self, asked: Render, ctx: RequestContext) -> int:
+        """Tokens of the whole prompt of a chat, more than the window holds if it comes to that."""
+        admitted = self.admit(asked.wanted, ctx)
+        async with self.lease(admitted, ctx) as lease:
+            return len((await self._composer(admitted, lease).uncut()).token_ids)
 
     async def embed(
         self, asked: Embedding, ctx: RequestContext, *, case_sensitive: bool = False, normalize: bool = True
@@ -197,6 +199,16 @@ class Pipeline:
             vectors = await shortened(found.values, asked.dimensions, self._pool)
             return Embedded(vectors, found.prompt_tokens, time.monotonic_ns() - asked.received_ns, load_ns)
 
+    def _composer(self, admitted: Admitted, lease: Lease) -> Composer:
+        return Composer(
+            admitted.model,
+            lease.engine,
+            admitted.asked,
+            admitted.sampling,
+            lease.context_length,
+            pool=self._pool,
+        )
+
     def _find(self, name: str, ctx: RequestContext, *, case_sensitive: bool = False) -> Model:
         check_allowed(ctx.caller, name)
         model = self._library.find(name, case_sensitive=case_sensitive)
@@ -214,15 +226,19 @@ class Pipeline:
             yield lease
 
     async def _constraint(self, asked: Generation) -> Constraint | None:
-        """What the answer must be, and the grammar that keeps it to that."""
-        wanted = asked.constraint()
+        """What the answer must be, and the grammar that keeps it to that. Calls that must be come first."""
+        if must_call(asked):
+            wanted = await self._pool.run(calls_constraint, asked)
+        else:
+            wanted = asked.constraint()
         if wanted is None:
             return None
         try:
-            grammar = await self._schemas.run(grammar_for, wanted.schema, FEW_STEPS)
-        except OverBudget:
-            grammar = await self._pool.run(grammar_for, wanted.schema)
-        return replace(wanted, grammar=grammar)
+            return replace(wanted, grammar=await self._grammars.of(wanted))
+        except InvalidRequest as error:
+            if must_call(asked):
+                raise of_calls(error) from None
+            raise
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
@@ -261,12 +277,12 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
         constraint=constraint,
         logprobs=asked.top_logprobs if asked.logprobs else None,
         think=asked.think,
-        chat=asked.prompt if isinstance(asked.prompt, ChatPrompt) else ChatPrompt(),
+        chat=chat_read(asked),
         trace=ctx.trace or None,
     )
 
 
-async def _done(
+async def done(
     admitted: Admitted, lease: Lease, prompt: Prompt, reply: Reply, ctx: RequestContext, load_ns: int
 ) -> Done:
     """The end of a reply that is whole.
@@ -294,8 +310,8 @@ async def _done(
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:
-    """Chats and raw prompts do not return their token ids."""
-    return isinstance(asked, CompletionPrompt) and not asked.raw
+    """Chats and raw prompts do not return their token ids, nor do other APIs."""
+    return isinstance(asked, CompletionPrompt) and not asked.raw and asked.wants_context
 
 
 async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from app.constrain.texts import is_whole
 from app.core.errors import ConstraintFailed
 from app.core.events import Content, Delta, Event, Started, ToolCall
+from app.core.request import Constraint
 from app.engine.base import Decoder
 from app.runtime.queue import Turn
 
@@ -14,16 +16,17 @@ _NOTHING: Sequence[Event] = ()
 class Reply:
     """`read` runs once per engine output.
 
-    `keeps_text` keeps all that the model wrote, reasoning tags included; `constrained` keeps the answer, to
-    be checked at the end.
+    `keeps_text` keeps all that the model wrote, reasoning tags included; under a `constraint` the answer is
+    kept, to be checked at the end.
     """
 
-    __slots__ = ("_answer", "_pieces", "_turn", "called_tools", "decoder", "last")
+    __slots__ = ("_answer", "_constraint", "_pieces", "_turn", "called_tools", "decoder", "last")
 
-    def __init__(self, turn: Turn, *, keeps_text: bool, constrained: bool) -> None:
+    def __init__(self, turn: Turn, *, keeps_text: bool, constraint: Constraint | None) -> None:
         self._turn = turn
+        self._constraint = constraint
         self.decoder: Decoder | None = None
-        self._answer: list[str] | None = [] if constrained else None
+        self._answer: list[str] | None = None if constraint is None else []
         self._pieces: list[str] | None = [] if keeps_text else None
         self.last = Delta("", [])
         self.called_tools = False
@@ -59,14 +62,18 @@ class Reply:
         """A matcher that fails lets the model write nothing but its end, which looks like an answer's own.
 
         Raises:
-            ConstraintFailed: for a constrained answer that ended by itself and is no JSON.
+            ConstraintFailed: for a constrained answer that ended by itself and is not what it had to be.
         """
         own_end = self.last.finish == "stop" and not self.last.matched_stop and not self.called_tools
-        if self._answer is None or not own_end:
+        if self._answer is None or self._constraint is None or not own_end:
             return
         text = "".join(self._answer)
         if not text and self.decoder is not None:
             return  # It ended while it was reasoning, before the constraint.
+        if not self._constraint.is_json:
+            if not is_whole(self._constraint, text):
+                raise ConstraintFailed
+            return
         try:
             json.loads(text)
         except ValueError as error:

@@ -31,12 +31,16 @@ from app.settings.environment import BadSetting, trimmed
 from app.settings.models import ModelConfig
 from app.settings.values import (
     Address,
+    EgressProxy,
+    FetchRules,
     InputLimitsMap,
     Limit,
     OpenPaths,
     OriginList,
     PeerList,
     Seconds,
+    ToolList,
+    ToolName,
     read_address,
     read_capture,
     read_json,
@@ -154,6 +158,42 @@ class Settings(BaseSettings):
         ),
         description="Put prompts and answers into logs and traces.",
     )
+    tools: ToolList = Field(
+        default_factory=list[ToolName],
+        description="What the server may open for models, comma-separated: `net`, `webview`, `images` "
+        "([docs/tools.md](docs/tools.md)); none leaves it off.",
+    )
+    tools_urls: Literal["known", "any"] = Field(
+        default="known",
+        description="Addresses that a model may open: those that the user, a search or a page named "
+        "(`known`), or `any`.",
+    )
+    tools_turns: int = Field(
+        default=6,
+        ge=2,
+        le=100,
+        description="Turns that a model with built-in tools has, its answer included.",
+    )
+    tools_calls: int = Field(
+        default=10, ge=1, le=1000, description="Calls of built-in tools that one request may have."
+    )
+    tools_timeout: Seconds = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time that the built-in tools of one request may take together.",
+    )
+    tools_max_bytes: int = Field(
+        default=32 << 20, ge=1, description="Bytes that the built-in tools of one request may receive."
+    )
+    search_url: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="SearXNG instance with which `net` searches; none leaves the search off.",
+    )
+    fetch_robots: bool = Field(
+        default=True, description="Whether `net` keeps to the robots.txt of the sites it fetches from."
+    )
     max_body_bytes: int = Field(
         default=64 << 20, ge=1, description="Largest request body; a larger one gets 413."
     )
@@ -182,6 +222,28 @@ class Settings(BaseSettings):
         default=InputLimits(),
         description="What a request may hold at most, `{name: number}` (JSON in the variable), for rows of "
         "[docs/limits.md](docs/limits.md); 0 is no limit.",
+    )
+    fetch_allow: FetchRules = Field(
+        default_factory=list[str],
+        description="What may be opened for a client although it is private, comma-separated: hosts, "
+        "`*.suffix`, addresses or networks, each with or without `:port`.",
+    )
+    fetch_deny: FetchRules = Field(
+        default_factory=list[str],
+        description="What is never opened for a client, in the same form; it wins over what is allowed.",
+    )
+    fetch_proxy: EgressProxy = Field(
+        default="",
+        description="Egress proxy through which everything is opened for clients, "
+        "`http[s]://[user:password@]host:port`; it then resolves names.",
+    )
+    browser_url: str = Field(
+        default="",
+        pattern=r"^((wss?|https?)://.+)?$",
+        description="Chromium that shows pages (its DevTools address); without it one is started here.",
+    )
+    browser_pages: int = Field(
+        default=4, ge=1, description="Pages that may be open in the browser at once before 503."
     )
     limits_redis_url: str = Field(
         default="",

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import goduration
@@ -25,6 +25,8 @@ from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits
+from app.egress.rules import read_rules as read_fetch_rules
+from app.egress.upstream import read_upstream
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -179,6 +181,16 @@ def check_peers(value: list[str]) -> list[str]:
     return value
 
 
+def check_fetch_rules(value: list[str]) -> list[str]:
+    read_fetch_rules(value)
+    return value
+
+
+def check_upstream(value: str) -> str:
+    read_upstream(value)
+    return value
+
+
 def check_name(value: str) -> str:
     try:
         parse_name(value)
@@ -197,6 +209,10 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 
 OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
+FetchRules = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_fetch_rules), NoDecode]
+EgressProxy = Annotated[str, AfterValidator(check_upstream)]
+ToolName: TypeAlias = Literal["net", "webview", "images"]
+ToolList = Annotated[list[ToolName], BeforeValidator(read_list), NoDecode]
 OpenPaths = Annotated[list[Literal["/", "/api/version", "/metrics"]], BeforeValidator(read_paths), NoDecode]
 InputLimitsMap = Annotated[InputLimits, PlainValidator(read_limits), NoDecode]
 TextList = Annotated[list[str], BeforeValidator(read_texts)]

@@ -5,14 +5,16 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from app.core.context import RequestContext
+from app.core.context import RequestContext, ToolReport
 from app.telemetry.content import messages_of
 from app.telemetry.logs import FIELDS
+from app.telemetry.metrics import outcome_of
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 """Routes that machines ask every few seconds."""
 
 _log = logging.getLogger("caravan.access")
+_tools = logging.getLogger("caravan.tools")
 _DURATIONS = ("load", "queue", "first_token", "prefill", "decode")
 _COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
 
@@ -22,6 +24,40 @@ def log(ctx: RequestContext) -> None:
     level = _level(ctx)
     if _log.isEnabledFor(level):
         _log.log(level, "%s", _line(ctx), extra={FIELDS: fields(ctx)})
+
+
+def log_tools(ctx: RequestContext) -> None:
+    """A line for each call of a built-in tool: what was opened only as its host, unless content is kept."""
+    for report in ctx.tools:
+        outcome = outcome_of(report)
+        level = logging.INFO if outcome == "ok" else logging.WARNING
+        if _tools.isEnabledFor(level):
+            _tools.log(level, "%s", _tool_line(report, outcome), extra={FIELDS: _tool_fields(ctx, report)})
+
+
+def _tool_line(report: ToolReport, outcome: str) -> str:
+    host = json.dumps(report.host) if report.host else "-"
+    return (
+        f"{report.tool} {host} {report.status or '-'} {outcome} "
+        f"{report.received_bytes} bytes {report.duration_ns / 1e9:.3f} s"
+    )
+
+
+def _tool_fields(ctx: RequestContext, report: ToolReport) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "request_id": ctx.request_id,
+        "trace_id": ctx.trace_id,
+        "key_id": ctx.caller.key_id,
+        "tool": report.tool,
+        "host": report.host,
+        "target": report.target if ctx.keeps_content else "",
+        "status": report.status,
+        "outcome": outcome_of(report),
+        "error_type": report.failure,
+        "received_bytes": report.received_bytes,
+        "duration_s": round(report.duration_ns / 1e9, 6),
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def fields(ctx: RequestContext) -> dict[str, Any]:

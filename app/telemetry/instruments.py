@@ -14,6 +14,7 @@ KEY = "caravan.key.id"
 REASON = "reason"
 OUTCOME = "outcome"
 STAGE = "stage"
+TOOL = "gen_ai.tool.name"
 TASK = "task"
 
 Kind: TypeAlias = Literal["counter", "histogram", "gauge"]
@@ -191,6 +192,29 @@ TASK_FAILURES = Instrument(
     watched=True,
 )
 
+TOOL_CALLS = Instrument(
+    "caravan.tool.calls",
+    "counter",
+    "{call}",
+    "Calls of built-in tools, by outcome: `ok`, `error`, or `refused` where an address may not be reached.",
+    (TOOL, OUTCOME, KEY),
+)
+TOOL_DURATION = Instrument(
+    "caravan.tool.duration",
+    "histogram",
+    "s",
+    "How long calls of built-in tools took.",
+    (TOOL,),
+    _HTTP_S,
+)
+TOOL_RECEIVED = Instrument(
+    "caravan.tool.received",
+    "counter",
+    "By",
+    "What built-in tools received from the network.",
+    (TOOL,),
+)
+
 INSTRUMENTS: tuple[Instrument, ...] = (
     HTTP_DURATION,
     REQUEST_DURATION,
@@ -212,4 +236,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     STORE_FAILURES,
     PEER_FAILURES,
     TASK_FAILURES,
+    TOOL_CALLS,
+    TOOL_DURATION,
+    TOOL_RECEIVED,
 )

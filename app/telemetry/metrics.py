@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from app.core.context import RequestContext
+from app.core.context import RequestContext, ToolReport
 from app.telemetry import instruments
 from app.telemetry.instruments import INSTRUMENTS, Instrument
 
@@ -100,6 +100,8 @@ class Metrics:
         key = self.key(ctx)
         if ctx.rejection:
             self.count(instruments.REJECTIONS, {instruments.REASON: ctx.rejection} | key)
+        for report in ctx.tools:
+            self._record_tool(report, key)
         if ctx.operation:
             self._record_model(ctx, self.model(ctx) | key, error)
 
@@ -112,6 +114,12 @@ class Metrics:
     def key(self, ctx: RequestContext) -> Attributes:
         key_id = ctx.caller.key_id
         return {instruments.KEY: self._keys.bounded(key_id)} if key_id else {}
+
+    def _record_tool(self, report: ToolReport, key: Attributes) -> None:
+        tool: Attributes = {instruments.TOOL: report.tool}
+        self.count(instruments.TOOL_CALLS, tool | key | {instruments.OUTCOME: outcome_of(report)})
+        self.observe(instruments.TOOL_DURATION, report.duration_ns / 1e9, tool)
+        self.count(instruments.TOOL_RECEIVED, tool, report.received_bytes)
 
     def _record_model(self, ctx: RequestContext, whose: Attributes, error: Attributes) -> None:
         of = {instruments.OPERATION: ctx.operation} | whose
@@ -129,6 +137,12 @@ class Metrics:
                 self.observe(
                     instruments.PER_TOKEN, ctx.work.decode_ns / (ctx.work.output_tokens - 1) / 1e9, of
                 )
+
+
+def outcome_of(report: ToolReport) -> Literal["ok", "error", "refused"]:
+    if report.refused:
+        return "refused"
+    return "error" if report.failure else "ok"
 
 
 def _http(ctx: RequestContext, error: Attributes) -> Attributes:

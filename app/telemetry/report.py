@@ -59,6 +59,7 @@ class Telemetry:
         self.metrics.record(ctx)
         if begun is not None:
             self._spans.end(begun, ctx)
+        access.log_tools(ctx)
         access.log(ctx)
 
     def active(self, models: Iterable[str]) -> Iterator[tuple[float, Attributes]]:

@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.core.context import RequestContext
+from app.core.context import RequestContext, ToolReport
 from app.core.request import Sampling
 from app.telemetry import instruments
 from app.telemetry.access import PROBES
@@ -109,7 +109,20 @@ class Spans:
             span.set_attributes(_gen_ai(ctx))
         if ctx.outcome == "error" and (ctx.status >= 500 or ctx.status < 400):
             span.set_status(StatusCode.ERROR, ctx.error or ctx.failure)
+        self._tools(set_span_in_context(span), ctx)
         span.end(ctx.started_ns + ctx.duration_ns)
+
+    def _tools(self, within: Context, ctx: RequestContext) -> None:
+        """A span for each call of a built-in tool, under that of the request."""
+        assert self._tracer is not None
+        for report in ctx.tools:
+            span = self._tracer.start_span(
+                f"execute_tool {report.tool}", within, SpanKind.INTERNAL, start_time=report.started_ns
+            )
+            span.set_attributes(_tool(ctx, report))
+            if report.failure:
+                span.set_status(StatusCode.ERROR, report.failure)
+            span.end(report.started_ns + report.duration_ns)
 
 
 def trace_id_of(headers: Mapping[str, str]) -> str:
@@ -179,6 +192,20 @@ def _gen_ai(ctx: RequestContext) -> Attributes:
         }
     asked = _request(ctx.sampling) if ctx.sampling is not None else {}
     return _known(told) | asked
+
+
+def _tool(ctx: RequestContext, report: ToolReport) -> Attributes:
+    return _known(
+        {
+            instruments.OPERATION: "execute_tool",
+            instruments.TOOL: report.tool,
+            "server.address": report.host,
+            "gen_ai.tool.call.arguments": report.target if ctx.keeps_content else "",
+            instruments.STATUS: report.status,
+            instruments.ERROR: report.failure,
+            "caravan.tool.received": report.received_bytes,
+        }
+    )
 
 
 def _request(sampling: Sampling) -> Attributes:

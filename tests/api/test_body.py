@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+import zstandard
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive
 
 from app.api.body import OpenBodies, read_body
-from app.api.encodings import SLICE_BYTES
+from app.api.encodings import SLICE_BYTES, Encoding
 from app.api.transport import install
 from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedEncoding
 from tests.api.live import connect, read_to_end, response_of, serving
@@ -292,6 +293,8 @@ async def test_a_budget_of_nothing_is_none() -> None:
 
 
 def squeezed(name: str, data: bytes) -> bytes:
+    if name.endswith("zstd"):
+        return zstandard.ZstdCompressor(write_checksum=len(data) % 2 == 0).compress(data)
     return gzip.compress(data) if name.endswith("gzip") else zlib.compress(data)
 
 
@@ -305,7 +308,7 @@ async def decode(encoding: str, *parts: bytes, decoded_limit_bytes: int = 1 << 3
     )
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate", "x-gzip", "GZIP", " gzip ", "identity, gzip"])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd", "x-gzip", "GZIP", " gzip ", "identity, gzip"])
 @pytest.mark.parametrize("size", [0, 1, 1000, SLICE_BYTES, SLICE_BYTES + 1, 4 * SLICE_BYTES])
 async def test_an_encoded_body_is_decoded_however_it_is_cut(name: str, size: int) -> None:
     data = (b"some words, " * (size // 12 + 1))[:size]
@@ -320,21 +323,21 @@ async def test_a_body_that_is_as_it_is_stays_so(name: str) -> None:
     assert await decode(name, b"abc") == b"abc"
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate"])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
 async def test_an_encoded_body_of_nothing_is_nothing(name: str) -> None:
     assert await decode(name, b"") == b""
 
 
-@pytest.mark.parametrize("name", ["zstd", "br", "compress", "gzip, gzip", "gzip, br", "chunked", "*"])
+@pytest.mark.parametrize("name", ["br", "compress", "zstd, gzip", "gzip, gzip", "gzip, br", "chunked", "*"])
 async def test_any_other_encoding_is_refused_unread(name: str) -> None:
     async def never() -> Message:
         raise AssertionError("the body was asked for")
 
-    with pytest.raises(UnsupportedEncoding, match="is not supported: use gzip, deflate or none"):
+    with pytest.raises(UnsupportedEncoding, match="is not supported: use gzip, deflate, zstd or none"):
         await read_body(never, limit_bytes=9, timeout_s=1, headers=[(b"content-encoding", name.encode())])
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate"])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
 async def test_a_body_that_is_not_what_it_says_is_refused(name: str) -> None:
     whole = squeezed(name, b"abc" * 1000)
     for wrong in (b"{}", whole[:-1], whole[:10], whole + b"x", whole + whole, bytes(1000)):
@@ -344,7 +347,7 @@ async def test_a_body_that_is_not_what_it_says_is_refused(name: str) -> None:
             await decode(name, *(wrong[at : at + 1] for at in range(len(wrong))))
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate"])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
 async def test_what_expands_without_end_stops_at_the_limit_and_in_small_pieces(name: str) -> None:
     """64 MiB in 64 KiB: no slice takes long, and no more is made than the limit."""
     bomb = squeezed(name, bytes(64 << 20))
@@ -369,6 +372,18 @@ async def test_what_expands_without_end_stops_at_the_limit_and_in_small_pieces(n
     assert peak_bytes < 24 << 20
 
 
+async def test_a_zstd_body_of_tiny_blocks_or_a_large_window_is_bounded() -> None:
+    """4 bytes a block that each come to 128 KiB, which the decompressor itself would write all at once."""
+    block = ((128 << 10) << 3 | 1 << 1).to_bytes(3, "little") + b"x"
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0, 0x38])
+    with pytest.raises(BodyTooLarge):
+        await decode("zstd", frame + block * 4096, decoded_limit_bytes=1 << 20)
+    with pytest.raises(InvalidRequest, match="is not valid zstd"):
+        await decode("zstd", b"\x28\xb5\x2f\xfd" + bytes([0, 0xA0]) + block)
+    longest = max(map(len, Encoding("zstd", 1 << 30).feed(frame + block * 64)))
+    assert longest <= SLICE_BYTES
+
+
 async def test_what_is_decoded_counts_for_the_budget() -> None:
     with pytest.raises(BodiesFull):
         await read_body(
@@ -385,11 +400,11 @@ def test_encodings_over_http(port: int) -> None:
         data = gzip.compress(b"abc")
         sock.sendall(post("/api/generate", f"Content-Length: {len(data)}", "Content-Encoding: gzip") + data)
         assert response_of(sock)[1] == b"3"
-        sock.sendall(post("/api/generate", "Content-Length: 3", "Content-Encoding: zstd") + b"abc")
+        sock.sendall(post("/api/generate", "Content-Length: 3", "Content-Encoding: br") + b"abc")
         response, body = response_of(sock)
-        assert (response.status, response.headers["accept-encoding"]) == (415, "gzip, deflate")
+        assert (response.status, response.headers["accept-encoding"]) == (415, "gzip, deflate, zstd")
         assert json.loads(body) == {
-            "error": "content encoding 'zstd' is not supported: use gzip, deflate or none"
+            "error": "content encoding 'br' is not supported: use gzip, deflate, zstd or none"
         }
         sock.sendall(b"GET /api/ps HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert response_of(sock)[1] == b"here"

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,12 +43,15 @@ def test_all_that_is_used_is_exported(tmp_path: Path) -> None:
     key, hashed = new_key("team")
     file = tmp_path / "keys.yaml"
     file.write_text(yaml.safe_dump({"keys": [{"id": "team", "hash": hashed, "scopes": ["admin"]}]}))
-    with fake_site(fake_model("m"), engine=engine, keys_file=file, max_body_bytes=4096) as site:
+    settings: dict[str, Any] = {"keys_file": file, "max_body_bytes": 4096, "tools": ["net"]}
+    with fake_site(fake_model("m"), engine=engine, **settings) as site:
         site.client.headers["authorization"] = f"Bearer {key}"
         assert site.client.post("/api/chat", json=chat("Hi")).status_code == 200
         assert "it broke" in site.client.post("/api/chat", json=chat("fail")).text
         assert site.client.post("/api/chat", content=b" " * 5000).status_code == 413
         assert site.client.post("/api/generate", json={"model": "m", "keep_alive": 0}).status_code == 200
+        private = {"url": "http://127.0.0.1/"}
+        assert site.client.post("/api/experimental/web_fetch", json=private).status_code == 400
         eventually(lambda: value(site.client, "caravan_model_unloads_total", reason="asked"), SOON_S)
         with site.client.stream("POST", "/api/chat", json=chat("hold")) as answer:
             lines = answer.iter_lines()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.api.format import read_format
 from app.api.ollama.codec import (
     Asked,
     ShowCall,
@@ -21,7 +22,6 @@ from app.api.ollama.codec import (
     to_generate,
     to_show,
 )
-from app.api.ollama.format import read_format
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS

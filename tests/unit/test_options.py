@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.ollama.format import read_format
+from app.api.format import read_format
 from app.catalogue.parameters import OPTIONS
 from app.core.errors import InvalidRequest
 from app.core.request import Constraint, Sampling

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.ollama.format import read_format
+from app.api.format import read_format
 from app.catalogue.library import Library
 from app.catalogue.parameters import read_parameters
 from app.core.context import RequestContext

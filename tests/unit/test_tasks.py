@@ -18,6 +18,10 @@ STARTERS = {"create_task", "ensure_future", "run_in_executor", "Thread", "start_
 
 OWNED = {
     "core/tasks.py:supervise": "the owner itself",
+    "runtime/toolloop.py:_call": "children of a group, which is awaited",
+    "egress/proxy.py:_carry": "children of a group, which is awaited",
+    "egress/proxy.py:_forward": "awaited there; what fails ends the answer too",
+    "api/openai/choices.py:merged": "awaited there; a failure is handed on in the queue",
     "core/pool.py:_put": "a thread of the pool, whose jobs hand on whatever they raise",
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
     "runtime/loader.py:load": "awaited there",

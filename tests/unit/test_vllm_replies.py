@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.decode.ids import call_id
 from app.decode.reply import ReplyDecoder
-from app.engine.vllm.parse.reply import Parsers, call_id
+from app.engine.vllm.parse.reply import Parsers
 from harness.models.catalogue import (
     ADD,
     CASES,

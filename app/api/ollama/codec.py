@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from app.api.format import read_format
 from app.api.ollama import schema
 from app.api.ollama.bounds import refuse_over_limits
-from app.api.ollama.format import read_format
 from app.catalogue.names import read_reference
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
@@ -164,6 +164,8 @@ def _asked(
         keep_alive_s=asked.keep_alive,
         truncate=asked.truncate,
         shift=asked.shift,
+        builtin_tools=asked.datai.tools if asked.datai else frozenset(),
+        tells_tool_use=asked.datai is not None and asked.datai.progress,
     )
     request: Request = generation
     if is_empty:

@@ -23,6 +23,7 @@ from app.core.events import (
     Thinking,
     TokenLogprob,
     ToolCall,
+    ToolUse,
 )
 from app.engine.base import Prompt
 
@@ -37,6 +38,7 @@ class _Reply:
     content: list[str] = field(default_factory=list[str])
     thinking: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    uses: list[ToolUse] = field(default_factory=list[ToolUse])
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     end: Done | None = None
     reason: str = ""
@@ -52,6 +54,8 @@ class _Reply:
                 self.logprobs += event.logprobs or ()
             case ToolCall():
                 self.calls.append(event)
+            case ToolUse():
+                self.uses.append(event)
             case Done():
                 self.end, self.reason = event, event.reason
             case Started():
@@ -173,6 +177,7 @@ def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
         "done_reason": reason,
         "_debug_info": _debug_info(reply),
         "logprobs": _logprobs(reply, top_logprobs),
+        "datai": _tool_uses(reply),
     }
     return {"message": message, "done": bool(reason), **_nonzero(optional), **_metrics(reply)}
 
@@ -184,6 +189,7 @@ def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
         "tool_calls": _tool_calls(reply),
         "_debug_info": _debug_info(reply),
         "logprobs": _logprobs(reply, top_logprobs),
+        "datai": _tool_uses(reply),
     }
     return {
         "response": "".join(reply.content),
@@ -219,6 +225,15 @@ class GenerateEncoder(OllamaEncoder):
 
 def _nonzero(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value}
+
+
+def _tool_uses(reply: _Reply) -> dict[str, Any]:
+    """What built-in tools do (in a stream) or did; told only where `datai.progress` asks for it."""
+    told = [
+        {"id": use.id, "tool": use.tool, "target": use.target, **_nonzero({"outcome": use.outcome})}
+        for use in reply.uses
+    ]
+    return {"tool_uses": told} if told else {}
 
 
 def _metrics(reply: _Reply) -> dict[str, int]:

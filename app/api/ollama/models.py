@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.guard import needs
+from app.api.guard import authorization_of, needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.ollama.wire import NDJSON
@@ -87,7 +87,7 @@ async def ps(request: Request, served: Served, ctx: Context) -> Response:
 async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]:
     if ASKED_BY_PEER in request.headers:
         return []
-    return await served.peers.rows(path, request.headers.get("authorization", ""))
+    return await served.peers.rows(path, authorization_of(request.scope))
 
 
 @router.get("/api/experimental/model-recommendations")

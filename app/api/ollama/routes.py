@@ -65,12 +65,14 @@ def _answer(asked: codec.Asked, encoder: OllamaEncoder, served: Services, ctx: R
     async def work() -> bytes:
         match request:
             case Load():
+                served.tool_loop.check(request.wanted, ctx)
                 await pipeline.load(request, ctx)
                 body = encoder.loaded()
             case Unload():
                 pipeline.unload(request, ctx)
                 body = encoder.unloaded()
             case Render():
+                served.tool_loop.check(request.wanted, ctx)
                 body = encoder.rendered(await pipeline.render(request, ctx))
         ctx.operation = ""  # What succeeds was no inference.
         return body

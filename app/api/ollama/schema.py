@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.api.ollama.keepalive import read_keep_alive
-from app.api.ollama.tools import ARGUMENTS, TOOL
+from app.api.tools import ARGUMENTS, TOOL
 from app.core.errors import InvalidRequest
 from app.core.request import Json, Message, PastToolCall, Think
+from app.golang.quote import quoted
 from app.golang.types import (
     ANY,
     BOOL,
@@ -25,13 +26,21 @@ from app.golang.types import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Datai:
+    """`datai` of a request: the built-in tools that are on, and whether their use is told (docs/tools.md)."""
+
+    tools: frozenset[str] = frozenset()
+    progress: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answering:
     """What generate and chat share. `datai` is not Ollama's: tools that a server runs itself (row B5)."""
 
     model: str = ""
     stream: bool | None = None
-    datai: None = None
+    datai: Datai | None = None
     format: Json = None
     keep_alive: float | None = None
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
@@ -125,17 +134,35 @@ def _nothing() -> None:
     return None
 
 
-def read_datai(value: Json) -> None:
-    """Refused: an answer without the tools that were asked for would look like the model's failure."""
+def _make_datai(*, tools: Mapping[str, bool] | None = None, progress: bool = False) -> Datai:
+    return Datai(frozenset(name for name, wanted in (tools or {}).items() if wanted), progress)
+
+
+def _read_switches(value: Json) -> dict[str, bool]:
+    """Raises: InvalidRequest: for what is no object of switches; which tools there are is told later."""
+    if not isinstance(value, dict):
+        raise InvalidRequest("datai.tools must be an object")
+    for name, wanted in value.items():
+        if not isinstance(wanted, bool | None):
+            raise InvalidRequest(f"datai.tools: {quoted(name)} must be true or false")
+    return {name.lower(): bool(wanted) for name, wanted in value.items()}
+
+
+def _read_datai(value: Json) -> Datai:
     if not isinstance(value, dict):
         raise InvalidRequest("datai must be an object")
-    tools = next((item for key, item in value.items() if key.lower() == "tools"), None)
-    wanted = tools.values() if isinstance(tools, dict) else (tools,)
-    if any(wanted):
-        raise InvalidRequest("datai.tools: this server has no built-in tools; leave the field out")
+    unknown = next((name for name in value if name.lower() not in ("tools", "progress")), None)
+    if unknown is not None:
+        raise InvalidRequest(f'datai: there is no {quoted(unknown)}; there are "tools" and "progress"')
+    return _DATAI_FIELDS.read(value)
 
 
-_DATAI: Kind[None] = Kind("api.Datai", read_datai, _nothing)
+_DATAI_FIELDS: Kind[Datai] = struct(
+    "Datai",
+    _make_datai,
+    {"tools": Kind("map[string]bool", _read_switches, dict[str, bool]), "progress": BOOL},
+)
+_DATAI: Kind[Datai | None] = Kind("api.Datai", _read_datai, _nothing)
 _THINK: Kind[Think] = Kind("api.ThinkValue", read_think, _nothing)
 _KEEP_ALIVE: Kind[float | None] = Kind("api.Duration", read_keep_alive, _nothing)
 

@@ -4,7 +4,6 @@ from app.api.unserved import Unserved
 
 _FIXED = "models of this server come from its configuration"
 _ACCOUNTS = "this server has no accounts"
-_CLOUD = "ollama cloud is disabled: {} is unavailable"
 
 ROUTES = (
     Unserved(("POST",), "/api/create", _FIXED),
@@ -15,6 +14,4 @@ ROUTES = (
     Unserved(("POST",), "/api/me", _ACCOUNTS),
     Unserved(("POST",), "/api/signout", _ACCOUNTS),
     Unserved(("DELETE",), "/api/user/keys/{encoded_key}", _ACCOUNTS),
-    Unserved(("POST",), "/api/experimental/web_search", _CLOUD.format("web search")),
-    Unserved(("POST",), "/api/experimental/web_fetch", _CLOUD.format("web fetch")),
 )

@@ -1,21 +1,12 @@
-"""Routes of OpenAI's API that are not served."""
+"""Routes of OpenAI's API, and of Ollama's under its prefix, that are not served."""
 
 from app.api.unserved import Unserved
 
-_LATER = "the OpenAI API is not served in this release"
+_DECISIONS = "models of this server write text: it serves no decision models"
 
 ROUTES = (
-    *(
-        Unserved((method,), f"/v1/{path}", _LATER)
-        for method, path in (
-            ("POST", "chat/completions"),
-            ("POST", "completions"),
-            ("POST", "embeddings"),
-            ("GET", "models"),
-            ("GET", "models/{model}"),
-            ("POST", "audio/transcriptions"),
-            ("POST", "responses"),
-            ("POST", "responses/compact"),
-        )
-    ),
+    Unserved(("POST",), "/v1/audio/transcriptions", "models of this server do not hear"),
+    Unserved(("POST",), "/v1/audio/speech", "models of this server do not speak"),
+    Unserved(("POST",), "/v1/systemone", _DECISIONS),
+    Unserved(("POST",), "/v1/decisions", _DECISIONS),
 )

@@ -41,6 +41,7 @@ class Rendering(NamedTuple):
     think: Think
     continue_last: bool
     chat_template: str
+    variables: Mapping[str, Any]
 
 
 class FakeEngine:
@@ -92,6 +93,10 @@ class FakeEngine:
         return self._slot_count
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        return ("<|im_start|>", "<|im_end|>")
+
+    @property
     def memory_bytes(self) -> int:
         return self._memory_bytes
 
@@ -104,13 +109,19 @@ class FakeEngine:
         return None
 
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """ChatML: `<|im_start|>ROLE`, the content below it, `<|im_end|>`; then the assistant's opening.
 
-        `think` and `chat_template` do not show in the text; `renderings` has them.
+        `think`, `chat_template` and `variables` do not show in the text; `renderings` has them.
         """
-        self.renderings.append(Rendering(chat, think, continue_last, chat_template))
+        self.renderings.append(Rendering(chat, think, continue_last, chat_template, variables or {}))
         tools = [json.dumps(tool) for tool in chat.tools]
         turns = [_turn("system", "\n".join(("Tools:", *tools)))] if tools else []
         turns += [_turn(message.role, _content(message)) for message in chat.messages]

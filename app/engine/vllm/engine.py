@@ -127,6 +127,10 @@ class VllmEngine:
         return config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
 
     @property
+    def special_tokens(self) -> Sequence[str]:
+        return self._prompts.special_tokens
+
+    @property
     def registry(self) -> CollectorRegistry:
         return self._registry
 
@@ -143,10 +147,20 @@ class VllmEngine:
         return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
 
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         return await self._prompts.render(
-            chat, think=think, continue_last=continue_last, chat_template=chat_template
+            chat,
+            think=think,
+            continue_last=continue_last,
+            chat_template=chat_template,
+            variables=variables,
         )
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:

@@ -1,7 +1,8 @@
 """What goes into the engine: messages and texts as the tokens that the model reads."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -40,14 +41,28 @@ class Prompts:
         # Mistral's own tokenizer has no text that is the prompt: its control tokens cannot be written.
         self._renders_tokens = is_mistral_tokenizer(self._tokenizer)
 
+    @cached_property
+    def special_tokens(self) -> Sequence[str]:
+        """See `Engine.special_tokens`; added tokens count, which mark calls and reasoning."""
+        added: Any = getattr(self._tokenizer, "get_added_vocab", dict)()
+        named: Any = getattr(self._tokenizer, "all_special_tokens", ())
+        return sorted({text for text in (*added, *named) if text.strip()}, key=len, reverse=True)
+
     async def render(
-        self, chat: ChatPrompt, *, think: Think, continue_last: bool, chat_template: str = ""
+        self,
+        chat: ChatPrompt,
+        *,
+        think: Think,
+        continue_last: bool,
+        chat_template: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         images = [image for message in chat.messages for image in message.images]
         pictures = await self._pictures(images) if images else []
         params = ChatParams(
             chat_template=chat_template or None,
             chat_template_kwargs={
+                **(variables or {}),
                 "tools": [dict(tool) for tool in chat.tools] or None,
                 "tokenize": self._renders_tokens,
                 "add_generation_prompt": not continue_last,
@@ -56,7 +71,7 @@ class Prompts:
             },
         )
         try:
-            if images or chat.tools or _size(chat) > _LONG_TEXT:
+            if images or chat.tools or variables or _size(chat) > _LONG_TEXT:
                 prompt = await self._pool.run(self._tokenised, chat, pictures, params)
             else:
                 prompt = self._tokenised(chat, pictures, params)

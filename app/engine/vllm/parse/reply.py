@@ -1,8 +1,6 @@
 """vLLM's own reasoning and tool parsers, behind `decode.ReplyParser`."""
 
 import logging
-import secrets
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +11,7 @@ from vllm.parser import Parser, ParserManager
 from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
+from app.decode.ids import call_id
 from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
 from app.engine.base import Decoder
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
@@ -20,12 +19,6 @@ from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"
 _UNREAD = "a tool call that is cut off or cannot be read was left in the text"
-_ID_ALPHABET = string.ascii_lowercase + string.digits
-
-
-def call_id() -> str:
-    """`call_` and 8 characters of `[a-z0-9]` (docs/reference 8.2)."""
-    return "call_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
 
 
 @dataclass

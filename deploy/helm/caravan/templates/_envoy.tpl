@@ -309,8 +309,8 @@ timeout: 0s
 idle_timeout: {{ int .Values.gateway.streamIdleSeconds }}s
 retry_policy:
   retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes
-  # A server that is to stop, or whose queue is full, says 503 before it does any work.
-  retriable_status_codes: [503]
+  # A server that is to stop, or whose queue is full, says 503 (on Anthropic's routes 529) before any work.
+  retriable_status_codes: [503, 529]
   num_retries: {{ .Values.gateway.retries }}
   retry_back_off: {base_interval: 0.025s, max_interval: 0.25s}
   retry_host_predicate:

@@ -76,6 +76,20 @@ def _make_parameters(
     return {"type": type or "object", **kept, "properties": properties or {}}
 
 
+PARAMETERS: Kind[dict[str, Json]] = struct(
+    "ToolFunctionParameters",
+    _make_parameters,
+    {
+        "type": STRING,
+        "$defs": ANY,
+        "items": ANY,
+        "required": _STRINGS,
+        "properties": _PROPERTIES,
+    },
+)
+"""What a tool takes: a JSON Schema, less the keys that no template sees."""
+
+
 def _make_function(
     *, name: str = "", description: str = "", parameters: dict[str, Json] | None = None
 ) -> dict[str, Json]:
@@ -98,17 +112,7 @@ TOOL: Kind[dict[str, Json]] = struct(
             {
                 "name": STRING,
                 "description": STRING,
-                "parameters": struct(
-                    "ToolFunctionParameters",
-                    _make_parameters,
-                    {
-                        "type": STRING,
-                        "$defs": ANY,
-                        "items": ANY,
-                        "required": _STRINGS,
-                        "properties": _PROPERTIES,
-                    },
-                ),
+                "parameters": PARAMETERS,
             },
         ),
     },

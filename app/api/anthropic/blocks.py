@@ -1,0 +1,238 @@
+"""Content blocks as messages that a template can show a model (docs/reference 15.3)."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.api.anthropic.schema import Block, Turn, read_blocks
+from app.api.anthropic.system import BETWEEN, joined, reminder, system_text
+from app.api.wire import dumps
+from app.core.errors import InvalidRequest
+from app.core.request import Image, Json, Message, Part, PastToolCall, Text
+from app.golang.types import decode_base64
+
+_SEARCH_ERROR = "web_search_tool_result_error"
+_REFUSED: Mapping[str, str] = {
+    "container_upload": "this server has no containers; send the file's text",
+    "compaction": "its text is encrypted; send the messages that it stands for",
+    "tool_addition": "tools do not change within a conversation; send all of them as `tools`",
+    "tool_removal": "tools do not change within a conversation; send those that are left as `tools`",
+}
+"""Blocks that mean something which a model here could not be shown."""
+
+
+def to_messages(system: Json, turns: Sequence[Turn]) -> tuple[Message, ...]:
+    """The conversation: at most one system message, at its beginning.
+
+    Raises:
+        InvalidRequest: for a block that cannot be shown.
+    """
+    made = _Conversation(system_text(system))
+    for turn in turns:
+        if turn.role == "system":
+            made.remind(joined(turn.content))
+        else:
+            made.add(turn)
+    return made.messages
+
+
+class _Conversation:
+    """Messages so far. `names` are those of the tools called, by the ids of the calls."""
+
+    def __init__(self, system: str) -> None:
+        self._system = system
+        self._messages: list[Message] = []
+        self._names: dict[str, str] = {}
+        self._is_open = False
+        """Whether the last message is nothing but reminders."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        first = (Message.of("system", self._system),) if self._system else ()
+        return (*first, *self._messages)
+
+    def remind(self, text: str) -> None:
+        """Add a system message. Before anybody has spoken it is part of the system prompt.
+
+        Later it joins the user's or tool's message before it: put in front, it would change the beginning of
+        every prompt after it; as a message of its own it would be what many templates refuse.
+        """
+        if not text:
+            return
+        if not self._messages:
+            self._system = BETWEEN.join(filter(None, (self._system, text)))
+            return
+        last = self._messages[-1]
+        if last.role in ("user", "tool"):
+            self._messages[-1] = _behind(last, (Text(reminder(text)),))
+        else:
+            self._messages.append(Message.of("user", reminder(text)))
+            self._is_open = True
+
+    def add(self, turn: Turn) -> None:
+        for message in _of_turn(turn):
+            self._names.update((call.id, call.name) for call in message.tool_calls)
+            if message.role == "tool":
+                message = replace(message, tool_name=self._names.get(message.tool_call_id, ""))
+            if message.role == "user" and self._is_open:
+                self._messages[-1] = _behind(self._messages[-1], message.parts)
+            else:
+                self._messages.append(message)
+            self._is_open = False
+
+
+def _behind(message: Message, parts: Iterable[Part]) -> Message:
+    between = (Text(BETWEEN),) if message.parts else ()
+    return replace(message, parts=_whole((*message.parts, *between, *parts)))
+
+
+def _whole(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Texts that stand side by side as one: templates that see pieces put what they like between them."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
+            found[-1] = Text(last.text + part.text)
+        else:
+            found.append(part)
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class _Own:
+    """What a turn says itself, as opposed to the results of tools that it brings."""
+
+    role: str
+    parts: list[Part] = field(default_factory=list[Part])
+    thinking: list[str] = field(default_factory=list[str])
+    calls: list[PastToolCall] = field(default_factory=list[PastToolCall])
+
+    def messages(self) -> Iterator[Message]:
+        """The message that it makes, unless it is empty."""
+        if self.parts or self.thinking or self.calls:
+            thinking = BETWEEN.join(self.thinking)
+            yield Message(self.role, _whole(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
+
+
+def _of_turn(turn: Turn) -> Iterator[Message]:
+    """A user's results come before what else the user says; other turns are in the order of their blocks."""
+    results: list[Message] = []
+    own = _Own(turn.role)
+    for block in turn.content:
+        if (result := _result(block)) is None:
+            _take(block, own)
+        elif turn.role == "user":
+            results.append(result)
+        else:
+            yield from own.messages()
+            own = _Own(turn.role)
+            yield result
+    yield from results
+    yield from own.messages()
+
+
+def _take(block: Block, own: _Own) -> None:
+    match block.type:
+        case "tool_use":
+            own.calls.append(_call(block))
+        case "server_tool_use" | "mcp_tool_use":
+            own.calls.append(PastToolCall(block.name, block.input, block.id))
+        case "thinking":
+            own.thinking += filter(None, (block.thinking,))
+        case _:
+            own.parts += _shown(block)
+
+
+def _call(block: Block) -> PastToolCall:
+    for name, value in (("id", block.id), ("name", block.name)):
+        if not value:
+            raise InvalidRequest(f"tool_use block missing required '{name}' field")
+    return PastToolCall(block.name, block.input, block.id)
+
+
+def _result(block: Block) -> Message | None:
+    """The message of a block that holds a tool's result."""
+    match block.type:
+        case "tool_result" | "mcp_tool_result":
+            parts = [part for inner in read_blocks(block.content) for part in _shown(inner)]
+            if block.is_error:
+                parts.insert(0, Text("Error: "))
+        case "web_search_tool_result":
+            parts = [Text(_search_text(block.content))]
+        case kind if kind.endswith("_tool_result"):
+            parts = [Text(dumps(block.content).decode())]
+        case _:
+            return None
+    return Message("tool", _whole(parts), tool_call_id=block.tool_use_id)
+
+
+def _shown(block: Block) -> list[Part]:
+    """What a model sees of a block that is no call; of a type that is not known, nothing."""
+    match block.type:
+        case "text":
+            return [Text(block.text)] if block.text else []
+        case "image":
+            return [Image(_picture(block.source))]
+        case "document":
+            return _document(block)
+        case "search_result":
+            heading = "\n".join(filter(None, (block.title, _word(block.source))))
+            return _titled(heading, read_blocks(block.content))
+        case "compaction" if isinstance(block.content, str):
+            return [Text(block.content)]
+        case kind if why := _REFUSED.get(kind):
+            raise InvalidRequest(f"{kind}: {why}")
+        case _:
+            return []
+
+
+def _picture(source: Json) -> bytes:
+    if not isinstance(source, dict):
+        raise InvalidRequest("invalid image source")
+    kind = _word(source.get("type"))
+    if kind != "base64":
+        raise InvalidRequest(f"invalid image source type: {kind}. Only base64 images are supported.")
+    try:
+        return decode_base64(_word(source.get("data")))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"invalid base64 image data: {error}") from None
+
+
+def _document(block: Block) -> list[Part]:
+    source = block.source if isinstance(block.source, dict) else {}
+    heading = "\n".join(filter(None, (block.title, block.context)))
+    match source.get("type"):
+        case "text":
+            return _titled(heading, [Block(type="text", text=_word(source.get("data")))])
+        case "content":
+            return _titled(heading, read_blocks(source.get("content")))
+        case other:
+            kind = _word(source.get("media_type")) or _word(other)
+            raise InvalidRequest(
+                f"invalid document source: {kind}. Only the source types text and content are supported."
+            )
+
+
+def _titled(heading: str, blocks: Iterable[Block]) -> list[Part]:
+    above: list[Part] = [Text(heading + BETWEEN)] if heading else []
+    return [*above, *(part for block in blocks for part in _shown(block))]
+
+
+def _search_text(content: Json) -> str:
+    """The result of a search that a server ran, as far as it can be read: its pages come encrypted."""
+    if isinstance(content, str):
+        return content
+    items = content if isinstance(content, list) else [content]
+    return "".join(_search_line(item) for item in items if isinstance(item, dict))
+
+
+def _search_line(item: dict[str, Json]) -> str:
+    match item.get("type"):
+        case "web_search_result":
+            return f"- {_word(item.get('title'))}: {_word(item.get('url'))}\n"
+        case kind if kind == _SEARCH_ERROR:
+            return ": ".join(filter(None, (_SEARCH_ERROR, _word(item.get("error_code")))))
+        case _:
+            return ""
+
+
+def _word(value: Json) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,155 @@
+"""What requests may hold beyond Ollama's part of OpenAI's API: honoured, refused or without effect.
+
+OpenAI's own fields come first, then what vLLM's server takes besides. docs/openai.md is the table for
+readers, with the reasons.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.errors import InvalidRequest
+from app.core.request import Json
+from app.golang.quote import quoted
+
+HONOURED = (
+    "n",
+    "logit_bias",
+    "max_completion_tokens",
+    "service_tier",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "stop_token_ids",
+    "truncate_prompt_tokens",
+    "priority",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "structured_outputs",
+)
+"""On both routes; read in `sampling.py` and `constraints.py`."""
+
+CHAT_HONOURED = (
+    "tool_choice",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+COMPLETION_HONOURED = ("best_of", "echo")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A field of which only some values are taken, those that change nothing; `why` is told for others."""
+
+    neutral: tuple[Any, ...]
+    why: str
+
+
+_NO_ENGINE = "the engine does not do this"
+_NOT_HERE = "is not supported by this server"
+
+REFUSED: Mapping[str, Refused] = {
+    "audio": Refused((), "models of this server do not speak"),
+    "modalities": Refused((["text"], []), "models of this server write text alone"),
+    "functions": Refused(([],), "use tools"),
+    "function_call": Refused(("none", "auto"), "use tool_choice"),
+    "web_search_options": Refused((), "this server has no web search"),
+    "verbosity": Refused(("medium",), "models of this server have no such setting"),
+    "use_beam_search": Refused((False,), _NO_ENGINE),
+    "length_penalty": Refused((1, 1.0), "it belongs to beam search"),
+    "prompt_logprobs": Refused((0,), _NOT_HERE),
+    "allowed_token_ids": Refused(([],), _NOT_HERE),
+    "bad_words": Refused(([],), _NOT_HERE),
+    "logits_processors": Refused(([],), _NOT_HERE),
+    "guided_grammar": Refused(("",), "use guided_json, guided_regex or guided_choice"),
+    "guided_whitespace_pattern": Refused(("",), "white space between tokens of JSON is bounded"),
+    "structural_tag": Refused(("",), _NOT_HERE),
+    "include_stop_str_in_output": Refused((False,), "a stop string is no part of the answer"),
+    "skip_special_tokens": Refused((True,), _NOT_HERE),
+    "spaces_between_special_tokens": Refused((True,), _NOT_HERE),
+    "chat_template": Refused(("",), "templates are set with the model"),
+    "documents": Refused(([],), _NOT_HERE),
+    "mm_processor_kwargs": Refused(({},), _NOT_HERE),
+    "return_tokens_as_token_ids": Refused((False,), _NOT_HERE),
+    "return_token_ids": Refused((False,), _NOT_HERE),
+    "thinking_token_budget": Refused((), "use reasoning_effort"),
+    "kv_transfer_params": Refused((), _NOT_HERE),
+    "vllm_xargs": Refused(({},), _NOT_HERE),
+    "cache_salt": Refused(("",), "cached prompts are kept apart by the API key"),
+    "prompt_embeds": Refused((), _NOT_HERE),
+}
+
+NO_OPS: Mapping[str, str] = {
+    "user": "keys say who asks",
+    "safety_identifier": "keys say who asks",
+    "metadata": "nothing is stored",
+    "store": "nothing is stored",
+    "prediction": "it would only be faster",
+    "prompt_cache_key": "a prompt's beginning is cached whenever it is the same",
+    "prompt_cache_retention": "the engine decides",
+    "request_id": "the header X-Request-Id is used",
+    "guided_decoding_backend": "there is one",
+    "add_special_tokens": "the template decides",
+    "include_reasoning": "reasoning is a field of its own, which a client need not read",
+}
+"""What changes nothing that a client could tell from the answer, or that it has no right to expect."""
+
+IGNORED_BY_OLLAMA = ("keep_alive", "options", "think", "format")
+"""Fields of Ollama's own API, which it does not read on these routes either; without effect here too."""
+
+_COMMON = (*HONOURED, *REFUSED, *NO_OPS)
+CHAT_EXTRAS = (*_COMMON, *CHAT_HONOURED)
+COMPLETION_EXTRAS = (*_COMMON, *COMPLETION_HONOURED)
+EMBEDDING_EXTRAS = ("priority", "truncate_prompt_tokens", "add_special_tokens", "user")
+
+
+def refuse_unsupported(extra: Mapping[str, Json]) -> None:
+    """Refuse what cannot be honoured, unless its value asks for nothing.
+
+    Raises:
+        InvalidRequest: naming the field, with the reason.
+    """
+    for name, value in extra.items():
+        row = REFUSED.get(name)
+        if row is not None and not any(type(value) is type(one) and value == one for one in row.neutral):
+            raise InvalidRequest(f"{name}: {row.why}")
+
+
+def read_bool(extra: Mapping[str, Json], name: str, *, default: bool) -> bool:
+    value = extra.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be a boolean")
+    return value
+
+
+def read_int(
+    extra: Mapping[str, Json], name: str, *, least: int, most: int, default: int | None = None
+) -> int | None:
+    """An integer from `least` to `most`."""
+    value = extra.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidRequest(f"{name} must be an integer from {least} to {most}")
+    return value
+
+
+def read_number(extra: Mapping[str, Json], name: str) -> float | None:
+    value = extra.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float):
+        raise InvalidRequest(f"{name} must be a number")
+    return float(value)
+
+
+def wrong_value(name: str, value: Json, wanted: str) -> InvalidRequest:
+    shown = quoted(value) if isinstance(value, str) else "this value"
+    return InvalidRequest(f"{name}: {shown} is not supported; use {wanted}")
