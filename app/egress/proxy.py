@@ -78,6 +78,12 @@ class EgressProxy:
     def port(self) -> int:
         return self._port
 
+    @property
+    def url(self) -> str:
+        """Where a browser finds it, without a credential."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
     async def __aenter__(self) -> "EgressProxy":
         self._server = await asyncio.start_server(self._accept, self._host, self._port, limit=HEAD_BYTES)
         self._port = self._server.sockets[0].getsockname()[1]

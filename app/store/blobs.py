@@ -100,7 +100,7 @@ class Blobs:
         if self.size(digest) is None:
             return False
         with suppress(OSError):  # where it belongs to somebody else
-            os.utime(self.path(digest))
+            os.utime(self.path(digest), follow_symlinks=False)
         return True
 
     def verify(self, digest: str) -> None:

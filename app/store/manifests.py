@@ -30,6 +30,7 @@ _GRAMMAR = (r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}", r"[A-Za-z0-9_][A-Za-z0-9_-]{0
 _PARTS = tuple(re.compile(part) for part in _GRAMMAR)
 _DIGESTS = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
 _MOST_SEARCHED_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 10
 _TRIES = 5
 _MOST_FILE_NAME_BYTES = 255
 
@@ -115,6 +116,7 @@ class Manifests:
 
         Raises:
             ModelNotFound: where there is no `source`.
+            BadManifest: where that cannot be read.
         """
         _parts(destination)
         with explained(), changing(self.root):
@@ -123,7 +125,9 @@ class Manifests:
                 raise ModelNotFound(str(source))
             if found == _installed(self._path(), _parts(destination)):
                 return self._read(found)
-            return self._write(destination, _content(self._path(*found))[0])
+            data, _modified = _content(self._path(*found))
+            parse_manifest(data)
+            return self._write(destination, data)
 
     def delete(self, name: ModelName) -> Manifest | None:
         """Delete the manifest and the folders that are empty without it; None where there is none.
@@ -285,14 +289,19 @@ def _signature(files: Sequence[_File]) -> str:
 def _content(path: Path, most_bytes: int = MOST_BYTES) -> tuple[bytes, datetime]:
     # Not to wait for a writer where somebody has put a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise BadManifest("it is not a file")
-        data = stream.read(most_bytes + 1)
+        data = bytearray()
+        # In pieces: a read sets aside at once all that it is asked for, which is far more than there is.
+        while len(data) <= most_bytes and (piece := os.read(descriptor, _PIECE_BYTES)):
+            data += piece
+    finally:
+        os.close(descriptor)
     if len(data) > most_bytes:
         raise BadManifest(f"it has more than {most_bytes} bytes")
-    return data, datetime.fromtimestamp(found.st_mtime, UTC)
+    return bytes(data), datetime.fromtimestamp(found.st_mtime, UTC)
 
 
 def _parts(name: ModelName) -> tuple[str, ...]:

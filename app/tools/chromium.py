@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Chromium:
         self._starting = asyncio.Lock()
         self._playwright: driver.Playwright | None = None
         self._browser: driver.Browser | None = None
+        self._main: psutil.Process | None = None
         self._sandbox = os.geteuid() != 0
         self.starts = 0
 
@@ -122,11 +124,17 @@ class Chromium:
     async def kill(self) -> None:
         """End the browser at once, with all its pages; the next `get` starts another."""
         browser, self._browser = self._browser, None
-        self._kill_processes()
-        if browser is not None:
-            with contextlib.suppress(driver.Error, TimeoutError):
-                async with asyncio.timeout(_STOP_S):
+        processes, self._main = self.processes(), None
+        # A browser that hangs does not end when it is asked to.
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(driver.Error, TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                if browser is not None:
                     await browser.close()
+                while any(map(_runs, processes)):  # noqa: ASYNC110 - they are another process's children
+                    await asyncio.sleep(0.02)
 
     async def aclose(self) -> None:
         async with self._starting:
@@ -149,21 +157,29 @@ class Chromium:
         if self._program is None:
             raise FileNotFoundError("chromium is not installed")
         try:
-            return await self._launch(self._playwright, self._program, proxy)
+            browser = await self._launch(self._playwright, self._program, proxy)
         except driver.Error as error:
             if not self._sandbox or "sandbox" not in str(error).lower():
                 raise
             # Containers often forbid what the sandbox is made of; the container is the wall then.
             _log.warning("the browser runs without its own sandbox, which this system does not allow")
             self._sandbox = False
-            return await self._launch(self._playwright, self._program, proxy)
+            browser = await self._launch(self._playwright, self._program, proxy)
+        self._main = self._found()
+        return browser
 
     async def _launch(self, playwright: driver.Playwright, program: Program, proxy: str) -> driver.Browser:
         return await playwright.chromium.launch(
             executable_path=program.path,
             args=[*FLAGS, self._mark],
             ignore_default_args=_NOT_WANTED,
-            env={**os.environ, **program.environment},  # noqa: TID251 - what the system needs to run a program
+            # Not this process's environment, which holds secrets.
+            env={
+                "PATH": os.defpath,
+                "HOME": tempfile.gettempdir(),
+                "LC_ALL": "C.UTF-8",
+                **program.environment,
+            },
             proxy={"server": proxy, "bypass": "<-loopback>"},
             chromium_sandbox=self._sandbox,
             handle_sigint=False,
@@ -172,22 +188,31 @@ class Chromium:
             timeout=START_S * 1000,
         )
 
-    def _kill_processes(self) -> None:
-        """A browser that hangs does not end when it is asked to."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
     def processes(self) -> list[psutil.Process]:
-        """The processes of this browser, its main one first."""
-        if self._playwright is None or self._url:
+        """The processes of a browser of ours, its main one first."""
+        main = self._main or self._found()
+        if main is None:
             return []
-        found: list[psutil.Process] = []
+        try:
+            return [main, *main.children(recursive=True)]
+        except psutil.Error:
+            return [main]
+
+    def _found(self) -> psutil.Process | None:
+        """The main process: the first with our mark among those that Playwright has started."""
+        if self._playwright is None or self._url:
+            return None
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if self._mark in process.cmdline() and process not in found:
-                    found += [process, *process.children(recursive=True)]
-        return found
+                if self._mark in process.cmdline():
+                    return process
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def in_numbers(url: str) -> str:
@@ -207,3 +232,22 @@ async def in_numbers(url: str) -> str:
     address = str(found[0][4][0])
     shown = f"[{address}]" if ":" in address else address
     return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown).geturl()
+
+
+async def own_address(url: str) -> str:
+    """The address of this machine that the browser at `url` can reach it by: the one it is reached from.
+
+    Raises:
+        OSError: where the browser has no address.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
+    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)  # of a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import playwright.async_api as driver
@@ -19,7 +19,7 @@ from app.egress.guard import Guard
 from app.egress.proxy import REFUSED, EgressProxy
 from app.egress.target import shown
 from app.egress.upstream import Upstream
-from app.tools.chromium import Chromium, Program
+from app.tools.chromium import Chromium, Program, is_loopback, own_address
 from app.tools.extract import Extracted
 from app.tools.page import Page
 
@@ -54,19 +54,11 @@ class Extracts(Protocol):
     async def extract(self, body: bytes, media_type: str, charset: str, url: str) -> Extracted: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A browser that runs elsewhere: its DevTools address, and the address here that it reaches us by."""
-
-    url: str
-    own_host: str = "127.0.0.1"
-    own_port: int = REMOTE_PROXY_PORT
-
-
 class Browser:
     """At most `pages` pages at once, each with cookies, storage, credentials and a budget of its own.
 
-    The browser is started by the first of them. `reader` makes text of what a page shows, `on_refused` hears
+    The browser is `program`, started by the first of them, or the one at `url` (its DevTools address), which
+    reaches the proxy here at REMOTE_PROXY_PORT. `reader` makes text of what a page shows, `on_refused` hears
     of each host that a page asked for and that was refused.
     """
 
@@ -76,7 +68,7 @@ class Browser:
         reader: Extracts,
         *,
         program: Program | None = None,
-        remote: Remote | None = None,
+        url: str = "",
         pages: int = 4,
         limits: PageLimits = PageLimits(),  # noqa: B008 - it is frozen
         resolve: Resolve | None = None,
@@ -85,14 +77,13 @@ class Browser:
     ) -> None:
         self._guard, self._reader = guard, reader
         self._most, self._limits = pages, limits
-        self._chromium = Chromium(program, remote.url if remote else "")
-        host, port = (remote.own_host, remote.own_port) if remote else ("127.0.0.1", 0)
-        self._proxy = EgressProxy(
-            guard, resolve=resolve, upstream=upstream, on_refused=on_refused, host=host, port=port
+        self._chromium = Chromium(program, url)
+        self._url = url
+        self._make_proxy = partial(
+            EgressProxy, guard, resolve=resolve, upstream=upstream, on_refused=on_refused
         )
-        self._own_host = host
         self._listening = asyncio.Lock()
-        self._is_listening = False
+        self._proxy: EgressProxy | None = None
         self._pages = set[asyncio.Task[Page]]()
 
     @property
@@ -136,8 +127,9 @@ class Browser:
         if self._pages:
             await asyncio.wait(set(self._pages))
         await self._chromium.aclose()
-        if self._is_listening:
+        if self._proxy is not None:
             await self._proxy.__aexit__()
+            self._proxy = None
 
     def _forget(self, task: asyncio.Task[Page]) -> None:
         self._pages.discard(task)
@@ -146,25 +138,30 @@ class Browser:
 
     async def _open(self, url: str, screenshot: bool, limit_s: float) -> Page:
         try:
-            await self._listen()
-            async with self._proxy.page(self._limits) as access:
-                return await self._show(url, screenshot, limit_s, access)
+            proxy = await self._listen()
+            async with proxy.page(self._limits) as access:
+                return await self._show(url, screenshot, limit_s, proxy.url, access)
         except AppError:
             raise
         except TimeoutError as error:
             raise FetchFailed(f"{shown(url)} took longer than {limit_s:g} s to be shown") from error
+        except OSError as error:
+            _log.warning("no proxy for the browser: %s", error)
+            raise FetchFailed("the browser could not be started") from error
         except driver.Error as error:
             _log.debug("page failed: %s", error)
             raise FetchFailed(f"{shown(url)} could not be shown") from error
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> EgressProxy:
         async with self._listening:
-            if not self._is_listening:
-                await self._proxy.__aenter__()
-                self._is_listening = True
+            if self._proxy is None:
+                host = await own_address(self._url) if self._url else "127.0.0.1"
+                port = 0 if is_loopback(host) else REMOTE_PROXY_PORT
+                proxy = self._make_proxy(host=host, port=port)
+                self._proxy = await proxy.__aenter__()
+            return self._proxy
 
-    async def _show(self, url: str, screenshot: bool, limit_s: float, access: PageAccess) -> Page:
-        proxy = f"http://{self._own_host}:{self._proxy.port}"
+    async def _show(self, url: str, screenshot: bool, limit_s: float, proxy: str, access: PageAccess) -> Page:
         async with asyncio.timeout(limit_s):
             browser = await self._chromium.get(proxy)
             async with self._context(browser, proxy, access) as context:
@@ -194,7 +191,16 @@ class Browser:
         )
         try:
             # One that is still being made when nobody waits for it any more would stay.
-            yield await asyncio.shield(making)
+            context = await asyncio.shield(making)
+        except driver.Error:
+            # Not a page's fault: the browser, or what speaks to it, is gone, and may not know.
+            await self._chromium.kill()
+            raise
+        except BaseException:
+            await self._close(making)
+            raise
+        try:
+            yield context
         finally:
             await self._close(making)
 

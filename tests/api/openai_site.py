@@ -48,19 +48,23 @@ def levelled(name: str, *levels: bool | str) -> Model:
 
 @asynccontextmanager
 async def site(
-    script: Script | None = None, *, models: tuple[Model, ...] = (), **settings: Any
+    script: Script | None = None,
+    *,
+    models: tuple[Model, ...] = (),
+    engine: FakeEngine | None = None,
+    **settings: Any,
 ) -> AsyncGenerator[Site]:
     """Served are `m`, which can all, `plain`, which only completes, `emb`, and `models`, on one engine."""
-    engine = FakeEngine(script)
+    made = engine or FakeEngine(script)
 
     async def start(_: Model) -> FakeEngine:
-        return engine
+        return made
 
     own = (fake_model("m"), fake_model("plain", "completion"), fake_model("emb", "embedding"))
     app = build_app(read_settings(preload=False, **settings), Library([*own, *models]), start)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield Site(client, engine)
+        yield Site(client, made)
 
 
 def chunks(answer: httpx.Response) -> list[dict[str, Any]]:

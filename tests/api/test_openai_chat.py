@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions` (docs/reference 13.1): what is asked for, and answers that come whole."""
 
+import asyncio
 import json
 import re
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from app.core.events import Content, Thinking, ToolCall
 from app.core.request import Constraint, Image, Text
 from app.engine.base import Prompt, Run
+from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
 from tests.api.openai_site import CITY, DATA_URL, HI, WEATHER, levelled, refused, site
@@ -199,6 +201,28 @@ async def test_a_request_may_wait_longer_than_others_of_its_key_and_never_less()
         assert (await served.chat(service_tier="priority")).json()["service_tier"] == "default"
         assert "service_tier" not in (await served.chat()).json()
         assert (await served.chat(priority=-5)).status_code == 200
+
+
+async def test_what_may_wait_longer_is_served_last() -> None:
+    gate = asyncio.Event()
+    async with site(engine=FakeEngine(slots=1, gate=gate)) as served:
+
+        async def ask(name: str, **fields: Any) -> None:
+            await served.chat({"role": "user", "content": name}, **fields)
+
+        async with asyncio.TaskGroup() as group:
+            for name, fields in (
+                ("running", {}),
+                ("flex", {"service_tier": "flex"}),
+                ("later", {"priority": 5}),
+                ("default", {"service_tier": "priority"}),
+            ):
+                group.create_task(ask(name, **fields))
+                for _ in range(50):
+                    await asyncio.sleep(0)
+            gate.set()
+        order = [each.run.chat.messages[0].text for each in served.engine.asked]
+    assert order == ["running", "default", "flex", "later"]
 
 
 # Messages
@@ -469,6 +493,17 @@ async def test_no_tool_may_be_called_where_none_is_chosen() -> None:
         assert served.engine.renderings[-1].chat.tools == ()
         await served.chat(tools=[WEATHER], tool_choice="auto")
         assert len(served.engine.renderings[-1].chat.tools) == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_of_some_tools_only_those_that_are_allowed_are_told(mode: str) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [WEATHER]}}
+    async with site({"hi": CALLS}) as served:
+        await served.chat(tools=[other, WEATHER], tool_choice=choice)
+        (tool,) = served.engine.renderings[-1].chat.tools
+        assert tool["function"]["name"] == "weather"
+        assert (served.run.constraint is not None) == (mode == "required")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,19 @@ def test_a_tool_is_called_that_must_be(client: httpx.Client, wanted: Any, effort
     assert bool(found["message"].get("reasoning")) == (effort != "none")
 
 
+@pytest.mark.parametrize("model", ["llama", "fim"])
+def test_a_call_that_must_be_is_read_whatever_the_models_own_format(client: httpx.Client, model: str) -> None:
+    """Their own are JSON without a list around it, and tags."""
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    tools = [{"type": "function", "function": {"name": name, "parameters": schema}} for name in ("f", "g")]
+    fields: dict[str, Any] = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    found = choice(ask(client, model, max_tokens=64, **fields))
+    (call,) = found["message"]["tool_calls"]
+    assert call["function"]["name"] in ("f", "g")
+    assert json.loads(call["function"]["arguments"])["n"] in (1, 2)
+    assert (found["message"]["content"], found["finish_reason"]) == ("", "tool_calls")
+
+
 def test_no_tool_is_called_that_must_not_be(client: httpx.Client) -> None:
     fields: dict[str, Any] = {"messages": [PARIS_QUESTION], "tools": [WEATHER], "max_tokens": 128}
     assert choice(ask(client, "tool", **fields))["message"]["tool_calls"]

@@ -71,6 +71,8 @@ async def _silent(writer: asyncio.StreamWriter) -> None:
 
 
 SITE_OF: dict[int, Site] = {}
+READERS: list[Reader] = []
+"""The one of this module: it takes seconds to start."""
 PAGES: dict[str, Answer] = {
     "/": html(
         '<main><h1>Head</h1><p id="p">static</p><a href="/next#x">next</a></main>'
@@ -128,10 +130,9 @@ async def browser_of(
 ) -> AsyncGenerator[Browser]:
     """A browser of its own that may open the site; when it is closed none of its processes is left."""
     found = program("chromium")
-    reader = Reader()
     browser = Browser(
         Guard([f"{HOST}:{running.port}"]),
-        reader,
+        READERS[0],
         program=Program(str(found.path), found.environment),
         pages=pages,
         limits=limits,
@@ -144,7 +145,6 @@ async def browser_of(
         started = browser.chromium.processes()
     finally:
         await browser.aclose()
-        await reader.aclose()
     assert not any(map(_runs, started))
     assert browser.open_pages == 0
 
@@ -155,9 +155,11 @@ def _runs(process: psutil.Process) -> bool:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncGenerator[Site]:
+    READERS[:] = [Reader()]
     async with site(PAGES) as found:
         SITE_OF[found.port] = found
         yield found
+    await READERS[0].aclose()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -305,7 +307,7 @@ class TestBudget:
         assert "42" in (await shown_by(browser, running, "/")).text
 
     @full
-    async def test_leaving_closes_the_page(self, browser: Browser) -> None:
+    async def test_leaving_closes_the_page(self) -> None:
         async with site(PAGES) as running, browser_of(running) as browser:
             opening = asyncio.create_task(shown_by(browser, running, "/trickle"))
             await running.asked.wait()
@@ -328,6 +330,19 @@ class TestRestart:
             assert "42" in (await shown_by(browser, running, "/")).text
             assert browser.chromium.starts == 2
 
+    async def test_what_speaks_to_the_browser_may_die_too(self, running: Site) -> None:
+        async with browser_of(running) as browser:
+            before = {each.pid for each in psutil.Process().children()}
+            await shown_by(browser, running, "/missing")
+            ours = [each for each in psutil.Process().children() if each.pid not in before]
+            processes = [*ours, *browser.chromium.processes()]
+            for each in ours:
+                each.kill()
+            with pytest.raises(FetchFailed):
+                await shown_by(browser, running, "/")
+            assert "42" in (await shown_by(browser, running, "/")).text
+            assert not any(map(_runs, processes))
+
     async def test_a_browser_that_hangs_is_killed_and_started_anew(
         self, running: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -343,7 +358,7 @@ class TestRestart:
 
     async def test_without_a_browser_it_is_told(self, running: Site) -> None:
         for found in (None, Program("/nowhere/chromium")):
-            browser = Browser(Guard(), Reader(), program=found)
+            browser = Browser(Guard(), READERS[0], program=found)
             with pytest.raises(FetchFailed, match="could not be started"):
                 await browser.open("http://8.8.8.8/", screenshot=False, limit_s=LIMIT_S)
             await browser.aclose()
@@ -359,6 +374,41 @@ class TestRestart:
             with pytest.raises(FetchFailed, match="closed"):
                 await opening
             assert not any(map(_runs, processes))
+
+
+@full
+async def test_a_browser_that_runs_elsewhere_is_used_and_stays(running: Site, tmp_path: Path) -> None:
+    found = program("chromium")
+    started = await asyncio.create_subprocess_exec(
+        *(
+            found.path,
+            "--headless",
+            "--no-sandbox",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={tmp_path}",
+        ),
+        *chromium.FLAGS,
+        env=found.env,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert started.stderr is not None
+        line = b""
+        async with asyncio.timeout(30):
+            while not line.startswith(b"DevTools listening on "):
+                line = await started.stderr.readline()
+        port = line.decode().split(":")[2].partition("/")[0]
+        for _ in range(2):
+            guard = Guard([f"{HOST}:{running.port}"])
+            browser = Browser(guard, READERS[0], url=f"http://localhost:{port}", resolve=Names(NAMES))
+            assert "42" in (await shown_by(browser, running, "/")).text
+            with pytest.raises(AddressRefused):
+                await shown_by(browser, running, "/inside")
+            await browser.aclose()
+        assert started.returncode is None
+    finally:
+        started.kill()
+        await started.wait()
 
 
 class _Datagrams(asyncio.DatagramProtocol):

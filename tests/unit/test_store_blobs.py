@@ -104,6 +104,19 @@ def test_a_state_that_makes_no_sense_counts_for_nothing(blobs: Blobs, state: byt
     assert blobs.begin(DIGEST, len(DATA)).done == []
 
 
+def test_what_lies_behind_the_saved_ranges_is_cut_off(blobs: Blobs) -> None:
+    partial = blobs.begin(DIGEST)
+    partial.write_at(0, DATA[:1000])
+    partial.save()
+    partial.write_at(1000, bytes(2 * len(DATA)))
+    partial._close()  # pyright: ignore[reportPrivateUsage] # as a killed process does
+    again = blobs.begin(DIGEST)
+    assert again.done == [(0, 1000)]
+    again.write_at(1000, DATA[1000:])
+    again.commit()
+    blobs.verify(DIGEST)
+
+
 def test_another_content_leaves_nothing(blobs: Blobs) -> None:
     partial = blobs.begin(DIGEST, len(DATA))
     partial.write_at(0, DATA[::-1])

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,9 @@ from app.core.errors import BadManifest, BlobMissing, InvalidRequest, ModelNotFo
 from app.core.model import ModelName
 from app.store import manifest as media
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
+from app.store.folders import changing
 from app.store.manifest import Layer, Manifest, is_local, parse_manifest
+from app.store.prune import prune_unused
 from app.store.store import Store
 
 
@@ -116,8 +119,10 @@ def test_what_is_no_manifest_is_skipped_and_told(store: Store, data: bytes) -> N
     assert [bad.path for bad in listing.bad] == ["registry.ollama.ai/library/bad/latest"]
     with pytest.raises(BadManifest):
         store.manifests.find(ModelName("bad"))
+    with pytest.raises(BadManifest):
+        store.manifests.copy(ModelName("bad"), ModelName("copied"))
     assert store.delete(ModelName("bad"))
-    assert not path.parent.exists()
+    assert folders(store)[-1] == "manifests/registry.ollama.ai/library/good/latest"
 
 
 FILE_NAMES = (
@@ -280,6 +285,31 @@ def test_the_signature_tells_of_every_change(store: Store) -> None:
     assert store.manifests.signature() in seen
 
 
+def test_whatever_changes_the_store_waits_for_its_lock(store: Store) -> None:
+    made(store, "a")
+    made(store, "gone")
+    digest = store.blobs.put(b"x")
+    uses: list[Callable[[], Any]] = [
+        lambda: store.manifests.write(ModelName("b"), Manifest(None, ())),
+        lambda: store.manifests.copy(ModelName("a"), ModelName("c")),
+        lambda: store.manifests.delete(ModelName("gone")),
+        lambda: store.hold().add(digest),
+        lambda: prune_unused(store.manifests, [digest]),
+        store.prune,
+    ]
+    threads = [threading.Thread(target=use) for use in uses]
+    with changing(store.root):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(0.1)
+        assert all(thread.is_alive() for thread in threads)
+        assert names(store) == ["a:latest", "gone:latest"]
+    for thread in threads:
+        thread.join()
+    assert names(store) == ["a:latest", "b:latest", "c:latest"]
+
+
 def test_a_store_that_is_not_there_is_empty(store: Store) -> None:
     listing = store.manifests.list()
     assert (listing.models, listing.bad) == ((), ())
@@ -294,10 +324,16 @@ def test_what_does_not_belong_there_is_told_or_passed_over(store: Store) -> None
     (base / ".DS_Store").write_bytes(b"x")
     (base / "registry.ollama.ai/library/a/.hidden").write_bytes(b"{}")
     os.mkfifo(base / "registry.ollama.ai/library/a/pipe")
+    (base / "registry.ollama.ai/library/a/folder").mkdir()
     (base / "registry.ollama.ai/library/a/gone").symlink_to("/nowhere")
     (base / "registry.ollama.ai/library/a/loop").symlink_to(base)
     (base / "registry.ollama.ai/library/a/secret").symlink_to("/etc/hostname")
+    before = len(os.listdir("/proc/self/fd"))
+    for tag in ("pipe", "folder"):
+        with pytest.raises(BadManifest, match="it is not a file"):
+            store.manifests.find(ModelName("a", tag))
     listing = store.manifests.list()
+    assert len(os.listdir("/proc/self/fd")) == before
     assert [str(stored.name) for stored in listing.models] == ["a:latest"]
     assert {bad.path.rpartition("/")[2]: bad.reason for bad in listing.bad} == {
         ".hidden": "its path is no model's name",

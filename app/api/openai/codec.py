@@ -12,7 +12,7 @@ from app.api.openai.constraints import read_guided, read_response_format
 from app.api.openai.extras import read_bool, read_int, refuse_unsupported, wrong_value
 from app.api.openai.messages import to_messages
 from app.api.openai.sampling import read_sampling
-from app.api.openai.tools import read_choice, schemas_of
+from app.api.openai.tools import allowed, read_choice, schemas_of
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
@@ -88,7 +88,7 @@ def to_chat(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) ->
         raise InvalidRequest("an answer can be kept to one of response_format, tool_choice and guided fields")
     wanted = Generation(
         asked.model,
-        ChatPrompt(messages, tuple(asked.tools.seen)),
+        ChatPrompt(messages, allowed(asked.tools.seen, asked.extra.get("tool_choice"))),
         received_ns,
         sampling=_sampling(read_sampling(asked, limits), asked.stop),
         constraint=_constraint(guided, response_format),

@@ -100,7 +100,7 @@ class ResponsesEncoder:
     def _keep(self, kind: Literal["reasoning", "message"], event: Thinking | Content) -> None:
         current = self._output.open
         if current is None or current.kind != kind:
-            if not event.text and not event.logprobs:
+            if not event.text:
                 return
             self._output.close()
             current = self._output.begin(kind)
@@ -134,7 +134,7 @@ class ResponsesEncoder:
     def _text(self, kind: Literal["reasoning", "message"], event: Thinking | Content) -> Iterator[bytes]:
         current = self._output.open
         if current is None or current.kind != kind:
-            if not event.text and not event.logprobs:
+            if not event.text:
                 return
             yield from self._close()
             current = yield from self._open(kind)
