@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from app.catalogue.library import Library
 from app.core.model import Model
@@ -93,6 +94,13 @@ class Site:
         return await self.send("/api/generate", model=name, prompt="Hi", stream=False)
 
 
+def inside(app: Any) -> FastAPI:
+    """The application beneath the layers that are not Starlette's."""
+    while not isinstance(app, FastAPI):
+        app = app._app
+    return app
+
+
 @asynccontextmanager
 async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerator[Site]:
     """A server of `models`, by default one named `plain`, and of the store in `folder`."""
@@ -108,6 +116,9 @@ async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerat
     root = folder / "models"
     read = read_settings(preload=False, models_dir=root, cache_dir=folder / "cache", **settings)
     app = build_app(read, library, start)
-    await library.reload()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+    inner = inside(app)
+    async with (
+        inner.router.lifespan_context(inner),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
         yield Site(client, Store(root), library, loads, engines)

@@ -1,5 +1,6 @@
 """Models that are made, copied and deleted over HTTP (docs/reference 11)."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -440,3 +441,22 @@ async def test_what_another_process_changes_is_seen(tmp_path: Path, caplog: pyte
         other.delete(ModelName("new"))
         await site.library.reload()
         assert await site.names() == ["plain:latest"]
+
+
+async def seen(site: Site, names: list[str]) -> bool:
+    """Whether the server lists these within two seconds."""
+    for _ in range(20):
+        if await site.names() == names:
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def test_two_servers_on_one_store_see_each_others_changes(tmp_path: Path) -> None:
+    async with managed(tmp_path) as one, managed(tmp_path) as other:
+        await one.made(model="new", **{"from": "plain"})
+        assert await seen(other, ["new:latest", "plain:latest"])
+        assert (await other.answer("new")).status_code == 200
+        assert await delete(other, model="new") == (200, "")
+        assert await seen(one, ["plain:latest"])
+        assert (await one.answer("new")).status_code == 404
