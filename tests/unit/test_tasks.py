@@ -19,6 +19,12 @@ STARTERS = {"create_task", "ensure_future", "run_in_executor", "Thread", "start_
 OWNED = {
     "core/tasks.py:supervise": "the owner itself",
     "runtime/toolloop.py:_call": "children of a group, which is awaited",
+    "registry/download.py:together": "awaited there",
+    "registry/downloads.py:fetch": "awaited there, and cancelled by the last who leaves",
+    "registry/downloads.py:_begin": "awaited there; what it opens is given back",
+    "registry/downloads.py:_give_back": "the end of a partial that nobody waits for any more",
+    "registry/hub.py:pull_folder": "awaited there; it ends with the piece that is received",
+    "registry/push.py:_sent": "awaited there",
     "egress/proxy.py:_carry": "children of a group, which is awaited",
     "egress/proxy.py:_forward": "awaited there; what fails ends the answer too",
     "api/openai/choices.py:merged": "awaited there; a failure is handed on in the queue",
