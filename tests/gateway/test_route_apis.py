@@ -68,7 +68,7 @@ def pictured(*parts: Json) -> Json:
 
 
 def test_parts_are_told_apart() -> None:
-    other = {**PIXEL, "source": {**PIXEL["source"], "data": "iVBORw0KGgp="}}
+    other = {**PIXEL, "source": {"type": "base64", "data": "iVBORw0KGgp="}}
     url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     bodies = [
         pictured(text("Hi")),
