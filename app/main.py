@@ -94,7 +94,9 @@ def build_app(
     url = base_url(settings.host.host, settings.host.port)
     start_engine = _logged(start_engine, url, keyed=keys is not None)
     manager = _manager(settings, start_engine, telemetry, lifecycle, keyed=keys is not None)
-    served = _services(settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings))
+    served = _services(
+        settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry)
+    )
     store = _store(settings, telemetry)
     app = FastAPI(
         title="Caravan",
@@ -188,13 +190,16 @@ def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
     return keys
 
 
-def _toolbox(settings: Settings) -> Toolbox:
+def _toolbox(settings: Settings, telemetry: Telemetry) -> Toolbox:
     return open_toolbox(
         settings.tools,
         allow=settings.fetch_allow,
         deny=settings.fetch_deny,
         proxy=settings.fetch_proxy,
         search_url=settings.search_url,
+        browser_url=settings.browser_url,
+        browser_pages=settings.browser_pages,
+        on_refused=telemetry.metrics.page_refused,
         obeys_robots=settings.fetch_robots,
         budget=Budget(
             turns=settings.tools_turns,

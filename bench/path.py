@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
+from app.api.openai.chat import chat_encoder as chat_words
+from app.api.openai.encoder import Form
 from app.api.stream import Encoder, EventResponse, Events, RawSend
 from app.api.wire import dumps
 from app.catalogue.library import Library
@@ -50,6 +52,13 @@ async def contents(count: int) -> AsyncGenerator[Sequence[Event]]:
 
 def chat_encoder() -> Encoder:
     return ChatEncoder("llama3.2:latest")
+
+
+def openai_encoder() -> Encoder:
+    """One that has begun: the first chunk is made once a stream."""
+    made = chat_words(Form("llama3.2:latest"))
+    made.feed(Content(TEXT))
+    return made
 
 
 def bare_app(events: MakeEvents, encoder: MakeEncoder) -> ASGIApp:
@@ -175,6 +184,7 @@ async def table() -> dict[str, float]:
         "the same, frames sent raw": await measure(RawSend(framework_app(contents, chat_encoder))),
         "engine and events alone": await measure_source(contents),
         "chat encoder alone": measure_call(chat_encoder().feed, Content(TEXT)),
+        "OpenAI chat encoder alone": measure_call(openai_encoder().feed, Content(TEXT)),
         "generate encoder alone": measure_call(GenerateEncoder("llama3.2:latest").feed, Content(TEXT)),
         "wire.dumps alone": measure_call(dumps, TEXT),
     }

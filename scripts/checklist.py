@@ -224,6 +224,26 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
         "An embedding model's capabilities",
         "GET /api/status",
     ),
+    ("OpenAI", 211): (
+        "chat without messages",
+        "An empty body",
+        "An unknown model",
+        "A whole answer",
+        "Without `stream` nothing streams",
+        "A stream",
+        "include_usage",
+        "A tool call",
+        "Thinking is `reasoning`",
+        "temperature and top_p are 1 where they are absent",
+        "Content parts; an http image URL",
+        "content null",
+        "reasoning_effort",
+        "A failure in mid-stream",
+        "completions: templated; a list; nothing",
+        "completions: include_usage",
+        "embeddings: base64; no input; an empty text",
+        "One model",
+    ),
     ("Responses", 229): (
         "responses: the answer as one document",
         "responses: the answer as a stream",
@@ -244,7 +264,6 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
 _NOT_YET: tuple[tuple[str, int, int], ...] = (
     ("Create, blobs, copy, delete", 184, 200),
     ("Pull, push", 201, 210),
-    ("OpenAI", 211, 228),
     ("Official command line", 237, 237),
 )
 
@@ -271,6 +290,7 @@ _PARTLY = (
 
 DEPARTURES: Mapping[int, str] = {
     12: "`POST /v1/messages/count_tokens` counts the prompt's tokens by the model's own template",
+    18: "`Access-Control-Allow-Headers` has `X-Api-Key` and the headers of Anthropic's clients besides",
     33: _PARTLY,
     34: _PARTLY,
     53: _UNROUTED,
@@ -285,10 +305,10 @@ DEPARTURES: Mapping[int, str] = {
     119: _MISTAKE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
-    170: (
-        "the bundled model is served when no other is configured, so a running server always lists one; "
-        "`/v1/models` is not served in this release"
-    ),
+    170: "the bundled model is served when no other is configured, so a running server always lists one",
+    221: "the parts of a message stay one message, texts and pictures in the client's order",
+    224: "an error frame in OpenAI's shape comes before the stream ends, still without `[DONE]`",
+    225: "a list of texts, token ids or lists of them is answered, a choice for each",
 }
 """Points that we answer otherwise on purpose, and what we do instead. A test pins each of them."""
 
@@ -360,6 +380,17 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ("8.5", "no guard against repeated tokens: a reply ends at `num_predict` or the window"),
     ("9.1", 'a text model is refused with 400 `"M" does not support embeddings`, save for an empty input'),
     ("9.2", "a text too long for `/api/embeddings` is 400 `the input length exceeds the context length`"),
+    (
+        "13",
+        "what Ollama ignores of OpenAI's own fields, and what vLLM's server takes besides, is honoured or "
+        "refused: [openai.md](openai.md)",
+    ),
+    (
+        "13.1",
+        "`id` is a number up to 10^15, so that clients can keep answers apart; reasoning comes as "
+        "`reasoning_content` too; items of `logprobs` always have `bytes` and `top_logprobs`",
+    ),
+    ("13.2", "`logprobs` of completions are in the answer"),
     (
         "10.4",
         "with keys, a key without the scope `admin` sees the model's name after FROM in a Modelfile, not the "

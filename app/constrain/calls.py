@@ -6,8 +6,14 @@ from typing import Any
 from app.core.request import Json
 
 NAME, ARGUMENTS = "name", "arguments"
-_VALUES = ("const", "enum", "default", "examples")
-"""Keywords that hold values, in which nothing is a reference."""
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+"""Keywords that hold schemas by name."""
+
+_VALUES = ("const", "enum")
+"""Keywords that hold values, in which nothing is a schema."""
+
+_DROPPED = ("$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated")
+"""Annotations, which constrain nothing: what a schema may have of values would go to them."""
 
 
 def calls_schema(tools: Sequence[tuple[str, Json]], *, most: int | None = None) -> Mapping[str, Json]:
@@ -40,17 +46,19 @@ def _of_object(schema: Json) -> Json:
 
 
 def _moved(schema: Json, to: str) -> Json:
-    """The schema with each reference into itself as one into its new place."""
+    """The schema with each reference into itself as one into its new place, less annotations."""
     if isinstance(schema, list):
         return [_moved(item, to) for item in schema]
     if not isinstance(schema, dict):
         return schema
     moved: dict[str, Any] = {}
     for key, value in schema.items():
+        if key in _DROPPED:
+            continue
         if key == "$ref" and isinstance(value, str) and value.startswith("#"):
             moved[key] = to + value[1:]
-        elif key in ("$schema", "$id") and isinstance(value, str):
-            continue
+        elif key in _MAPS and isinstance(value, dict):
+            moved[key] = {name: _moved(each, to) for name, each in value.items()}
         else:
             moved[key] = value if key in _VALUES else _moved(value, to)
     return moved

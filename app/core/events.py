@@ -110,17 +110,28 @@ class ToolCall:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One hit of a web search; `content` is the engine's excerpt, or of a page all that was read."""
+
+    title: str
+    url: str
+    content: str
+
+
 @dataclass(slots=True)
 class ToolUse:
     """A built-in tool is used for the model: before its work, with no `outcome`, and after.
 
-    `target` is the address or the query. `outcome` is `ok`, or one line that says what went wrong.
+    `target` is the address or the query. `outcome` is `ok`, or one line that says what went wrong; `found` is
+    what came of it.
     """
 
     id: str
     tool: str
     target: str
     outcome: str = ""
+    found: tuple[SearchResult, ...] = ()
 
 
 @dataclass(slots=True)

@@ -80,15 +80,13 @@ class InputLimits:
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
     choices: int = _row(128, "answers of one request: `n` times its prompts", "api/openai/bounds.py", "400")
-    logit_bias: int = _row(1_024, "tokens of `logit_bias`", "api/openai/bounds.py", "400")
-    stop_tokens: int = _row(1_024, "ids of `stop_token_ids`", "api/openai/bounds.py", "400")
-    guided_chars: int = _row(
-        65_536,
-        "characters of a regular expression, or of all choices",
-        "api/openai/bounds.py",
-        "400",
+    logit_bias: int = _row(1_024, "tokens of `logit_bias`", "api/openai/sampling.py", "400")
+    stop_tokens: int = _row(1_024, "ids of `stop_token_ids`", "api/openai/sampling.py", "400")
+    regex_chars: int = _row(
+        4_096, "characters of a regular expression to keep to", "api/openai/constraints.py", "400"
     )
-    guided_choices: int = _row(1_024, "texts of `guided_choice`", "api/openai/bounds.py", "400")
+    guided_chars: int = _row(65_536, "characters of all choices", "api/openai/constraints.py", "400")
+    guided_choices: int = _row(1_024, "texts of `guided_choice`", "api/openai/constraints.py", "400")
     variable_bytes: int = _row(
         16_384, "bytes of `chat_template_kwargs`, as JSON", "api/openai/bounds.py", "400"
     )

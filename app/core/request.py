@@ -58,7 +58,15 @@ class Image:
     data: bytes
 
 
-Part: TypeAlias = Text | Image
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """A picture that the client names by its address; `refusal` is what it reads where none is fetched."""
+
+    url: str
+    refusal: str
+
+
+Part: TypeAlias = Text | Image | RemoteImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,8 @@ class ChatPrompt:
 class CompletionPrompt:
     """The parts of a completion: the model's template puts them together unless `raw`.
 
-    `token_ids`, where they are given, are the whole prompt as they are.
+    `token_ids`, where they are given, are the whole prompt as they are. `wants_context` asks for the token
+    ids of prompt and answer at the end.
     """
 
     prompt: str = ""
@@ -118,6 +127,7 @@ class CompletionPrompt:
     context: tuple[int, ...] | None = None
     raw: bool = False
     images: tuple[bytes, ...] = ()
+    wants_context: bool = True
 
 
 def _free(_: Json) -> None:
@@ -142,8 +152,9 @@ class Generation:
     more than the template may see. `template_variables` are for the chat template, beside those that the
     server sets. `continues` says whether the last message is left open for the answer to go on with; None
     leaves it to the message. Of a prompt with more than `prompt_tokens` tokens (0: any number) the last are
-    kept. `builtin_tools` are the switches of those that the server itself runs for the model (docs/tools.md),
-    `tells_tool_use` whether their use is told in the answer.
+    kept. `builtin_tools` are those that the server itself runs, by switch or name (docs/tools.md), at most
+    `most_tool_calls` times (None: as the server and the key allow), and `tells_tool_use` says whether their
+    use is told in the answer.
     """
 
     model: str
@@ -164,6 +175,7 @@ class Generation:
     continues: bool | None = None
     prompt_tokens: int = 0
     builtin_tools: frozenset[str] = frozenset()
+    most_tool_calls: int | None = None
     tells_tool_use: bool = False
 
 

@@ -11,12 +11,13 @@ class PageLimits:
     """How much one page may use, with all that it loads.
 
     `at_once` and `connections` are connections, at a time and in all; a request that is refused counts as
-    one. `wire_bytes` counts both directions.
+    one. `wire_bytes` counts both directions. After `time_s` the credential is no longer good.
     """
 
     at_once: int = 64
     connections: int = 1_000
     wire_bytes: int = 64 << 20
+    time_s: float = 300.0
 
 
 class PageAccess:
@@ -26,9 +27,14 @@ class PageAccess:
         self.username, self.password = secrets.token_urlsafe(12), secrets.token_urlsafe(32)
         self.received_bytes = self.sent_bytes = self.connections = 0
         self.refused: list[str] = []
-        self.is_exhausted = False
+        self.exhausted = asyncio.Event()
         self._limits = limits
         self._tasks = set[asyncio.Task[None]]()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it wanted more than it may have."""
+        return self.exhausted.is_set()
 
     @property
     def authorization(self) -> str:
@@ -40,7 +46,8 @@ class PageAccess:
         """Whether one more connection may be opened; `task` serves it and is cancelled by `close`."""
         self.connections += 1
         if self.connections > self._limits.connections or len(self._tasks) >= self._limits.at_once:
-            self.is_exhausted = self.is_exhausted or self.connections > self._limits.connections
+            if self.connections > self._limits.connections:
+                self.exhausted.set()
             return False
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -58,13 +65,17 @@ class PageAccess:
 
     def _check_bytes(self) -> None:
         if self.received_bytes + self.sent_bytes > self._limits.wire_bytes:
-            self.is_exhausted = True
-            self.close()
+            self.exhaust()
 
     def refuse(self, host: str) -> None:
         # A page can ask for any number of them, and one that does is known by the first.
         if len(self.refused) < 100:
             self.refused.append(host)
+
+    def exhaust(self) -> None:
+        """It has used what it may: every connection of the page ends."""
+        self.exhausted.set()
+        self.close()
 
     def close(self) -> None:
         for task in self._tasks:

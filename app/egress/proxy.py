@@ -20,6 +20,8 @@ from app.egress.target import read_host, read_target
 from app.egress.tunnel import HEAD_BYTES, Streams, Tunnels, ended, read_head
 from app.egress.upstream import Upstream
 
+REFUSED = "x-caravan-egress"
+"""Marks the proxy's own answers with their reason, `address` or `failed`: a browser shows them as pages."""
 _HEAD_S = 10.0
 _CONNECT_S = 15.0
 _MOST_OPEN = 1_024
@@ -27,7 +29,15 @@ _PIECE_BYTES = 64 << 10
 _PORT = re.compile(r"(.+):([0-9]{1,5})")
 # Those of one connection only (RFC 9110, 7.6.1); an offer to upgrade is not passed on.
 _HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "proxy-authenticate", "upgrade"}
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "proxy-authenticate",
+        "upgrade",
+        REFUSED,
+    }
 )
 
 
@@ -68,6 +78,12 @@ class EgressProxy:
     def port(self) -> int:
         return self._port
 
+    @property
+    def url(self) -> str:
+        """Where a browser finds it, without a credential."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
     async def __aenter__(self) -> "EgressProxy":
         self._server = await asyncio.start_server(self._accept, self._host, self._port, limit=HEAD_BYTES)
         self._port = self._server.sockets[0].getsockname()[1]
@@ -86,11 +102,17 @@ class EgressProxy:
         """A credential that is good until this is left, which ends all that the page has open."""
         access = PageAccess(limits)
         self._pages[access.username] = access
+        ending = asyncio.get_running_loop().call_later(limits.time_s, self._expire, access)
         try:
             yield access
         finally:
-            del self._pages[access.username]
+            ending.cancel()
+            self._pages.pop(access.username, None)
             await access.closed()
+
+    def _expire(self, access: PageAccess) -> None:
+        self._pages.pop(access.username, None)
+        access.exhaust()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -119,7 +141,7 @@ class EgressProxy:
             host = _host_of(request)
             access.refuse(host)
             self._on_refused(host)
-            await _answer(browser, HTTPStatus.FORBIDDEN)
+            await _answer(browser, HTTPStatus.FORBIDDEN, "address")
         except (FetchFailed, TimeoutError, EOFError, ValueError):
             await _answer(browser, HTTPStatus.BAD_GATEWAY)
         except Overloaded:
@@ -245,8 +267,9 @@ def _head(start: str, headers: Sequence[tuple[str, str]]) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-async def _answer(browser: Streams, status: HTTPStatus) -> None:
+async def _answer(browser: Streams, status: HTTPStatus, reason: str = "failed") -> None:
     asks = 'Proxy-Authenticate: Basic realm="page"\r\n' if status == 407 else ""
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\n{asks}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\n{asks}{REFUSED}: {reason}\r\n"
+    head += "Content-Length: 0\r\nConnection: close\r\n\r\n"
     browser[1].write(head.encode())
     await browser[1].drain()

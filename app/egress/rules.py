@@ -11,8 +11,10 @@ from app.egress.target import PORTS, read_host
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of a list: a `name`, all names below a `suffix` (".example.com"), or a `network`; `port` 0 is
-    none in particular."""
+    """One entry of a list: a `name`, all names below a `suffix` (".example.com"), or a `network`.
+
+    `port` 0 is none in particular.
+    """
 
     name: str = ""
     suffix: str = ""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from app.catalogue.library import Library
-from app.constrain.budget import FEW_STEPS, OverBudget
-from app.constrain.compile import written
 from app.core.context import Caller, RequestContext, Settle
 from app.core.errors import InvalidRequest
 from app.core.events import Done, Event, Timings, Usage
@@ -39,11 +37,10 @@ from app.runtime.choice import (
 )
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
+from app.runtime.grammars import Grammars
 from app.runtime.manager import Manager
 from app.runtime.reply import Reply
 from app.runtime.vectors import shortened
-
-_WAITING_SCHEMAS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +77,7 @@ class Pipeline:
         self._library = library
         self._manager = manager
         self._pool = pool or Pool()
-        # Apart, so that schemas that take long keep others waiting no longer than a few of their steps.
-        self._schemas = Pool("schemas", workers=1, waiting=_WAITING_SCHEMAS)
+        self._grammars = Grammars(self._pool)
         self._cache_per_key = cache_per_key
 
     async def run(self, asked: Generation, ctx: RequestContext) -> AsyncGenerator[Sequence[Event], None]:
@@ -231,21 +227,18 @@ class Pipeline:
 
     async def _constraint(self, asked: Generation) -> Constraint | None:
         """What the answer must be, and the grammar that keeps it to that. Calls that must be come first."""
-        wanted = calls_constraint(asked) or asked.constraint()
+        if must_call(asked):
+            wanted = await self._pool.run(calls_constraint, asked)
+        else:
+            wanted = asked.constraint()
         if wanted is None:
             return None
         try:
-            return replace(wanted, grammar=await self._grammar(wanted))
+            return replace(wanted, grammar=await self._grammars.of(wanted))
         except InvalidRequest as error:
             if must_call(asked):
                 raise of_calls(error) from None
             raise
-
-    async def _grammar(self, wanted: Constraint) -> str:
-        try:
-            return await self._schemas.run(written, wanted, FEW_STEPS)
-        except OverBudget:
-            return await self._pool.run(written, wanted)
 
     def _salt(self, caller: Caller) -> str:
         """What keeps the cached prefixes of keys apart: how soon an answer begins would tell of another's."""
@@ -317,8 +310,8 @@ async def done(
 
 
 def _gives_context(asked: ChatPrompt | CompletionPrompt) -> bool:
-    """Chats and raw prompts do not return their token ids."""
-    return isinstance(asked, CompletionPrompt) and not asked.raw
+    """Chats and raw prompts do not return their token ids, nor do other APIs."""
+    return isinstance(asked, CompletionPrompt) and not asked.raw and asked.wants_context
 
 
 async def _context(prompt: Prompt, text: str, lease: Lease) -> list[int]:

@@ -8,17 +8,19 @@ comes, calls of our own and the text beside them are not sent at all.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from app.core.context import RequestContext
-from app.core.errors import InvalidRequest
-from app.core.events import Done, Event, ToolCall, ToolUse
+from app.core.errors import Forbidden, InvalidRequest
+from app.core.events import Done, Event, SearchResult, ToolCall, ToolUse
 from app.core.pool import Pool
 from app.core.request import (
     ChatPrompt,
     CompletionPrompt,
     Deferred,
     Generation,
+    Image,
     Json,
     Message,
     PastToolCall,
@@ -26,6 +28,7 @@ from app.core.request import (
     ToolChoice,
 )
 from app.runtime.entry import Lease
+from app.runtime.images import remote_images, with_images
 from app.runtime.pipeline import Admitted, Pipeline, done
 from app.runtime.toolturn import Sums, ToolTurn
 from app.tools.base import Outcome, Session, Tool
@@ -59,9 +62,44 @@ class ToolLoop:
         Raises:
             InvalidRequest, Forbidden: besides, for tools that this server or this key does not have.
         """
+        if remote_images(asked):
+            return self._fetching(asked, ctx)
         if not asked.builtin_tools:
             return self._pipeline.run(asked, ctx)
         return self._turns(asked, ctx)
+
+    async def _fetching(
+        self, asked: Generation, ctx: RequestContext
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        asked = await self.with_images(asked, ctx)
+        async with aclosing(self.run(asked, ctx)) as events:
+            async for each in events:
+                yield each
+
+    async def with_images(self, asked: Generation, ctx: RequestContext) -> Generation:
+        """The same with the pictures that it names by address, fetched.
+
+        Raises:
+            InvalidRequest, Forbidden: where this server or this key fetches none, and for such an address.
+            FetchFailed: for one that cannot be had.
+        """
+        urls = remote_images(asked)
+        if not urls:
+            return asked
+        fetch = self._toolbox.images
+        if fetch is None:
+            raise InvalidRequest(urls[0].refusal)
+        if not ctx.caller.has("tools"):
+            raise Forbidden("this API key does not have the scope 'tools'")
+        found: dict[str, Image] = {}
+        for part in urls:
+            if part.url not in found:
+                data, report, error = await fetch.get(part.url)
+                ctx.tools.append(report)
+                if error is not None:
+                    raise error
+                found[part.url] = Image(data)
+        return with_images(asked, found)
 
     def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
         """The built-in tools that are asked for; what only loads a model asks for those it may have, too.
@@ -78,7 +116,7 @@ class ToolLoop:
         session = await self._pool.run(
             self._toolbox.session,
             [message.text for message in chat.messages if message.role == "user"],
-            most_calls=ctx.caller.limits.max_tool_calls,
+            most_calls=_least(ctx.caller.limits.max_tool_calls, asked.most_tool_calls),
             vision=admitted.model.can("vision"),
         )
         async with self._pipeline.lease(admitted, ctx) as lease:
@@ -215,8 +253,10 @@ class _Turns:
             outcomes.append(outcome)
             self.ctx.tools.append(report)
         if tells:
-            ends = [outcome.text or "ok" for outcome in outcomes]
-            yield [replace(use, outcome=end) for use, end in zip(uses, ends, strict=True)]
+            yield [
+                replace(use, outcome=outcome.text or "ok", found=_found(outcome))
+                for use, outcome in zip(uses, outcomes, strict=True)
+            ]
 
     async def _fitted(self, outcome: Outcome, results_left: int) -> str:
         """What the model is to read of it, for which there is room in the context beside the answer."""
@@ -263,6 +303,16 @@ class _Turns:
         self.chat = replace(self.chat, messages=tuple(messages))
 
 
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _found(outcome: Outcome) -> tuple[SearchResult, ...]:
+    """What is told of it to a client that wants to know."""
+    pages = (SearchResult(page.title, page.url, page.text) for page in outcome.pages)
+    return (*pages, *outcome.results)
+
+
 def _unconstrained(_: Json) -> None:
     return None
 
@@ -281,11 +331,13 @@ def _chat(asked: Generation, tools: Sequence[Tool]) -> ChatPrompt:
     prompt = asked.prompt
     if isinstance(prompt, CompletionPrompt):
         if prompt.raw or prompt.template or prompt.suffix or prompt.context:
-            raise InvalidRequest("datai.tools cannot be used together with raw, template, suffix or context")
+            raise InvalidRequest(
+                "built-in tools cannot be used together with raw, template, suffix or context"
+            )
         system = (Message.of("system", prompt.system),) if prompt.system else ()
         return ChatPrompt((*system, Message.of("user", prompt.prompt, prompt.images)))
     ours = {tool.name for tool in tools}
     for tool in prompt.tools:
         if (name := tool.get("function", {}).get("name")) in ours:
-            raise InvalidRequest(f"datai.tools: a tool of the request is named as a built-in one, {name!r}")
+            raise InvalidRequest(f"a tool of the request is named as a built-in one, {name!r}")
     return prompt

@@ -214,6 +214,13 @@ TOOL_RECEIVED = Instrument(
     "What built-in tools received from the network.",
     (TOOL,),
 )
+PAGE_REFUSALS = Instrument(
+    "caravan.tool.page.refusals",
+    "counter",
+    "{request}",
+    "Requests of pages in the browser to addresses that may not be reached.",
+    (),
+)
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     HTTP_DURATION,
@@ -239,4 +246,5 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     TOOL_CALLS,
     TOOL_DURATION,
     TOOL_RECEIVED,
+    PAGE_REFUSALS,
 )

@@ -83,6 +83,7 @@ class Metrics:
         for outcome in ("ok", "error"):
             self.count(instruments.KEY_RELOADS, {instruments.OUTCOME: outcome}, 0)
         self.count(instruments.STORE_FAILURES, amount=0)
+        self.count(instruments.PAGE_REFUSALS, amount=0)
         for reason in ("rate", "silent"):
             self.count(instruments.PEER_FAILURES, {instruments.REASON: reason}, 0)
 
@@ -91,6 +92,9 @@ class Metrics:
 
     def peer_left_out(self, reason: Literal["rate", "silent"]) -> None:
         self.count(instruments.PEER_FAILURES, {instruments.REASON: reason})
+
+    def page_refused(self, _host: str) -> None:
+        self.count(instruments.PAGE_REFUSALS)
 
     def record(self, ctx: RequestContext) -> None:
         """All that a request adds, once it is over."""

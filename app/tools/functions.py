@@ -43,7 +43,7 @@ class FetchFunction:
 
     async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome:
         page = await self._opener.open(session.known(self.target(arguments)))
-        session.add_links(page.links)
+        session.add_links((page.url, *page.links))
         return Outcome((page,))
 
 
@@ -70,7 +70,7 @@ class ViewFunction:
     async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome:
         url = session.known(self.target(arguments))
         page = await self._viewer.open(url, screenshot=session.vision, limit_s=session.seconds)
-        session.add_links(page.links)
+        session.add_links((page.url, *page.links))
         return Outcome((page,))
 
 

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from app.core.events import SearchResult
+
+__all__ = ["Page", "SearchResult"]
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -21,12 +25,3 @@ class Page:
     is_truncated: bool = False
     received_bytes: int = 0
     screenshot: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """One hit of a web search; `content` is the engine's excerpt."""
-
-    title: str
-    url: str
-    content: str

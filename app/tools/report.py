@@ -19,7 +19,7 @@ def told(outcome: Outcome, most_chars: int, marks: Marks) -> str:
         part = max(0, most_chars // len(outcome.results))
         results = [replace(each, content=each.content[:part]) for each in outcome.results]
         return frame_results(outcome.query, results, marks)
-    return outcome.text
+    return marks.broken(outcome.text)  # it may quote an address
 
 
 def _cut(page: Page, most_chars: int) -> Page:

@@ -10,15 +10,17 @@ from app.core.brief import brief
 from app.core.context import Caller, ToolReport
 from app.core.errors import AddressRefused, AppError, FetchFailed, Forbidden, InvalidRequest
 from app.core.request import Json
-from app.tools.base import Budget, Outcome, Session, Tool
+from app.tools.base import SWITCHES, Budget, Outcome, Session, Tool
+from app.tools.images import ImageFetch
 from app.tools.visits import Visits
 
 logger = logging.getLogger(__name__)
 
-_OFF = (
-    "datai.tools: this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS); leave the field out"
-)
-_NO_TOOL = "datai.tools: there is no built-in tool {!r}; there are 'net' and 'webview'"
+_OFF = "this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS); leave it out"
+_OFF_SEARCH = "this server has no search engine for the built-in tool {!r} (CARAVAN_SEARCH_URL); leave it out"
+_NO_TOOL = "there is no built-in tool {!r}; there are 'net' and 'webview'"
+_NAMES = {"web_fetch": "net", "web_search": "net", "web_view": "webview"}
+"""Each function, and the switch that turns it on."""
 
 
 class Toolbox:
@@ -30,28 +32,31 @@ class Toolbox:
         *,
         budget: Budget | None = None,
         any_url: bool = False,
+        images: ImageFetch | None = None,
         closers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self._closers = closers
+        self.images = images
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.budget = budget or Budget()
         self._any_url = any_url
 
-    def offered(self, switches: frozenset[str], caller: Caller) -> Sequence[Tool]:
-        """The tools that these switches turn on.
+    def offered(self, wanted: frozenset[str], caller: Caller) -> Sequence[Tool]:
+        """The tools that are `wanted`, by their names or by the switches that turn them on.
 
         Raises:
             InvalidRequest: for a switch that is none, or that is off on this server.
             Forbidden: where the caller's key is not for tools.
         """
-        for switch in sorted(switches):
-            if switch not in {"net", "webview"}:
-                raise InvalidRequest(_NO_TOOL.format(switch))
-            if not any(tool.switch == switch for tool in self._tools.values()):
-                raise InvalidRequest(_OFF.format(switch))
+        for one in sorted(wanted):
+            if one not in SWITCHES and one not in _NAMES:
+                raise InvalidRequest(_NO_TOOL.format(one))
+            if not any(one in (tool.switch, tool.name) for tool in self._tools.values()):
+                is_on = any(tool.switch == _NAMES.get(one) for tool in self._tools.values())
+                raise InvalidRequest((_OFF_SEARCH if is_on else _OFF).format(one))
         if not caller.has("tools"):
             raise Forbidden("this API key does not have the scope 'tools'")
-        return [tool for tool in self._tools.values() if tool.switch in switches]
+        return [tool for tool in self._tools.values() if {tool.switch, tool.name} & wanted]
 
     async def aclose(self) -> None:
         for close in self._closers:

@@ -10,6 +10,7 @@ from app.core.limits import InputLimits
 from harness.requests.pictures import picture
 
 Build = Callable[[int], bytes]
+_V1 = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ def _body(**fields: Any) -> bytes:
 
 def _chat(**fields: Any) -> bytes:
     return _body(**{"messages": [{"role": "user", "content": "Hi"}], **fields})
+
+
+def _v1(**fields: Any) -> bytes:
+    """The answer is cut, so that a scripted engine need not keep to what is wanted of it."""
+    return _chat(**{"options": None, "max_tokens": 2, **fields})
 
 
 def _spread(body: bytes, item: bytes, count: int) -> bytes:
@@ -128,6 +134,13 @@ CASES = (
     Case("image_ratio", "/api/chat", _long, engine=True),
     Case("embed_inputs", "/api/embed", lambda n: _spread(_body(input=0), b'"a"', n)),
     Case("schema_bytes", "/api/chat", _schema),
+    Case("choices", _V1, lambda n: _v1(n=n)),
+    Case("logit_bias", _V1, lambda n: _v1(logit_bias={str(at): 1 for at in range(n)})),
+    Case("stop_tokens", _V1, lambda n: _spread(_v1(stop_token_ids=0), b"1", n)),
+    Case("regex_chars", _V1, lambda n: _v1(guided_regex="a" * n)),
+    Case("guided_chars", _V1, lambda n: _v1(guided_choice=["a" * n])),
+    Case("guided_choices", _V1, lambda n: _v1(guided_choice=[f"a{at}" for at in range(n)])),
+    Case("variable_bytes", _V1, lambda n: _v1(chat_template_kwargs={"a": "x" * (n - 8)})),
 )
 
 ELSEWHERE: Mapping[str, str] = {

@@ -25,6 +25,12 @@ TEXTS = {
     "tool_bytes": r"tools: at most {most} bytes of JSON, this request has {more}",
     "schema_bytes": r"format: at most {most} bytes of JSON, this request has {more}",
     "template_chars": r"template: at most {most} characters, this request has {more}",
+    "choices": r"n: at most {most} answers, this request has {more}",
+    "stop_tokens": r"stop_token_ids: at most {most}, this request has {more}",
+    "regex_chars": r"guided_regex: at most {most} characters, this request has {more}",
+    "guided_chars": r"guided_choice: at most {most} characters together, this request has {more}",
+    "guided_choices": r"guided_choice: at most {most}, this request has {more}",
+    "variable_bytes": r"chat_template_kwargs: at most {most} bytes of JSON, this request has {more}",
     "embed_inputs": r"input: at most {most}, this request has {more}",
 }
 """What a client is told, for rows that are not called as their field is."""
@@ -66,6 +72,7 @@ def test_a_field_over_its_limit_is_refused(server: Watched, case: Case) -> None:
     answer, seen = sent(server, case, most + 1)
     text = TEXTS.get(case.row, "{field}: at most {most}, this request has {more}")
     wanted = text.format(field=case.row, most=most, more=most + 1)
-    assert re.fullmatch(wanted, answer.json()["error"])
+    error = answer.json()["error"]
+    assert re.fullmatch(wanted, error if isinstance(error, str) else error["message"])
     assert answer.status_code == (413 if case.row == "small_body_bytes" else 400)
     assert seen.callback_s < LOOP_S

@@ -298,7 +298,9 @@ async def test_a_route_that_is_not_served_needs_a_key_like_others(keyed: Site) -
 
 
 @pytest.mark.point(6)
-@pytest.mark.parametrize("path", ["/api/creates", "/v1/messages/batches", "/v1", "/api/blobs"])
+@pytest.mark.parametrize(
+    "path", ["/api/creates", "/v1/messages/batches", "/v1", "/v1/decision", "/api/blobs"]
+)
 async def test_what_ollama_does_not_route_is_not_found(open_site: Site, path: str) -> None:
     answer = await open_site.client.post(path)
     assert (answer.status_code, answer.text) == (404, "404 page not found")

@@ -165,6 +165,26 @@ def test_the_tokens_of_a_chat_are_those_of_its_counts(site: FakeSite, stream: bo
     assert 100 - prompt - 10 < used <= 100
 
 
+def test_several_answers_are_charged_each_and_give_back_what_they_set_aside(site: FakeSite) -> None:
+    """The engine reads the prompt for each of them, whatever `usage` says of it."""
+    body = CHAT | {"n": 2, "max_tokens": 5}
+    path = "/v1/chat/completions"
+    first = site.client.post(path, json=body, headers=as_key("tokens"))
+    usage = first.json()["usage"]
+    used = 2 * usage["prompt_tokens"] + usage["completion_tokens"]
+    room = 100 - used - usage["prompt_tokens"]
+    one = {**CHAT, "max_tokens": room}
+    assert (
+        site.client.post(path, json={**one, "max_tokens": room + 1}, headers=as_key("tokens")).status_code
+        == 429
+    )
+    assert site.client.post(path, json=one, headers=as_key("tokens")).status_code == 200
+    too_many = site.client.post(path, json={**CHAT, "n": 50}, headers=as_key("tokens"))
+    assert too_many.status_code == 429
+    assert too_many.json()["error"]["type"] == "api_error"
+    assert too_many.headers["retry-after"].isdigit()
+
+
 @pytest.mark.parametrize(("named", "served"), [(True, 3), (False, 1)])
 def test_requests_at_once_stay_within_the_tokens_a_minute(keys_file: Path, named: bool, served: int) -> None:
     """F11: 200 at once were all let in, and the debt ended with the minute."""

@@ -427,6 +427,17 @@ async def test_logprobs(body: dict[str, Any]) -> None:
     assert done["logprobs"] == told
 
 
+async def test_logprobs_of_calls_make_no_message() -> None:
+    """Tokens that became a call have no text that theirs could stand beside."""
+    scored = [TokenLogprob("a", -1.0, b"a")]
+    call = ToolCall(0, "c", "get_weather", {})
+    async with site(replying(Content("", scored), call)) as made:
+        document = await made.respond(input="Hi", tools=[WEATHER], top_logprobs=1)
+        events = await made.events(input="Hi", tools=[WEATHER], top_logprobs=1)
+    assert [item["type"] for item in document["output"]] == ["function_call"]
+    assert [item["type"] for item in events[-1]["response"]["output"]] == ["function_call"]
+
+
 async def test_minus_infinity_is_a_number() -> None:
     scored = [TokenLogprob("a", float("-inf"), b"a")]
     async with site(replying(Content("a", scored))) as made:

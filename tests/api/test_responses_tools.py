@@ -204,13 +204,13 @@ async def test_a_call_without_an_id_gets_one() -> None:
     [
         (
             [{"type": "web_search"}],
-            'tools[0]: tools of type "web_search" are not available: this server has no web search',
+            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS); leave it out",
         ),
         (
             [{"type": "web_search_preview_2025_03_11"}],
-            'tools[0]: tools of type "web_search_preview_2025_03_11" are not available: this server has no '
-            "web search",
+            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS); leave it out",
         ),
+        ([{"type": "web_search", "filters": {"a": 1}}], "tools[0]: a web search takes no filters here"),
         *(
             ([{"type": kind}], f'tools[0]: tools of type "{kind}" are not supported by this server')
             for kind in ("file_search", "computer_use_preview", "code_interpreter", "mcp", "image_generation")

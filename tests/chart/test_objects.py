@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.tools.webview import REMOTE_PROXY_PORT
 from tests.chart.helm import MAJORS, VALUES, Object, containers, objects, of_kind, pod_specs, try_template
 
 pytestmark = pytest.mark.row("C2", "C3")
@@ -85,6 +86,30 @@ def test_nothing_is_reached_that_is_not_named(values: Any) -> None:
     for each in every:
         if each["kind"] in ("Deployment", "StatefulSet", "LeaderWorkerSet"):
             assert chosen.items() <= _labels(each).items()
+
+
+def test_a_browser_reaches_the_servers_proxy_and_nothing_else() -> None:
+    every = objects(given=model() | {"browser": {"enabled": True}})
+    [pods] = [each for each in of_kind("Deployment", every) if each["metadata"]["name"] == "caravan-browser"]
+    chosen = [each for each in of_kind("NetworkPolicy", every) if _chooses(each, _labels(pods))]
+    [policy] = [each["spec"] for each in chosen]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    [rule] = policy["egress"]
+    assert rule["ports"] == [{"port": REMOTE_PROXY_PORT, "protocol": "TCP"}]
+    [peer] = rule["to"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "model"
+    others = [each for each in every if each["kind"] == "Deployment" and each is not pods]
+    deny = [each for each in of_kind("NetworkPolicy", every) if each["metadata"]["name"].endswith("-deny")]
+    assert all(_chooses(deny[0], _labels(each)) for each in others)
+
+
+def _chooses(policy: Object, labels: dict[str, str]) -> bool:
+    selector = policy["spec"]["podSelector"]
+    excluded = selector.get("matchExpressions", ())
+    assert all(each["operator"] == "NotIn" for each in excluded)
+    return selector["matchLabels"].items() <= labels.items() and not any(
+        labels.get(each["key"]) in each["values"] for each in excluded
+    )
 
 
 @pytest.mark.parametrize("budget", [{"minAvailable": 0}, {"maxUnavailable": 0}, {"minAvailable": "0%"}])

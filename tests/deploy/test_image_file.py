@@ -1,6 +1,7 @@
 """The Dockerfile, read: what any build of it keeps to (row C2)."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.tools import chromium
 from tests.chart.test_policy import program, scan
 from tests.deploy.container import DOCKERFILE, ROOT
 
@@ -78,9 +80,15 @@ def test_a_target_runs_as_the_chart_expects_it(target: str) -> None:
     assert "org.opencontainers.image.version" in said["LABEL"][0]
 
 
+def test_the_browser_has_the_flags_that_the_server_gives_its_own() -> None:
+    given = shlex.split((ROOT / "deploy/docker/browser.sh").read_text(), comments=True)
+    assert set(chromium.FLAGS) <= set(given)
+    assert "--remote-debugging-port=9223" in given
+
+
 def test_no_host_of_an_index_but_torchs_own_is_named() -> None:
     hosts = set(re.findall(r"https?://([^/\s'\"]+)", DOCKERFILE.read_text()))
-    assert hosts == {"download.pytorch.org", "127.0.0.1:11434"}
+    assert hosts == {"download.pytorch.org", "127.0.0.1:11434", "127.0.0.1:9223"}
 
 
 def test_the_build_sees_what_it_copies_and_no_more() -> None:

@@ -5,16 +5,20 @@ have it write the call, and then what the page says.
 """
 
 import json
+import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from harness.server import MIB, serving
+from scripts.tools import tool
 from tests.e2e.engines import OwnServer, own
 
 pytestmark = pytest.mark.engine
@@ -23,6 +27,13 @@ SAYS = "4711"
 """Stands on the page and in no request."""
 _EXAMPLES = "<p>Question: What is the code?<br>Answer: The code is 4711.</p>" * 6
 PAGE = f"<html><head><title>Codes</title></head><body><article>{_EXAMPLES}</article></body></html>"
+SHOWS = "8822"
+"""Stands on no page: a script writes it."""
+SCRIPTED = """<html><head><title>Codes</title></head><body><article id="a"></article><script>
+const line = "<p>Question: What is the code?<br>Answer: The code is " + (8800 + 22) + ".</p>";
+document.getElementById("a").innerHTML = line.repeat(6);
+</script></body></html>"""
+PAGES = {"/codes": PAGE, "/scripted": SCRIPTED}
 TEMPLATE = (
     "{% if tools %}{% endif %}{{ messages[-1].content }}"
     "{% if messages[-1].role == 'tool' %}\nQuestion: What is the code?\nAnswer:{% endif %}"
@@ -31,9 +42,8 @@ TEMPLATE = (
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        found = self.path == "/codes"
-        body = PAGE.encode() if found else b""
-        self.send_response(200 if found else 404)
+        body = PAGES.get(self.path, "").encode()
+        self.send_response(200 if body else 404)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -52,7 +62,10 @@ class Pages(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/codes"
+        return self.at("/codes")
+
+    def at(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +91,24 @@ def site(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Own
     }
     settings: dict[str, Any] = {
         "CARAVAN_PRELOAD": "true",
-        "CARAVAN_TOOLS": "net",
+        "CARAVAN_TOOLS": "net,webview",
+        "PATH": f"{browser(scratch)}{os.pathsep}{os.environ['PATH']}",
         "CARAVAN_FETCH_ALLOW": f"127.0.0.1:{pages.server_port}",
     }
     with serving([model], scratch, **settings) as live, own(live, scratch) as running:
         yield running
+
+
+def browser(scratch: Path) -> Path:
+    """A folder with Debian's Chromium as a program that needs nothing of the environment."""
+    chromium = tool("chromium")
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in chromium.environment.items())
+    folder = scratch / "bin"
+    folder.mkdir()
+    program = folder / "chromium"
+    program.write_text(f'#!/bin/sh\nexec env {settings} {shlex.quote(str(chromium.path))} "$@"\n')
+    program.chmod(0o755)
+    return folder
 
 
 def asking(url: str, tool: str = "web_fetch") -> str:
@@ -118,6 +144,14 @@ def test_a_completion_is_answered_from_a_page_in_a_stream(site: OwnServer, pages
     uses = [use for line in lines for use in line.get("datai", {}).get("tool_uses", ())]
     assert [(use["target"], use.get("outcome")) for use in uses] == [(pages.url, None), (pages.url, "ok")]
     assert lines[-1]["prompt_eval_count"] > len(PAGE) // 10
+
+
+@pytest.mark.row("B5")
+def test_a_chat_is_answered_from_what_a_browser_shows(site: OwnServer, pages: Pages) -> None:
+    text, datai = asking(pages.at("/scripted"), "web_view"), {"tools": {"webview": True}}
+    answer = ask(site, "/api/chat", text, stream=False, datai=datai).json()
+    assert SHOWS in answer["message"]["content"]
+    assert SHOWS not in SCRIPTED
 
 
 @pytest.mark.row("B5")

@@ -14,10 +14,11 @@ Answer: TypeAlias = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(slots=True)
 class Site:
-    """`heads` are the requests that came, `open` the connections there are now."""
+    """`heads` are the requests that came, `connections` counts all, `open` those that there are now."""
 
     port: int = 0
     heads: list[str] = field(default_factory=list[str])
+    connections: int = 0
     open: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     all_closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,6 +42,7 @@ async def site(pages: Mapping[str, Answer], tls: ssl.SSLContext | None = None) -
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())
+        state.connections += 1
         state.open += 1
         state.all_closed.clear()
         # The end of the test ends whoever still waits for a request.

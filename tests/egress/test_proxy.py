@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -226,6 +226,19 @@ class TestLimits:
             writer.close()
             async with asyncio.timeout(5):
                 await running.all_closed.wait()
+
+    async def test_time(self) -> None:
+        limits = PageLimits(time_s=0.3)
+        async with site({}) as running, proxied(running) as (proxy, asking, _), proxy.page(limits) as access:
+            start = f"CONNECT {HOST}:{running.port}"
+            reader, writer = await asking.open(head(start, access))
+            await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(5):
+                await access.exhausted.wait()
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+            assert await asking.status(start, access) == 407
 
     async def test_the_end_of_the_proxy_ends_everything(self) -> None:
         async with site({}) as running:

@@ -178,6 +178,20 @@ def test_a_server_that_answers_429_is_left_out_and_counted(tmp_path: Path) -> No
             assert refused.headers["retry-after"].isdigit()
 
 
+def test_openai_s_list_is_of_the_whole_cluster_too(tmp_path: Path) -> None:
+    """With a key of either kind; what the key may not use is unknown."""
+    file = tmp_path / "keys.yaml"
+    key = make_key(file, "a-only", "--model", "a")
+    with fake_site(fake_model("a"), fake_model("b"), keys_file=file) as site, directory(site.port) as whole:
+        for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
+            found = whole.client.get("/v1/models", headers=headers).json()["data"]
+            assert [(row["id"], row["owned_by"]) for row in found] == [("a:latest", "library")]
+            one = whole.client.get("/v1/models/a", headers=headers)
+            assert one.json() == {**found[0], "id": "a"}
+            for name in ("b", "c"):
+                assert whole.client.get(f"/v1/models/{name}", headers=headers).status_code == 404
+
+
 def listed(site: FakeSite, key: str) -> list[str]:
     answer = site.client.get("/api/tags", headers={"authorization": f"Bearer {key}"})
     return sorted(row["name"] for row in answer.json()["models"])

@@ -141,6 +141,13 @@ def test_hostile_pages_end_in_time_and_with_their_text(name: str) -> None:
     assert len(found.text) <= LIMITS.chars
 
 
+def test_a_page_of_very_many_parts_is_not_given_to_the_extractor() -> None:
+    begun = time.process_time()
+    found = read(b"<p>some words of text</p>" * 100_000, ReadLimits(parse_s=1000, chars=4_000_000))
+    assert found.text.count("words") == 100_000
+    assert time.process_time() - begun < 10
+
+
 PARTS = (
     *("<div>", "</div>", "<table>", "<td>", "<p>", "</p>", "<a href='//[x'>", "<title>", "<!--", "-->"),
     *("<![CDATA[", "<svg>", "<template>", "<body>", "</html>", "\0", "&#0;", "&#xd800;", "text ", "<br/>"),

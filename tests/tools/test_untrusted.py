@@ -118,6 +118,11 @@ def test_what_is_broken_has_a_mark_of_its_own_where_tokens_have_spaces() -> None
     assert MARKS.broken("<|im_end|>") == "<\u00b7|im_end|>"
 
 
+@pytest.mark.parametrize(("token", "text"), [("[a\u2581b]", "[a b]"), ("[a b]", "[a\u2581b]")])
+def test_the_mark_of_a_space_is_one(token: str, text: str) -> None:
+    assert Marks([token]).broken(text) == f"[\u00b7{text[1:]}"
+
+
 def test_tokens_that_would_leave_no_text_are_not_looked_for() -> None:
     assert Marks(["\n", " ", "a", "7", "", "\u200b"]).broken("a 7\n") == "a 7\n"
 

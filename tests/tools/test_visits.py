@@ -91,6 +91,7 @@ def test_addresses_that_are_the_same(url: str, same: str) -> None:
         ),
         *("https://a:x/", "https://a:99999/", "https://[/", "https://\u2100/", "https://-\u00fc.example/"),
         "https://a\n.example/",
+        "https://a.example/\\b",
     ],
 )
 def test_what_is_no_address(url: str) -> None:

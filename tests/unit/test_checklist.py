@@ -53,7 +53,7 @@ async def ask(method: str, path: str, body: Any = None, *models: Model, **settin
 
 def test_the_points_are_those_of_the_reference() -> None:
     assert list(POINTS) == list(range(1, 238))
-    assert [point.number for point in in_scope()] == [*range(1, 184), *range(231, 237)]
+    assert [point.number for point in in_scope()] == [*range(1, 184), *range(211, 237)]
     assert all(point.title for point in in_scope())
 
 
@@ -120,14 +120,6 @@ async def test_the_reason_after_a_tool_call_is_a_setting(settings: dict[str, str
     answer = (await ask("POST", "/api/chat", body, model, **settings)).json()
     assert answer["done_reason"] == reason
     assert answer["message"]["tool_calls"][0]["id"] == "call_1"
-
-
-@pytest.mark.point(170)
-async def test_models_are_not_listed_in_openai_s_form() -> None:
-    answer = await ask("GET", "/v1/models")
-    error = answer.json()["error"]
-    assert answer.status_code == 403
-    assert list(error) == ["message", "type", "param", "code"]
 
 
 @pytest.fixture
@@ -206,7 +198,7 @@ def test_the_table_tells_why_and_by_which_test(tmp_path: Path, capsys: pytest.Ca
     assert "test_80" in printed
     assert "[a]" not in printed
     assert DEPARTURES[80] in printed
-    assert "Transport: 30 passed, 1 departed (12), 1 unproven (2)" in printed
+    assert "Transport: 29 passed, 2 departed (12, 18), 1 unproven (2)" in printed
     assert "keep_alive: 10 passed" in printed
     assert "Pull, push: 10 not yet" in printed
 

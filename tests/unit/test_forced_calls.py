@@ -63,6 +63,22 @@ def test_the_schema_of_calls_keeps_to_each_tools_own(calls: Any, most: int | Non
     assert allows(schema, calls) is fine
 
 
+def test_annotations_cost_nothing_and_names_like_theirs_stay() -> None:
+    """A hundred tools with long descriptions can be chosen from."""
+    described = {
+        "type": "string",
+        "description": "words " * 50,
+        "title": "t",
+        "examples": ["a"],
+        "default": "b",
+    }
+    named = {"description": described, "title": described, "$ref": described}
+    schema = {"type": "object", "description": "d", "properties": named, "required": ["description"]}
+    wanted = calls_schema([(f"f{at}", schema) for at in range(100)])
+    assert allows(wanted, [call("f7", description="x")])
+    assert not allows(wanted, [call("f7", title="x")])
+
+
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": {"a": {"type": "integer"}}}])
 def test_arguments_are_an_object_whatever_the_schema_leaves_open(parameters: Any) -> None:
     schema = calls_schema([("f", parameters)])

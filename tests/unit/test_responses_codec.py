@@ -96,6 +96,20 @@ def test_truncation() -> None:
     assert (asked.truncate, asked.shift) == (False, False)
 
 
+def test_the_plainer_form_of_a_conversation() -> None:
+    asked = to_response(json.dumps({"model": "m", "input": [USER, LATE, USER, SAID, USER]}).encode(), 0)
+    assert asked.plainer is not None
+    texts = [(each.role, each.text) for each in asked.plainer.prompt.messages]  # type: ignore[union-attr]
+    assert texts == [("user", "Hi\n\nNew rules.\n\nHi"), ("assistant", "Hello."), ("user", "Hi")]
+    assert asked.thinking("low").plainer.think == "low"  # type: ignore[union-attr]
+    assert to_response(json.dumps({"model": "m", "input": [LATE, USER, SAID]}).encode(), 0).plainer is None
+
+
+USER = {"role": "user", "content": "Hi"}
+LATE = {"role": "developer", "content": "New rules."}
+SAID = {"role": "assistant", "content": "Hello."}
+
+
 def test_keys_are_read_in_any_case() -> None:
     body = b'{"MODEL": "m", "Input": [{"TYPE": "message", "Role": "user", "CONTENT": "Hi"}]} trailing'
     assert to_response(body, 0).generation.prompt.messages[0].text == "Hi"  # type: ignore[union-attr]

@@ -45,6 +45,10 @@ def test_the_defaults_are_those_of_ollama_and_ask_for_nothing_special() -> None:
         ({"min_p": -0.5}, {"min_p": 0.0}),
         ({"min_p": 2.0}, {"min_p": 1.0}),
         ({"stop": ("a", "", "b")}, {"stop": ["a", "b"]}),
+        ({"min_tokens": 500}, {"min_tokens": 100}),
+        ({"min_tokens": 5, "ignore_eos": True}, {"min_tokens": 5, "ignore_eos": True}),
+        ({"stop_token_ids": (7, 8)}, {"stop_token_ids": [7, 8]}),
+        ({"logit_bias": {3: -100.0}}, {"logit_bias": {3: -100.0}}),
     ],
 )
 def test_what_vllm_does_not_take_becomes_the_nearest_it_does(

@@ -45,6 +45,14 @@ def test_a_program_in_the_cache_runs_with_the_libraries_beside_it(bare: Path, tm
     assert subprocess.check_output([found.path], env=found.env, text=True) == "here\n"
 
 
+def test_a_browser_is_its_program_and_not_the_script_that_looks_for_an_installed_one(
+    bare: Path, tmp_path: Path
+) -> None:
+    _program(tmp_path / "cache/chromium/usr/bin/chromium")
+    real = _program(tmp_path / "cache/chromium/usr/lib/chromium/chromium")
+    assert tool("chromium", tmp_path / "cache").path == real
+
+
 @pytest.mark.usefixtures("bare")
 class TestWithoutApt:
     def test_it_is_said_what_is_missing(self, tmp_path: Path) -> None:

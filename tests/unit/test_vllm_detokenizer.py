@@ -63,6 +63,20 @@ def test_text_stop_string_and_tokens_are_those_of_vllm(
     assert text + ours.get_next_output_text(True, True) == theirs.output_text
 
 
+@pytest.mark.parametrize(("least", "expected"), [(0, ""), (1, "ab"), (2, "abab"), (5, "ababab")])
+def test_no_stop_string_counts_within_the_least_tokens(least: int, expected: str) -> None:
+    inner = table(["ab"])
+    inner.min_tokens = least
+    ours = StoppingDetokenizer(inner)
+    text = ""
+    for _ in range(3):
+        if (ready := ours.push([2])) is None:
+            ours.update([2], False)
+            break
+        text += ready
+    assert text + ours.get_next_output_text(True, True) == expected
+
+
 def tokenizer() -> Any:
     """One that writes the text of each of `TOKENS` as it is."""
     made = Tokenizer(models.WordLevel({text or "?": number for number, text in enumerate(TOKENS)}, "?"))

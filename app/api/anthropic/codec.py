@@ -8,7 +8,7 @@ from app.api.anthropic.bounds import refuse_over_limits
 from app.api.anthropic.failure import NoThreads
 from app.api.anthropic.schema import MESSAGES, MessagesBody
 from app.api.anthropic.thinking import Thinking, to_thinking
-from app.api.anthropic.tools import to_choice, to_functions
+from app.api.anthropic.tools import to_built_in, to_choice, to_functions
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
@@ -75,6 +75,7 @@ def _asked(asked: MessagesBody, received_ns: int, *, counted_only: bool) -> Aske
     if asked.compaction and not counted_only:
         raise InvalidRequest("compaction: this server sums up no conversations: ask the model for it")
     prompt = ChatPrompt(to_messages(asked.system, asked.messages), to_functions(asked.tools))
+    built_in, most_calls = to_built_in(asked.tools)
     generation = Generation(
         asked.model,
         prompt,
@@ -83,6 +84,9 @@ def _asked(asked: MessagesBody, received_ns: int, *, counted_only: bool) -> Aske
         constraint=Deferred(_read_format, asked.output_config.format or asked.output_format),
         tool_choice=to_choice(asked.tool_choice, asked.tools),
         parallel_tool_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
+        builtin_tools=built_in,
+        most_tool_calls=most_calls,
+        tells_tool_use=bool(built_in),
     )
     thinking = to_thinking(asked.thinking, asked.output_config.effort)
     return Asked(generation, thinking, asked.stream, tuple(asked.stop_sequences))

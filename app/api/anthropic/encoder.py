@@ -10,7 +10,7 @@ from typing import Any
 from app.api.anthropic.failure import error_document, failure
 from app.api.dialect import Answer
 from app.api.wire import JSON, dumps
-from app.core.events import Content, Done, Event, Started, Thinking, ToolCall
+from app.core.events import Content, Done, Event, Started, Thinking, ToolCall, ToolUse
 
 EVENTS = "text/event-stream"
 _REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens"}
@@ -41,6 +41,8 @@ class MessagesEncoder:
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._calls: list[ToolCall] = []
+        self._uses: list[ToolUse] = []
+        self._searches = 0
         self._end: Done | None = None
 
     def feed(self, event: Event) -> bytes:
@@ -57,6 +59,8 @@ class MessagesEncoder:
                 return self._started(event)
             case ToolCall():
                 return self._close() + self._called(event)
+            case ToolUse():
+                return self._close() + self._used(event)
             case Done():
                 return self._close() + self._ended(event)
             case _:
@@ -73,6 +77,8 @@ class MessagesEncoder:
                 self._calls.append(event)
             case Done():
                 self._end = event
+            case ToolUse():
+                self._uses.append(event)
             case Started():
                 pass
 
@@ -82,10 +88,11 @@ class MessagesEncoder:
         content: list[dict[str, Any]] = []
         if (thinking := "".join(self._thinking)) and self._shows_thinking:
             content.append({"type": "thinking", "thinking": thinking})
+        content += map(self._use, self._uses)
         if text := "".join(self._text):
             content.append({"type": "text", "text": text})
         content += ({**_call(call), "input": call.arguments} for call in self._calls)
-        usage = _usage(0, None, 0) if end is None else _usage_at(end)
+        usage = _usage(0, None, 0) if end is None else self._usage_at(end)
         stop = {"stop_reason": "stop_sequence"} if end is None else self._stop(end)
         return dumps({**self._head(content), **stop, "usage": usage})
 
@@ -151,8 +158,32 @@ class MessagesEncoder:
             )
         )
 
+    def _used(self, use: ToolUse) -> bytes:
+        """A built-in tool's call or its result, whole."""
+        return _block_start(self._blocks, self._use(use)) + self._stopped()
+
+    def _use(self, use: ToolUse) -> dict[str, Any]:
+        """The block of a built-in tool's call, or of what came of it."""
+        use_id = f"srvtoolu_{use.id}"
+        if not use.outcome:
+            self._searches += use.tool == "web_search"
+            argument = "query" if use.tool == "web_search" else "url"
+            return {
+                "type": "server_tool_use",
+                "id": use_id,
+                "name": use.tool,
+                "input": {argument: use.target},
+            }
+        kind = f"{use.tool}_tool_result"
+        return {"type": kind, "tool_use_id": use_id, "content": _found(use)}
+
+    def _usage_at(self, end: Done) -> dict[str, Any]:
+        usage = _usage(end.prompt_tokens, end.cached_tokens, end.output_tokens)
+        searched = {"web_search_requests": self._searches}
+        return {**usage, "server_tool_use": searched} if self._searches else usage
+
     def _ended(self, end: Done) -> bytes:
-        return self._last(self._stop(end), _usage_at(end))
+        return self._last(self._stop(end), self._usage_at(end))
 
     def _last(self, delta: Mapping[str, Any], usage: Mapping[str, Any]) -> bytes:
         document = {"type": "message_delta", "delta": delta, "usage": usage}
@@ -171,8 +202,25 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name}
 
 
-def _usage_at(end: Done) -> dict[str, int]:
-    return _usage(end.prompt_tokens, end.cached_tokens, end.output_tokens)
+def _found(use: ToolUse) -> Any:
+    """What a built-in tool found, as Anthropic tells it; an excerpt stands where Anthropic encrypts it."""
+    if not use.found:
+        kind = "web_search_tool_result_error" if use.tool == "web_search" else "web_fetch_tool_error"
+        return {"type": kind, "error_code": "unavailable"}
+    if use.tool == "web_search":
+        return [
+            {
+                "type": "web_search_result",
+                "title": each.title,
+                "url": each.url,
+                "encrypted_content": each.content,
+            }
+            for each in use.found
+        ]
+    (page,) = use.found
+    source = {"type": "text", "media_type": "text/plain", "data": page.content}
+    document = {"type": "document", "title": page.title, "source": source}
+    return {"type": "web_fetch_result", "url": page.url, "content": document}
 
 
 def _usage(prompt_tokens: int, cached_tokens: int | None, output_tokens: int) -> dict[str, int]:

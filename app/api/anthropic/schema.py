@@ -63,6 +63,9 @@ class Tool:
     name: str = ""
     description: str = ""
     input_schema: Json = None
+    max_uses: int | None = None
+    allowed_domains: Json = None
+    blocked_domains: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +213,15 @@ MESSAGES: Kind[MessagesBody] = _struct(
             _struct(
                 "Tool",
                 Tool,
-                {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY},
+                {
+                    "type": STRING,
+                    "name": STRING,
+                    "description": STRING,
+                    "input_schema": ANY,
+                    "max_uses": INT,
+                    "allowed_domains": ANY,
+                    "blocked_domains": ANY,
+                },
             )
         ),
         "tool_choice": _struct(

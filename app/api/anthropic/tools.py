@@ -58,8 +58,11 @@ _CLIENTS: Mapping[str, tuple[str, Json]] = {
 """Tools of Anthropic's own that the client runs, by the beginning of their types: a description and what they
 take, which Anthropic's models know by heart."""
 
-_SERVERS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "mcp_toolset", "advisor_")
-"""Beginnings of the types of tools that a server runs by itself."""
+_BUILT_IN = {"web_search_": "web_search", "web_fetch_": "web_fetch"}
+"""Tools that a server runs by itself and that this one has too, by the beginning of their types."""
+
+_SERVERS = ("code_execution_", "tool_search_tool_", "mcp_toolset", "advisor_")
+"""Beginnings of the types of the others."""
 
 _SCREENS = ("computer_", "browser_")
 """Beginnings of the types of tools that only models trained for them can use."""
@@ -71,7 +74,27 @@ def to_functions(tools: Sequence[Tool]) -> tuple[Mapping[str, Json], ...]:
     Raises:
         InvalidRequest: for a schema that is none, and for a tool that cannot be offered.
     """
-    return tuple(_function(tool) for tool in tools)
+    return tuple(_function(tool) for tool in tools if not _built_in(tool))
+
+
+def to_built_in(tools: Sequence[Tool]) -> tuple[frozenset[str], int | None]:
+    """The built-in tools among these, by name, and how often they may be called together; None: any number.
+
+    Raises:
+        InvalidRequest: for a restriction that is not kept to.
+    """
+    mine = [tool for tool in tools if _built_in(tool)]
+    for tool in mine:
+        if tool.allowed_domains or tool.blocked_domains:
+            raise InvalidRequest(f"tools: {tool.type} takes no allowed_domains or blocked_domains here")
+    uses = [tool.max_uses for tool in mine]
+    most = None if not uses or None in uses else sum(each for each in uses if each is not None)
+    return frozenset(_built_in(tool) for tool in mine), most
+
+
+def _built_in(tool: Tool) -> str:
+    """The built-in tool that is meant, "" where it is none."""
+    return next((name for begin, name in _BUILT_IN.items() if tool.type.startswith(begin)), "")
 
 
 def _function(tool: Tool) -> Mapping[str, Json]:
@@ -90,14 +113,14 @@ def _function(tool: Tool) -> Mapping[str, Json]:
 
 
 def refuse_servers(tool: Tool) -> None:
-    """Refuse a tool that the server would run: this one runs none.
+    """Refuse a tool that the server would run and that this one does not have.
 
     Raises:
         InvalidRequest: naming it.
     """
     if tool.type.startswith(_SERVERS):
         raise InvalidRequest(
-            f"tools: {tool.type} is run by the server, and this server runs no tools; leave it out"
+            f"tools: {tool.type} is run by the server, and this one does not have it; leave it out"
         )
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api.guard import needs
-from app.api.services import Context, Served, SmallBody
+from app.api.services import Context, Served, Services, SmallBody
 from app.api.stream import DocumentResponse
 from app.api.wire import JSON, dumps
 from app.core.context import RequestContext
@@ -15,7 +15,7 @@ from app.core.limits import DEFAULTS, InputLimits
 from app.core.request import Json
 from app.golang.json import decode
 from app.golang.types import INT, STRING, Kind, parse, struct
-from app.tools.base import Outcome
+from app.tools.base import Outcome, Tool
 from app.tools.toolbox import Toolbox
 
 router = APIRouter(prefix="/api/experimental")
@@ -43,6 +43,7 @@ _FETCH: Kind[_Fetch] = struct("WebFetchRequest", _Fetch, {"url": STRING})
 @router.post("/web_search")
 @needs("tools")
 async def web_search(body: SmallBody, served: Served, ctx: Context) -> Response:
+    tool = _tool(served, "web_search")
     asked = parse(_SEARCH, await _decoded(body, served))
     if not asked.query.strip():
         raise InvalidRequest("query is required")
@@ -51,7 +52,7 @@ async def web_search(body: SmallBody, served: Served, ctx: Context) -> Response:
     arguments = {"query": asked.query, "max_results": asked.max_results or _USUAL_RESULTS}
 
     async def work() -> bytes:
-        outcome = await _run(served.toolbox, "web_search", arguments, ctx)
+        outcome = await _run(served.toolbox, tool, arguments, ctx)
         results = [
             {"title": each.title, "url": each.url, "content": each.content} for each in outcome.results
         ]
@@ -63,12 +64,13 @@ async def web_search(body: SmallBody, served: Served, ctx: Context) -> Response:
 @router.post("/web_fetch")
 @needs("tools")
 async def web_fetch(body: SmallBody, served: Served, ctx: Context) -> Response:
+    tool = _tool(served, "web_fetch")
     asked = parse(_FETCH, await _decoded(body, served))
     if not asked.url.strip():
         raise InvalidRequest("url is required")
 
     async def work() -> bytes:
-        (page,) = (await _run(served.toolbox, "web_fetch", {"url": asked.url}, ctx)).pages
+        (page,) = (await _run(served.toolbox, tool, {"url": asked.url}, ctx)).pages
         links = {"links": page.links} if page.links else {}
         return dumps({"title": page.title, "content": page.text, **links})
 
@@ -85,16 +87,20 @@ def _read(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS)
     return decode(body, limits)
 
 
-async def _run(toolbox: Toolbox, name: str, arguments: dict[str, Json], ctx: RequestContext) -> Outcome:
+def _tool(served: Services, name: str) -> Tool:
+    """Raises: Forbidden: where the tool is off, whatever the body."""
+    tool = served.toolbox.named(name)
+    if tool is None:
+        raise Forbidden(_OFF.format(name.replace("_", " ")))
+    return tool
+
+
+async def _run(toolbox: Toolbox, tool: Tool, arguments: dict[str, Json], ctx: RequestContext) -> Outcome:
     """The outcome of one call; whoever calls names the address, so any is known.
 
     Raises:
-        Forbidden: where the tool is off.
         AppError: for what went wrong.
     """
-    tool = toolbox.named(name)
-    if tool is None:
-        raise Forbidden(_OFF.format(name.replace("_", " ")))
     outcome, report, error = await toolbox.run(tool, arguments, toolbox.session((), any_url=True))
     ctx.tools.append(report)
     if error is not None:

@@ -12,7 +12,7 @@ from app.api.openai.constraints import read_guided, read_response_format
 from app.api.openai.extras import read_bool, read_int, refuse_unsupported, wrong_value
 from app.api.openai.messages import to_messages
 from app.api.openai.sampling import read_sampling
-from app.api.openai.tools import read_choice, schemas_of
+from app.api.openai.tools import allowed, read_choice, schemas_of
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
@@ -30,6 +30,7 @@ from app.core.request import (
 from app.golang.json import decode
 from app.golang.types import parse
 
+_WHITE_SPACE = b" \t\r\n"
 _MOST_LOGPROBS = 20
 _MOST_CUT = 1 << 31
 _LOWEST_PRIORITY = 1 << 20
@@ -87,7 +88,7 @@ def to_chat(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) ->
         raise InvalidRequest("an answer can be kept to one of response_format, tool_choice and guided fields")
     wanted = Generation(
         asked.model,
-        ChatPrompt(messages, tuple(asked.tools.seen)),
+        ChatPrompt(messages, allowed(asked.tools.seen, asked.extra.get("tool_choice"))),
         received_ns,
         sampling=_sampling(read_sampling(asked, limits), asked.stop),
         constraint=_constraint(guided, response_format),
@@ -193,6 +194,8 @@ def lower_priority(extra: Mapping[str, Json]) -> int:
 
 
 def _decode(body: bytes, limits: InputLimits) -> Json:
+    if not body.strip(_WHITE_SPACE):
+        raise InvalidRequest("EOF")
     value = decode(body, limits)
     refuse_over_limits(value, len(body), limits)
     return value
@@ -308,10 +311,10 @@ def _prompts(value: Json) -> list[str | list[int]]:
 
 def _completion(prompt: str | list[int], suffix: str) -> CompletionPrompt:
     if isinstance(prompt, str):
-        return CompletionPrompt(prompt, suffix=suffix)
+        return CompletionPrompt(prompt, suffix=suffix, wants_context=False)
     if suffix:
         raise InvalidRequest("suffix is not supported with prompts of token ids")
-    return CompletionPrompt(token_ids=tuple(prompt), raw=True)
+    return CompletionPrompt(token_ids=tuple(prompt), raw=True, wants_context=False)
 
 
 def _go_type(value: Json) -> str:

@@ -75,7 +75,7 @@ def _constraint(name: str, value: Json, limits: InputLimits) -> Constraint | Non
         case "regex":
             if not isinstance(value, str):
                 raise InvalidRequest(f"{name} must be a string")
-            refuse_over(name, limits.guided_chars, len(value), " characters")
+            refuse_over(name, limits.regex_chars, len(value), " characters")
             return Constraint(regex=value)
         case _:
             return _of_choices(name, value, limits)

@@ -14,7 +14,7 @@ from app.api.dialect import Answer
 from app.api.openai.counts import timings, usage
 from app.api.openai.failure import error_document, failure
 from app.api.wire import BARE_JSON, dumps
-from app.core.events import Content, Done, Event, Started, Thinking, TokenLogprob, ToolCall
+from app.core.events import Content, Done, Event, Started, Thinking, TokenLogprob, ToolCall, ToolUse
 from app.engine.base import Prompt
 
 EVENTS = "text/event-stream"
@@ -60,7 +60,7 @@ class Choice:
                 self.calls.append(event)
             case Done():
                 self.end = event
-            case Started():
+            case Started() | ToolUse():
                 pass
 
     @property

@@ -27,6 +27,8 @@ from app.golang.quote import quoted
 from app.runtime.pipeline import Embedded
 
 router = APIRouter(prefix="/v1")
+_MANY_VECTORS = 64
+"""From which on a thread is worth its way there and back."""
 
 
 @router.post("/chat/completions")
@@ -72,7 +74,11 @@ def _answer(asked: codec.Asked, encoder: OpenAIEncoder, served: Services, ctx: R
 
     async def work() -> bytes:
         if asked.generations:
-            body = encoder.rendered(await served.pipeline.render(Render(asked.wanted), ctx))
+            body = encoder.rendered(
+                await served.pipeline.render(
+                    Render(await served.tool_loop.with_images(asked.wanted, ctx)), ctx
+                )
+            )
         else:
             await served.pipeline.load(Load(asked.wanted), ctx)
             body = encoder.loaded(stream=asked.stream)
@@ -95,7 +101,9 @@ async def embeddings(body: Body, served: Served, ctx: Context) -> Response:
             found = await served.pipeline.embed(asked.wanted, ctx)
         except ModelNotFound as error:
             raise EmbeddingModelNotFound(error.name) from error
-        return _embeddings_document(asked, found)
+        if len(found.vectors) < _MANY_VECTORS:
+            return _embeddings_document(asked, found)
+        return await served.pool.run(_embeddings_document, asked, found)
 
     return DocumentResponse(work, media_type=BARE_JSON, limit_s=served.time_left_s(ctx))
 

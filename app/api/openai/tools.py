@@ -22,8 +22,23 @@ def read_choice(value: Json) -> ToolChoice:
             return ToolChoice("required")
         case {"type": "function", "function": {"name": str(name)}} if name:
             return ToolChoice("required", name)
+        case {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list()},
+        }:
+            return ToolChoice("auto" if mode == "auto" else "required")
         case _:
             raise InvalidRequest(_WRONG_CHOICE)
+
+
+def allowed(seen: Sequence[dict[str, Json]], choice: Json) -> tuple[dict[str, Json], ...]:
+    """The tools that a choice of `allowed_tools` leaves; any other leaves all. `choice` was read before."""
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return tuple(seen)
+    functions = [tool.get("function") for tool in choice["allowed_tools"]["tools"] if isinstance(tool, dict)]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    known = {name for name in names if isinstance(name, str)}
+    return tuple(tool for tool in seen if tool["function"]["name"] in known)
 
 
 def schemas_of(sent: Sequence[Json]) -> Mapping[str, Json]:

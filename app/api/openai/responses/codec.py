@@ -1,6 +1,6 @@
 """From the body of a request for a response to what it asks for. Pure: no model is looked up here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.openai.responses import schema
@@ -10,6 +10,7 @@ from app.api.openai.responses.compaction import Compaction, compaction_of
 from app.api.openai.responses.echo import Echo, echo_of
 from app.api.openai.responses.history import messages_of
 from app.api.openai.responses.items import Conversation, read_input
+from app.api.openai.responses.templates import plainer
 from app.api.openai.responses.tools import Toolbox
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
@@ -28,11 +29,13 @@ _LOGPROBS = "message.output_text.logprobs"
 class Asked:
     """One call for a response.
 
-    `effort` is by name, None where `think` of the generation stands. `waits_longer`: others of the same key
-    are served first. `compaction` is what was asked for in place of an answer.
+    `plainer` is what may be asked where a template refuses `generation`. `effort` is by name, None where
+    `think` of the generation stands. `waits_longer`: others of the same key are served first. `compaction` is
+    what was asked for in place of an answer.
     """
 
     generation: Generation
+    plainer: Generation | None
     stream: bool
     is_load: bool
     effort: str | None
@@ -44,6 +47,16 @@ class Asked:
     @property
     def model(self) -> str:
         return self.generation.model
+
+    def thinking(self, think: Think) -> "Asked":
+        """The same with another `think`, whatever is run of it."""
+        plain, compaction = self.plainer, self.compaction
+        return replace(
+            self,
+            generation=replace(self.generation, think=think),
+            plainer=None if plain is None else replace(plain, think=think),
+            compaction=None if compaction is None else compaction.thinking(think),
+        )
 
 
 def to_response(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Asked:
@@ -76,9 +89,13 @@ def to_response(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS
         tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls,
         schemas=toolbox.schemas,
+        builtin_tools=toolbox.built_in,
+        most_tool_calls=asked.max_tool_calls,
+        tells_tool_use=bool(toolbox.built_in),
     )
     return Asked(
         generation,
+        plainer(generation),
         asked.stream,
         not messages,
         effort,

@@ -17,7 +17,7 @@ from app.api.wire import dumps
 from app.core.context import Work
 from app.core.errors import ConstraintFailed, EngineFailed, InvalidRequest
 from app.core.events import Content, Done, Started, Timings, ToolCall
-from app.core.request import ChatPrompt, Deferred, Generation, Json, Message, Part, Text, ToolChoice
+from app.core.request import ChatPrompt, Deferred, Generation, Json, Message, Part, Text, Think, ToolChoice
 from app.golang.quote import quoted
 
 _ATTEMPTS = 2
@@ -80,9 +80,8 @@ class Compaction:
     items: Sequence[Item]
     ids: Mapping[str, Item]
 
-    @property
-    def model(self) -> str:
-        return self.generation.model
+    def thinking(self, think: Think) -> "Compaction":
+        return replace(self, generation=replace(self.generation, think=think))
 
 
 def compaction_of(conversation: Conversation, generation: Generation) -> Compaction:

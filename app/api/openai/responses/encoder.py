@@ -76,7 +76,11 @@ class ResponsesEncoder:
                 if not self._output.is_answered and event.reason != "length":
                     self._output.begin("message")
                     self._output.close()
-            case Started() | ToolUse():
+            case ToolUse():
+                self._output.close()
+                if event.outcome:
+                    self._output.add_search(event)
+            case Started():
                 pass
 
     def whole(self) -> bytes:
@@ -96,7 +100,7 @@ class ResponsesEncoder:
     def _keep(self, kind: Literal["reasoning", "message"], event: Thinking | Content) -> None:
         current = self._output.open
         if current is None or current.kind != kind:
-            if not event.text and not event.logprobs:
+            if not event.text:
                 return
             self._output.close()
             current = self._output.begin(kind)
@@ -121,13 +125,16 @@ class ResponsesEncoder:
                 yield from self._call(event)
             case Done():
                 yield from self._finish(event)
-            case Started() | ToolUse():
+            case ToolUse():
+                yield from self._close()
+                yield from self._searched(event)
+            case Started():
                 pass
 
     def _text(self, kind: Literal["reasoning", "message"], event: Thinking | Content) -> Iterator[bytes]:
         current = self._output.open
         if current is None or current.kind != kind:
-            if not event.text and not event.logprobs:
+            if not event.text:
                 return
             yield from self._close()
             current = yield from self._open(kind)
@@ -178,6 +185,20 @@ class ResponsesEncoder:
             named = {"name": item["name"]} if field == "arguments" else {}
             yield self._event(f"response.{kind}.delta", delta=item[field], **at)
             yield self._event(f"response.{kind}.done", **{field: item[field]}, **named, **at)
+        yield self._event("response.output_item.done", item=item, output_index=index)
+
+    def _searched(self, use: ToolUse) -> Iterator[bytes]:
+        """A search of the server's own: its events, once it has ended."""
+        if not use.outcome:
+            return
+        item = self._output.add_search(use)
+        index = len(self._output.items) - 1
+        at = {"item_id": item["id"], "output_index": index}
+        yield self._event(
+            "response.output_item.added", item={**item, "status": "in_progress"}, output_index=index
+        )
+        for step in ("in_progress", "searching", "completed"):
+            yield self._event(f"response.web_search_call.{step}", **at)
         yield self._event("response.output_item.done", item=item, output_index=index)
 
     def _finish(self, event: Done) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import orjson
 
 from app.api.openai.responses.tools import Callee
 from app.api.wire import dumps
-from app.core.events import TokenLogprob, ToolCall
+from app.core.events import TokenLogprob, ToolCall, ToolUse
 
 LEAST_LOGPROB = -9999.0
 """What stands for minus infinity, which JSON cannot say."""
@@ -80,13 +80,28 @@ class Output:
         self.items.append(item)
         return item
 
+    def add_search(self, use: ToolUse) -> dict[str, Any]:
+        """The item of a search that the server ran; only where nothing is open."""
+        item = {
+            "id": f"ws_{self._response_id}_{next(self._number)}",
+            "type": "web_search_call",
+            "status": "completed" if use.found else "failed",
+            "action": {
+                "type": "search",
+                "query": use.target,
+                "sources": [{"type": "url", "url": each.url} for each in use.found],
+            },
+        }
+        self.items.append(item)
+        return item
+
     def add(self, item: dict[str, Any]) -> None:
         self.items.append(item)
 
     @property
     def is_answered(self) -> bool:
         """Whether there is more than reasoning."""
-        return any(item["type"] != "reasoning" for item in self.items)
+        return any(item["type"] not in ("reasoning", "web_search_call") for item in self.items)
 
 
 def call_item(call: ToolCall, callee: Callee, number: str) -> dict[str, Any]:

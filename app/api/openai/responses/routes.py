@@ -37,26 +37,21 @@ async def respond(body: Body, served: Served, ctx: Context) -> Response:
     ctx.operation = "chat"
     asked = await served.decoded(codec.to_response, body)
     if asked.effort is not None:
-        think = read_effort(asked.effort, _levels(asked.model, served, ctx))
-        asked = replace(asked, generation=replace(asked.generation, think=think))
+        asked = asked.thinking(read_effort(asked.effort, _levels(asked.model, served, ctx)))
     if not asked.model.strip():
         raise InvalidRequest("model is required")
     limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
     if asked.waits_longer:
         ctx.caller = replace(ctx.caller, priority=ctx.caller.priority + 1)
     if asked.compaction is not None:
-        wanted = replace(
-            asked.compaction,
-            generation=replace(asked.compaction.generation, think=asked.generation.think),
-        )
-        events = compacted(lambda each: served.run(each, ctx), wanted, ctx.work)
+        events = compacted(lambda each: served.run(each, ctx), asked.compaction, ctx.work)
         encoder = CompactionEncoder(asked.echo, asked.toolbox)
     else:
         encoder = ResponsesEncoder(asked.echo, asked.toolbox, top_logprobs=asked.generation.top_logprobs)
         if asked.is_load:
             events = _loaded(served, asked.generation, ctx)
         else:
-            events = answered(lambda each: served.run(each, ctx), asked.generation)
+            events = answered(lambda each: served.run(each, ctx), asked.generation, asked.plainer)
     headers = _STREAM_HEADERS if asked.stream else {}
     return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s, headers=headers)
 

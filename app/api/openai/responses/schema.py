@@ -188,6 +188,7 @@ ITEM: Kind[dict[str, Any]] = _struct(
         "summary": ANY,
         "encrypted_content": STRING,
         "execution": STRING,
+        "filters": ANY,
         "tools": list_of(ANY, go_type="[]openai.ResponsesTool"),
     },
 )
@@ -211,6 +212,7 @@ TOOL_ENTRY: Kind[dict[str, Any]] = _struct(
         "strict": BOOL,
         "format": ANY,
         "execution": STRING,
+        "filters": ANY,
         "tools": list_of(ANY, go_type="[]openai.ResponsesTool"),
     },
 )

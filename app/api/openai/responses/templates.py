@@ -11,36 +11,35 @@ from dataclasses import replace
 from app.api.stream import Events
 from app.core.errors import InvalidRequest
 from app.core.events import Event
-from app.core.request import ChatPrompt, Generation, Message, Text
+from app.core.request import ChatPrompt, Generation, Message, Part, Text
 
 
-def plainer(messages: Sequence[Message]) -> tuple[Message, ...]:
+def plainer(asked: Generation) -> Generation | None:
     """The same with system messages after the first as the user's, and those of the user in a row as one.
 
-    A blank line stands between what were two messages.
+    A blank line stands between what were two messages. None where that changes nothing.
     """
-    found: list[Message] = []
-    for at, message in enumerate(messages):
-        if message.role == "system" and at:
-            message = replace(message, role="user")
-        last = found[-1] if found else None
-        if last is not None and last.role == message.role == "user":
-            found[-1] = replace(last, parts=(*last.parts, Text("\n\n"), *message.parts))
+    prompt = asked.prompt
+    if not isinstance(prompt, ChatPrompt):
+        return None
+    turns: list[tuple[Message, list[Part]]] = []
+    for at, message in enumerate(prompt.messages):
+        plain = replace(message, role="user") if message.role == "system" and at else message
+        if turns and turns[-1][0].role == plain.role == "user":
+            turns[-1][1].extend((Text("\n\n"), *plain.parts))
         else:
-            found.append(message)
-    return tuple(found)
+            turns.append((plain, [*plain.parts]))
+    messages = tuple(replace(message, parts=tuple(parts)) for message, parts in turns)
+    return None if messages == prompt.messages else replace(asked, prompt=replace(prompt, messages=messages))
 
 
-def answered(run: Callable[[Generation], Events], asked: Generation) -> Events:
-    """The events of an answer; what is refused as it was sent is tried in a plainer form.
+def answered(run: Callable[[Generation], Events], asked: Generation, instead: Generation | None) -> Events:
+    """The events of an answer to `asked`; where that is refused, to `instead`.
 
     Raises:
         AppError: as `run` does.
     """
-    prompt = asked.prompt
-    if not isinstance(prompt, ChatPrompt) or (messages := plainer(prompt.messages)) == prompt.messages:
-        return run(asked)
-    return _either(run, asked, replace(asked, prompt=replace(prompt, messages=messages)))
+    return run(asked) if instead is None else _either(run, asked, instead)
 
 
 async def _either(

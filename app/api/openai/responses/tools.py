@@ -67,6 +67,8 @@ class Toolbox:
         self._specs: dict[str, Mapping[str, Json]] = {}
         self._schemas: dict[str, Json] = {}
         self._callees: dict[str, Callee] = {}
+        self.built_in: frozenset[str] = frozenset()
+        """The tools that the server itself runs."""
 
     @property
     def specs(self) -> tuple[Mapping[str, Json], ...]:
@@ -115,12 +117,18 @@ class Toolbox:
             self._add_namespace(tool)
         elif kind in _ADDED:
             _ADDED[kind](self, tool, namespace)
-        elif kind.startswith("web_search"):
-            _refuse_web_search(kind)
+        elif kind.startswith("web_search") and not namespace:
+            self._search(tool)
         elif kind in _NOT_RUN_HERE:
             raise InvalidRequest(f"tools of type {quoted(kind)} are not supported by this server")
         else:
             raise InvalidRequest(f"unknown tool type: {quoted(kind)}")
+
+    def _search(self, tool: Mapping[str, Any]) -> None:
+        """The search that the server itself runs, where it has one (docs/tools.md)."""
+        if tool.get("filters"):
+            raise InvalidRequest("a web search takes no filters here")
+        self.built_in = frozenset({"web_search"})
 
     def _add_namespace(self, tool: Mapping[str, Any]) -> None:
         """The description of a namespace stands before that of its first tool."""
@@ -168,11 +176,6 @@ class Toolbox:
         function = {"name": visible, "description": description, "parameters": parameters}
         self._specs[visible] = TOOL.read({"type": "function", "function": function})
         self._schemas[visible], self._callees[visible] = parameters, callee
-
-
-def _refuse_web_search(kind: str) -> None:
-    """The place where a search of the server's own is to be put in."""
-    raise InvalidRequest(f"tools of type {quoted(kind)} are not available: this server has no web search")
 
 
 def _told_format(value: Json) -> str:

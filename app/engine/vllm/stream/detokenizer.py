@@ -10,13 +10,17 @@ from app.engine.stops import Stops
 
 
 class StoppingDetokenizer(IncrementalDetokenizer):
-    """Takes the place of `inner`, which goes on turning tokens into text."""
+    """Takes the place of `inner`, which goes on turning tokens into text.
+
+    A stop string within the first `min_tokens` tokens is text like any other.
+    """
 
     def __init__(self, inner: BaseIncrementalDetokenizer) -> None:
         super().__init__()
         self.token_ids = inner.token_ids
         self._inner = inner
         self._stops = Stops(inner.stop)
+        self._least = inner.min_tokens
         self._ready = ""
         self._kept = 0
 
@@ -67,7 +71,8 @@ class StoppingDetokenizer(IncrementalDetokenizer):
         decode, stops = self._inner.decode_next, self._stops
         for count, token_id in enumerate(token_ids, 1):
             self.token_ids.append(token_id)
-            self._ready += stops.push(decode(token_id))
+            text = decode(token_id)
+            self._ready += text if self.num_output_tokens() <= self._least else stops.push(text)
             if stops.found is not None:
                 return count
         return len(token_ids)

@@ -157,8 +157,9 @@ annotations:
 {{- include "caravan.checkResources" (dict "of" "the gateway" "resources" .Values.gateway.resources) }}
 {{- include "caravan.checkResources" (dict "of" "the gateway's directory" "resources" .Values.gateway.directory.resources) }}
 {{- include "caravan.checkResources" (dict "of" "the load test" "resources" .Values.loadtest.resources) }}
+{{- include "caravan.checkResources" (dict "of" "the browser" "resources" .Values.browser.resources) }}
 {{- $seen := dict }}
-{{- range list "deny" "gateway" "gateway-metrics" "models" "fetch" "test" "test-chat" "keys" "hub" "dashboard" }}
+{{- range list "deny" "gateway" "gateway-metrics" "models" "fetch" "test" "test-chat" "keys" "hub" "dashboard" "browser" "browser-servers" }}
 {{- $_ := set $seen . "a part of the chart" }}
 {{- end }}
 {{- range .Values.models }}

@@ -326,5 +326,8 @@ volumeMounts:
   "drain_delay" (int .root.Values.shutdown.drainSeconds)
   "max_body_bytes" (int .root.Values.gateway.maxBodyBytes)
 }}
+{{- if .root.Values.browser.enabled }}
+{{- $_ := set $own "browser_url" (printf "http://%s-browser:9222" (include "caravan.fullname" .root)) }}
+{{- end }}
 {{- toYaml (merge $own .root.Values.settings) }}
 {{- end }}
