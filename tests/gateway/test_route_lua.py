@@ -233,6 +233,11 @@ GROWING: dict[str, Callable[[int], bytes]] = {
     ),
     "a line for billing": lambda n: b'{"model": "qwen3", "system": "' + BILLING + rb"\\" * (n // 2) + b'"}',
     "items": lambda n: b'{"model": "qwen3", "input": [' + b'{"role":"user"},' * (n // 16) + b"{}]}",
+    "an image that is a part": lambda n: (
+        b'{"model": "qwen3", "messages": [{"content": [{"text": "a"}, {"type": "image", "source": {"data": "'
+        + rb"iVBORw0KGgo\/" * (n // 13)
+        + b'"}}]}]}'
+    ),
     "an image": lambda n: (
         b'{"model": "qwen3", "messages": [{"images": ["' + rb"iVBORw0KGgo\/" * (n // 13) + b'"]}]}'
     ),

@@ -264,9 +264,9 @@ local function is_null(body, first, last)
   return last - first == 3 and body.sub(first, last) == "null"
 end
 
--- The members of the object at `i` that are in `used`: from a key in lower case to where its last value is. Nil where it is
--- no object, ends before its brace, or has too many members. As in Go, a key may be written in any case: the one that
--- is written exactly counts before others, else the last.
+-- The members of the object at `i` that are in `used`: from a key in lower case to where its last value is. Nil where it
+-- is no object, ends before its brace, or has too many members. As in Go, a key may be written in any case: the one
+-- that is written exactly counts before others, else the last.
 local function members(body, i, used)
   i = next_char(body, i)
   if body.byte(i) ~= 123 then
@@ -413,8 +413,8 @@ local function gatherer(body)
   return gather
 end
 
--- Gathers what all turns of a conversation begin with: the messages of the system, and the next one. A list of items has
--- more than one before the first answer (what an agent says of its surroundings, then the user's question), so there
+-- Gathers what all turns of a conversation begin with: the messages of the system, and the next one. A list of items
+-- has more than one before the first answer (what an agent says of its surroundings, then the user's question), so there
 -- it is all of the user's. A text alone is the user's message. False where there is no message.
 local function gather_opening(body, place, gather, form)
   if body.byte(place[1]) ~= 91 then

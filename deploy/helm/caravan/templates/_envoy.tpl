@@ -266,13 +266,14 @@ static_resources:
 no replica of this model answers, please try again
 {{- end }}
 
-{{- /* Envoy's own errors, in the words of the API that was called, as app/api/dialect.py has them. The first mapper that
-fits counts, so the longest path comes first. */}}
+{{- /* Envoy's own errors, in the words of the API that was called, as app/api/dialect.py has them. The first mapper
+that fits counts, so the longest path comes first. */}}
 {{- define "caravan.envoy.replies" -}}
 {{- $large := printf "request body is too large: the limit is %d bytes" (int .Values.gateway.maxBodyBytes) }}
 {{- $full := "the gateway has no memory left for this request, please try again" }}
 {{- /* Envoy knows no such upgrade. Codex tries one first, and at this status goes on over HTTP at once. */}}
-{{- $upgrade := dict "status" 403 "as" 426 "on" "/v1/responses" "text" "responses are served over HTTP, not over a WebSocket: use POST" }}
+{{- $http := "responses are served over HTTP, not over a WebSocket: use POST" }}
+{{- $upgrade := dict "status" 403 "as" 426 "on" "/v1/responses" "text" $http }}
 {{- $cases := list
   (dict "status" 413 "as" 413 "text" $large)
   (dict "status" 500 "flags" (list "OM") "as" 503 "text" $full "headers" (dict "retry-after" "1"))
@@ -293,12 +294,13 @@ body_format:
   {{- include "caravan.envoy.words" (dict "api" "" "status" 0) | nindent 2 }}
 {{- end }}
 
-{{- /* One mapper: the `case` (a status or flags of Envoy's, `as` what status, with what text) on the paths of an `api`. */}}
+{{- /* One mapper: a `case` (a status or flags of Envoy's, `as` what status, with what text) on the paths of an `api`. */}}
 {{- define "caravan.envoy.reply" -}}
 {{- $case := .case }}
 {{- $causes := list }}
 {{- with $case.status }}
-{{- $causes = append $causes (dict "status_code_filter" (dict "comparison" (dict "op" "EQ" "value" (dict "default_value" . "runtime_key" (printf "caravan.status_%d" .))))) }}
+{{- $value := dict "default_value" . "runtime_key" (printf "caravan.status_%d" .) }}
+{{- $causes = append $causes (dict "status_code_filter" (dict "comparison" (dict "op" "EQ" "value" $value))) }}
 {{- end }}
 {{- with $case.flags }}
 {{- $causes = append $causes (dict "response_flag_filter" (dict "flags" .)) }}
