@@ -30,6 +30,15 @@ def test_another_session_has_another_hash(other: Json) -> None:
     assert hashed(claude(3, **other), MESSAGES) != hashed(claude(3), MESSAGES)
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, "/api/chat"])
+def test_what_comes_behind_the_first_message_does_not_count(path: str) -> None:
+    """Late system messages above all, wherever they stand."""
+    first, more = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Go on"}
+    late, answer = {"role": "system", "content": "9 left"}, {"role": "assistant", "content": "Yes?"}
+    turns = ([first], [first, late], [first, late, answer, more, late], [first, more], [first, answer, late])
+    assert len({hashed({"model": "qwen3", "messages": turn}, path) for turn in turns}) == 1
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\n\n"])
 def test_the_line_for_billing_counts_wherever_it_begins_the_system(line_end: str) -> None:
     """Only that line: what follows it is told apart."""
