@@ -17,7 +17,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
+.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
 	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser snapshots test-cluster lock clean
 
 help: ## List the targets
@@ -107,6 +107,9 @@ compat: dev ## Run the conformance tests and print the checklist: passed, depart
 
 bench: dev ## Measure Caravan beside vLLM's own server and write BENCHMARKS.md
 	@$(BIN)/python -m bench.compare --cache $(CACHE) && $(BIN)/python -m bench.path
+
+bench-openai: dev ## Measure Caravan's /v1/chat/completions beside vLLM's own server and write BENCHMARKS.md
+	@$(BIN)/python -m bench.compare --api openai --cache $(CACHE)
 
 bench-recovery: dev ## Measure how fast a dead engine is replaced and write BENCHMARKS.md
 	@$(BIN)/python -m bench.recovery --cache $(CACHE)
