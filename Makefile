@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-com
 # pip compiles one file after the other, this takes every core. What packages ship for their own tests is left out, as is
 # what ends in .py and is no Python. All else is compiled: where Python may not write bytecode, each start would do it again.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
-USUAL := not image and not cluster
+USUAL := not image and not cluster and not differential
 CHART := tests/chart tests/gateway
 PYTEST = CACHE=$(CACHE) $(BIN)/python -m pytest --durations=20
 SIDE_BY_SIDE := -n auto --dist worksteal
@@ -18,7 +18,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
-	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser snapshots test-cluster lock clean
+	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -164,6 +164,9 @@ image: ## Build the container image caravan:VERSION-TARGET (cpu, gpu, loadtest) 
 
 test-browser: dev ## What takes longer of the tests in a real Chromium (a minute or two)
 	@$(BIN)/python -m pytest -n0 -m browser tests
+
+test-differential: dev ## Ask Caravan and vLLM's own server the same, all of it (minutes)
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -n0 -m differential tests/differential
 
 test-image: dev ## Build the CPU image without Docker and run it confined (root on Debian, minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -m image tests/deploy

@@ -162,7 +162,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
     parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")
-    parser.add_argument("--json", type=Path, help="where figures go: a file of the API's in bench, if left out")
+    parser.add_argument(
+        "--json", type=Path, help="where figures go: a file of the API's in bench, if left out"
+    )
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     return parser.parse_args()
 
@@ -218,7 +220,9 @@ def main() -> None:
         )
     text = "\n\n".join(sections)
     print(text)
-    (plan.json or FILES[plan.api]).write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")
+    (plan.json or FILES[plan.api]).write_text(
+        json.dumps({"machine": described, "models": saved}, indent=2) + "\n"
+    )
     write_section(plan.markdown, text, MARKS[plan.api])
 
 

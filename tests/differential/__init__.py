@@ -1,1 +1,1 @@
-"""The same requests to Caravan and to vLLM's own server; docs/vllm-differences.md has what differs, and why."""
+"""The same requests to Caravan and to vLLM's own server: docs/vllm-differences.md has what differs."""

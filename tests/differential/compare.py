@@ -21,7 +21,15 @@ _SHOWN = 160
 _OWN = frozenset({"id", "created", "created_at", "completed_at", "request_id", "call_id", "tool_call_id"})
 """Members whose values are an answer's own: only their types are compared."""
 _DRAWN = frozenset(
-    {"content", "reasoning", "reasoning_content", "text", "completion_tokens", "total_tokens", "finish_reason"}
+    {
+        "content",
+        "reasoning",
+        "reasoning_content",
+        "text",
+        "completion_tokens",
+        "total_tokens",
+        "finish_reason",
+    }
 )
 """What chance decides besides, where texts are drawn."""
 
@@ -48,28 +56,36 @@ def differences(asked: Asked, ours: Answer, theirs: Answer) -> list[Difference]:
     return list(dict.fromkeys(Difference(asked.name, *each) for each in found))
 
 
-def _differ(path: str, left: Any, right: Any, own: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+_Found = Iterator[tuple[str, str, str]]
+
+
+def _differ(path: str, left: Any, right: Any, own: frozenset[str]) -> _Found:
     if isinstance(left, dict) and isinstance(right, dict):
-        for key in (*left, *(key for key in right if key not in left)):
-            below = f"{path}.{key}" if path else key
-            if key in left and key in right:
-                yield from _differ(below, left[key], right[key], own)
-            elif _blank(left.get(key, "")) and _blank(right.get(key, "")) and key not in own:
-                yield f"{below} {SPACE}", _shown(left.get(key, _NONE)), _shown(right.get(key, _NONE))
-            else:
-                yield below, _shown(left.get(key, _NONE)), _shown(right.get(key, _NONE))
+        yield from _differ_in_members(path, left, right, own)
     elif isinstance(left, list) and isinstance(right, list):
-        if len(left) != len(right) and not (own >= _DRAWN):
+        if len(left) != len(right) and not own >= _DRAWN:
             yield f"{path}[]", f"{len(left)} items", f"{len(right)} items"
         for one, other in zip(left, right, strict=False):
             yield from _differ(f"{path}[]", one, other, own)
-    elif isinstance(left, str) and left != right and _trimmed(left) == _trimmed(right):
-        yield f"{path} {SPACE}", _shown(left), _shown(right)
     elif path.rpartition(".")[2].removesuffix("[]") in own:
         if type(left) is not type(right):
             yield path, type(left).__name__, type(right).__name__
     elif not _same(left, right):
-        yield path, _shown(left), _shown(right)
+        spaced = f" {SPACE}" if _trimmed(left) == _trimmed(right) is not None else ""
+        yield path + spaced, _shown(left), _shown(right)
+
+
+def _differ_in_members(
+    path: str, left: Mapping[str, Any], right: Mapping[str, Any], own: frozenset[str]
+) -> _Found:
+    for key in (*left, *(key for key in right if key not in left)):
+        below = f"{path}.{key}" if path else key
+        if key in left and key in right:
+            yield from _differ(below, left[key], right[key], own)
+            continue
+        present = left.get(key, right.get(key))
+        spaced = f" {SPACE}" if _blank(present) else ""
+        yield below + spaced, _shown(left.get(key, _NONE)), _shown(right.get(key, _NONE))
 
 
 def _blank(text: Any) -> bool:
@@ -77,10 +93,10 @@ def _blank(text: Any) -> bool:
     return isinstance(text, str) and not text.strip()
 
 
-def _trimmed(text: Any) -> Any:
-    """A text without white space around it, or JSON without any between its tokens; else what is like nothing."""
+def _trimmed(text: Any) -> str | None:
+    """A text without white space around it, or JSON without any between its tokens."""
     if not isinstance(text, str):
-        return _NONE
+        return None
     try:
         return json.dumps(json.loads(text))
     except ValueError:
@@ -140,9 +156,13 @@ def _stream(body: str) -> dict[str, Any]:
     frames = [frame for frame in body.split("\n\n") if frame.strip()]
     data = [_data(frame) for frame in frames]
     chunks = [json.loads(each) for each in data if each and each != "[DONE]"]
-    shapes = _shapes(chunks)
     if any("type" in chunk and "error" not in chunk for chunk in chunks):
-        return {"order": _order(chunk.get("type") for chunk in chunks), "shapes": shapes, **_events(chunks)}
+        kinds = [str(chunk.get("type")) for chunk in chunks]
+        shapes = {
+            kind: _shapes(chunk for chunk in chunks if chunk.get("type") == kind)
+            for kind in sorted(set(kinds))
+        }
+        return {"order": _order(kinds), "shapes": shapes, **_events(chunks)}
     indices = sorted({choice["index"] for chunk in chunks for choice in chunk.get("choices", ())})
     kinds = [kind for index in indices for chunk in chunks for kind in _kinds(chunk, index)]
     kinds += ["usage" for chunk in chunks if chunk.get("choices") == []]
@@ -151,7 +171,7 @@ def _stream(body: str) -> dict[str, Any]:
     usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
     return {
         "order": order,
-        "shapes": shapes,
+        "shapes": _shapes(chunks),
         "choices": _choices(chunks),
         **({"usage": usage[-1]} if usage else {}),
         **({"error": chunks[-1]["error"]} if chunks and "error" in chunks[-1] else {}),
@@ -181,14 +201,16 @@ def _kinds(chunk: Mapping[str, Any], index: int) -> Iterator[str]:
             yield "finish"
 
 
-def _shapes(chunks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each member of any chunk, with the types it has."""
+def _shapes(chunks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Each member of any chunk, with its types. The response in an event is looked at once, at the end."""
     found: dict[str, set[str]] = {}
 
     def walk(path: str, value: Any) -> None:
         if isinstance(value, dict):
             tokens = path.endswith("top_logprobs[]") and "token" not in value
             for key, item in value.items():
+                if key == "response":
+                    continue
                 name = "TOKEN" if tokens else key
                 walk(f"{path}/{name}" if path else name, item)
         elif isinstance(value, list):
@@ -198,8 +220,7 @@ def _shapes(chunks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             found.setdefault(path, set()).add(_TYPES[type(value)])
 
     for chunk in chunks:
-        kind = chunk.get("type")
-        walk(kind if isinstance(kind, str) else "", chunk)
+        walk("", chunk)
     return {path: " or ".join(sorted(kinds)) for path, kinds in sorted(found.items())}
 
 
@@ -216,7 +237,9 @@ def _choices(chunks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 if delta.get(name):
                     told[name] = told.get(name, "") + delta[name]
             for call in delta.get("tool_calls") or ():
-                kept = told.setdefault("tool_calls", {}).setdefault(call["index"], {"name": "", "arguments": ""})
+                kept = told.setdefault("tool_calls", {}).setdefault(
+                    call["index"], {"name": "", "arguments": ""}
+                )
                 kept["name"] += call["function"].get("name") or ""
                 kept["arguments"] += call["function"].get("arguments") or ""
             for name, items in (choice.get("logprobs") or {}).items():

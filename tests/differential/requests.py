@@ -259,7 +259,10 @@ CHATS: dict[str, Fields] = {
         "structured_outputs": {"json": ANN},
         "chat_template_kwargs": {"enable_thinking": False},
     },
-    "guided_choice": {"guided_choice": ["purple", "green"], "chat_template_kwargs": {"enable_thinking": False}},
+    "guided_choice": {
+        "guided_choice": ["purple", "green"],
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
     "developer": {"messages": [{"role": "developer", "content": "Be kind."}, *HELLO]},
 }
 """Bodies that are answered, as a rule by both. All stream as well."""
@@ -405,7 +408,7 @@ BAD_CHATS: dict[str, Fields] = {
 """Bodies that are wrong in some way, or that one of the two does not take."""
 
 IDS = [513, 307, 198, 430, 514, 198, 513, 311, 198]
-"""`Hello` in the template of `tool`, and some text or other to other models: prompts of ids are taken as they are."""
+"""`Hello` in the template of `tool`, some text or other to other models: ids are taken as they are."""
 COMPLETED: dict[str, Fields] = {
     "text": {},
     "list of one": {"prompt": ["Hello"]},
@@ -571,10 +574,11 @@ def _raw() -> Iterator[Asked]:
 def requests() -> list[Asked]:
     """All of them; those to one model are together."""
     chat = {"messages": HELLO, **_GREEDY}
-    streamed = {name: {**fields, "stream": True} for name, fields in CHATS.items() if name not in NOT_STREAMED}
+    streamed = {
+        name: {**fields, "stream": True} for name, fields in CHATS.items() if name not in NOT_STREAMED
+    }
     counted = {name: {**fields, **USAGE} for name, fields in streamed.items() if len(fields) <= 2}
     completed = {"prompt": "Hello", "temperature": 0, "max_tokens": 12}
-    pieces = {name: {**fields, "stream": True} for name, fields in COMPLETED.items()}
     embedded = {"input": "Hello"}
     responded = {"input": "Hello", "temperature": 0, "max_output_tokens": 64, "store": False}
     talked = {"messages": HELLO, "temperature": 0, "max_tokens": 64}
@@ -584,7 +588,7 @@ def requests() -> list[Asked]:
         *_of("chat, streamed with usage", CHAT, "tool", chat, counted),
         *_of("wrong chat", CHAT, "tool", chat, BAD_CHATS),
         *_of("completion", COMPLETIONS, "tool", completed, COMPLETED),
-        *_of("completion, streamed", COMPLETIONS, "tool", completed, pieces),
+        *_of("completion, streamed", COMPLETIONS, "tool", completed, _streaming(COMPLETED)),
         *_of("wrong completion", COMPLETIONS, "tool", completed, BAD_COMPLETIONS),
         *_of("response", RESPONSES, "tool", responded, RESPONDED),
         *_of("response, streamed", RESPONSES, "tool", responded, _streaming(RESPONDED)),

@@ -49,7 +49,9 @@ def vllm_server(name: str, model: Model, scratch: Path) -> Generator[httpx.Clien
         engine |= {"enable_auto_tool_choice": True, "tool_call_parser": facts.tool_parser}
     if facts.reasoning_parser:
         engine |= {"reasoning_parser": facts.reasoning_parser}
-    command = (_IN_ONE_PROCESS + VLLM).format(python=sys.executable, port=port, model=facts.path, name=name, flags=flags(engine))
+    command = (_IN_ONE_PROCESS + VLLM).format(
+        python=sys.executable, port=port, model=facts.path, name=name, flags=flags(engine)
+    )
     with running(shlex.split(command), scratch / f"vllm-{name}.log", offline()) as process:
         wait_ready(f"http://127.0.0.1:{port}/health", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_ANSWER_S) as client:
