@@ -11,7 +11,7 @@ from functools import cache
 
 CHAT = ("chat/*", "wrong chat/*", "plain chat/*")
 STREAMED_CHAT = ("chat, streamed/*", "chat, streamed with usage/*")
-COMPLETION = ("completion/*", "plain completion/*")
+COMPLETION = ("completion/*", "completion of one that reasons/*")
 STREAMED_COMPLETION = ("completion, streamed/*",)
 OPENAI = (*CHAT, *STREAMED_CHAT, *COMPLETION, *STREAMED_COMPLETION)
 RESPONSES = ("response/*", "response, streamed/*")
@@ -203,7 +203,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "Special tokens in the text",
-        ("*/two text parts", "*/min_tokens", "chat*/ignore_eos", "plain chat/ignore_eos"),
+        ("*/two text parts", "*/min_tokens", "*/ignore_eos"),
         ("*.content",),
         "a model's parser reads them here, so that what it leaves is in the text; vLLM's server drops them "
         "from whole answers and not from all streams",
@@ -241,7 +241,7 @@ ROWS: tuple[Row, ...] = (
         "`frequency_penalty`",
         ("*/frequency_penalty", "*/penalties"),
         ("*.content", "*.text", "*.usage.*_tokens", "*.finish_reason", "*shapes*"),
-        "counts the last 64 tokens, as Ollama's `repeat_last_n` has it; vLLM's counts the whole answer",
+        "counts the last 64 tokens, the prompt's too (`repeat_last_n`), as in Ollama; vLLM's the answer",
     ),
     Row(
         "`tool_choice` of `none`",
@@ -261,6 +261,41 @@ ROWS: tuple[Row, ...] = (
             "stream.shapes.choices[]/delta/reasoning",
         ),
         "templates see a tool as Ollama makes it, with empty parameters",
+    ),
+    Row(
+        "Members of tools that Ollama does not know",
+        ("*/strict tool", "*/call that it would not make"),
+        ("*.usage.*_tokens",),
+        "templates see a tool as Ollama makes it; the schema holds whole",
+    ),
+    Row(
+        "A call that the model would not make",
+        ("*/call that it would not make",),
+        (
+            "*.arguments",
+            "*.finish_reason",
+            "*.usage.*_tokens",
+            "*.cached_tokens",
+        ),
+        "has arguments of its schema here; vLLM's need not",
+    ),
+    Row(
+        "`parallel_tool_calls` of false",
+        ("*/parallel off",),
+        ("*.usage.*_tokens",),
+        "the model writes as it would, and one call comes out",
+    ),
+    Row(
+        "White space in an answer of a schema",
+        ("*/structured json",),
+        ("*.content", "*.finish_reason", "*.usage.*_tokens"),
+        "is bounded, so that a model cannot write of it without end",
+    ),
+    Row(
+        "Completions of a model that reasons",
+        ("completion of one that reasons/*",),
+        ("document.choices[].text", "document.choices[].logprobs*"),
+        "tell what comes after the reasoning alone, as Ollama's",
     ),
     Row(
         "`guided_choice`",
@@ -409,9 +444,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "Prompts that are texts",
         tuple(
-            f"{group}completion{streamed}/{name}"
-            for group, streamed in (("", "*"), ("plain ", ""))
-            for name in ("text", "list of one", "list of two", "echo", "echo of two")
+            f"completion*/{name}" for name in ("text", "list of one", "list of two", "echo", "echo of two")
         ),
         ("*.text", "*.usage.*_tokens", "*finish_reason", "stream.order", "*shapes*"),
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",

@@ -196,21 +196,35 @@ CHATS: dict[str, Fields] = {
         "tool_choice": "none",
         "max_tokens": 128,
     },
-    "choice required": {"tools": [PICK], "tool_choice": "required", "max_tokens": 160},
+    "choice required": {
+        "messages": [PARIS_QUESTION],
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "max_tokens": 160,
+    },
     "choice of one": {
-        "tools": [PICK],
-        "tool_choice": {"type": "function", "function": {"name": "pick"}},
+        "messages": [PARIS_QUESTION],
+        "tools": [WEATHER],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
         "max_tokens": 160,
     },
     "required without thinking": {
-        "tools": [PICK],
+        "messages": [PARIS_QUESTION],
+        "tools": [WEATHER],
         "tool_choice": "required",
         "max_tokens": 160,
         "chat_template_kwargs": {"enable_thinking": False},
     },
     "one without thinking": {
+        "messages": [PARIS_QUESTION],
+        "tools": [WEATHER],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        "max_tokens": 160,
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
+    "call that it would not make": {
         "tools": [PICK],
-        "tool_choice": {"type": "function", "function": {"name": "pick"}},
+        "tool_choice": "required",
         "max_tokens": 160,
         "chat_template_kwargs": {"enable_thinking": False},
     },
@@ -422,7 +436,7 @@ COMPLETED: dict[str, Fields] = {
     "echo of token ids": {"prompt": [1, 2, 3], "echo": True},
     "logprobs of 0": {"prompt": IDS, "logprobs": 0},
     "logprobs of 3": {"prompt": IDS, "logprobs": 3},
-    "logprobs of two prompts": {"prompt": [IDS, [513, 307]], "logprobs": 2},
+    "logprobs of 2 prompts": {"prompt": [IDS, [513, 307]], "logprobs": 2},
     "n": {"prompt": IDS, "n": 2, "temperature": 0.9, "seed": 3},
     "n of two prompts": {"prompt": [IDS, [513, 307]], "n": 2, "temperature": 0.9, "seed": 3},
     "best_of": {"prompt": IDS, "n": 2, "best_of": 2, "temperature": 0.9, "seed": 3},
@@ -587,16 +601,16 @@ def requests() -> list[Asked]:
         *_of("chat, streamed", CHAT, "tool", chat, streamed),
         *_of("chat, streamed with usage", CHAT, "tool", chat, counted),
         *_of("wrong chat", CHAT, "tool", chat, BAD_CHATS),
-        *_of("completion", COMPLETIONS, "tool", completed, COMPLETED),
-        *_of("completion, streamed", COMPLETIONS, "tool", completed, _streaming(COMPLETED)),
+        *_of("completion of one that reasons", COMPLETIONS, "tool", completed, _some(COMPLETED, *_REASONED)),
         *_of("wrong completion", COMPLETIONS, "tool", completed, BAD_COMPLETIONS),
         *_of("response", RESPONSES, "tool", responded, RESPONDED),
         *_of("response, streamed", RESPONSES, "tool", responded, _streaming(RESPONDED)),
         *_of("message", MESSAGES, "tool", talked, TALKED),
         *_of("message, streamed", MESSAGES, "tool", talked, _streaming(TALKED)),
         *_raw(),
-        *_of("plain chat", CHAT, "plain", chat, _plain(CHATS)),
-        *_of("plain completion", COMPLETIONS, "plain", completed, COMPLETED),
+        *_of("plain chat", CHAT, "plain", chat, _some(CHATS, *_PLAIN)),
+        *_of("completion", COMPLETIONS, "plain", completed, COMPLETED),
+        *_of("completion, streamed", COMPLETIONS, "plain", completed, _streaming(_some(COMPLETED, *_PIECES))),
         *_of("embedding", EMBEDDINGS, "emb", embedded, EMBEDDED),
     ]
     return sorted(found, key=lambda asked: ("tool", "plain", "emb").index(asked.model))
@@ -628,8 +642,21 @@ _PLAIN = (
 )
 
 
-def _plain(rows: Mapping[str, Fields]) -> dict[str, Fields]:
+_REASONED = ("text", "ids of a text", "logprobs of 3", "suffix")
+_PIECES = (
+    "text",
+    "ids of a text",
+    "lists of token ids",
+    "echo",
+    "logprobs of 2 prompts",
+    "n",
+    "stop",
+    "regex",
+)
+
+
+def _some(rows: Mapping[str, Fields], *names: str) -> dict[str, Fields]:
     return {
         name: {key: value for key, value in rows[name].items() if key != "chat_template_kwargs"}
-        for name in _PLAIN
+        for name in names
     }
