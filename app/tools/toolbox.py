@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -11,13 +12,14 @@ from app.core.context import Caller, ToolReport
 from app.core.errors import AddressRefused, AppError, FetchFailed, Forbidden, InvalidRequest
 from app.core.request import Json
 from app.tools.base import SWITCHES, Budget, Outcome, Session, Tool
-from app.tools.visits import Visits
+from app.tools.visits import URL_CHARS, Visits
 
 logger = logging.getLogger(__name__)
 
 _OFF = "this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS); leave it out"
 _OFF_SEARCH = "this server has no search engine for the built-in tool {!r} (CARAVAN_SEARCH_URL); leave it out"
 _NO_TOOL = "there is no built-in tool {!r}; there are 'net' and 'webview'"
+_HOST = re.compile(r"[a-z0-9_.:-]{1,253}")
 _NAMES = {"web_fetch": "net", "web_search": "net", "web_view": "webview"}
 """Each function, and the switch that turns it on."""
 
@@ -92,7 +94,7 @@ class Toolbox:
         started_ns, begun_ns = time.time_ns(), time.monotonic_ns()
         target, outcome, error = "", Outcome(), None
         try:
-            target = tool.target(arguments)
+            target = tool.target(arguments)[:URL_CHARS]
             session.spend_call()
             async with asyncio.timeout(session.seconds):
                 outcome = await tool.run(arguments, session)
@@ -122,8 +124,12 @@ class Toolbox:
 
 
 def _host(outcome: Outcome, target: str) -> str:
-    """Where a page came from in the end, or should have come from; empty for a query."""
+    """Where a page came from in the end, or should have come from; empty for a query.
+
+    A model may write anything where a host stands, and what it says is content: `?` for what is no host.
+    """
     try:
-        return (urlsplit(outcome.pages[0].url if outcome.pages else target).hostname or "")[:253]
+        host = urlsplit(outcome.pages[0].url if outcome.pages else target).hostname or ""
     except ValueError:
         return ""
+    return host if _HOST.fullmatch(host) else "?" if host else ""
