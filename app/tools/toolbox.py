@@ -2,24 +2,23 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from app.core.brief import brief
 from app.core.context import Caller, ToolReport
 from app.core.errors import AddressRefused, AppError, FetchFailed, Forbidden, InvalidRequest
 from app.core.request import Json
 from app.tools.base import SWITCHES, Budget, Outcome, Session, Tool
+from app.tools.images import ImageFetch
 from app.tools.visits import URL_CHARS, Visits
+from app.tools.words import host_of
 
 logger = logging.getLogger(__name__)
 
 _OFF = "this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS); leave it out"
 _OFF_SEARCH = "this server has no search engine for the built-in tool {!r} (CARAVAN_SEARCH_URL); leave it out"
 _NO_TOOL = "there is no built-in tool {!r}; there are 'net' and 'webview'"
-_HOST = re.compile(r"[a-z0-9_.:-]{1,253}")
 _NAMES = {"web_fetch": "net", "web_search": "net", "web_view": "webview"}
 """Each function, and the switch that turns it on."""
 
@@ -33,9 +32,11 @@ class Toolbox:
         *,
         budget: Budget | None = None,
         any_url: bool = False,
+        images: ImageFetch | None = None,
         closers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self._closers = closers
+        self.images = images
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.budget = budget or Budget()
         self._any_url = any_url
@@ -124,12 +125,5 @@ class Toolbox:
 
 
 def _host(outcome: Outcome, target: str) -> str:
-    """Where a page came from in the end, or should have come from; empty for a query.
-
-    A model may write anything where a host stands, and what it says is content: `?` for what is no host.
-    """
-    try:
-        host = urlsplit(outcome.pages[0].url if outcome.pages else target).hostname or ""
-    except ValueError:
-        return ""
-    return host if _HOST.fullmatch(host) else "?" if host else ""
+    """Where a page came from in the end, or should have come from; empty for a query."""
+    return host_of(outcome.pages[0].url if outcome.pages else target)
