@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from app.core.context import RequestContext
-from app.core.errors import Forbidden, InvalidRequest
+from app.core.errors import FetchFailed, Forbidden, InvalidRequest
 from app.core.events import Done, Event, SearchResult, ToolCall, ToolUse
 from app.core.pool import Pool
 from app.core.request import (
@@ -24,6 +24,7 @@ from app.core.request import (
     Json,
     Message,
     PastToolCall,
+    RemoteImage,
     Text,
     ToolChoice,
 )
@@ -32,6 +33,7 @@ from app.runtime.images import remote_images, with_images
 from app.runtime.pipeline import Admitted, Pipeline, done
 from app.runtime.toolturn import Sums, ToolTurn
 from app.tools.base import NoTool, Outcome, Session, Tool
+from app.tools.images import ImageFetch
 from app.tools.report import told
 from app.tools.toolbox import Toolbox
 from app.tools.untrusted import Marks
@@ -80,9 +82,12 @@ class ToolLoop:
     async def with_images(self, asked: Generation, ctx: RequestContext) -> Generation:
         """The same with the pictures that it names by address, fetched.
 
+        They take no more time, and about no more bytes, than the tools of a request may.
+
         Raises:
             InvalidRequest, Forbidden: where this server or this key fetches none, and for such an address.
-            FetchFailed: for one that cannot be had.
+            FetchFailed: for one that cannot be had, or for all that together take too much.
+            Overloaded: where as many are fetched as may be.
         """
         urls = remote_images(asked)
         if not urls:
@@ -92,15 +97,28 @@ class ToolLoop:
             raise InvalidRequest(urls[0].refusal)
         if not ctx.caller.has("tools"):
             raise Forbidden("this API key does not have the scope 'tools'")
+        self._pipeline.admit(asked, ctx)  # Nothing is fetched for a model that there is not.
+        try:
+            async with asyncio.timeout(self._toolbox.budget.seconds):
+                return with_images(asked, await self._fetched(fetch, urls, ctx))
+        except TimeoutError as error:
+            raise FetchFailed("the images at these addresses take too long") from error
+
+    async def _fetched(
+        self, fetch: ImageFetch, parts: Sequence[RemoteImage], ctx: RequestContext
+    ) -> Mapping[str, Image]:
         found: dict[str, Image] = {}
-        for part in urls:
-            if part.url not in found:
-                data, report, error = await fetch.get(part.url)
-                ctx.tools.append(report)
-                if error is not None:
-                    raise error
-                found[part.url] = Image(data)
-        return with_images(asked, found)
+        left_bytes = self._toolbox.budget.received_bytes
+        for url in dict.fromkeys(part.url for part in parts):
+            data, report, error = await fetch.get(url)
+            ctx.tools.append(report)
+            left_bytes -= report.received_bytes
+            if error is None and left_bytes < 0:
+                error = FetchFailed("the images at these addresses are too large together")
+            if error is not None:
+                raise error
+            found[url] = Image(data)
+        return found
 
     def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
         """The built-in tools that are asked for; what only loads a model asks for those it may have, too.

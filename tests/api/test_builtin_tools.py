@@ -588,10 +588,11 @@ async def test_ollamas_web_routes_say_that_they_are_off(tmp_path: Path) -> None:
 
 
 class Pictures:
-    """Egress that has one picture."""
+    """Egress that has one picture; a slow one `waits`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.waits = asyncio.Event()
 
     async def get(
         self, url: str, *, limits: FetchLimits, headers: Mapping[str, str] | None = None
@@ -599,6 +600,9 @@ class Pictures:
         self.asked.append(url)
         if "intern" in url:
             raise AddressRefused("this address may not be opened")
+        if "slow" in url:
+            self.waits.set()
+            await asyncio.sleep(60)
         status = 404 if "missing" in url else 200
         return Fetched(url, status, {}, "image/png", "", b"picture", False, 7)
 
@@ -631,7 +635,8 @@ async def gallery(
     async def start(_: Any) -> FakeEngine:
         return engine
 
-    toolbox = Toolbox(images=None if images is None else ImageFetch(images))
+    fetch = None if images is None else ImageFetch(images, at_once=1)
+    toolbox = Toolbox(images=fetch, budget=Budget(received_bytes=20, seconds=0.3))
     settings = read_settings(preload=False, keys_file=file)
     app = build_app(settings, Library([fake_model("m")]), start, toolbox=toolbox)
     transport = httpx.ASGITransport(app)
@@ -655,6 +660,38 @@ async def test_a_picture_at_an_address_is_fetched_where_that_is_on(tmp_path: Pat
             assert failed.status_code == status
             assert told in failed.json()["error"]["message"]
     assert pictures.asked[0] == PICTURE
+
+
+async def test_pictures_at_addresses_have_a_budget(tmp_path: Path) -> None:
+    """One request may name 64, and each may have 20 MiB."""
+    path, pictures = "/v1/chat/completions", Pictures()
+    many = WITH_PICTURE[path](PICTURE)
+    many["messages"] = [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": f"{PICTURE}?{n}"}} for n in range(9)],
+        }
+    ]
+    slow = WITH_PICTURE[path]("http://slow.test/")
+    async with gallery(tmp_path, pictures) as (client, _):
+        answer = await client.post(path, json=many)
+        assert answer.status_code == 502
+        assert "too large together" in answer.text
+        assert len(pictures.asked) == 3
+        waits = asyncio.create_task(client.post(path, json=slow))
+        await pictures.waits.wait()
+        assert (await client.post(path, json=WITH_PICTURE[path](PICTURE))).status_code == 503
+        assert "take too long" in (await waits).text
+        assert (await client.post(path, json=WITH_PICTURE[path](PICTURE))).status_code == 200
+
+
+@pytest.mark.parametrize("path", WITH_PICTURE)
+async def test_no_picture_is_fetched_for_a_model_that_there_is_not(tmp_path: Path, path: str) -> None:
+    pictures = Pictures()
+    async with gallery(tmp_path, pictures) as (client, _):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE) | {"model": "nobody"})
+    assert answer.status_code == 404
+    assert pictures.asked == []
 
 
 @pytest.mark.point(221)
