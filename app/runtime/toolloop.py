@@ -153,10 +153,13 @@ class ToolLoop:
                 tools,
             )
             if not admitted.model.can("tools"):
-                async for events in turns.prefetch():
+                async with aclosing(turns.prefetch()) as opened:
+                    async for events in opened:
+                        yield events
+            # Closed here and not when it is collected: the engine's request ends before its lease does.
+            async with aclosing(turns.run()) as answered:
+                async for events in answered:
                     yield events
-            async for events in turns.run():
-                yield events
 
 
 @dataclass(slots=True)
@@ -192,8 +195,9 @@ class _Turns:
                 self.tools = ()
             is_answer = not self.tools  # whatever the model writes now
             turn = ToolTurn(live=is_answer, first=number == 1)
-            async for events in self._take(turn, constrained=is_answer):
-                yield events
+            async with aclosing(self._take(turn, constrained=is_answer)) as taken:
+                async for events in taken:
+                    yield events
             end = self._added(turn)
             calls, theirs = turn.split(theirs_named)
             if calls and not theirs and not is_answer:

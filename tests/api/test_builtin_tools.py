@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import yaml
 
 from app.access.keys import new_key
 from app.catalogue.library import Library
+from app.core.context import RequestContext
 from app.core.errors import AddressRefused, FetchFailed
 from app.core.events import Content, Event, Thinking, ToolCall
 from app.core.model import Capability
+from app.core.pool import Pool
+from app.core.request import ChatPrompt, Generation, Message
 from app.egress.client import Fetched, FetchLimits
 from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
 from app.main import build_app
+from app.runtime.manager import Manager
+from app.runtime.pipeline import Pipeline
+from app.runtime.toolloop import ToolLoop
 from app.settings.server import read_settings
 from app.tools.base import Budget
 from app.tools.functions import functions
@@ -361,6 +368,31 @@ async def test_a_client_that_leaves_ends_the_fetch(tmp_path: Path) -> None:
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         await web.ends.wait()
+
+
+async def test_a_client_that_leaves_in_the_answer_ends_the_engines_request(tmp_path: Path) -> None:
+    """Before the lease ends: a generator that is left to be collected would end it at some later time."""
+
+    def model(_: Prompt, run: Run) -> Reply:
+        return Reply(["x"], events=[[fetch(URL)]]) if run.chat.tools else Reply(["a"] * 9)
+
+    engine = FakeEngine(model)
+
+    async def start(_: Any) -> FakeEngine:
+        return engine
+
+    library = Library([fake_model("m")])
+    manager = Manager(start, keep_alive_s=0, max_loaded=0, load_timeout_s=9, max_queue=9)
+    toolbox = Toolbox(functions(Web(), None, None), budget=Budget(turns=2))
+    loop = ToolLoop(Pipeline(library, manager), toolbox, Pool())
+    prompt = ChatPrompt((Message.of("user", ASK),))
+    asked = Generation("m", prompt, time.monotonic_ns(), builtin_tools=frozenset({"net"}))
+    async with aclosing(loop.run(asked, RequestContext())) as events:
+        async for some in events:
+            if any(isinstance(event, Content) for event in some):
+                break
+    assert engine.metrics()["running"] == 0
+    await manager.close()
 
 
 # The client's own tools, and formats
