@@ -273,6 +273,8 @@ def _messages_stream(text: str) -> Said:
                         block["text"] += delta["text"]
                     case "thinking_delta":
                         block["thinking"] += delta["thinking"]
+                    case "signature_delta":
+                        block["signature"] += delta["signature"]
                     case _:
                         block["input"] = json.loads(delta["partial_json"])
             case "message_delta":
