@@ -16,8 +16,8 @@ EVENTS = "text/event-stream"
 _REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens"}
 _AFTER = b"}}\n\n"
 _UNSIGNED = "unsigned"
-"""The signature of every thinking block. Clients hand thoughts back only with one, and some take no block without
-(the one of the Vercel AI SDK); nobody checks it here."""
+"""The signature of every thinking block, which nobody checks. Clients hand thoughts back only with one, and
+some, as the Vercel AI SDK, take no block without."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
