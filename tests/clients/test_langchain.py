@@ -53,7 +53,7 @@ def test_langchain_has_structured_output_by_each_method(told: Ask) -> None:
 
 
 def test_langchain_shows_reasoning_of_responses_alone(told: Ask) -> None:
-    assert told("thinking") == [[THOUGHT], THOUGHTFUL, THOUGHTFUL]
+    assert told("thinking") == [[THOUGHT], THOUGHTFUL, ["text"], THOUGHTFUL]
 
 
 def test_langchain_sends_pictures(told: Ask) -> None:

@@ -47,6 +47,14 @@ def test_the_ai_sdk_runs_tools_in_steps(told: Ask) -> None:
     assert told("required") == by_each([LONDON])
 
 
+def test_the_ai_sdk_must_not_count_on_stored_responses(told: Ask) -> None:
+    """Its default is `store`, with which it sends references to items in the next step."""
+    assert told("steps")["responses"] == [BOTH, 3]
+    name, status, text = told("stored")
+    assert (name, status) == ("APICallError", 400)
+    assert "item_reference is not supported" in text
+
+
 def test_the_ai_sdk_generates_objects(told: Ask) -> None:
     assert told("object") == by_each(PERSON)
     assert told("objectStreamed") == by_each(PERSON)

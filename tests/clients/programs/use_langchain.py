@@ -109,7 +109,8 @@ def thinking() -> Any:
     """Reasoning of chat completions is no field that this client reads; that of responses is."""
     answer = model(use_responses_api=True, reasoning={"effort": "low", "summary": "auto"}).invoke("think")
     blocks = [block["reasoning"] for block in answer.content_blocks if block["type"] == "reasoning"]
-    return [blocks, answer.text, model(reasoning_effort="low").invoke("think").text]
+    chat = model(reasoning_effort="low").invoke("think")
+    return [blocks, answer.text, [block["type"] for block in chat.content_blocks], chat.text]
 
 
 def picture() -> Any:

@@ -115,8 +115,8 @@ def thinking() -> Any:
 
 
 def allowed(provider: str) -> dict[str, Any]:
-    """It sends `reasoning_effort` for models alone of which it knows that they reason, unless told so."""
-    return {"allowed_openai_params": ["reasoning_effort"]} if provider != "ollama_chat" else {}
+    """It sends `reasoning_effort` to those models of Anthropic alone that it knows to reason, unless told."""
+    return {"allowed_openai_params": ["reasoning_effort"]} if provider == "anthropic" else {}
 
 
 def picture() -> Any:
@@ -133,13 +133,7 @@ def responses() -> Any:
 def embedding() -> Any:
     found: dict[str, Any] = {}
     for provider, base in (("openai", V1), ("ollama", URL)):
-        answer = litellm.embedding(
-            model=f"{provider}/emb",
-            input=["a", "b"],
-            api_base=base,
-            api_key=KEY,
-            **({"encoding_format": "float"} if provider == "openai" else {}),
-        )
+        answer = litellm.embedding(model=f"{provider}/emb", input=["a", "b"], api_base=base, api_key=KEY)
         found[provider] = [len(row["embedding"]) for row in answer.data]
     return found
 

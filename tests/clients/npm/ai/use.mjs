@@ -63,6 +63,7 @@ await tell({
       await answer.consumeStream()
       return [await answer.text, (await answer.steps).length]
     }),
+  stored: () => failure(() => generateText({ ...looped, providerOptions: {}, model: models().responses, prompt: COMPARE })),
   object: () =>
     all(async (model) => (await generateObject({ ...options, model, schema: Person, prompt: 'Who?' })).object),
   objectStreamed: () =>
