@@ -10,15 +10,17 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-com
 # pip compiles one file after the other, this takes every core. What packages ship for their own tests is left out, as is
 # what ends in .py and is no Python. All else is compiled: where Python may not write bytecode, each start would do it again.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
-USUAL := not image and not cluster
+USUAL := not image and not cluster and not browser and not differential and not clients
 CHART := tests/chart tests/gateway
+CLIENTS := openai anthropic pydantic-ai langchain litellm
+NPM_CLIENTS := sdks ai
 PYTEST = CACHE=$(CACHE) $(BIN)/python -m pytest --durations=20
 SIDE_BY_SIDE := -n auto --dist worksteal
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-load bench-pull library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser snapshots test-cluster lock clean
+.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
+	bench-load bench-pull library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -108,6 +110,9 @@ compat: dev ## Run the conformance tests and print the checklist: passed, depart
 bench: dev ## Measure Caravan beside vLLM's own server and write BENCHMARKS.md
 	@$(BIN)/python -m bench.compare --cache $(CACHE) && $(BIN)/python -m bench.path
 
+bench-openai: dev ## Measure Caravan's /v1/chat/completions beside vLLM's own server and write BENCHMARKS.md
+	@$(BIN)/python -m bench.compare --api openai --cache $(CACHE)
+
 bench-recovery: dev ## Measure how fast a dead engine is replaced and write BENCHMARKS.md
 	@$(BIN)/python -m bench.recovery --cache $(CACHE)
 
@@ -167,6 +172,21 @@ image: ## Build the container image caravan:VERSION-TARGET (cpu, gpu, loadtest) 
 
 test-browser: dev ## What takes longer of the tests in a real Chromium (a minute or two)
 	@$(BIN)/python -m pytest -n0 -m browser tests
+
+test-differential: dev ## Ask Caravan and vLLM's own server the same, all of it (minutes)
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -n0 -m differential tests/differential
+
+test-clients: dev $(CLIENTS:%=$(CACHE)/clients/%/.installed) $(NPM_CLIENTS:%=$(CACHE)/clients/npm-%/.installed) ## Drive the server with the public clients of its APIs, each as it is released (needs node and npm)
+	@CACHE=$(CACHE) $(BIN)/python -m pytest -n0 -m clients tests/clients
+
+# What a client depends on clashes with what vLLM does, and with what the next client does.
+$(CACHE)/clients/%/.installed: requirements/clients/%.lock
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<
+	@touch $@
+
+$(CACHE)/clients/npm-%/.installed: tests/clients/npm/%/package-lock.json
+	@mkdir -p $(@D) && cp $(<D)/package.json $(<D)/package-lock.json $(@D) && cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 test-image: dev ## Build the CPU image without Docker and run it confined (root on Debian, minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -m image tests/deploy

@@ -47,6 +47,9 @@ def create(
     concurrent_requests: Annotated[int | None, typer.Option(help="Most requests at once.")] = None,
     max_context: Annotated[int | None, typer.Option(help="Largest num_ctx.")] = None,
     max_predict: Annotated[int | None, typer.Option(help="Largest num_predict.")] = None,
+    max_tool_calls: Annotated[
+        int | None, typer.Option(help="Most calls of built-in tools in a request.")
+    ] = None,
     priority: Annotated[int, typer.Option(help="A lower number is served first.")] = 0,
     file: FileOption = None,
 ) -> None:
@@ -68,6 +71,7 @@ def create(
             "concurrent_requests": concurrent_requests,
             "max_context": max_context,
             "max_predict": max_predict,
+            "max_tool_calls": max_tool_calls,
         },
         "priority": priority,
     }

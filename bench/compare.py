@@ -1,6 +1,7 @@
-"""Caravan's `/api/chat` beside vLLM's own server: one model, one engine configuration, one client.
+"""Caravan's chat beside vLLM's own server: one model, one engine configuration, one client.
 
-Run it with `python -m bench.compare`. Both servers are up and take turns at running, a few seconds each
+Run it with `python -m bench.compare`; `--api openai` asks Caravan by the same API and with the same bodies as
+vLLM's server, instead of by `/api/chat`. Both servers are up and take turns at running, a few seconds each
 (`bench.slices`), so that what else the machine does hits both alike. Replies are greedy and end where the
 model ends them, at a limit at the latest: Ollama's API has no `ignore_eos`, and left to itself one engine
 writes as much for one server as for the other. The tokens counted are those that each server reports.
@@ -36,7 +37,8 @@ from harness.report import installed, machine, write_section
 
 BUNDLED_APART_S = 0.75
 TINY_APART_S = 0.1875
-MARK = "<!-- bench:compare -->"
+MARKS = {"ollama": "<!-- bench:compare -->", "openai": "<!-- bench:compare-openai -->"}
+FILES = {"ollama": Path("bench/compare.json"), "openai": Path("bench/compare-openai.json")}
 BUNDLED = "`smollm2:135m` (SmolLM2-135M-Instruct as `make run` serves it)"
 TINY = "A tiny Llama of 105,000 parameters, where servers are what costs"
 CARAVAN = "{python} -m app.cli serve --port {port} --config {config}"
@@ -151,6 +153,7 @@ def unequal(results: Results, clients: Sequence[int], sides: Sequence[Side]) -> 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    parser.add_argument("--api", choices=[*MARKS], default="ollama", help="by which Caravan is asked")
     parser.add_argument("--only", choices=["bundled", "tiny"], help="leave the other model out")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time")
@@ -159,7 +162,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, as JSON")
     parser.add_argument("--caravan", default=CARAVAN, help="command that starts Caravan: %(default)s")
     parser.add_argument("--vllm", default=VLLM, help="command that starts vLLM's server: %(default)s")
-    parser.add_argument("--json", type=Path, default=Path("bench/compare.json"), help="where figures go")
+    parser.add_argument(
+        "--json", type=Path, help="where figures go: a file of the API's in bench, if left out"
+    )
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     return parser.parse_args()
 
@@ -178,12 +183,19 @@ def workloads(plan: argparse.Namespace) -> list[Workload]:
     return found
 
 
+def sides_of(plan: argparse.Namespace) -> list[Side]:
+    """Caravan by the API of the plan, and vLLM's server by the only one that it has of the two."""
+    openai = ("/v1/chat/completions", openai_body, openai_counts)
+    ollama = ("/api/chat", ollama_body, ollama_counts)
+    return [
+        Side("Caravan", plan.caravan, "/", *(openai if plan.api == "openai" else ollama)),
+        Side("vLLM server", plan.vllm, "/health", *openai),
+    ]
+
+
 def main() -> None:
     plan = options()
-    sides = [
-        Side("Caravan", plan.caravan, "/", "/api/chat", ollama_body, ollama_counts),
-        Side("vLLM server", plan.vllm, "/health", "/v1/chat/completions", openai_body, openai_counts),
-    ]
+    sides = sides_of(plan)
     described = machine()
     sections = ["\n".join(f"- {name}: {value}" for name, value in described.items())]
     saved: list[Body] = []
@@ -208,8 +220,10 @@ def main() -> None:
         )
     text = "\n\n".join(sections)
     print(text)
-    plan.json.write_text(json.dumps({"machine": described, "models": saved}, indent=2) + "\n")
-    write_section(plan.markdown, text, MARK)
+    (plan.json or FILES[plan.api]).write_text(
+        json.dumps({"machine": described, "models": saved}, indent=2) + "\n"
+    )
+    write_section(plan.markdown, text, MARKS[plan.api])
 
 
 if __name__ == "__main__":

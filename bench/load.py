@@ -15,8 +15,6 @@ from loadtest.report import figures, markdown, verdicts
 from loadtest.samples import load
 
 MARK = "<!-- bench:load -->"
-SUMMED = ("all", "output", "requests")
-"""Rows of the table that are shown: those of all requests together."""
 IMAGES = Path("docs/images")
 SHOWN = ("ttft-time", "throughput-time", "ttft-users", "tpot-users")
 
@@ -38,7 +36,6 @@ def main() -> None:
     with bundled() as target:
         status = run(target, plan.out, given)
     found = load(plan.out / target.name)
-    table = [row for row in figures([found]) if row[0].startswith(SUMMED) or not row[0]]
     IMAGES.mkdir(parents=True, exist_ok=True)
     for plot in plots([found]):
         if plot.name in SHOWN:
@@ -47,7 +44,7 @@ def main() -> None:
         [
             described,
             f"`python -m loadtest {' '.join(given)}` on the bundled model:",
-            markdown(table),
+            markdown(figures([found])),
             markdown(verdicts([found])),
             *(f"![{name}](docs/images/loadtest-{name}.svg)" for name in SHOWN),
         ]

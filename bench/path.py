@@ -15,13 +15,17 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.anthropic.encoder import MessagesEncoder
 from app.api.ollama.encoder import ChatEncoder, GenerateEncoder
 from app.api.openai.chat import chat_encoder as chat_words
+from app.api.openai.completions import completion_encoder
 from app.api.openai.encoder import Form
+from app.api.openai.responses.codec import to_response
+from app.api.openai.responses.encoder import ResponsesEncoder
 from app.api.stream import Encoder, EventResponse, Events, RawSend
 from app.api.wire import dumps
 from app.catalogue.library import Library
-from app.core.events import Content, Delta, Done, Event, Timings
+from app.core.events import Content, Delta, Done, Event, Started, Timings
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
@@ -54,10 +58,21 @@ def chat_encoder() -> Encoder:
     return ChatEncoder("llama3.2:latest")
 
 
-def openai_encoder() -> Encoder:
-    """One that has begun: the first chunk is made once a stream."""
-    made = chat_words(Form("llama3.2:latest"))
-    made.feed(Content(TEXT))
+def encoders() -> dict[str, Encoder]:
+    """One of each route that streams, by its name; all have begun, since that happens once a stream."""
+    model = "llama3.2:latest"
+    asked = to_response(dumps({"model": model, "input": "Go"}), 0)
+    made: dict[str, Encoder] = {
+        "chat": ChatEncoder(model),
+        "generate": GenerateEncoder(model),
+        "OpenAI chat": chat_words(Form(model)),
+        "OpenAI completions": completion_encoder(Form(model)),
+        "Responses": ResponsesEncoder(asked.echo, asked.toolbox),
+        "Messages": MessagesEncoder(model, "req_1"),
+    }
+    for encoder in made.values():
+        encoder.feed(Started(1))
+        encoder.feed(Content(TEXT))
     return made
 
 
@@ -183,9 +198,10 @@ async def table() -> dict[str, float]:
         "the same inside FastAPI and two layers": await measure(framework_app(contents, chat_encoder)),
         "the same, frames sent raw": await measure(RawSend(framework_app(contents, chat_encoder))),
         "engine and events alone": await measure_source(contents),
-        "chat encoder alone": measure_call(chat_encoder().feed, Content(TEXT)),
-        "OpenAI chat encoder alone": measure_call(openai_encoder().feed, Content(TEXT)),
-        "generate encoder alone": measure_call(GenerateEncoder("llama3.2:latest").feed, Content(TEXT)),
+        **{
+            f"{name} encoder alone": measure_call(encoder.feed, Content(TEXT))
+            for name, encoder in encoders().items()
+        },
         "wire.dumps alone": measure_call(dumps, TEXT),
     }
 

@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Any
 
 NDJSON = "application/x-ndjson"
-_FAILURES = (408, 429)
 
 
 class Outcome(Enum):
@@ -23,7 +22,8 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What arrived, as `fault` says if it broke off. Times are monotonic; `left`: by our own will."""
+    """What arrived, as `fault` says if it broke off. Times are monotonic; `left`: by our own will. `path` is
+    whose API it is in: empty is Ollama's."""
 
     status: int = 0
     content_type: str = ""
@@ -32,6 +32,7 @@ class Answer:
     began: float = 0.0
     ended: float = 0.0
     left: bool = False
+    path: str = ""
 
     @property
     def seconds(self) -> float:
@@ -106,7 +107,7 @@ def lines(answer: Answer) -> list[dict[str, Any]]:
 
 
 def reply(answer: Answer) -> Reply:
-    """What the model said.
+    """What the model said by Ollama's API.
 
     Raises:
         Broken: where the answer is not whole and does not end with an error either.
@@ -130,18 +131,6 @@ def reply(answer: Answer) -> Reply:
     elif streamed and told.counts[1] < told.lines - 1:
         raise Broken(f"{told.lines} lines of {told.counts[1]} tokens")
     return told
-
-
-def failure(answer: Answer) -> str:
-    """The text of a clear failure that is the server's; empty for any other answer."""
-    if answer.status >= 500 or answer.status in _FAILURES:
-        text = document(answer).get("error")
-        if not isinstance(text, str) or not text:
-            raise Broken(f"{answer.status} without an error's text: {answer.body[:80]!r}")
-        return f"{answer.status} {text}"
-    if answer.status == 200 and answer.content_type == NDJSON:
-        return reply(answer).error
-    return ""
 
 
 def complaints(told: Reply, wanted: Said) -> Iterable[str]:

@@ -36,7 +36,7 @@ async def ask(client: httpx.AsyncClient, request: Request, deadline_s: float) ->
         fault = f"no end within {deadline_s:g} s, {len(body)} bytes came"
     except httpx.HTTPError as error:
         fault = f"{type(error).__name__}: {error}, {len(body)} bytes came"
-    return Answer(status, kind, bytes(body), fault, began, time.monotonic())
+    return Answer(status, kind, bytes(body), fault, began, time.monotonic(), path=request.path)
 
 
 async def leave(

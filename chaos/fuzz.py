@@ -1,8 +1,7 @@
 """Ten thousand generated requests over every route of a real server: each is answered, none with a 5xx.
 
-Run it with `python -m chaos.fuzz --count 10000`; `--grow` does something else (`chaos/grow.py`). Ollama's
-dialect has no OpenAPI document to generate from, so hypothesis draws from the tests' strategies for the table
-of fields, and for heads of any kind.
+Run it with `python -m chaos.fuzz --count 10000`; `--grow` does something else (`chaos/grow.py`). Hypothesis
+draws from the tests' strategies for the tables of fields of all APIs, and for heads of any kind.
 """
 
 import argparse
@@ -22,9 +21,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from app.api import ops
+from app.api.anthropic import routes as anthropic
 from app.api.ollama import models, routes
+from app.api.openai import models as openai_models
+from app.api.openai import routes as openai
+from app.api.openai.responses import routes as responses
 from chaos import grow
 from chaos.answers import NDJSON, Answer, Broken, document, lines
+from chaos.apis import EVENTS, ending, is_refusal
 from chaos.client import ask
 from chaos.requests import Judge, Request, greeting
 from chaos.site import Site, serving_site
@@ -33,12 +37,12 @@ from chaos.tally import shown
 from chaos.traffic import DEADLINE_S
 from chaos.vitals import look
 from harness.report import machine_lines, write_section
+from harness.requests.api_bodies import API_FIELDS
 from harness.requests.bodies import FIELDS
 from harness.requests.heads import Sent, garbage, improper, odd, posted
 
 MARK = "<!-- chaos:fuzz -->"
 BATCH = 10
-REFUSALS = (400, 403, 404, 413)
 _ANSWER_S = 30.0
 _BODY_S = "1s"
 """How long the server waits for the rest of a body that never comes."""
@@ -48,13 +52,16 @@ _KEEP_ALIVE: st.SearchStrategy[Any] = st.sampled_from([None, -1, 300, "5m", "abc
 
 
 def every_path() -> list[str]:
-    routers = (routes.router, models.router, ops.router)
+    routers = (
+        *(routes.router, models.router, ops.router),
+        *(openai.router, openai_models.router, responses.router, anthropic.router),
+    )
     return [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 def any_request() -> st.SearchStrategy[Sent]:
     """Mostly requests that are wrong in their body alone, since others do not get far."""
-    bodies = posted(list(FIELDS), _MODELS, _KEEP_ALIVE)
+    bodies = posted([*FIELDS, *API_FIELDS], _MODELS, _KEEP_ALIVE)
     heads, wild = odd(every_path()), st.one_of(improper(every_path()), garbage())
     # `one_of` counts a strategy once, however often it is given.
     return st.integers(0, 9).flatmap(lambda drawn: bodies if drawn < 6 else heads if drawn < 9 else wild)
@@ -66,8 +73,9 @@ def complaint(answer: Answer) -> str:
         return answer.fault
     try:
         if answer.status != 200:
-            refused = list(document(answer)) == ["error"] and answer.status in REFUSALS
-            return "" if refused else f"{answer.status} {answer.body[:200]!r}"
+            return "" if is_refusal(answer) else f"{answer.status} {answer.body[:200]!r}"
+        if answer.content_type.startswith(EVENTS):
+            return ending(answer)
         last = lines(answer)[-1] if answer.content_type == NDJSON else document(answer) | {"done": True}
         return "" if last.get("done") is True else f"the stream ends with {last}"
     except Broken as error:

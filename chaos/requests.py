@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from chaos import api_requests
 from chaos.answers import (
     Answer,
     Broken,
@@ -15,10 +16,9 @@ from chaos.answers import (
     Verdict,
     complaints,
     document,
-    failure,
     is_part,
-    reply,
 )
+from chaos.apis import error_text, failure, reply
 from harness.models.catalogue import PERSON, QWEN3, Case, user
 
 Body: TypeAlias = dict[str, Any]
@@ -90,7 +90,7 @@ def refused(status: int) -> Check:
     def check(answer: Answer) -> str:
         if answer.status != status:
             return f"{answer.status} instead of {status}: {answer.body[:80]!r}"
-        return "" if document(answer).get("error") else "a refusal without a text"
+        return "" if error_text(answer) else "a refusal without a text in its API's form"
 
     return check
 
@@ -106,7 +106,7 @@ def holds(key: str, *names: str) -> Check:
     def check(answer: Answer) -> str:
         if answer.status != 200:
             return f"{answer.status}"
-        rows = {row["name"] for row in document(answer)[key]}
+        rows = {row.get("name") or row["id"] for row in document(answer)[key]}
         missing = {f"{name}:latest" for name in names} - rows
         return f"{key} lacks {missing}" if missing else ""
 
@@ -165,6 +165,13 @@ def chats() -> Iterable[Request]:
                 body = chat_body(case, think=think, stream=stream)
                 kind = f"chat, {'tools, ' if case.tools else ''}{'stream' if stream else 'whole'}"
                 yield _request(kind, "/api/chat", body, said=said(case, think=think))
+
+
+def chats_by_other_apis() -> Iterable[Request]:
+    for path, case, think, stream in api_requests.every():
+        body = api_requests.asked(path, case, think=think, stream=stream)
+        kind = f"{path}, {'tools, ' if case.tools else ''}{'stream' if stream else 'whole'}"
+        yield _request(kind, path, body, said=said(case, think=think))
 
 
 def chat_body(case: Case, *, think: bool, stream: bool) -> Body:
@@ -236,6 +243,7 @@ def described() -> Iterable[Request]:
     for method in ("GET", "HEAD"):
         yield Request("alive", "/", method=method, check=alive)
     yield Request("tags", "/api/tags", method="GET", check=holds("models", "tool", "emb"))
+    yield Request("models", "/v1/models", method="GET", check=holds("data", "tool", "emb"))
     yield Request("ps", "/api/ps", method="GET", check=holds("models"))
     yield Request("version", "/api/version", method="GET", check=has("version"))
     yield _request("show", "/api/show", {"model": "tool"}, check=has("details", "model_info", "capabilities"))
@@ -264,6 +272,11 @@ def mistakes() -> Iterable[Request]:
         "bad: schema", "/api/chat", {"model": "tool", "messages": hello, "format": bad}, check=refused(400)
     )
     yield _request("bad: cannot embed", "/api/embed", {"model": "tool", "input": "x"}, check=refused(400))
+    for path in api_requests.PATHS:
+        turn = {"input" if "responses" in path else "messages": hello, "max_tokens": 5}
+        yield Request("bad: no JSON", path, b'{"model": "tool", ', check=refused(400))
+        yield _request("bad: no such model", path, {"model": "nosuch", **turn}, check=refused(404))
+        yield _request("bad: wrong type", path, {"model": 5}, check=refused(400))
     yield Request("bad: method", "/api/chat", method="GET", check=plain(405))
     yield Request("bad: path", "/api/nope", check=plain(404))
 
@@ -271,7 +284,8 @@ def mistakes() -> Iterable[Request]:
 def oversized() -> Iterable[Request]:
     huge = {"model": "tool", "prompt": "x" * MAX_BODY_BYTES}
     long = {"model": "tool", "prompt": "Hello " * 8000, "truncate": False}
-    yield _request("oversized: body", "/api/generate", huge, check=refused(413))
+    for path in ("/api/generate", *api_requests.PATHS):
+        yield _request("oversized: body", path, huge, check=refused(413))
     yield _request("oversized: prompt", "/api/generate", long, check=refused(400))
     yield _request(
         "oversized: text",
@@ -291,6 +305,10 @@ def leavers() -> Iterable[Request]:
     for path, body in (("/api/chat", stream), ("/api/generate", prompt), ("/api/embed", texts)):
         yield Request(f"aborted: {path}, in the body", path, body, leaves="in the body")
         yield Request(f"aborted: {path}, unanswered", path, body, leaves="before the first token")
+    for path in api_requests.PATHS:
+        body = json.dumps(api_requests.asked(path, story, think=False, stream=True)).encode()
+        yield Request(f"aborted: {path}, unanswered", path, body, leaves="before the first token")
+        yield Request(f"aborted: {path}, in the stream", path, body, leaves="in the stream")
     yield Request("aborted: /api/chat, whole", "/api/chat", whole, leaves="before the first token")
     for path, body in (("/api/chat", stream), ("/api/generate", prompt)):
         yield Request(f"aborted: {path}, in the stream", path, body, leaves="in the stream")
@@ -302,7 +320,8 @@ class Mix:
     def __init__(self, vectors_of: dict[str, Sequence[float]], dice: random.Random) -> None:
         self._dice = dice
         shares = (
-            (40, chats()),
+            (24, chats()),
+            (16, chats_by_other_apis()),
             (12, generations()),
             (6, formats()),
             (4, long_prompts()),

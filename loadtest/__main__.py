@@ -45,12 +45,12 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """`NAME=[API+]URL[#MODEL]`; `ValueError` for anything else."""
+    """`NAME=[API+]URL[#MODEL]`, several APIs with commas; `ValueError` for anything else."""
     name, sign, rest = text.partition("=")
     if not sign or "://" in name:
         name, rest = "server", text
     api, plus, url = rest.partition("+")
-    if not plus or api not in APIS:
+    if not plus or any(each not in APIS for each in api.split(",")):
         api, url = "ollama", rest
     url, model = urldefrag(url)
     if not url.startswith(("http://", "https://")) or not name:
@@ -84,7 +84,7 @@ def run(target: Target, out: Path, given: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "--target", action="append", type=parse_target, default=[], help="NAME=[API+]URL[#MODEL]"
+        "--target", action="append", type=parse_target, default=[], help="NAME=[API,...+]URL[#MODEL]"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("build/loadtest"), help="folder for results: %(default)s"

@@ -9,16 +9,18 @@ from locust.argument_parser import LocustArgumentParser
 
 from loadtest import mix, thresholds
 from loadtest.apis import APIS
-from loadtest.apis.base import Api
 from loadtest.lengths import Lengths, distributions
-from loadtest.mix import Mix, parse_mix
+from loadtest.mix import Apis, Mix, parse_apis, parse_mix
 from loadtest.questions import Models
 from loadtest.shapes import SHAPES
 from loadtest.thresholds import Threshold
 
 DEFAULT_RUN_S = 300
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "api": {"choices": sorted(APIS), "default": "ollama", "help": "what the server speaks"},
+    "api": {
+        "default": "ollama",
+        "help": f"what the users speak: one of {', '.join(APIS)}, or weights as in ollama=2,anthropic=1",
+    },
     "model": {"default": "smollm2:135m", "help": "model that is asked"},
     "embed-model": {"default": "", "help": "model that embeds, if another"},
     "tool-model": {"default": "", "help": "model that is given tools, if another"},
@@ -63,8 +65,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 class Plan:
     """The options, read. `mix` is None where it depends on what the models can do."""
 
-    api: Api
-    api_name: str
+    apis: Apis
     models: Models
     headers: dict[str, str]
     mix: Mix | None
@@ -86,14 +87,16 @@ def read_options(options: Namespace) -> Plan:
     headers = {"Content-Type": "application/json"}
     if options.key:
         headers["Authorization"] = f"Bearer {options.key}"
+    apis, wanted = parse_apis(options.api), parse_mix(options.mix) if options.mix else None
+    if wanted:
+        apis.check(wanted)
     return Plan(
-        api=APIS[options.api],
-        api_name=options.api,
+        apis=apis,
         models=Models(
             options.model, options.embed_model or options.model, options.tool_model or options.model
         ),
         headers=headers,
-        mix=parse_mix(options.mix) if options.mix else None,
+        mix=wanted,
         lengths=Lengths(
             *distributions(options.lengths), options.scale, options.most_prompt, options.most_answer
         ),

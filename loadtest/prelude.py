@@ -2,7 +2,7 @@
 
 import httpx
 
-from loadtest.apis.base import Ask, Kind
+from loadtest.apis.base import KINDS, Ask, Kind
 from loadtest.mix import NEEDS, USUAL, Mix, parse_mix
 from loadtest.options import Plan
 
@@ -14,16 +14,19 @@ class CannotAsk(Exception):
 
 
 def usual_mix(host: str, plan: Plan) -> tuple[Mix, set[Kind]]:
-    """The usual mix without what the models cannot do, and what was left out. Other APIs do not tell: there
-    it is what any model can do."""
-    mix, models = parse_mix(USUAL), plan.models
-    if plan.api_name != "ollama":
-        lacking: set[Kind] = set(NEEDS)
+    """The usual mix without what the models cannot do or no API of the plan has, and what was left out.
+
+    Only Ollama's API tells what a model can do: without it, it is what any model can.
+    """
+    models, lacking = plan.models, set(KINDS) - plan.apis.kinds
+    mix = parse_mix(USUAL).without(lacking)
+    if "ollama" not in plan.apis.weights:
+        lacking |= set(NEEDS)
         return mix.without(lacking), lacking
     known = {
         name: _capabilities(host, name, plan.headers) for name in {models.of(kind) for kind in mix.weights}
     }
-    lacking = {kind for kind in mix.weights if NEEDS.get(kind, "completion") not in known[models.of(kind)]}
+    lacking |= {kind for kind in mix.weights if NEEDS.get(kind, "completion") not in known[models.of(kind)]}
     return mix.without(lacking), lacking
 
 
@@ -47,7 +50,7 @@ def warm_up(host: str, plan: Plan, mix: Mix) -> None:
         for kind in mix.weights
     }
     for model, ask in asks.items():
-        path, body = plan.api.request(ask)
+        path, body = plan.apis.first_with(ask.kind).request(ask)
         try:
             httpx.post(
                 f"{host.rstrip('/')}{path}", json=body, headers=plan.headers, timeout=plan.timeout_s

@@ -10,48 +10,62 @@ import jinja2
 
 from loadtest.apis.base import KINDS
 from loadtest.plots import plots
-from loadtest.samples import Run, load
-from loadtest.thresholds import statistic, throughput, values
+from loadtest.samples import Run, Sample, load
+from loadtest.thresholds import statistic, values
 
 Table = list[list[str]]
+ALL = "all"
 COLUMNS = {
-    "time to first token, ms": ("ttft", ("p50", "p95", "p99")),
-    "time per output token, ms": ("tpot", ("p50", "p95", "p99")),
-    "output tokens/s of one answer": ("speed", ("p50",)),
+    "first token, ms": ("ttft", ("p50", "p95", "p99")),
+    "per output token, ms": ("tpot", ("p50", "p95", "p99")),
+    "tokens/s of one answer": ("speed", ("p50",)),
     "whole answer, ms": ("total", ("p50", "p95", "p99")),
 }
-"""Rows of the table by what is measured of each answer."""
+"""Columns of the table by what is measured of each answer."""
 
 
 def figures(runs: Sequence[Run]) -> Table:
-    """A column for each run, a row for each figure: of all requests, then of each kind."""
-    table: Table = [["", *(run.name for run in runs)]]
-    table += [
-        ["output tokens/s of all together", *(_number(throughput(run)) for run in runs)],
-        ["requests/s", *(_number(len(run.samples) / run.span_s if run.span_s else None) for run in runs)],
-        *_rows("all", runs),
-    ]
-    for kind in KINDS:
-        parts = [Run(run.about, [each for each in run.samples if each.kind == kind]) for run in runs]
-        if any(part.samples for part in parts):
-            table += _rows(kind, parts)
-    return table
-
-
-def _rows(kind: str, runs: Sequence[Run]) -> Table:
+    """A row for all requests and one for each kind, of each run and API where there are several; a column for
+    each figure."""
+    apis = list(dict.fromkeys(sample.api for run in runs for sample in run.samples))
+    of_run, of_api = len(runs) > 1, any(len({each.api for each in run.samples}) > 1 for run in runs)
+    several = ["", *apis] if of_api else [""]
     rows = [
-        [f"{kind}: requests", *(f"{len(run.samples):,}" for run in runs)],
-        [f"{kind}: failed", *(f"{sum(bool(each.error) for each in run.samples):,}" for run in runs)],
-        [f"{kind}: output tokens", *(f"{sum(each.output_tokens for each in run.samples):,}" for run in runs)],
+        [kind, *[run.name] * of_run, *[api or ALL] * of_api, *_row(run, part)]
+        for kind in (ALL, *KINDS)
+        for api in several
+        for run in runs
+        if (part := _part(run, kind, api)) or (kind, api) == (ALL, "")
     ]
-    for title, (metric, names) in COLUMNS.items():
-        ordered = [values(run.samples, metric) for run in runs]
-        if any(ordered):
-            rows += [
-                [f"{kind}: {title}, {name}", *(_number(statistic(each, name)) for each in ordered)]
-                for name in names
-            ]
-    return rows
+    head = ["requests", *["run"] * of_run, *["API"] * of_api]
+    head += ["count", "failed", "per second", "output tokens", "tokens/s of all together"]
+    return [[*head, *(f"{title}, {name}" for title, (_, names) in COLUMNS.items() for name in names)], *rows]
+
+
+def _part(run: Run, kind: str, api: str) -> list[Sample]:
+    return [each for each in run.samples if kind in (ALL, each.kind) and api in ("", each.api)]
+
+
+def _row(run: Run, samples: Sequence[Sample]) -> list[str]:
+    """Figures of a part of a run; what is a second is over the whole of it, so that parts add up."""
+    tokens = sum(each.output_tokens for each in samples)
+    row = [
+        f"{len(samples):,}",
+        f"{sum(bool(each.error) for each in samples):,}",
+        _number(len(samples) / run.span_s if run.span_s else None),
+        f"{tokens:,}",
+        _number(tokens / run.span_s if run.span_s else None),
+    ]
+    for metric, names in COLUMNS.values():
+        ordered = values(samples, metric)
+        row += [_number(statistic(ordered, name)) for name in names]
+    return row
+
+
+def outcome(runs: Sequence[Run]) -> str:
+    """Whether all thresholds of all runs hold; empty where there are none."""
+    holds = [each["holds"] for run in runs for each in run.about.get("verdicts", ())]
+    return ("passed" if all(holds) else "missed") if holds else ""
 
 
 def verdicts(runs: Sequence[Run]) -> Table:
@@ -65,13 +79,13 @@ def verdicts(runs: Sequence[Run]) -> Table:
 
 def failures(runs: Sequence[Run]) -> Table:
     found = [
-        [run.name, kind, error, str(count)]
+        [run.name, api, kind, error, str(count)]
         for run in runs
-        for (kind, error), count in Counter(
-            (each.kind, each.error) for each in run.samples if each.error
+        for (api, kind, error), count in Counter(
+            (each.api, each.kind, each.error) for each in run.samples if each.error
         ).most_common()
     ]
-    return [["run", "request", "failure", "count"], *found]
+    return [["run", "API", "request", "failure", "count"], *found]
 
 
 def abouts(runs: Sequence[Run]) -> Table:
@@ -86,8 +100,9 @@ def html(runs: Sequence[Run]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.get_template("report.html.j2").render(
-        figures=figures(runs),
+        outcome=outcome(runs),
         verdicts=verdicts(runs),
+        figures=figures(runs),
         failures=failures(runs),
         abouts=abouts(runs),
         plots=plots(runs),

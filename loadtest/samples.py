@@ -10,7 +10,8 @@ import orjson
 
 class Sample(NamedTuple):
     """One answer. Times are seconds since 1970 on the clock of the machine that asked; `first` is that of the
-    first line with text, 0 where there is none, as in an embed. A failed one has an `error` and no counts."""
+    first line with text, 0 where there is none, as in an embed. A failed one has an `error` and no counts.
+    `api` is the one that was spoken, empty where that was not kept."""
 
     kind: str
     began: float
@@ -19,6 +20,7 @@ class Sample(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     error: str
+    api: str = ""
 
     @property
     def total_s(self) -> float:

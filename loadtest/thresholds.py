@@ -3,13 +3,14 @@
 Metrics: `ttft`, `tpot` and `total` in milliseconds and `speed` in output tokens a second, each of one answer
 and hence with `.mean`, `.max` or a percentile such as `.p95`; and of the whole run `errors`, the share that
 failed, `requests`, their number, and `throughput`, output tokens a second of all users together. `KIND:`
-limits it to one kind of request.
+limits it to one kind of request, `API:` to those of one API.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from loadtest.apis import APIS
 from loadtest.apis.base import KINDS
 from loadtest.samples import Run, Sample
 
@@ -57,7 +58,7 @@ class Threshold:
     """A limit; `text` is how it was written."""
 
     text: str
-    kind: str
+    part: str
     metric: str
     statistic: str
     at_most: bool
@@ -65,7 +66,7 @@ class Threshold:
 
     def measured(self, run: Run) -> float | None:
         """None where there is nothing to measure, which is not good enough."""
-        samples = [each for each in run.samples if not self.kind or each.kind == self.kind]
+        samples = [each for each in run.samples if self.part in ("", each.kind, each.api)]
         if self.metric == "requests":
             return float(len(samples))
         if not samples:
@@ -87,17 +88,17 @@ def parse(text: str) -> Threshold:
     found = _FORM.fullmatch(text.strip())
     if not found:
         raise ValueError(
-            f"a threshold is [KIND:]METRIC[.STATISTIC]<=NUMBER or >=NUMBER, not {text.strip()!r}"
+            f"a threshold is [KIND: or API:]METRIC[.STATISTIC]<=NUMBER or >=NUMBER, not {text.strip()!r}"
         )
-    kind, metric, name, sign, limit = found.groups("")
-    if kind and kind not in KINDS:
-        raise ValueError(f"{text.strip()!r}: requests are {', '.join(KINDS)}")
+    part, metric, name, sign, limit = found.groups("")
+    if part and part not in (*KINDS, *APIS):
+        raise ValueError(f"{text.strip()!r}: requests are {', '.join((*KINDS, *APIS))}")
     if metric not in EACH and metric not in ("errors", "requests", "throughput"):
         raise ValueError(f"{text.strip()!r}: there is no metric {metric!r}")
     if (metric in EACH) is not bool(name):
         need = "needs a statistic, as in ttft.p95" if metric in EACH else "has no statistics"
         raise ValueError(f"{text.strip()!r}: {metric} {need}")
-    return Threshold(text.strip(), kind, metric, name, sign == "<=", float(limit))
+    return Threshold(text.strip(), part, metric, name, sign == "<=", float(limit))
 
 
 def parse_all(text: str) -> list[Threshold]:

@@ -14,7 +14,8 @@ from locust import User, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from loadtest.apis.base import Ask, BadAnswer, Reply
+from loadtest.apis import APIS
+from loadtest.apis.base import Api, Ask, BadAnswer, Reply
 from loadtest.mix import Mix
 from loadtest.options import Plan
 from loadtest.questions import Questions, check
@@ -43,7 +44,11 @@ class ModelUser(User):
         super().__init__(environment)
         runner = environment.runner
         worker = runner.worker_index if isinstance(runner, WorkerRunner) else 0
-        self._dice = random.Random(f"{self.plan.seed} {worker} {next(self._numbers)}")
+        number = next(self._numbers)
+        self._dice = random.Random(f"{self.plan.seed} {worker} {number}")
+        self._api_name = self.plan.apis.of_user(number)
+        self._api = APIS[self._api_name]
+        self._mix = self.plan.apis.mix_of(self._api_name, self.mix)
         self._questions = Questions(self._dice, self.plan.lengths, self.plan.models, self.plan.turns)
         url = URL(self.host or "")
         self._prefix = url.path.rstrip("/")
@@ -60,30 +65,34 @@ class ModelUser(User):
 
     @task
     def ask(self) -> None:
-        ask = self._questions.ask(self.mix.draw(self._dice))
-        path, body = self.plan.api.request(ask)
+        ask = self._questions.ask(self._mix.draw(self._dice))
+        path, body = self._api.request(ask)
         payload = orjson.dumps(body)
         began, began_s = time.time(), time.perf_counter()
         try:
             answer = receive(
-                self._client, self._prefix + path, payload, self.plan.headers, self.plan.api.has_text
+                self._client, self._prefix + path, payload, self.plan.headers, self._api.has_text
             )
-            reply = read_reply(self.plan, ask, answer)
+            reply = read_reply(self._api, ask, answer)
         except BadAnswer as error:
             took_s = time.perf_counter() - began_s
-            self._tell(Sample(ask.kind, began, 0.0, began + took_s, 0, 0, str(error)), 0, error)
+            failed = Sample(ask.kind, began, 0.0, began + took_s, 0, 0, str(error), self._api_name)
+            self._tell(failed, 0, error)
             gevent.sleep(AFTER_FAILURE_S)
             return
         self._questions.answered(ask, reply)
         first = began + answer.first_s - answer.began_s if answer.first_s else 0.0
         ended = began + answer.ended_s - answer.began_s
-        sample = Sample(ask.kind, began, first, ended, reply.prompt_tokens, reply.output_tokens, "")
+        counts = reply.prompt_tokens, reply.output_tokens
+        sample = Sample(ask.kind, began, first, ended, *counts, "", self._api_name)
         self._tell(sample, len(answer.body), None)
 
     def _tell(self, sample: Sample, length: int, error: BadAnswer | None) -> None:
         self.recorder.add(sample)
         fire = self.environment.events.request.fire
-        entry = {"name": sample.kind, "context": {}, "exception": None}
+        mixed = len(self.plan.apis.weights) > 1
+        name = f"{sample.api} {sample.kind}" if mixed else sample.kind
+        entry = {"name": name, "context": {}, "exception": None}
         fire(
             **entry | {"exception": error},
             request_type="POST",
@@ -95,10 +104,10 @@ class ModelUser(User):
                 fire(**entry, request_type=shown, response_time=value, response_length=0)
 
 
-def read_reply(plan: Plan, ask: Ask, answer: Answer) -> Reply:
+def read_reply(api: Api, ask: Ask, answer: Answer) -> Reply:
     """`BadAnswer` unless it is whole and what was asked for."""
     try:
-        reply = plan.api.reply(ask, answer.body)
+        reply = api.reply(ask, answer.body)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswer(f"not of the API's form: {type(error).__name__} {error}") from error
     check(ask, reply)

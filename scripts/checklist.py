@@ -487,12 +487,13 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "15.4",
         "a stop sequence of the client's that matched is told: `stop_reason` `stop_sequence`, and which; an "
-        "answer without content has `[]`, over which Anthropic's clients iterate",
+        "answer without content has `[]`, over which Anthropic's clients iterate; thinking has a "
+        "`signature`, without which clients do not hand it back, or refuse it",
     ),
     (
         "15.5",
-        "`message_start` has the true count of tokens; a `ping` follows it; a failure in mid-stream is an "
-        "`error` event; there is no `Connection` header",
+        "`message_start` has the true count of tokens; a `ping` follows it; thinking ends in a "
+        "`signature_delta`; a failure in mid-stream is an `error` event; there is no `Connection` header",
     ),
     ("17", "`CARAVAN_NUM_PARALLEL` is the engine's own number by default (Ollama: 1): requests run batched"),
     ("18", "a setting with a bad value stops the start with one line, instead of a warning and a default"),

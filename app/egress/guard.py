@@ -43,6 +43,13 @@ _LOCAL_SUFFIXES = (
     ".home",
     ".lan",
     ".home.arpa",
+    # Of clusters and their service discovery: behind an egress proxy nobody here sees where they lead.
+    ".svc",
+    ".cluster",
+    ".consul",
+    ".docker",
+    ".kube",
+    ".containers",
 )
 
 

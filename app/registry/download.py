@@ -110,7 +110,7 @@ class Download:
             await self._fetch(self._parts.popleft())
 
     async def _watch(self) -> None:
-        """Ends a blob that makes no progress; a server that trickles holds nobody for ever."""
+        """Ends a blob that makes no progress; a server that trickles holds nobody forever."""
         while True:
             before = self.completed
             await asyncio.sleep(self._tuning.patience_s)

@@ -7,12 +7,12 @@ comes, calls of our own and the text beside them are not sent at all.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from app.core.context import RequestContext
-from app.core.errors import Forbidden, InvalidRequest
+from app.core.errors import FetchFailed, Forbidden, InvalidRequest
 from app.core.events import Done, Event, SearchResult, ToolCall, ToolUse
 from app.core.pool import Pool
 from app.core.request import (
@@ -24,6 +24,7 @@ from app.core.request import (
     Json,
     Message,
     PastToolCall,
+    RemoteImage,
     Text,
     ToolChoice,
 )
@@ -31,11 +32,12 @@ from app.runtime.entry import Lease
 from app.runtime.images import remote_images, with_images
 from app.runtime.pipeline import Admitted, Pipeline, done
 from app.runtime.toolturn import Sums, ToolTurn
-from app.tools.base import Outcome, Session, Tool
+from app.tools.base import NoTool, Outcome, Session, Tool
+from app.tools.images import ImageFetch
 from app.tools.report import told
 from app.tools.toolbox import Toolbox
 from app.tools.untrusted import Marks
-from app.tools.visits import urls_in
+from app.tools.visits import URL_CHARS, urls_in
 
 _ANSWER_PART = 4
 """The part of the context that is left for the answer where it has no stated length."""
@@ -45,6 +47,7 @@ _LEAST_TOKENS = 64
 """Of a page: less is not worth a look."""
 _MOST_PREFETCHED = 3
 
+_LEFT_OUT = "\n\n({} more calls of this turn were not made: the budget is used up.)"
 _NO_ROOM = "there is no room left in the context for what was found; answer without it"
 
 
@@ -79,9 +82,12 @@ class ToolLoop:
     async def with_images(self, asked: Generation, ctx: RequestContext) -> Generation:
         """The same with the pictures that it names by address, fetched.
 
+        They take no more time, and about no more bytes, than the tools of a request may.
+
         Raises:
             InvalidRequest, Forbidden: where this server or this key fetches none, and for such an address.
-            FetchFailed: for one that cannot be had.
+            FetchFailed: for one that cannot be had, or for all that together take too much.
+            Overloaded: where as many are fetched as may be.
         """
         urls = remote_images(asked)
         if not urls:
@@ -91,15 +97,28 @@ class ToolLoop:
             raise InvalidRequest(urls[0].refusal)
         if not ctx.caller.has("tools"):
             raise Forbidden("this API key does not have the scope 'tools'")
+        self._pipeline.admit(asked, ctx)  # Nothing is fetched for a model that there is not.
+        try:
+            async with asyncio.timeout(self._toolbox.budget.seconds):
+                return with_images(asked, await self._fetched(fetch, urls, ctx))
+        except TimeoutError as error:
+            raise FetchFailed("the images at these addresses take too long") from error
+
+    async def _fetched(
+        self, fetch: ImageFetch, parts: Sequence[RemoteImage], ctx: RequestContext
+    ) -> Mapping[str, Image]:
         found: dict[str, Image] = {}
-        for part in urls:
-            if part.url not in found:
-                data, report, error = await fetch.get(part.url)
-                ctx.tools.append(report)
-                if error is not None:
-                    raise error
-                found[part.url] = Image(data)
-        return with_images(asked, found)
+        left_bytes = self._toolbox.budget.received_bytes
+        for url in dict.fromkeys(part.url for part in parts):
+            data, report, error = await fetch.get(url)
+            ctx.tools.append(report)
+            left_bytes -= report.received_bytes
+            if error is None and left_bytes < 0:
+                error = FetchFailed("the images at these addresses are too large together")
+            if error is not None:
+                raise error
+            found[url] = Image(data)
+        return found
 
     def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
         """The built-in tools that are asked for; what only loads a model asks for those it may have, too.
@@ -134,10 +153,13 @@ class ToolLoop:
                 tools,
             )
             if not admitted.model.can("tools"):
-                async for events in turns.prefetch():
+                async with aclosing(turns.prefetch()) as opened:
+                    async for events in opened:
+                        yield events
+            # Closed here and not when it is collected: the engine's request ends before its lease does.
+            async with aclosing(turns.run()) as answered:
+                async for events in answered:
                     yield events
-            async for events in turns.run():
-                yield events
 
 
 @dataclass(slots=True)
@@ -164,7 +186,7 @@ class _Turns:
         self.marks = Marks(self.lease.engine.special_tokens)
 
     async def run(self) -> AsyncGenerator[Sequence[Event], None]:
-        asked, ours = self.admitted.asked, frozenset(tool.name for tool in self.tools)
+        asked, theirs_named = self.admitted.asked, frozenset(map(_name, self.chat.tools))
         is_free = asked.constraint() is None
         number = 0
         while True:
@@ -173,10 +195,11 @@ class _Turns:
                 self.tools = ()
             is_answer = not self.tools  # whatever the model writes now
             turn = ToolTurn(live=is_answer, first=number == 1)
-            async for events in self._take(turn, constrained=is_answer):
-                yield events
+            async with aclosing(self._take(turn, constrained=is_answer)) as taken:
+                async for events in taken:
+                    yield events
             end = self._added(turn)
-            calls, theirs = turn.split(ours)
+            calls, theirs = turn.split(theirs_named)
             if calls and not theirs and not is_answer:
                 async for events in self._use(turn, calls):
                     yield events
@@ -222,31 +245,51 @@ class _Turns:
         return replace(self.admitted, asked=changed)
 
     async def _use(self, turn: ToolTurn, calls: Sequence[ToolCall]) -> AsyncGenerator[Sequence[Event], None]:
-        """Run what was called, and put calls and results behind the conversation."""
-        by_name = {tool.name: tool for tool in self.tools}
+        """Run what was called, and put calls and results behind the conversation.
+
+        Of more calls than may be made the others are forgotten: their refusals would push out what was found.
+        """
+        left_out, calls = len(calls) - self.session.calls, calls[: self.session.calls]
         outcomes: list[Outcome] = []
-        async for events in self._call([(by_name[call.name], call) for call in calls], outcomes):
+        async for events in self._call(calls, outcomes):
             yield events
-        past = tuple(PastToolCall(call.name, call.arguments, call.id) for call in calls)
-        messages = [Message.of("assistant", turn.text, thinking=turn.thinking, tool_calls=past)]
+        messages = [await self.pool.run(self._said, turn, calls)]
         for number, (call, outcome) in enumerate(zip(calls, outcomes, strict=True)):
             text = await self._fitted(outcome, len(calls) - number)
+            if left_out > 0 and number == len(calls) - 1:
+                text += _LEFT_OUT.format(left_out)
             pictures = [page.screenshot for page in outcome.pages if page.screenshot]
-            messages.append(Message.of("tool", text, pictures, tool_name=call.name, tool_call_id=call.id))
+            name = self.marks.broken(call.name)  # one that no tool has is the model's own text, too
+            messages.append(Message.of("tool", text, pictures, tool_name=name, tool_call_id=call.id))
         self.chat = replace(self.chat, messages=(*self.chat.messages, *messages))
 
+    def _said(self, turn: ToolTurn, calls: Sequence[ToolCall]) -> Message:
+        """The turn as it stands in the conversation from now on.
+
+        What the model wrote may repeat a page, letter by letter put together to a control token; as part of a
+        prompt it would be one.
+        """
+        broken = self.marks.broken
+        past = tuple(
+            PastToolCall(broken(call.name), self.marks.broken_json(call.arguments), call.id) for call in calls
+        )
+        return Message.of("assistant", broken(turn.text), thinking=broken(turn.thinking), tool_calls=past)
+
     async def _call(
-        self, jobs: Sequence[tuple[Tool, ToolCall]], outcomes: list[Outcome]
+        self, calls: Sequence[ToolCall], outcomes: list[Outcome]
     ) -> AsyncGenerator[Sequence[Event], None]:
         """Run calls side by side; yields what is told of them, if the client wants to know."""
+        by_name: dict[str, Tool] = {tool.name: tool for tool in self.tools}
         tells = self.admitted.asked.tells_tool_use
-        uses = [ToolUse(call.id, tool.name, _target(call)) for tool, call in jobs]
+        uses = [ToolUse(call.id, call.name, _target(call)) for call in calls]
         if tells:
             yield uses
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.toolbox.call(tool, call.arguments, self.session))
-                for tool, call in jobs
+                group.create_task(
+                    self.toolbox.call(by_name.get(call.name) or NoTool(by_name), call.arguments, self.session)
+                )
+                for call in calls
             ]
         for task in tasks:
             outcome, report = task.result()
@@ -279,23 +322,24 @@ class _Turns:
     async def prefetch(self) -> AsyncGenerator[Sequence[Event], None]:
         """For a model that cannot call: open what the last user message names, and put it before its text."""
         opener = next((tool for tool in self.tools if tool.opens_url), None)
-        self.tools = ()
         at = max((at for at, each in enumerate(self.chat.messages) if each.role == "user"), default=-1)
         message = self.chat.messages[at]
         urls = urls_in(message.text, _MOST_PREFETCHED) if at >= 0 else []
         if opener is None or not urls:
+            self.tools = ()
             return
-        jobs = [
-            (opener, ToolCall(number, f"prefetch_{number}", opener.name, {"url": url}))
-            for number, url in enumerate(urls)
+        calls = [
+            ToolCall(number, f"prefetch_{number}", opener.name, {"url": url})
+            for number, url in enumerate(urls[: self.session.calls])
         ]
         outcomes: list[Outcome] = []
-        async for events in self._call(jobs, outcomes):
+        async for events in self._call(calls, outcomes):
             yield events
+        self.tools = ()
         prompt = await self.pipeline.compose(self._admitted(constrained=True, first=True), self.lease)
         self.used_tokens = len(prompt.token_ids)
         found = [
-            Text(await self._fitted(outcome, len(jobs) - number) + "\n\n")
+            Text(await self._fitted(outcome, len(calls) - number) + "\n\n")
             for number, outcome in enumerate(outcomes)
         ]
         messages = list(self.chat.messages)
@@ -319,7 +363,12 @@ def _unconstrained(_: Json) -> None:
 
 def _target(call: ToolCall) -> str:
     """What a call is about, as far as it can be told before it is checked."""
-    return next((value for value in call.arguments.values() if isinstance(value, str)), "")
+    return next((value for value in call.arguments.values() if isinstance(value, str)), "")[:URL_CHARS]
+
+
+def _name(tool: Mapping[str, Json]) -> Json:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 def _chat(asked: Generation, tools: Sequence[Tool]) -> ChatPrompt:
@@ -338,6 +387,6 @@ def _chat(asked: Generation, tools: Sequence[Tool]) -> ChatPrompt:
         return ChatPrompt((*system, Message.of("user", prompt.prompt, prompt.images)))
     ours = {tool.name for tool in tools}
     for tool in prompt.tools:
-        if (name := tool.get("function", {}).get("name")) in ours:
+        if (name := _name(tool)) in ours:
             raise InvalidRequest(f"a tool of the request is named as a built-in one, {name!r}")
     return prompt

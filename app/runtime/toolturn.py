@@ -50,12 +50,14 @@ class ToolTurn:
     def thinking(self) -> str:
         return "".join(self.reasoning)
 
-    def split(self, ours: Collection[str]) -> tuple[list[ToolCall], list[ToolCall]]:
-        """The calls of the tools named so, and those of the client's own tools, counted anew."""
-        mine = [call for call in self.calls if call.name in ours]
-        theirs = [call for call in self.calls if call.name not in ours]
-        return mine, [
-            ToolCall(index, call.id, call.name, call.arguments) for index, call in enumerate(theirs)
+    def split(self, theirs: Collection[str]) -> tuple[list[ToolCall], list[ToolCall]]:
+        """The calls that are for the server, and those of the client's own tools, counted anew.
+
+        `theirs` names the latter. What names no tool at all is for the server: no client knows of it.
+        """
+        found = [call for call in self.calls if call.name in theirs]
+        return [call for call in self.calls if call.name not in theirs], [
+            ToolCall(index, call.id, call.name, call.arguments) for index, call in enumerate(found)
         ]
 
 

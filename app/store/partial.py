@@ -225,7 +225,7 @@ def enter(root: Path, scratch: str, digits: str) -> None:
         with folder(root, *SCRATCH) as held:
             os.unlink(scratch, dir_fd=held)
         return
-    # The mark comes first: a blob without one would stay for ever where this process ends in between.
+    # The mark comes first: a blob without one would stay forever where this process ends in between.
     with folder(root, *WROTE, create=True) as wrote:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=wrote))
     with folder(root, BLOBS, create=True) as blobs:

@@ -136,6 +136,24 @@ class Tool(Protocol):
     async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome: ...
 
 
+class NoTool:
+    """What is called where a model names a function that nobody offers it: it is told which there are."""
+
+    name: ClassVar[str] = "unknown"
+    switch: ClassVar[Switch] = "net"
+    definition: ClassVar[Mapping[str, Json]] = {}
+    opens_url: ClassVar[bool] = False
+
+    def __init__(self, offered: Iterable[str]) -> None:
+        self._offered = ", ".join(offered)
+
+    def target(self, arguments: Mapping[str, Json]) -> str:
+        return ""
+
+    async def run(self, arguments: Mapping[str, Json], session: Session) -> Outcome:
+        raise ToolRefused(f"there is no function of that name; there are: {self._offered}")
+
+
 def function(name: str, description: str, **properties: Mapping[str, Any]) -> Mapping[str, Json]:
     """A definition whose first property is required."""
     parameters = {"type": "object", "required": [next(iter(properties))], "properties": dict(properties)}

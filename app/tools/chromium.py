@@ -209,6 +209,14 @@ class Chromium:
         except psutil.Error:
             return [main]
 
+    def used_bytes(self) -> int:
+        """Memory of all processes of a browser of ours, what they share counted for each. Reads /proc."""
+        used = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                used += process.memory_info().rss
+        return used
+
     def _found(self) -> psutil.Process | None:
         """The main process: the first with our mark among those that Playwright has started."""
         if self._playwright is None or self._url:

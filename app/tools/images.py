@@ -4,11 +4,11 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from app.core.context import ToolReport
-from app.core.errors import AddressRefused, AppError, FetchFailed
+from app.core.errors import AddressRefused, AppError, FetchFailed, Overloaded
 from app.egress.client import Fetched, FetchLimits
+from app.tools.words import host_of
 
 LIMITS = FetchLimits(
     wire_bytes=20 << 20, decoded_bytes=20 << 20, time_s=20.0, redirects=5, media_types=("image/*",)
@@ -23,13 +23,26 @@ class Client(Protocol):
 
 
 class ImageFetch:
-    """Gets the file of a picture."""
+    """Gets the file of a picture, at most `at_once` at a time: each is held in memory."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, *, at_once: int = 16) -> None:
+        self._client, self._left = client, at_once
 
     async def get(self, url: str) -> tuple[bytes, ToolReport, AppError | None]:
-        """The file (empty where it failed), what is reported of it, and what went wrong."""
+        """The file (empty where it failed), what is reported of it, and what went wrong.
+
+        Raises:
+            Overloaded: where as many are fetched as may be.
+        """
+        if not self._left:
+            raise Overloaded("too many images are being fetched, please try again")
+        self._left -= 1
+        try:
+            return await self._get(url)
+        finally:
+            self._left += 1
+
+    async def _get(self, url: str) -> tuple[bytes, ToolReport, AppError | None]:
         started_ns, begun_ns = time.time_ns(), time.monotonic_ns()
         error: AppError | None = None
         fetched: Fetched | None = None
@@ -43,7 +56,7 @@ class ImageFetch:
             error = failed
         report = ToolReport(
             "image_fetch",
-            host=_host(fetched.url if fetched else url),
+            host=host_of(fetched.url if fetched else url),
             target=url,
             status=fetched.status if fetched else 0,
             received_bytes=fetched.received_bytes if fetched else 0,
@@ -53,10 +66,3 @@ class ImageFetch:
             refused=isinstance(error, AddressRefused),
         )
         return (b"" if fetched is None or error else fetched.body), report, error
-
-
-def _host(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "")[:253]
-    except ValueError:
-        return ""

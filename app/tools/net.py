@@ -1,6 +1,7 @@
 """Opens a page for a model: robots.txt, the fetch, and what the body says."""
 
 from app import __version__
+from app.core.errors import Overloaded
 from app.egress.client import Fetched, FetchLimits
 from app.tools.cache import Cache, fresh_s
 from app.tools.client import Client
@@ -23,6 +24,8 @@ LIMITS = FetchLimits(
     wire_bytes=8 << 20, decoded_bytes=16 << 20, time_s=20.0, redirects=5, media_types=READABLE
 )
 _CACHE_BYTES = 16 << 20
+_AT_ONCE = 32
+"""Of all requests together: each may hold a body of `decoded_bytes`."""
 _KEPT_S = 900.0
 _OVERHEAD_BYTES = 512
 
@@ -30,7 +33,8 @@ _OVERHEAD_BYTES = 512
 class WebFetch:
     """Pages by their addresses.
 
-    Pages that HTTP lets be kept are, for `kept_s` seconds at most and within `cache_bytes` in all.
+    Pages that HTTP lets be kept are, for `kept_s` seconds at most and within `cache_bytes` in all. At most
+    `at_once` are fetched and read at a time.
 
     Nobody's cookies or keys are sent, so a page that is kept is what anybody would see.
     """
@@ -44,8 +48,10 @@ class WebFetch:
         obeys_robots: bool = True,
         cache_bytes: int = _CACHE_BYTES,
         kept_s: float = _KEPT_S,
+        at_once: int = _AT_ONCE,
     ) -> None:
         self._client, self._reader, self._limits, self._kept_s = client, reader, limits, kept_s
+        self._left = at_once
         self._robots = Robots(client, reader, AGENT, HEADERS) if obeys_robots else None
         self._pages: Cache[Page] = Cache(cache_bytes)
 
@@ -55,11 +61,20 @@ class WebFetch:
         Raises:
             AddressRefused: where the address or one that it leads to is not opened.
             FetchFailed: where it cannot be had or read, or robots.txt forbids it.
-            Overloaded: when too many pages are being read.
+            Overloaded: when too many pages are being fetched or read.
         """
         url = url.partition("#")[0]
         if page := self._pages.get(normalized(url)):
             return page
+        if not self._left:
+            raise Overloaded("too many pages are being fetched, please try again")
+        self._left -= 1
+        try:
+            return await self._open(url)
+        finally:
+            self._left += 1
+
+    async def _open(self, url: str) -> Page:
         if self._robots:
             await self._robots.check(url)
         fetched = await self._client.get(url, limits=self._limits, headers=HEADERS)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from app.core.brief import brief
 from app.core.context import Caller, ToolReport
@@ -12,7 +11,8 @@ from app.core.errors import AddressRefused, AppError, FetchFailed, Forbidden, In
 from app.core.request import Json
 from app.tools.base import SWITCHES, Budget, Outcome, Session, Tool
 from app.tools.images import ImageFetch
-from app.tools.visits import Visits
+from app.tools.visits import URL_CHARS, Visits
+from app.tools.words import host_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Toolbox:
         started_ns, begun_ns = time.time_ns(), time.monotonic_ns()
         target, outcome, error = "", Outcome(), None
         try:
-            target = tool.target(arguments)
+            target = tool.target(arguments)[:URL_CHARS]
             session.spend_call()
             async with asyncio.timeout(session.seconds):
                 outcome = await tool.run(arguments, session)
@@ -126,7 +126,4 @@ class Toolbox:
 
 def _host(outcome: Outcome, target: str) -> str:
     """Where a page came from in the end, or should have come from; empty for a query."""
-    try:
-        return (urlsplit(outcome.pages[0].url if outcome.pages else target).hostname or "")[:253]
-    except ValueError:
-        return ""
+    return host_of(outcome.pages[0].url if outcome.pages else target)

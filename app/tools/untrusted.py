@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from app.core.request import Json
 from app.tools.page import Page, SearchResult
 from app.tools.words import one_line, printable
 
@@ -61,6 +62,21 @@ class Marks:
         if not starts:
             return text
         return self._joined(text, parts, starts)
+
+    def broken_json(self, value: dict[str, Json]) -> dict[str, Json]:
+        """`value` with each text in it, names included, as `broken` leaves it. Its nesting is bounded."""
+        return {self.broken(name): self._broken_value(each) for name, each in value.items()}
+
+    def _broken_value(self, value: Json) -> Json:
+        match value:
+            case str():
+                return self.broken(value)
+            case dict():
+                return self.broken_json(value)
+            case list():
+                return [self._broken_value(each) for each in value]
+            case _:
+                return value
 
     def _starts(self, view: str) -> set[int]:
         """Where a token begins in `view`."""

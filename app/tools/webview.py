@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 REMOTE_PROXY_PORT = 11481
 """Where a browser of another machine finds the proxy: network policies name it."""
+MEMORY_BYTES = 3 << 30
+_WATCH_S = 0.5
 _CLOSE_S = 5.0
 """Longest time that a page may take to close before the browser counts as hung."""
 _SETTLE_S = 1.5
@@ -59,7 +61,8 @@ class Browser:
 
     The browser is `program`, started by the first of them, or the one at `url` (its DevTools address), which
     reaches the proxy here at REMOTE_PROXY_PORT. `reader` makes text of what a page shows, `on_refused` hears
-    of each host that a page asked for and that was refused.
+    of each host that a page asked for and that was refused. A `program` that takes more than `memory_bytes`
+    is killed, with all pages that it shows.
     """
 
     def __init__(
@@ -74,9 +77,10 @@ class Browser:
         resolve: Resolve | None = None,
         upstream: Upstream | None = None,
         on_refused: Callable[[str], None] = lambda _: None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._guard, self._reader = guard, reader
-        self._most, self._limits = pages, limits
+        self._most, self._limits, self._memory_bytes = pages, limits, memory_bytes
         self._chromium = Chromium(program, url)
         self._url = url
         self._make_proxy = partial(
@@ -86,6 +90,7 @@ class Browser:
         self._proxy: EgressProxy | None = None
         self._pages = set[asyncio.Task[Page]]()
         self._is_closed = False
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def chromium(self) -> Chromium:
@@ -114,6 +119,8 @@ class Browser:
         task = asyncio.create_task(self._open(target.url, screenshot, limit_s))
         self._pages.add(task)
         task.add_done_callback(self._forget)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
@@ -130,10 +137,24 @@ class Browser:
             task.cancel()
         if self._pages:
             await asyncio.wait(set(self._pages))
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         await self._chromium.aclose()
         if self._proxy is not None:
             await self._proxy.__aexit__()
             self._proxy = None
+
+    async def _watch(self) -> None:
+        """Kill a browser that has grown too large: its own bound holds for objects of scripts alone."""
+        try:
+            while self._pages:
+                if await asyncio.to_thread(self._chromium.used_bytes) > self._memory_bytes:
+                    _log.warning("the browser takes over %d MiB and is ended", self._memory_bytes >> 20)
+                    await self._chromium.kill()
+                await asyncio.sleep(_WATCH_S)
+        finally:
+            self._watching = None
 
     def _forget(self, task: asyncio.Task[Page]) -> None:
         self._pages.discard(task)

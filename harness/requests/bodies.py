@@ -115,7 +115,11 @@ FIELDS: dict[str, dict[str, Strategy]] = {
 def requests(route: str, models: Strategy = MODELS, keep_alive: Strategy = DURATIONS) -> Strategy:
     """Requests as they should be, requests with one value of any other kind, and any other JSON."""
     fields = {**FIELDS[route], "keep_alive": keep_alive}
-    good = st.builds(lambda model, rest: {**rest, "model": model}, models, some(**fields))
+    return near(st.builds(lambda model, rest: {**rest, "model": model}, models, some(**fields)))
+
+
+def near(good: Strategy) -> Strategy:
+    """Requests as they should be, requests with one value of any other kind, and any other JSON."""
     return st.one_of(good, st.builds(_spoil, good, st.integers(0, 10**6), ANYTHING), ANYTHING)
 
 

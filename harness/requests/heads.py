@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
+from harness.requests.api_bodies import API_FIELDS, api_requests, api_tamed
 from harness.requests.bodies import TEXTS, broken, encoded, requests, tamed
 
 Strategy: TypeAlias = st.SearchStrategy[Any]
@@ -101,7 +102,10 @@ def posted(routes: list[str], models: Strategy, keep_alive: Strategy) -> Strateg
     """Requests of the routes that read a body: good ones, wrong ones, broken ones."""
 
     def of(path: str) -> Strategy:
-        asked = requests(path, models, keep_alive).map(tamed)
+        if path in API_FIELDS:
+            asked = api_requests(path, models).map(api_tamed)
+        else:
+            asked = requests(path, models, keep_alive).map(tamed)
         bodies = st.one_of(encoded(asked), encoded(asked), broken(asked), st.binary(max_size=60))
         return bodies.map(lambda body: proper(path, body))
 

@@ -43,9 +43,13 @@ class Reply:
 
 
 class Api(Protocol):
-    """How a server is spoken to. `has_text` finds the first line of a stream that brings a token."""
+    """How a server is spoken to.
+
+    `has_text` finds the first line of a stream that brings a token; `kinds` are those that the API has.
+    """
 
     has_text: re.Pattern[bytes]
+    kinds: frozenset[Kind]
 
     def request(self, ask: Ask) -> tuple[str, Json]:
         """The path and the body to POST."""

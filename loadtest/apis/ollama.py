@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from loadtest.apis.base import Ask, BadAnswer, Json, Reply
+from loadtest.apis.base import KINDS, Ask, BadAnswer, Json, Reply
+from loadtest.apis.events import read_object
 
 
 class Ollama:
+    kinds = frozenset(KINDS)
     has_text = re.compile(rb'"(?:content|response|thinking)": ?"[^"]|"tool_calls": ?\[')
 
     def request(self, ask: Ask) -> tuple[str, Json]:
@@ -51,12 +51,7 @@ class Ollama:
 
 
 def _object(line: bytes) -> Json:
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise BadAnswer("a line that is no JSON") from None
-    if not isinstance(found, dict):
-        raise BadAnswer("a line that is no object")
+    found = read_object(line)
     if "error" in found:
         raise BadAnswer(f"error line: {found['error']}")
     return found

@@ -3,14 +3,12 @@
 import re
 from typing import Any
 
-import orjson
-
-from loadtest.apis.base import Ask, BadAnswer, Json, Reply
-
-_DATA = b"data:"
+from loadtest.apis.base import KINDS, Ask, BadAnswer, Json, Reply
+from loadtest.apis.events import data_of, read_object
 
 
 class OpenAI:
+    kinds = frozenset(KINDS)
     has_text = re.compile(rb'"(?:content|text|reasoning|reasoning_content)": ?"[^"]|"tool_calls": ?\[ ?\{')
 
     def request(self, ask: Ask) -> tuple[str, Json]:
@@ -36,7 +34,7 @@ class OpenAI:
         if ask.kind == "embed":
             answer = _object(body)
             return Reply(prompt_tokens=answer["usage"]["prompt_tokens"], vectors=len(answer["data"]))
-        events = [line[len(_DATA) :].strip() for line in body.splitlines() if line.startswith(_DATA)]
+        events = data_of(body)
         if not events or events[-1] != b"[DONE]":
             raise BadAnswer("the stream ends without [DONE]")
         chunks = [_object(event) for event in events[:-1]]
@@ -70,12 +68,7 @@ def _calls(deltas: list[Json]) -> list[tuple[str, Any]]:
 
 
 def _object(text: bytes) -> Json:
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise BadAnswer("a line that is no JSON") from None
-    if not isinstance(found, dict):
-        raise BadAnswer("a line that is no object")
+    found = read_object(text)
     if found.get("error"):
         raise BadAnswer(f"error line: {found['error']}")
     return found

@@ -79,7 +79,7 @@ async def test_an_answer_is_a_message_of_blocks(here: Site) -> None:
 async def test_blocks_come_in_the_order_of_thinking_text_and_calls(thoughtful: Site) -> None:
     told = await thoughtful.told(tools=[TOOL])
     assert told["content"] == [
-        {"type": "thinking", "thinking": "Let me see."},
+        {"type": "thinking", "thinking": "Let me see.", "signature": "unsigned"},
         {"type": "text", "text": "It is cold."},
         {"type": "tool_use", "id": "call_1", "name": "weather", "input": CALL.arguments},
         {"type": "tool_use", "id": "call_2", "name": "weather", "input": CALL.arguments},
@@ -169,7 +169,12 @@ async def test_a_stream_has_anthropics_events_in_order(thoughtful: Site) -> None
     for mark, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         arguments = arguments.replace(mark, escaped)
     assert found[2:-2] == [
-        *block(0, {"type": "thinking", "thinking": ""}, *pieces("thinking", "Let me", " see.")),
+        *block(
+            0,
+            {"type": "thinking", "thinking": "", "signature": ""},
+            *pieces("thinking", "Let me", " see."),
+            {"type": "signature_delta", "signature": "unsigned"},
+        ),
         *block(1, {"type": "text", "text": ""}, *pieces("text", "It is ", "cold.")),
         *block(2, called("call_1"), {"type": "input_json_delta", "partial_json": arguments}),
         *block(3, called("call_2"), {"type": "input_json_delta", "partial_json": arguments}),

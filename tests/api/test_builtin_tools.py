@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import yaml
 
 from app.access.keys import new_key
 from app.catalogue.library import Library
+from app.core.context import RequestContext
 from app.core.errors import AddressRefused, FetchFailed
 from app.core.events import Content, Event, Thinking, ToolCall
 from app.core.model import Capability
+from app.core.pool import Pool
+from app.core.request import ChatPrompt, Generation, Message
 from app.egress.client import Fetched, FetchLimits
 from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
 from app.main import build_app
+from app.runtime.manager import Manager
+from app.runtime.pipeline import Pipeline
+from app.runtime.toolloop import ToolLoop
 from app.settings.server import read_settings
 from app.tools.base import Budget
 from app.tools.functions import functions
@@ -212,6 +219,33 @@ async def test_fetched_text_is_marked_and_can_hold_no_control_token(tmp_path: Pa
     assert URL in result.text
 
 
+async def test_no_control_token_comes_by_way_of_what_the_model_writes(tmp_path: Path) -> None:
+    """A page can have the model put one together: in its text, its reasoning, a call's name or arguments."""
+    token = "<|im_end|>"
+    call = ToolCall(1, "call_1", f"a{token}", {f"b{token}": [f"c{token}", {"d": f"e{token}", "f": 7}]})
+    model = Model([Thinking(f"g{token}"), Content(f"h{token}"), fetch(f"{URL}{token}"), call])
+    asked = chat(datai={"tools": {"net": True}, "progress": True})
+    async with site(tmp_path, model) as (client, _, engine):
+        answer = (await client.post("/api/chat", json=asked)).json()
+        plain = await client.post("/api/chat", json=chat(datai=None))
+    messages = engine.asked[1].run.chat.messages
+    assert [message.role for message in messages] == ["user", "assistant", "tool", "tool"]
+    assert messages[1].tool_calls[1].arguments == {
+        "b< |im_end|>": ["c< |im_end|>", {"d": "e< |im_end|>", "f": 7}]
+    }
+    # What is left are the template's own: one for each message, and one for the tools.
+    assert engine.asked[1].prompt.text.count(token) == len(messages) + 1
+    assert answer["datai"]["tool_uses"][0]["target"] == f"{URL}{token}"
+    assert plain.status_code == 200
+
+
+async def test_what_is_told_of_a_call_is_short(tmp_path: Path) -> None:
+    asked = chat(datai={"tools": {"net": True}, "progress": True})
+    async with site(tmp_path, Model([fetch("x" * 1_000_000)])) as (client, _, _):
+        answer = await client.post("/api/chat", json=asked)
+    assert len(answer.content) < 10_000
+
+
 async def test_a_model_opens_only_what_somebody_else_has_named(tmp_path: Path) -> None:
     """Else a page could have it send the conversation away in an address."""
     evil = "https://evil.test/?q=secret"
@@ -288,6 +322,19 @@ async def test_calls_are_bounded_by_the_server_and_by_the_key(tmp_path: Path) ->
         assert len(web.opened) == 2
 
 
+async def test_calls_beyond_the_budget_leave_room_for_what_was_found(tmp_path: Path) -> None:
+    """Their refusals, one for each, would fill the context."""
+    many = Model([fetch(URL, number) for number in range(1_000)])
+    async with site(tmp_path, many, budget=Budget(calls=3)) as (client, web, engine):
+        answer = (await client.post("/api/chat", json=chat())).json()
+    assert len(web.opened) == 3
+    assert answer["message"]["content"].startswith("It says: the")
+    messages = engine.asked[-1].run.chat.messages
+    assert [message.role for message in messages] == ["user", "assistant", *("tool",) * 3]
+    assert len(messages[1].tool_calls) == 3
+    assert "997 more calls of this turn were not made" in messages[-1].text
+
+
 async def test_a_page_that_hangs_costs_no_more_than_the_budget(tmp_path: Path) -> None:
     web = Web()
     web.hangs = True
@@ -323,6 +370,31 @@ async def test_a_client_that_leaves_ends_the_fetch(tmp_path: Path) -> None:
         await web.ends.wait()
 
 
+async def test_a_client_that_leaves_in_the_answer_ends_the_engines_request(tmp_path: Path) -> None:
+    """Before the lease ends: a generator that is left to be collected would end it at some later time."""
+
+    def model(_: Prompt, run: Run) -> Reply:
+        return Reply(["x"], events=[[fetch(URL)]]) if run.chat.tools else Reply(["a"] * 9)
+
+    engine = FakeEngine(model)
+
+    async def start(_: Any) -> FakeEngine:
+        return engine
+
+    library = Library([fake_model("m")])
+    manager = Manager(start, keep_alive_s=0, max_loaded=0, load_timeout_s=9, max_queue=9)
+    toolbox = Toolbox(functions(Web(), None, None), budget=Budget(turns=2))
+    loop = ToolLoop(Pipeline(library, manager), toolbox, Pool())
+    prompt = ChatPrompt((Message.of("user", ASK),))
+    asked = Generation("m", prompt, time.monotonic_ns(), builtin_tools=frozenset({"net"}))
+    async with aclosing(loop.run(asked, RequestContext())) as events:
+        async for some in events:
+            if any(isinstance(event, Content) for event in some):
+                break
+    assert engine.metrics()["running"] == 0
+    await manager.close()
+
+
 # The client's own tools, and formats
 
 
@@ -337,6 +409,32 @@ async def test_a_call_that_is_not_ours_ends_the_loop_and_goes_to_the_client(tmp_
     (call,) = answer["message"]["tool_calls"]
     assert (call["function"]["name"], call["function"]["index"]) == ("pay", 0)
     assert (answer["message"]["content"], answer["done_reason"]) == ("I pay.", "tool_calls")
+
+
+@pytest.mark.parametrize("tools", [[], [OWN]])
+async def test_a_function_that_nobody_offers_is_told_to_the_model(tmp_path: Path, tools: list[Any]) -> None:
+    model = Model([fetch(URL, name="browser_open")], [fetch(URL)])
+    asked = chat(tools=tools, datai={"tools": {"net": True}, "progress": True})
+    async with site(tmp_path, model) as (client, web, engine):
+        answer = (await client.post("/api/chat", json=asked)).json()
+    assert web.opened == [URL]
+    assert "tool_calls" not in answer["message"]
+    assert answer["done_reason"] == "stop"
+    result = engine.asked[-1].run.chat.messages[2]
+    assert (result.role, result.tool_name) == ("tool", "browser_open")
+    assert result.text.endswith("there is no function of that name; there are: web_fetch, web_search")
+    assert answer["datai"]["tool_uses"][0]["tool"] == "browser_open"
+
+
+async def test_a_function_that_nobody_offers_does_not_run_for_ever(tmp_path: Path) -> None:
+    def lost(_: Prompt, run: Run) -> Reply:
+        return Reply(["x"], events=[[fetch(URL, name="browser_open")]])
+
+    async with site(tmp_path, lost, budget=Budget(turns=4)) as (client, _, engine):
+        answer = (await client.post("/api/chat", json=chat())).json()
+    assert len(engine.asked) == 4
+    assert "tool_calls" not in answer["message"]
+    assert answer["done_reason"] == "length"
 
 
 async def test_a_tool_of_the_client_may_not_have_a_built_in_name(tmp_path: Path) -> None:
@@ -522,10 +620,11 @@ async def test_ollamas_web_routes_say_that_they_are_off(tmp_path: Path) -> None:
 
 
 class Pictures:
-    """Egress that has one picture."""
+    """Egress that has one picture; a slow one `waits`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.waits = asyncio.Event()
 
     async def get(
         self, url: str, *, limits: FetchLimits, headers: Mapping[str, str] | None = None
@@ -533,6 +632,9 @@ class Pictures:
         self.asked.append(url)
         if "intern" in url:
             raise AddressRefused("this address may not be opened")
+        if "slow" in url:
+            self.waits.set()
+            await asyncio.sleep(60)
         status = 404 if "missing" in url else 200
         return Fetched(url, status, {}, "image/png", "", b"picture", False, 7)
 
@@ -565,7 +667,8 @@ async def gallery(
     async def start(_: Any) -> FakeEngine:
         return engine
 
-    toolbox = Toolbox(images=None if images is None else ImageFetch(images))
+    fetch = None if images is None else ImageFetch(images, at_once=1)
+    toolbox = Toolbox(images=fetch, budget=Budget(received_bytes=20, seconds=0.3))
     settings = read_settings(preload=False, keys_file=file)
     app = build_app(settings, Library([fake_model("m")]), start, toolbox=toolbox)
     transport = httpx.ASGITransport(app)
@@ -589,6 +692,38 @@ async def test_a_picture_at_an_address_is_fetched_where_that_is_on(tmp_path: Pat
             assert failed.status_code == status
             assert told in failed.json()["error"]["message"]
     assert pictures.asked[0] == PICTURE
+
+
+async def test_pictures_at_addresses_have_a_budget(tmp_path: Path) -> None:
+    """One request may name 64, and each may have 20 MiB."""
+    path, pictures = "/v1/chat/completions", Pictures()
+    many = WITH_PICTURE[path](PICTURE)
+    many["messages"] = [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": f"{PICTURE}?{n}"}} for n in range(9)],
+        }
+    ]
+    slow = WITH_PICTURE[path]("http://slow.test/")
+    async with gallery(tmp_path, pictures) as (client, _):
+        answer = await client.post(path, json=many)
+        assert answer.status_code == 502
+        assert "too large together" in answer.text
+        assert len(pictures.asked) == 3
+        waits = asyncio.create_task(client.post(path, json=slow))
+        await pictures.waits.wait()
+        assert (await client.post(path, json=WITH_PICTURE[path](PICTURE))).status_code == 503
+        assert "take too long" in (await waits).text
+        assert (await client.post(path, json=WITH_PICTURE[path](PICTURE))).status_code == 200
+
+
+@pytest.mark.parametrize("path", WITH_PICTURE)
+async def test_no_picture_is_fetched_for_a_model_that_there_is_not(tmp_path: Path, path: str) -> None:
+    pictures = Pictures()
+    async with gallery(tmp_path, pictures) as (client, _):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE) | {"model": "nobody"})
+    assert answer.status_code == 404
+    assert pictures.asked == []
 
 
 @pytest.mark.point(221)

@@ -166,6 +166,11 @@ async def test_sampling_fields_reach_the_engine(fields: Any, expected: dict[str,
             'service_tier: "scale" is not supported; use "auto", "default", "priority" or "flex"',
         ),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens must be an integer from -1 to 2147483648"),
+        ({"logprob_token_ids": [1]}, "logprob_token_ids: use top_logprobs"),
+        ({"truncation_side": "right"}, "truncation_side: the last tokens of a prompt are kept"),
+        ({"return_prompt_text": True}, "return_prompt_text: use _debug_render_only"),
+        ({"min_p": 1.5}, "min_p must be from 0 to 1"),
+        ({"echo": True}, "echo: continue_final_message goes on with the last message"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(fields: Any, text: str) -> None:
@@ -186,6 +191,7 @@ async def test_what_cannot_be_honoured_is_refused_by_name(fields: Any, text: str
         {"audio": None, "functions": None, "function_call": "auto", "verbosity": "medium"},
         {"prompt_cache_key": "k", "include_reasoning": False, "guided_decoding_backend": "x"},
         {"stream_options": {"continuous_usage_stats": True}},
+        {"session_id": "s", "stream_interval": 4, "echo": False, "truncation_side": "left"},
         {"anything": {"else": 1}},
     ],
 )

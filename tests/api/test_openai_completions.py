@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import EngineFailed
-from app.core.events import Content, Thinking
+from app.core.events import Content, Thinking, TokenLogprob
 from app.core.request import Constraint
 from app.engine.fake.script import Reply
 from tests.api.openai_site import chunks, refused, site
@@ -115,6 +115,18 @@ async def test_log_probabilities_have_the_form_of_completions() -> None:
     assert offsets == [[0], [2], None]
 
 
+async def test_log_probabilities_of_reasoning_are_not_told_either() -> None:
+    def scored(token: str) -> list[TokenLogprob]:
+        return [TokenLogprob(token, -0.25, token.encode())]
+
+    events = ((Thinking("hm", scored("hm")),), (Content("yes", scored("yes")),))
+    async with site(lambda *_: Reply(("a", "b"), events=events)) as served:
+        (choice,) = (await served.complete(logprobs=0)).json()["choices"]
+        streamed = chunks(await served.complete(logprobs=0, stream=True))
+    assert (choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]) == (["yes"], [0])
+    assert [chunk["choices"][0].get("logprobs") for chunk in streamed] == [choice["logprobs"], None]
+
+
 async def test_an_answer_is_kept_to_a_constraint_and_reasoning_is_not_told() -> None:
     events = ((Thinking("hm"),), (Content("yes"),))
     async with site(lambda *_: Reply(("a", "b"), events=events)) as served:
@@ -122,6 +134,8 @@ async def test_an_answer_is_kept_to_a_constraint_and_reasoning_is_not_told() -> 
         assert choice["text"] == "yes"
         found = served.run.constraint
         assert Constraint(choices=found.choices) == Constraint(choices=("yes", "no"))
+        await served.complete(response_format={"type": "json_object"})
+        assert "any_object" in served.run.constraint.grammar
         streamed = chunks(await served.complete(stream=True))
         assert [chunk["choices"][0]["text"] for chunk in streamed] == ["yes", ""]
 

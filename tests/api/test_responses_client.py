@@ -130,7 +130,7 @@ def test_refusals(client: OpenAI) -> None:
         client.responses.create(model="nosuch", input="Hi")
     with pytest.raises(openai.BadRequestError, match="previous_response_id is not supported"):
         client.responses.create(model="m", input="Hi", previous_response_id="resp_1")
-    with pytest.raises(openai.BadRequestError, match="this server has no web search"):
+    with pytest.raises(openai.BadRequestError, match="has not turned on the built-in tool 'web_search'"):
         client.responses.create(model="m", input="Hi", tools=[{"type": "web_search"}])
 
 

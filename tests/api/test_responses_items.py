@@ -232,8 +232,7 @@ async def test_tools_that_were_found_can_be_called() -> None:
         ),
         (
             [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a/b.png"}]}],
-            "input[0]: content[0]: image URLs are not currently supported, please use base64 encoded data "
-            "instead",
+            "image URLs are not currently supported, please use base64 encoded data instead",
         ),
         (
             [{"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]}],

@@ -200,7 +200,7 @@ async def test_built_in_tools_are_refused_where_they_are_off(
         answer = await made.client.post(path, json={"model": "m", "messages": HISTORY, "datai": datai})
         assert made.engine.asked == type(made.engine.asked)()
     assert answer.status_code == 400
-    assert "datai.tools: this server has not turned on the built-in tool 'net'" in answer.json()["error"]
+    assert "this server has not turned on the built-in tool 'net'" in answer.json()["error"]
 
 
 @pytest.mark.row("B5")

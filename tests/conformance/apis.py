@@ -259,6 +259,14 @@ def _messages_whole(document: Mapping[str, Any]) -> Said:
     return said
 
 
+def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    kind = delta["type"].removesuffix("_delta")
+    if kind == "input_json":
+        block["input"] = json.loads(delta["partial_json"])
+    else:
+        block[kind] += delta[kind]
+
+
 def _messages_stream(text: str) -> Said:
     said, blocks, ended = Said(), dict[int, dict[str, Any]](), False
     for name, event in events(text):
@@ -267,14 +275,7 @@ def _messages_stream(text: str) -> Said:
             case "content_block_start":
                 blocks[event["index"]] = dict(event["content_block"])
             case "content_block_delta":
-                block, delta = blocks[event["index"]], event["delta"]
-                match delta["type"]:
-                    case "text_delta":
-                        block["text"] += delta["text"]
-                    case "thinking_delta":
-                        block["thinking"] += delta["thinking"]
-                    case _:
-                        block["input"] = json.loads(delta["partial_json"])
+                _grow(blocks[event["index"]], event["delta"])
             case "message_delta":
                 said.end = _MESSAGES_ENDS[event["delta"]["stop_reason"]]
                 said.prompt_tokens = event["usage"]["input_tokens"]

@@ -17,7 +17,10 @@ from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import HELLO as HELLO_BACK
 from app.engine.fake.script import Reply
+from chaos.answers import Answer
+from chaos.apis import EVENTS, ending, is_refusal
 from harness.fake_model import EVERYTHING, fake_model
+from harness.requests.api_bodies import API_FIELDS, api_requests, api_tamed
 from harness.requests.bodies import FIELDS, broken, encoded, requests, tamed
 from harness.server import LiveServer
 from tests.api.live import connect, read_to_end, response_of
@@ -93,6 +96,27 @@ def test_any_json_is_answered(site: FakeSite, route: str, data: st.DataObject) -
 @given(data=st.data())
 def test_broken_json_is_answered(site: FakeSite, route: str, data: st.DataObject) -> None:
     assert_answered(post(site.client, route, data.draw(broken(requests(route)))))
+
+
+def assert_answered_by(path: str, answer: httpx.Response) -> None:
+    """The same by another API: its envelope, its end of a stream."""
+    kind = answer.headers["content-type"]
+    got = Answer(answer.status_code, kind, answer.content, path=path)
+    if answer.status_code != 200:
+        assert is_refusal(got), (answer.status_code, answer.text)
+    elif kind.startswith(EVENTS):
+        assert ending(got) == "", answer.text
+    else:
+        assert isinstance(json.loads(answer.content), dict)
+
+
+@pytest.mark.parametrize("route", API_FIELDS)
+@settings(fuzz, max_examples=120)
+@given(data=st.data())
+def test_any_json_is_answered_by_every_api(site: FakeSite, route: str, data: st.DataObject) -> None:
+    asked = api_requests(route).map(api_tamed)
+    body = data.draw(st.one_of(encoded(asked), encoded(asked), broken(asked)))
+    assert_answered_by(route, post(site.client, route, body))
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -59,6 +59,14 @@ LOOPBACK = (
     "http://[127.0.0.1]/",
     "http://[::1/",
     "http://::1/",
+    "http://0177.1/",
+    "http://0x7f000001.:80/",
+    "http://[0:0:0:0:0:0:127.0.0.1]/",
+    "http://[::FFFF:7F00:1]/",
+    "http://[::%31]/",
+    "http://[::1]:0/",
+    "http://1e3/",
+    "http://00000000177.0.0.1/",
 )
 METADATA = (
     "http://169.254.169.254/latest/meta-data/",
@@ -85,6 +93,10 @@ METADATA = (
     "http://rancher-metadata/",
     "http://kubernetes/",
     "http://kubernetes.default.svc.cluster.local/",
+    "http://kubernetes.default.svc/",
+    "http://vault.service.consul/",
+    "http://[::ffff:169.254.170.2]/",
+    "http://[fd00:ec2:0::fe]/",
 )
 NOT_PUBLIC = (
     "http://10.0.0.1/",
@@ -113,6 +125,10 @@ NOT_PUBLIC = (
     "http://[3fff::1]/",
     "http://[5f00::1]/",
     "http://[4000::1]/",
+    "http://[2001:10::1]/",
+    "http://[2001:20::1]/",
+    "http://[64:ff9b:1::10.0.0.1]/",
+    "http://[fe80::1%25en0]:80/",
 )
 TRANSLATED = (
     "http://[64:ff9b::7f00:1]/",
@@ -147,6 +163,11 @@ UNICODE = (
     "http://\u202eexample.com/",
     "http://example.com\uff0f@127.0.0.1/",
     "http://example.com:\uff18\uff10/",
+    "http://example.com:443\u200b/",
+    "http://example.com:\u0668\u0660/",
+    "http://127\u30021/",
+    "http://xn--fsq.xn--/",
+    "http://ex\u0430mple.com\u2024/",
 )
 SPELLING = (
     "http://127.0.0.1%00.example.com/",
@@ -190,6 +211,15 @@ SPELLING = (
     "http://.example.com/",
     "http://exa*mple.com/",
     "http://example.com;127.0.0.1/",
+    "http://localhost%2e/",
+    "http://127.0.0.1:80@example.com/",
+    "http://example.com:65537/",
+    "http://example.com:0443x/",
+    "http://example.com\x0b/",
+    "http://example.com\u2028/",
+    "http://example.com/\x1b[2J",
+    "http:////127.0.0.1/",
+    "http://[example.com]/",
     "http://example.com,127.0.0.1/",
     "http://" + "a." * 127 + "com/",
     "http://" + "a" * 64 + ".com/",
@@ -210,6 +240,12 @@ SCHEMES = (
     "ws://example.com/",
     "view-source:http://example.com/",
     "about:blank",
+    "blob:http://127.0.0.1/x",
+    "filesystem:http://127.0.0.1/temporary/x",
+    "chrome://version/",
+    "devtools://devtools/bundled/inspector.html",
+    "httpx://example.com/",
+    "wss://127.0.0.1/",
     "unix:///var/run/docker.sock",
     "http+unix://%2fvar%2frun%2fdocker.sock/",
 )

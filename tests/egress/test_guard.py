@@ -209,6 +209,24 @@ def test_a_denied_port_leaves_the_others() -> None:
     assert guard.target("https://example.com/").port == 443
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "kubernetes.default.svc",
+        "api.dev.cluster",
+        "db.service.consul",
+        "web.docker",
+        "x.kube",
+        "y.containers",
+    ],
+)
+def test_names_of_clusters_are_not_public(host: str) -> None:
+    """Behind a proxy nobody here sees where they lead."""
+    for proxied in (False, True):
+        with pytest.raises(AddressRefused, match="not a public name"):
+            Guard(proxied=proxied).target(f"http://{host}/")
+
+
 def test_behind_a_proxy_no_network_opens_a_name() -> None:
     assert Guard(["10.0.0.0/8"]).target("http://wiki.corp/").host == "wiki.corp"
     with pytest.raises(AddressRefused):

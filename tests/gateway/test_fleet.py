@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -107,11 +108,27 @@ def test_where_none_comes_that_is_said(running: Fleet) -> None:
         running.end(name, signal.SIGKILL)
     running.wait_healthy()
     begun = time.monotonic()
-    answer = httpx.post(f"{running.gateway.url}/api/chat", json=chat(1), timeout=60)
-    assert answer.status_code == 503
+    text = "no replica of this model answers, please try again"
+
+    def ask(path: str) -> httpx.Response:
+        return httpx.post(f"{running.gateway.url}{path}", json=chat(1), timeout=60)
+
+    paths = ("/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages?beta=true")
+    with ThreadPoolExecutor() as pool:
+        ours, chats, responses, anthropics = pool.map(ask, paths)
     assert time.monotonic() - begun > WAIT_S
-    assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    assert answer.json() == {"error": "no replica of this model answers, please try again"}
+    assert {each.headers["content-type"] for each in (ours, chats, anthropics)} == {
+        "application/json; charset=utf-8"
+    }
+    assert (ours.status_code, ours.json()) == (503, {"error": text})
+    told = {"error": {"message": text, "type": "api_error", "param": None, "code": None}}
+    assert (chats.status_code, chats.json()) == (responses.status_code, responses.json()) == (503, told)
+    assert anthropics.status_code == 529
+    assert anthropics.json() == {
+        "type": "error",
+        "error": {"type": "overloaded_error", "message": text},
+        "request_id": anthropics.headers["request-id"],
+    }
     for name in NAMES:
         running.start(name)
     running.wait_healthy(*NAMES)

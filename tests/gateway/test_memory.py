@@ -63,7 +63,9 @@ async def ask(port: int, body: bytes, path: str = "/api/chat", *, cut: int = 0) 
     try:
         async with asyncio.timeout(WAIT_S):
             head, _, text = (await reader.read(4096)).partition(b"\r\n\r\n")
-        return int(head.split(b" ")[1]), text.decode()
+        status = int(head.split(b" ")[1])
+        assert (b"\r\nretry-after: 1" in head.lower()) is (status == 503)
+        return status, text.decode()
     finally:
         sending.cancel()
         writer.close()

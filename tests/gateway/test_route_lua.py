@@ -1,7 +1,6 @@
 """route.lua: the model that a body names, found as the server finds it, and what is hashed of it (row C7)."""
 
 import json
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,64 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lupa.luajit21 import LuaRuntime
 
 from app.api.ollama import codec
 from app.catalogue.names import read_reference
 from app.core.errors import AppError
-from harness.envoy import CHART
-
-MODELS = {"qwen3": "q", "smollm2:135m": "s", "Hub.co/Org/Model:Q4": "h", "ns/model": "n"}
-Route = Callable[[bytes], Any]
-
-
-SCRIPT = (CHART / "files" / "route.lua").read_text()
-SMALL = 3
-"""Bytes of a part: so few that every token is cut somewhere."""
-OF_TEXT = """
-function route_text(text)
-  return route(#text, function(first, count)
-    assert(first >= 1 and count >= 1 and first + count - 1 <= #text)
-    return string.sub(text, first, first + count - 1)
-  end)
-end
-"""
-
-
-def runtime(*, affinity: bool = True, keyed: bool = False, part: int = 0, before: str = "") -> Any:
-    """The script as the chart has it, where it wants to read `part` bytes at once."""
-    made: Any = LuaRuntime  # its stub leaves parameters out
-    lua = made(encoding=None)
-    names = "".join(f"[{json.dumps(name)}] = {json.dumps(slug)}," for name, slug in MODELS.items())
-    head = f"MODELS = {{{names}}} AFFINITY = {json.dumps(affinity)} KEYED = {json.dumps(keyed)}\n"
-    source = re.sub(r"(?<=local PART = )\d+", str(part) if part else r"\g<0>", SCRIPT)
-    lua.execute((before + head + source + OF_TEXT).encode())
-    return lua
-
-
-def script(*, affinity: bool = True, part: int = 0) -> Route:
-    return runtime(affinity=affinity, part=part).globals()[b"route_text"]
-
-
-ROUTE, IN_PARTS = script(), script(part=SMALL)
-
-
-def routed(body: bytes) -> Any:
-    """What comes of a body, the same however it is cut."""
-    found = ROUTE(body)
-    assert IN_PARTS(body) == found
-    return found
-
-
-def workload(body: bytes | dict[str, Any]) -> str | None:
-    found = routed(body if isinstance(body, bytes) else json.dumps(body).encode())
-    name = found[0] if isinstance(found, tuple) else found
-    return None if name is None else name.decode()
-
-
-def hashed(body: dict[str, Any]) -> bytes | None:
-    found = routed(json.dumps(body).encode())
-    return found[1] if isinstance(found, tuple) else None
+from tests.gateway.lua_route import MODELS, ROUTE, hashed, runtime, script, workload
 
 
 @pytest.mark.parametrize(
@@ -225,6 +171,7 @@ def test_a_prompt_and_a_context_that_grow_keep_their_hash() -> None:
 
 
 MIB = 2**20
+BILLING = b"x-anthropic-billing-header: cch="
 WATCH = """
 local repeated, copied, most = 0, 0, 0
 for _, name in ipairs({"find", "gsub", "match", "gmatch"}) do
@@ -278,6 +225,19 @@ GROWING: dict[str, Callable[[int], bytes]] = {
     "white space": lambda n: b"{" + b" " * n + b'"model": "qwen3"}',
     "nothing but white space": lambda n: b"\n" * n,
     "a context": lambda n: b'{"model": "qwen3", "context": [' + b"1," * (n // 2) + b"1]}",
+    "parts": lambda n: (
+        b'{"model": "qwen3", "messages": [{"content": [' + b'{"text":"a"},' * (n // 13) + b"{}]}]}"
+    ),
+    "blocks for billing": lambda n: (
+        b'{"model": "qwen3", "system": [' + (b'{"text":"' + BILLING + b'"},') * (n // 46) + b"{}]}"
+    ),
+    "a line for billing": lambda n: b'{"model": "qwen3", "system": "' + BILLING + rb"\\" * (n // 2) + b'"}',
+    "items": lambda n: b'{"model": "qwen3", "input": [' + b'{"role":"user"},' * (n // 16) + b"{}]}",
+    "an image that is a part": lambda n: (
+        b'{"model": "qwen3", "messages": [{"content": [{"text": "a"}, {"type": "image", "source": {"data": "'
+        + rb"iVBORw0KGgo\/" * (n // 13)
+        + b'"}}]}]}'
+    ),
     "an image": lambda n: (
         b'{"model": "qwen3", "messages": [{"images": ["' + rb"iVBORw0KGgo\/" * (n // 13) + b'"]}]}'
     ),
@@ -285,14 +245,15 @@ GROWING: dict[str, Callable[[int], bytes]] = {
 """Bodies of about n bytes, each growing where another part of the script looks."""
 
 
+@pytest.mark.parametrize("path", [b"/api/chat", b"/v1/responses"])
 @pytest.mark.parametrize("body", GROWING.values(), ids=GROWING)
-def test_work_grows_as_a_body_does(body: Callable[[int], bytes]) -> None:
+def test_work_grows_as_a_body_does(body: Callable[[int], bytes], path: bytes) -> None:
     """F2: twice the size is at most some twice the work, from 16 KiB to 1 MiB."""
     spent = least = 0.05  # below it is noise
     for size in (MIB >> shift for shift in range(6, -1, -1)):
         text = body(size)
         begun = time.thread_time()
-        ROUTE(text)
+        ROUTE(text, path)
         last, spent = spent, max(least, time.thread_time() - begun)
         assert spent <= 3.5 * last, f"{size} bytes: {last:.2f} s became {spent:.2f} s"
 
@@ -301,11 +262,16 @@ def test_work_grows_as_a_body_does(body: Callable[[int], bytes]) -> None:
 def test_patterns_see_short_texts_and_little_is_copied(body: Callable[[int], bytes]) -> None:
     """F2, the kind: what repeats may try every start of its text. F9: there is no copy beside Envoy's own."""
     seen, text = runtime(before=WATCH).globals(), body(MIB // 2)
-    seen[b"begin"]()
-    seen[b"route_text"](text)
+    for path in (b"/api/chat", b"/v1/responses"):
+        seen[b"begin"]()
+        seen[b"route_text"](text, path)
+        within(seen, len(text))
+
+
+def within(seen: Any, size: int) -> None:
     assert seen[b"longest_repeated"]() <= 8192
     assert seen[b"most_copied"]() <= 128 * 1024
-    assert seen[b"all_copied"]() <= 3.5 * len(text) + 128 * 1024
+    assert seen[b"all_copied"]() <= 3.5 * size + 128 * 1024
 
 
 def test_a_name_that_is_longer_than_any_is_left_to_the_directory() -> None:
@@ -314,24 +280,27 @@ def test_a_name_that_is_longer_than_any_is_left_to_the_directory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keyed", "authorization", "enters"),
+    ("keyed", "authorization", "api_key", "enters"),
     [
-        (False, None, True),
-        (True, None, False),
-        (True, b"", False),
-        (True, b"Basic abc", False),
-        (True, b"Bearer x", True),
-        (True, b"bEaReR  x", True),
+        (False, None, None, True),
+        (True, None, None, False),
+        (True, b"", b"", False),
+        (True, b"Basic abc", None, False),
+        (True, b"Bearer x", None, True),
+        (True, b"bEaReR  x", None, True),
+        (True, None, b"x", True),
     ],
 )
-def test_without_a_key_no_body_is_held(keyed: bool, authorization: bytes | None, enters: bool) -> None:
-    assert runtime(keyed=keyed).globals()[b"may_enter"](authorization) is enters
+def test_without_a_key_no_body_is_held(
+    keyed: bool, authorization: bytes | None, api_key: bytes | None, enters: bool
+) -> None:
+    assert runtime(keyed=keyed).globals()[b"may_enter"](authorization, api_key) is enters
 
 
 def test_what_has_no_beginning_to_be_cached_is_not_hashed() -> None:
     assert hashed({"model": "qwen3", "input": ["a", "b"]}) is None
     assert hashed({"model": "qwen3"}) is None
-    assert script(affinity=False)(b'{"model":"qwen3","prompt":"Hi"}') in ((b"q", None), b"q")
+    assert script(affinity=False)(b'{"model":"qwen3","prompt":"Hi"}', b"/api/chat") in ((b"q", None), b"q")
 
 
 def test_names_of_a_workload_share_what_is_cached() -> None:

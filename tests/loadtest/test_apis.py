@@ -166,7 +166,7 @@ def test_a_failed_turn_is_asked_anew_from_the_same_history() -> None:
     assert len(questions.ask("chat").messages) == len(questions.ask("chat").messages) == 1
 
 
-@pytest.mark.parametrize("api", sorted(APIS))
+@pytest.mark.parametrize("api", ["ollama", "openai"])
 def test_each_kind_goes_to_its_path_with_its_model(api: str) -> None:
     questions = Questions(random.Random(0), Lengths(*distributions("9/5")), Models("m", "e", "t"), turns=3)
     asked = {
@@ -178,3 +178,127 @@ def test_each_kind_goes_to_its_path_with_its_model(api: str) -> None:
     assert len(asked["generate"][1]["prompt"].split()) == 9
     assert asked["tools"][1]["tools"][0]["function"]["name"] == "get_weather"
     assert ("format" in asked["schema"][1]) is (api == "ollama")
+
+
+def events(*documents: dict[str, Any]) -> bytes:
+    """Events as the Responses and the Messages API send them."""
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (each["type"].encode(), json.dumps(each).encode()) for each in documents
+    )
+
+
+CALLED = {"city": "Paris"}
+
+
+def response(*deltas: str, kind: str = "completed", call: bool = False, **more: Any) -> list[dict[str, Any]]:
+    """The events of a response of these texts."""
+    output: list[dict[str, Any]] = [
+        {"type": "reasoning", "summary": []},
+        {"type": "message", "content": [{"type": "output_text", "text": "".join(deltas)}]},
+    ]
+    if call:
+        output.append({"type": "function_call", "name": "get_weather", "arguments": json.dumps(CALLED)})
+    whole = {"output": output, "usage": {"input_tokens": 4, "output_tokens": 2}, "incomplete_details": None}
+    told = [{"type": "response.output_text.delta", "delta": delta} for delta in deltas]
+    made = [{"type": "response.created"}, *told, {"type": f"response.{kind}", "response": whole | more}]
+    return [{**event, "sequence_number": number} for number, event in enumerate(made)]
+
+
+def block(index: int, kind: str, *deltas: dict[str, Any], **begun: Any) -> list[dict[str, Any]]:
+    return [
+        {"type": "content_block_start", "index": index, "content_block": {"type": kind, **begun}},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def text_delta(text: str) -> dict[str, Any]:
+    return {"type": "text_delta", "text": text}
+
+
+def message(*blocks: list[dict[str, Any]], reason: str = "end_turn") -> list[dict[str, Any]]:
+    usage = {"input_tokens": 1, "cache_read_input_tokens": 3, "output_tokens": 0}
+    return [
+        {"type": "message_start", "message": {"usage": usage}},
+        {"type": "ping"},
+        *(event for each in blocks for event in each),
+        {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 2}},
+        {"type": "message_stop"},
+    ]
+
+
+HELLO = block(0, "text", text_delta("Hel"), text_delta("lo"), text="")
+WEATHER = block(
+    1,
+    "tool_use",
+    {"type": "input_json_delta", "partial_json": '{"city": '},
+    {"type": "input_json_delta", "partial_json": '"Paris"}'},
+    id="t",
+    name="get_weather",
+    input={},
+)
+
+
+def test_events_are_the_same_answer() -> None:
+    ours = APIS["ollama"].reply(CHAT, ndjson(says("Hel"), says("lo"), says("", **DONE)))
+    assert APIS["responses"].reply(CHAT, events(*response("Hel", "lo"))) == ours
+    assert APIS["anthropic"].reply(CHAT, events(*message(HELLO))) == ours
+
+
+def test_events_of_calls_and_of_what_was_cut() -> None:
+    called = APIS["responses"].reply(CHAT, events(*response("Hello", call=True)))
+    assert called == APIS["anthropic"].reply(CHAT, events(*message(HELLO, WEATHER, reason="tool_use")))
+    assert called.calls == [("get_weather", CALLED)]
+    details = {"reason": "max_output_tokens"}
+    cut = events(*response("Hello", kind="incomplete", incomplete_details=details))
+    assert APIS["responses"].reply(CHAT, cut).cut_at_limit
+    assert APIS["anthropic"].reply(CHAT, events(*message(HELLO, reason="max_tokens"))).cut_at_limit
+
+
+@pytest.mark.parametrize(
+    ("api", "sent"),
+    [
+        ("responses", []),
+        ("responses", response("Hello")[:-1]),
+        ("responses", response("Hel", "lo")[1:]),
+        ("responses", [*response("Hel", "lo")[:1], *response("Hel", "lo")[2:]]),
+        ("responses", response("Hello", kind="failed", error={"code": "server_error", "message": "gone"})),
+        ("responses", response("Hello", output=[])),
+        ("anthropic", []),
+        ("anthropic", message(HELLO)[:-1]),
+        ("anthropic", message(HELLO)[1:]),
+        ("anthropic", message(HELLO[:-1])),
+        ("anthropic", message(HELLO[1:])),
+        ("anthropic", message(HELLO[:-1], WEATHER)),
+        ("anthropic", message(HELLO, reason="")),
+        ("anthropic", [*message(HELLO)[:3], {"type": "error", "error": {"message": "gone"}}]),
+    ],
+)
+def test_events_that_are_no_whole_answer(api: str, sent: list[dict[str, Any]]) -> None:
+    with pytest.raises((BadAnswer, KeyError, IndexError)):
+        APIS[api].reply(CHAT, events(*sent))
+
+
+def test_the_first_event_with_text() -> None:
+    called = {"type": "response.function_call_arguments.delta", "delta": "{}"}
+    for api, empty, full in (
+        ("responses", response()[:1], response("x")[1:2]),
+        ("responses", response()[:1], [called]),
+        ("anthropic", message()[:2] + HELLO[:1], HELLO[1:2]),
+        ("anthropic", WEATHER[:1], WEATHER[1:2]),
+    ):
+        assert not APIS[api].has_text.search(events(*empty)), empty
+        assert APIS[api].has_text.search(events(*full)), full
+
+
+@pytest.mark.parametrize(("api", "path"), [("responses", "/v1/responses"), ("anthropic", "/v1/messages")])
+def test_kinds_of_the_apis_that_only_chat(api: str, path: str) -> None:
+    questions = Questions(random.Random(0), Lengths(*distributions("9/5")), Models("m", "e", "t"), turns=3)
+    kinds = sorted(APIS[api].kinds)
+    asked = {kind: APIS[api].request(questions.ask(kind)) for kind in kinds}
+    assert kinds == ["chat", "schema", "tools"]
+    assert {found for found, _ in asked.values()} == {path}
+    assert [body["model"] for _, body in asked.values()] == ["m", "m", "t"]
+    assert asked["tools"][1]["tools"][0]["name"] == "get_weather"
+    assert "json_schema" in json.dumps(asked["schema"][1])
+    assert "json_schema" not in json.dumps(asked["chat"][1])

@@ -57,6 +57,7 @@ def test_the_same_mix_side_by_side(server: LiveServer, vllm_server: str, tmp_pat
         assert all(each.prompt_tokens > 0 and each.output_tokens > 0 for each in run.samples)
         assert (tmp_path / name / "locust.html").exists()
     page = (tmp_path / "report.html").read_text()
-    assert "<th>caravan</th><th>vllm</th>" in page
+    assert "<td>all</td><td>caravan</td>" in page
+    assert "<td>all</td><td>vllm</td>" in page
     assert "caravan, p95" in page
     assert "vllm, p95" in page

@@ -76,6 +76,24 @@ def test_all_kinds_are_timed_and_counted(site: FakeSite, tmp_path: Path) -> None
     assert "throughput&gt;=50" in page
 
 
+def test_users_of_several_apis_at_once(site: FakeSite, tmp_path: Path) -> None:
+    """Each API's answers are read as they are: none fails."""
+    limits = "errors<=0,anthropic:ttft.p95<=5000,tools:requests>=4"
+    found = run(
+        tmp_path, url(site.port), "--model=all", EQUAL, "--lengths=64/20", "--turns=2",
+        "--api=ollama,openai,responses,anthropic", f"--thresholds={limits}",
+    )  # fmt: skip
+    assert found.status == 0, found.output
+    asked = Counter((each.api, each.kind) for each in found.run.samples)
+    for api in ("ollama", "openai", "responses", "anthropic"):
+        assert min(asked[api, kind] for kind in ("chat", "schema", "tools")) > 0
+    assert {api for api, kind in asked if kind in ("generate", "embed")} == {"ollama", "openai"}
+    assert found.counts("POST") == {f"{api} {kind}": count for (api, kind), count in asked.items()}
+    texts = [each for each in found.run.samples if each.kind == "chat"]
+    assert {each.output_tokens for each in texts} == {20}
+    assert all(each.began < each.first < each.ended for each in texts)
+
+
 def test_a_missed_threshold_is_the_exit_status(site: FakeSite, tmp_path: Path) -> None:
     found = run(
         tmp_path, url(site.port), "--model=plain", "--lengths=8/3", "--thresholds=ttft.p50<=0.001", seconds=1

@@ -1,5 +1,6 @@
 """A page is opened politely, within robots.txt and HTTP's rules of keeping, and read."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -7,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from app import __version__
-from app.core.errors import AddressRefused, FetchFailed
+from app.core.errors import AddressRefused, FetchFailed, Overloaded
 from app.egress.client import EgressClient, Fetched, FetchLimits
 from app.egress.guard import Guard
 from app.tools.net import LIMITS, WebFetch
@@ -95,6 +96,33 @@ async def test_what_is_no_url_is_refused_in_one_line(reader: Reader, url: str) -
     client = Client({url: AddressRefused("no URL")})
     with pytest.raises(AddressRefused, match="no URL"):
         await WebFetch(client, reader, obeys_robots=False).open(url)
+
+
+async def test_more_than_may_be_fetched_at_once_is_overload(reader: Reader) -> None:
+    """Each may hold a body in memory."""
+    opens, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Client):
+        async def get(self, url: str, *, limits: FetchLimits, headers: Mapping[str, str]) -> Fetched:
+            opens.set()
+            await goes_on.wait()
+            return FOUND
+
+    web = WebFetch(Slow({}), reader, obeys_robots=False, at_once=1)
+    first = asyncio.create_task(web.open(URL))
+    await opens.wait()
+    with pytest.raises(Overloaded):
+        await web.open(URL)
+    goes_on.set()
+    assert (await first).title == "T"
+    assert (await web.open(URL)).title == "T"
+    left = asyncio.create_task(web.open(URL + "?"))
+    goes_on.clear()
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait([left])
+    goes_on.set()
+    assert (await web.open(URL + "?2")).title == "T"
 
 
 async def test_an_unreadable_page_is_told(reader: Reader) -> None:

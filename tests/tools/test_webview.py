@@ -22,7 +22,7 @@ from app.tools import chromium
 from app.tools.chromium import Program, in_numbers, is_loopback, own_address
 from app.tools.page import Page
 from app.tools.reader import Reader
-from app.tools.webview import Browser
+from app.tools.webview import MEMORY_BYTES, Browser
 from tests.egress.names import Names
 from tests.egress.site import Answer, Site, certificate, page, redirect, serves_with, site
 from tests.programs import program
@@ -115,6 +115,10 @@ PAGES: dict[str, Answer] = {
     "/endless": _endless,
     "/trickle": _trickle,
     "/silent": _silent,
+    "/memory": html(
+        "<main><p>Large.</p></main><script>const kept = []; setInterval(() => { if (kept.length < 30)"
+        "kept.push(new Uint8Array(50 << 20).fill(7)); fetch('/silent'); }, 10)</script>"
+    ),
     "/busy": html("<main><p>Busy.</p></main><script>for (;;);</script>"),
     "/busy-later": html("<main><p>Busy.</p></main><script>setTimeout(() => { for (;;); }, 50)</script>"),
 }
@@ -128,6 +132,7 @@ async def browser_of(
     limits: PageLimits = PageLimits(),  # noqa: B008 - it is frozen
     names: Names | None = None,
     refused: list[str] | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> AsyncGenerator[Browser]:
     """A browser of its own that may open the site; when it is closed none of its processes is left."""
     found = program("chromium")
@@ -139,6 +144,7 @@ async def browser_of(
         limits=limits,
         resolve=names or Names(NAMES),
         on_refused=(list[str]() if refused is None else refused).append,
+        memory_bytes=memory_bytes,
     )
     started = list[psutil.Process]()
     try:
@@ -280,6 +286,15 @@ class TestBudget:
         assert "The beginning of it" in found.text
         assert found.is_truncated
         assert found.received_bytes < 500_000
+
+    @full
+    async def test_a_page_that_takes_too_much_memory_ends_with_its_browser(self, running: Site) -> None:
+        async with browser_of(running, memory_bytes=1 << 30) as browser:
+            with pytest.raises(FetchFailed):
+                await shown_by(browser, running, "/memory")
+            assert browser.open_pages == 0
+            assert "42" in (await shown_by(browser, running, "/")).text
+            assert browser.chromium.starts == 2
 
     @pytest.mark.parametrize(
         "path", ["/silent", *(pytest.param(path, marks=full) for path in ("/busy", "/busy-later"))]

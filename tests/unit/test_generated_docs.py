@@ -44,6 +44,7 @@ from scripts.generate import (
 )
 
 DOCUMENT = (ROOT / COMPATIBILITY).read_text("utf-8")
+CLIENTS = (ROOT / "docs/clients.md").read_text("utf-8")
 BODIES = {
     "`POST /api/generate`": GenerateBody,
     "`POST /api/chat`": ChatBody,
@@ -155,8 +156,34 @@ def test_every_test_that_is_named_exists() -> None:
     known = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
     named = set(re.findall(r"`(test_\w+)`", DOCUMENT))
     named |= set(re.findall(r"`(test_\w+)`", (ROOT / "docs/anthropic.md").read_text("utf-8")))
+    named |= set(re.findall(r"`(test_\w+)`", CLIENTS))
     assert named - known == set()
     assert len(named) > 50
+
+
+def test_every_setting_that_clients_are_told_of_exists() -> None:
+    told = set(re.findall(r"\bCARAVAN_(\w+)", CLIENTS))
+    assert told
+    assert {name.lower() for name in told} <= set(Settings.model_fields)
+
+
+def test_what_is_told_of_a_client_is_proven_or_read_somewhere() -> None:
+    items = [" ".join(item.split()) for item in re.findall(r"^- .+(?:\n  .+)*", CLIENTS, re.MULTILINE)]
+    assert len(items) > 50
+    sources = re.compile(r"`test_\w+`|[Rr]ead in\*|was not run here|\]\(\w+\.md\)", re.ASCII)
+    assert [item for item in items if not sources.search(item)] == []
+
+
+def test_every_environment_of_a_client_is_installed_by_make() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for variable, found in {
+        "CLIENTS": [file.stem for file in (ROOT / "requirements/clients").glob("*.lock")],
+        "NPM_CLIENTS": [
+            file.parent.name for file in (ROOT / "tests/clients/npm").glob("*/package-lock.json")
+        ],
+    }.items():
+        (listed,) = re.findall(rf"^{variable} := (.+)", makefile, re.MULTILINE)
+        assert set(listed.split()) == set(found)
 
 
 def test_every_variable_shared_with_ollama_is_listed() -> None:

@@ -46,12 +46,13 @@ def test_all_that_a_key_may_be_given(file: Path) -> None:
         *("create", "--scope", "inference", "--scope", "metrics", "--model", "qwen3", "--model", "llama*"),
         *("--expires", "2099-01-31", "--requests-per-minute", "60", "--tokens-per-minute", "1000"),
         *("--concurrent-requests", "2", "--max-context", "4096", "--max-predict", "256", "--priority", "-1"),
+        *("--max-tool-calls", "5"),
     )
     assert made.exit_code == 0
     found = record(file)
     assert (found.scopes, found.models) == (["inference", "metrics"], ["qwen3:latest", "llama*"])
     assert found.expires == datetime(2099, 1, 31, tzinfo=UTC)
-    assert list(found.limits.model_dump().values()) == [60, 1000, 2, 4096, 256]
+    assert list(found.limits.model_dump().values()) == [60, 1000, 2, 4096, 256, 5]
     assert found.priority == -1
 
 

@@ -15,6 +15,9 @@ from app.core.events import Content, Done, Event, Started, Thinking, ToolCall, T
 EVENTS = "text/event-stream"
 _REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens"}
 _AFTER = b"}}\n\n"
+_UNSIGNED = "unsigned"
+"""The signature of every thinking block, which nobody checks. Clients hand thoughts back only with one, and
+some, as the Vercel AI SDK, take no block without."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -87,7 +90,7 @@ class MessagesEncoder:
         end = self._end
         content: list[dict[str, Any]] = []
         if (thinking := "".join(self._thinking)) and self._shows_thinking:
-            content.append({"type": "thinking", "thinking": thinking})
+            content.append({"type": "thinking", "thinking": thinking, "signature": _UNSIGNED})
         content += map(self._use, self._uses)
         if text := "".join(self._text):
             content.append({"type": "text", "text": text})
@@ -132,14 +135,21 @@ class MessagesEncoder:
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
             b'"delta":{"type":"%b_delta","%b":' % (index, name.encode(), name.encode())
         )
-        return _block_start(index, {"type": name, name: ""})
+        signature = {"signature": ""} if kind is Thinking else {}
+        return _block_start(index, {"type": name, name: "", **signature})
 
     def _close(self) -> bytes:
         """The end of the block that is open, if any."""
         if self._open is None:
             return b""
+        signed = self._signed() if self._open is Thinking else b""
         self._open = None
-        return self._stopped()
+        return signed + self._stopped()
+
+    def _signed(self) -> bytes:
+        delta = {"type": "signature_delta", "signature": _UNSIGNED}
+        document = {"type": "content_block_delta", "index": self._blocks, "delta": delta}
+        return _frame("content_block_delta", document)
 
     def _stopped(self) -> bytes:
         self._blocks += 1

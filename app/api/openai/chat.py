@@ -18,6 +18,8 @@ def chat_encoder(form: Form) -> OpenAIEncoder:
 class ChatWords:
     """Chunks have an object of their own; the first of a choice has the role."""
 
+    tells_thinking = True
+
     def __init__(self, form: Form) -> None:
         self._top = form.top_logprobs
         self.head: Mapping[str, Any] = head_of("chatcmpl", "chat.completion")

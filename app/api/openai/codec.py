@@ -9,7 +9,7 @@ from app.api.format import read_format
 from app.api.openai import schema
 from app.api.openai.bounds import refuse_choices, refuse_over_limits
 from app.api.openai.constraints import read_guided, read_response_format
-from app.api.openai.extras import read_bool, read_int, refuse_unsupported, wrong_value
+from app.api.openai.extras import CHAT_REFUSED, REFUSED, read_bool, read_int, refuse_unsupported, wrong_value
 from app.api.openai.messages import to_messages
 from app.api.openai.sampling import read_sampling
 from app.api.openai.tools import allowed, read_choice, schemas_of
@@ -78,20 +78,17 @@ def to_chat(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) ->
     if not asked.messages:
         raise InvalidRequest("[] is too short - 'messages'")
     messages = to_messages(asked.messages, limits)
-    refuse_unsupported(asked.extra)
+    refuse_unsupported(asked.extra, {**REFUSED, **CHAT_REFUSED})
     think, effort, variables = _thinking(asked)
     _check_logprobs(asked.top_logprobs)
     choice = read_choice(asked.extra.get("tool_choice"))
-    guided = read_guided(asked.extra, limits)
-    response_format = read_response_format(asked.response_format)
-    if guided is not None and (response_format is not None or choice.mode == "required"):
-        raise InvalidRequest("an answer can be kept to one of response_format, tool_choice and guided fields")
+    constraint = _constraint(asked, limits, called=choice.mode == "required")
     wanted = Generation(
         asked.model,
         ChatPrompt(messages, allowed(asked.tools.seen, asked.extra.get("tool_choice"))),
         received_ns,
         sampling=_sampling(read_sampling(asked, limits), asked.stop),
-        constraint=_constraint(guided, response_format),
+        constraint=constraint,
         think=think,
         logprobs=asked.logprobs,
         top_logprobs=asked.top_logprobs,
@@ -134,7 +131,7 @@ def to_completion(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
         CompletionPrompt(suffix=asked.suffix),
         received_ns,
         sampling=_sampling(named, asked.stop),
-        constraint=_constraint(read_guided(asked.extra, limits), None),
+        constraint=_constraint(asked, limits),
         logprobs=asked.logprobs is not None,
         top_logprobs=logprobs,
         prompt_tokens=_kept_tokens(asked.extra),
@@ -214,7 +211,13 @@ def _merged(layers: tuple[Mapping[str, Json], Overrides]) -> Overrides:
     return {**named, **read_parameters({**named, **options})}
 
 
-def _constraint(guided: Constraint | None, response_format: Json) -> Deferred[Constraint | None]:
+def _constraint(
+    asked: schema.ChatBody | schema.CompletionBody, limits: InputLimits, *, called: bool = False
+) -> Deferred[Constraint | None]:
+    guided = read_guided(asked.extra, limits)
+    response_format = read_response_format(asked.response_format)
+    if guided is not None and (response_format is not None or called):
+        raise InvalidRequest("an answer can be kept to one of response_format, tool_choice and guided fields")
     if guided is not None:
         return Deferred(lambda _: guided)
     return Deferred(read_format, response_format)

@@ -17,6 +17,8 @@ def completion_encoder(form: Form) -> OpenAIEncoder:
 class CompletionWords:
     """Chunks and documents have one object; where usage is asked for, every chunk has one, of zeros."""
 
+    tells_thinking = False
+
     def __init__(self, form: Form) -> None:
         self._form = form
         self.head: Mapping[str, Any] = head_of("cmpl", "text_completion")

@@ -75,6 +75,8 @@ class Words(Protocol):
 
     head: Mapping[str, Any]
     """What a document begins with, in order: id, object and time."""
+    tells_thinking: bool
+    """Whether reasoning, and its log probabilities, are a part of the answer."""
 
     def text(self, index: int) -> tuple[bytes, bytes]:
         """What a chunk of plain text, no first one, has before the text and after."""
@@ -131,7 +133,8 @@ class OpenAIEncoder:
 
     def collect(self, event: Event) -> None:
         """Keep this event for `whole`."""
-        self._choice.add(event)
+        if self._words.tells_thinking or not isinstance(event, Thinking):
+            self._choice.add(event)
 
     def whole(self) -> bytes:
         """Everything collected, as one document."""

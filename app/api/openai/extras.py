@@ -82,6 +82,17 @@ REFUSED: Mapping[str, Refused] = {
     "vllm_xargs": Refused(({},), _NOT_HERE),
     "cache_salt": Refused(("",), "cached prompts are kept apart by the API key"),
     "prompt_embeds": Refused((), _NOT_HERE),
+    "logprob_token_ids": Refused(([],), "use top_logprobs"),
+    "truncation_side": Refused(("left",), "the last tokens of a prompt are kept"),
+    "watermarking": Refused((False,), _NOT_HERE),
+    "repetition_detection": Refused(({},), _NOT_HERE),
+    "media_io_kwargs": Refused(({},), _NOT_HERE),
+    "mm_payload": Refused((), _NOT_HERE),
+    "return_mm_kwargs": Refused((False,), _NOT_HERE),
+    "return_token_offsets": Refused((False,), _NOT_HERE),
+    "return_prompt_text": Refused((False,), "use _debug_render_only"),
+    "routed_experts_prompt_start": Refused((0,), _NOT_HERE),
+    "ec_transfer_params": Refused((), _NOT_HERE),
 }
 
 NO_OPS: Mapping[str, str] = {
@@ -94,6 +105,8 @@ NO_OPS: Mapping[str, str] = {
     "prompt_cache_retention": "the engine decides",
     "request_id": "the header X-Request-Id is used",
     "guided_decoding_backend": "there is one",
+    "session_id": "a prompt's beginning is cached whenever it is the same",
+    "stream_interval": "a chunk has what the engine has ready",
     "add_special_tokens": "the template decides",
     "include_reasoning": "reasoning is a field of its own, which a client need not read",
 }
@@ -103,19 +116,23 @@ IGNORED_BY_OLLAMA = ("keep_alive", "options", "think", "format")
 """Fields of Ollama's own API, which it does not read on these routes either; without effect here too."""
 
 _COMMON = (*HONOURED, *REFUSED, *NO_OPS)
-CHAT_EXTRAS = (*_COMMON, *CHAT_HONOURED)
+CHAT_REFUSED: Mapping[str, Refused] = {
+    "echo": Refused((False,), "continue_final_message goes on with the last message"),
+}
+"""Those of chat alone: by this name completions have a field that they honour."""
+CHAT_EXTRAS = (*_COMMON, *CHAT_HONOURED, *CHAT_REFUSED)
 COMPLETION_EXTRAS = (*_COMMON, *COMPLETION_HONOURED)
 EMBEDDING_EXTRAS = ("priority", "truncate_prompt_tokens", "add_special_tokens", "user")
 
 
-def refuse_unsupported(extra: Mapping[str, Json]) -> None:
-    """Refuse what cannot be honoured, unless its value asks for nothing.
+def refuse_unsupported(extra: Mapping[str, Json], rows: Mapping[str, Refused] = REFUSED) -> None:
+    """Refuse what cannot be honoured by `rows`, unless its value asks for nothing.
 
     Raises:
         InvalidRequest: naming the field, with the reason.
     """
     for name, value in extra.items():
-        row = REFUSED.get(name)
+        row = rows.get(name)
         if row is not None and not any(type(value) is type(one) and value == one for one in row.neutral):
             raise InvalidRequest(f"{name}: {row.why}")
 
@@ -138,6 +155,14 @@ def read_int(
         return default
     if type(value) is not int or not least <= value <= most:
         raise InvalidRequest(f"{name} must be an integer from {least} to {most}")
+    return value
+
+
+def read_share(extra: Mapping[str, Json], name: str) -> float | None:
+    """A number from 0 to 1."""
+    value = read_number(extra, name)
+    if value is not None and not 0 <= value <= 1:
+        raise InvalidRequest(f"{name} must be from 0 to 1")
     return value
 
 

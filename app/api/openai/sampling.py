@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.api.openai.extras import read_bool, read_int, read_number
+from app.api.openai.extras import read_bool, read_int, read_number, read_share
 from app.api.openai.schema import ChatBody, CompletionBody
 from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits, refuse_over
@@ -28,7 +28,7 @@ def read_sampling(asked: ChatBody | CompletionBody, limits: InputLimits) -> Over
         "presence_penalty": asked.presence_penalty,
         "num_predict": _most_tokens(asked),
         "top_k": read_int(extra, "top_k", least=-1, most=_MOST_TOKENS),
-        "min_p": read_number(extra, "min_p"),
+        "min_p": read_share(extra, "min_p"),
         "repeat_penalty": read_number(extra, "repetition_penalty"),
         "min_tokens": read_int(extra, "min_tokens", least=0, most=_MOST_TOKENS),
         "ignore_eos": read_bool(extra, "ignore_eos", default=False) or None,

@@ -80,6 +80,7 @@ class ChatBody(_Answering):
 class CompletionBody(_Answering):
     prompt: Json = None
     suffix: str = ""
+    response_format: Mapping[str, Json] | None = None
     logprobs: int | None = None
 
 
@@ -159,6 +160,7 @@ _ANSWERING: Mapping[str, Kind[Any]] = {
     "stop": ANY,
 }
 _SCHEMA = _part("JsonSchema", dict[str, Json], {"schema": ANY})
+_RESPONSE_FORMAT = _part("ResponseFormat", dict[str, Json], {"type": STRING, "json_schema": _SCHEMA})
 CHAT: Kind[ChatBody] = _struct(
     "ChatCompletionRequest",
     ChatBody,
@@ -166,7 +168,7 @@ CHAT: Kind[ChatBody] = _struct(
         **_ANSWERING,
         "messages": list_of(_MESSAGE),
         "tools": Kind("[]api.Tool", _read_tools, Tools),
-        "response_format": _part("ResponseFormat", dict[str, Json], {"type": STRING, "json_schema": _SCHEMA}),
+        "response_format": _RESPONSE_FORMAT,
         "reasoning": _part("Reasoning", _effort, {"effort": STRING}),
         "reasoning_effort": STRING,
         "logprobs": BOOL,
@@ -178,7 +180,7 @@ CHAT: Kind[ChatBody] = _struct(
 COMPLETION: Kind[CompletionBody] = _struct(
     "CompletionRequest",
     CompletionBody,
-    {**_ANSWERING, "prompt": ANY, "suffix": STRING, "logprobs": INT},
+    {**_ANSWERING, "prompt": ANY, "suffix": STRING, "response_format": _RESPONSE_FORMAT, "logprobs": INT},
     COMPLETION_EXTRAS,
 )
 EMBEDDINGS: Kind[EmbeddingsBody] = _struct(

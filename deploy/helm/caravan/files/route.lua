@@ -1,5 +1,5 @@
--- Where a request goes: to the workload of the model that its body names, and there to the replica that has the
--- beginning of its prompt cached. docs/routing.md tells why.
+-- Where a request goes: to the workload of the model that its body or its path names, and there to the replica that
+-- has the beginning of its prompt cached. docs/routing.md tells why.
 --
 -- Before this file stand `MODELS`, a table from a model's name to its workload, `AFFINITY`, true or false, and
 -- `KEYED`, whether the servers want keys.
@@ -14,21 +14,49 @@ local MOST_NAME = 1024 -- bytes of a name; the longest that there can be has som
 local MOST_ESCAPED = 6 -- bytes of a character written as \u0000
 local MOST_KEY = 16 * MOST_ESCAPED -- bytes of a key as it is written
 local MOST_MEMBERS = 10000
+local MOST_PIECES = 64 -- of what is hashed, so many texts and pictures; of more only how many they are
 local PART = 131072 -- bytes of a body that are copied at once
 
 local find, sub, byte, lower = string.find, string.sub, string.byte, string.lower
 
--- The members that say where a request goes.
-local USED = {
-  context = true,
-  messages = true,
-  model = true,
-  name = true,
-  prompt = true,
-  role = true,
-  system = true,
-  tools = true,
+-- The beginning of a Claude Code session: a line that differs in every request, and that servers leave out too
+-- (app/api/anthropic/system.py).
+local BILLING = "x-anthropic-billing-header:"
+
+local function set(...)
+  local made = {}
+  for _, key in ipairs({ ... }) do
+    made[key] = true
+  end
+  return made
+end
+
+-- The members that say where a request goes: of a body, of a message, and of a part of a message's content. A part's
+-- `cache_control` is none of them: clients move it on with each turn.
+local IN_BODY = set("context", "input", "instructions", "messages", "model", "name", "prompt", "system", "tools")
+local IN_MESSAGE = set("content", "images", "role")
+local IN_PART = set("content", "file", "file_id", "image_url", "input_audio", "source", "text", "title")
+local PARTS = { "title", "source", "image_url", "input_audio", "file", "file_id", "content" }
+
+-- The paths whose bodies name a model, and where in them the beginning of a prompt stands: in `messages` or `prompt`,
+-- in `input`, or nowhere.
+local TURNS, ITEMS, NOWHERE = "turns", "items", "nowhere"
+local FORMS = {
+  ["/api/chat"] = TURNS,
+  ["/api/embed"] = NOWHERE,
+  ["/api/embeddings"] = NOWHERE,
+  ["/api/generate"] = TURNS,
+  ["/api/show"] = NOWHERE,
+  ["/v1/chat/completions"] = TURNS,
+  ["/v1/completions"] = TURNS,
+  ["/v1/embeddings"] = NOWHERE,
+  ["/v1/messages"] = TURNS,
+  ["/v1/messages/count_tokens"] = TURNS,
+  ["/v1/responses"] = ITEMS,
+  ["/v1/responses/compact"] = ITEMS,
 }
+local MODEL_PATH = "/v1/models/"
+local ENCODED = "the gateway cannot read an encoded body, and so not tell its model: send it without Content-Encoding"
 
 local function is_space(char)
   return char == 32 or (char ~= nil and char >= 9 and char <= 13)
@@ -81,8 +109,16 @@ local function canonical(name)
 end
 
 local workloads = {}
-for name, workload in pairs(MODELS) do
-  workloads[canonical(name)] = workload
+local only -- the workload, where there is one alone
+do
+  local count = 0
+  local seen = {}
+  for name, workload in pairs(MODELS) do
+    workloads[canonical(name)] = workload
+    count = count + (seen[workload] and 0 or 1)
+    seen[workload], only = true, workload
+  end
+  only = count == 1 and only or nil
 end
 
 -- A body of `length` bytes, read in parts: `read(first, count)` gives those from `first` on. Positions count from 1.
@@ -228,10 +264,10 @@ local function is_null(body, first, last)
   return last - first == 3 and body.sub(first, last) == "null"
 end
 
--- The members of the object at `i` that are used: from a key in lower case to where its last value is. Nil where it is
--- no object, ends before its brace, or has too many members. As in Go, a key may be written in any case: the one that
--- is written exactly counts before others, else the last.
-local function members(body, i)
+-- The members of the object at `i` that are in `used`: from a key in lower case to where its last value is. Nil where it
+-- is no object, ends before its brace, or has too many members. As in Go, a key may be written in any case: the one
+-- that is written exactly counts before others, else the last.
+local function members(body, i, used)
   i = next_char(body, i)
   if body.byte(i) ~= 123 then
     return nil
@@ -260,7 +296,7 @@ local function members(body, i)
     if not past then
       return nil
     end
-    if USED[key] then
+    if used[key] then
       if written == key and not exact[key] then
         exact[key], found[key] = true, nil
       end
@@ -288,27 +324,6 @@ local function string_at(body, place)
   return unescaped(body.sub(place[1] + 1, place[2] - 1))
 end
 
--- Where the messages end that all turns of a conversation begin with: those of the system and one more. Or nil.
-local function past_opening(body, place)
-  if body.byte(place[1]) ~= 91 then
-    return nil
-  end
-  local i = next_char(body, place[1] + 1)
-  while i <= place[2] and body.byte(i) == 123 do
-    local message, past = members(body, i)
-    if not message then
-      return nil
-    end
-    local role = string_at(body, message.role)
-    i = next_char(body, past)
-    if (role ~= "system" and role ~= "developer") or body.byte(i) ~= 44 then
-      return past
-    end
-    i = next_char(body, i + 1)
-  end
-  return nil
-end
-
 -- What stands for a text: its two ends and its length, so that long ones cost no more than short ones.
 local function digest(body, first, last)
   if last - first < 2 * MOST_HASHED then
@@ -317,20 +332,145 @@ local function digest(body, first, last)
   return body.sub(first, first + MOST_HASHED - 1) .. (last - first) .. body.sub(last - MOST_HASHED + 1, last)
 end
 
-local function whole(body, place)
-  return place and digest(body, place[1], place[2]) or ""
+-- Where a text goes on behind its line for billing, if it begins with one.
+local function past_billing(body, first, last)
+  if body.sub(first, math.min(last, first + #BILLING - 1)) ~= BILLING then
+    return first
+  end
+  local line = body.sub(first, math.min(last, first + MOST_HASHED - 1))
+  local at = find(line, "\\", 1, true)
+  while at do
+    if byte(line, at + 1) == 110 then
+      return first + at + 1
+    elseif lower(sub(line, at + 1, at + 5)) == "u000a" then
+      return first + at + 5
+    end
+    at = find(line, "\\", at + 2, true)
+  end
+  return first + #line
+end
+
+-- What is hashed of a body, piece by piece.
+local function gatherer(body)
+  local pieces, count = {}, 0
+  local gather = {}
+
+  function gather.word(text)
+    count = count + 1
+    if count <= MOST_PIECES then
+      pieces[count] = text
+    end
+  end
+
+  function gather.place(place)
+    if place then
+      gather.word(count < MOST_PIECES and digest(body, place[1], place[2]) or "")
+    end
+  end
+
+  -- A string, as it is written between its quotes.
+  local function said(place)
+    local first = count < MOST_PIECES and past_billing(body, place[1] + 1, place[2] - 1) or place[1] + 1
+    if first < place[2] then
+      gather.place({ first, place[2] - 1 })
+    end
+  end
+
+  -- What is said in a string, or in a list of parts: the same for a text whether it is a string or the only part.
+  function gather.content(place)
+    local char = place and body.byte(place[1])
+    if char == 34 then
+      said(place)
+    elseif char == 91 then
+      local i = next_char(body, place[1] + 1)
+      while i < place[2] do
+        local part, past = members(body, i, IN_PART)
+        if not part then
+          return
+        end
+        if part.text and body.byte(part.text[1]) == 34 then
+          said(part.text)
+        end
+        for _, name in ipairs(PARTS) do
+          gather.place(part[name])
+        end
+        i = next_char(body, past)
+        if body.byte(i) ~= 44 then
+          return
+        end
+        i = next_char(body, i + 1)
+      end
+    else
+      gather.place(place)
+    end
+  end
+
+  -- All of it as one text.
+  function gather.all()
+    return table.concat(pieces, "\n") .. "\n" .. count
+  end
+
+  return gather
+end
+
+-- Gathers what all turns of a conversation begin with: the messages of the system, and the next one. A list of items
+-- has more than one before the first answer (what an agent says of its surroundings, then the user's question), so there
+-- it is all of the user's. A text alone is the user's message. False where there is no message.
+local function gather_opening(body, place, gather, form)
+  if body.byte(place[1]) ~= 91 then
+    gather.word("user")
+    gather.content(place)
+    return true
+  end
+  local i, spoken = next_char(body, place[1] + 1), false
+  while i <= place[2] and body.byte(i) == 123 do
+    local message, past = members(body, i, IN_MESSAGE)
+    if not message then
+      return false
+    end
+    local role = lower(string_at(body, message.role) or "")
+    if spoken and role ~= "user" then
+      return true
+    end
+    spoken = spoken or (role ~= "system" and role ~= "developer")
+    gather.word(role)
+    gather.content(message.content)
+    gather.place(message.images)
+    i = next_char(body, past)
+    if (spoken and form ~= ITEMS) or body.byte(i) ~= 44 then
+      return true
+    end
+    i = next_char(body, i + 1)
+  end
+  return spoken
 end
 
 -- What requests have in common whose prompts begin alike; empty where nothing is cached (embeddings).
-local function beginning(body, found)
-  local fixed = whole(body, found.system) .. whole(body, found.tools)
-  if found.messages then
-    local past = past_opening(body, found.messages)
-    return past and fixed .. digest(body, found.messages[1], past - 1) or ""
+local function beginning(body, found, form)
+  if form == NOWHERE then
+    return ""
+  end
+  local gather = gatherer(body)
+  gather.content(found.system)
+  gather.word("")
+  gather.content(form == ITEMS and found.instructions or nil)
+  gather.word("")
+  gather.place(found.tools)
+  gather.word("")
+  local opening = found.messages
+  if form == ITEMS then
+    opening = found.input
+  end
+  if opening then
+    return gather_opening(body, opening, gather, form) and gather.all() or ""
   end
   -- A prompt that grows, and a context with each turn, keep their first part only.
-  local grows = found.context or found.prompt
-  return grows and fixed .. body.sub(grows[1], math.min(grows[2], grows[1] + MOST_HASHED - 1)) or ""
+  local grows = form == TURNS and (found.context or found.prompt)
+  if not grows then
+    return ""
+  end
+  gather.place({ grows[1], math.min(grows[2], grows[1] + MOST_HASHED - 1) })
+  return gather.all()
 end
 
 -- FNV-1a of 32 bits.
@@ -344,10 +484,11 @@ local function hashed(text)
   return string.format("%08x", hash)
 end
 
--- The workload for a body of `length` bytes and what to hash, or nil. `read` is as for `reader`.
-function route(length, read)
+-- The workload for a body of `length` bytes and what to hash, or nil. `read` is as for `reader`; `path` is without its
+-- query.
+function route(length, read, path)
   local body = reader(length, read)
-  local found = members(body, 1)
+  local found = members(body, 1, IN_BODY)
   if not found then
     return nil
   end
@@ -360,25 +501,64 @@ function route(length, read)
   if not workload then
     return nil
   end
-  local common = AFFINITY and beginning(body, found) or ""
+  local common = AFFINITY and beginning(body, found, FORMS[path] or NOWHERE) or ""
   return workload, common ~= "" and hashed(workload .. "\n" .. common) or nil
 end
 
+-- The workload of the model that a path names, or nil.
+function route_path(path)
+  if sub(path, 1, #MODEL_PATH) ~= MODEL_PATH or #path > #MODEL_PATH + 3 * MOST_NAME then
+    return nil
+  end
+  local name = sub(path, #MODEL_PATH + 1):gsub("%%(%x%x)", function(code)
+    return string.char(tonumber(code, 16))
+  end)
+  local known = canonical(name)
+  return known and workloads[known]
+end
+
 -- Whether a request shows a key, where keys are wanted; whether it is a good one the servers know.
-function may_enter(authorization)
-  return not KEYED or (authorization ~= nil and lower(sub(authorization, 1, 7)) == "bearer ")
+function may_enter(authorization, api_key)
+  return not KEYED
+    or (authorization ~= nil and lower(sub(authorization, 1, 7)) == "bearer ")
+    or (api_key ~= nil and api_key ~= "")
+end
+
+local function is_encoded(encoding)
+  encoding = encoding and lower(trimmed(encoding)) or ""
+  return encoding ~= "" and encoding ~= "identity"
+end
+
+local function without_query(path)
+  local query = find(path, "?", 1, true)
+  return query and sub(path, 1, query - 1) or path
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
   headers:remove(MODEL)
   headers:remove(AFFINITY_KEY)
-  local method = headers:get(":method")
-  if method == "GET" or method == "HEAD" or method == "OPTIONS" then
+  local method, path = headers:get(":method"), without_query(headers:get(":path") or "")
+  if method == "GET" then
+    local workload = route_path(path)
+    if workload then
+      headers:add(MODEL, workload)
+    end
+    return
+  end
+  if method == "HEAD" or method == "OPTIONS" then
     return
   end
   -- The directory refuses it before its body has come; to look for a model would be to hold the body here.
-  if not may_enter(headers:get("authorization")) then
+  if not may_enter(headers:get("authorization"), headers:get("x-api-key")) then
+    return
+  end
+  if FORMS[path] and is_encoded(headers:get("content-encoding")) then
+    if only then
+      headers:add(MODEL, only)
+    else
+      handle:respond({ [":status"] = "415", ["accept-encoding"] = "identity" }, ENCODED)
+    end
     return
   end
   local body = handle:body()
@@ -387,7 +567,7 @@ function envoy_on_request(handle)
   end
   local workload, hash = route(body:length(), function(first, count)
     return body:getBytes(first - 1, count)
-  end)
+  end, path)
   if workload then
     headers = handle:headers() -- the one from before the body came is no longer good
     headers:add(MODEL, workload)

@@ -1,7 +1,6 @@
 {{- /* Envoy's whole configuration: every model's workload is a cluster, chosen by what route.lua finds in the body. */}}
 {{- define "caravan.envoy.config" -}}
 {{- $maxBody := int .Values.gateway.maxBodyBytes }}
-{{- $noReplica := "no replica of this model answers, please try again" }}
 {{- $idle := printf "%ds" (int .Values.gateway.streamIdleSeconds) }}
 admin:
   address:
@@ -82,31 +81,8 @@ static_resources:
                           attempts: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"
                           request_id: "%REQ(X-REQUEST-ID)%"
                 {{- end }}
-                # Envoy's own errors look like Ollama's.
                 local_reply_config:
-                  mappers:
-                    - filter:
-                        status_code_filter:
-                          comparison: {op: EQ, value: {default_value: 413, runtime_key: caravan.too_large}}
-                      body:
-                        inline_string: "request body is too large: the limit is {{ $maxBody }} bytes"
-                    # A body that there is no room for, and requests that there is none for either.
-                    - filter:
-                        or_filter:
-                          filters:
-                            - status_code_filter:
-                                comparison: {op: EQ, value: {default_value: 500, runtime_key: caravan.no_room}}
-                            - response_flag_filter: {flags: [OM]}
-                      status_code: 503
-                      body:
-                        inline_string: the gateway has no memory left for this request, please try again
-                    - filter:
-                        response_flag_filter: {flags: [UH, UF, UC, URX]}
-                      body:
-                        inline_string: {{ $noReplica | quote }}
-                  body_format:
-                    json_format: {error: "%LOCAL_REPLY_BODY%"}
-                    content_type: application/json; charset=utf-8
+                  {{- include "caravan.envoy.replies" . | nindent 18 }}
                 http_filters:
                   - name: envoy.filters.http.lua
                     typed_config:
@@ -178,6 +154,8 @@ static_resources:
               typed_config:
                 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
                 stat_prefix: waiting
+                local_reply_config:
+                  {{- include "caravan.envoy.replies" . | nindent 18 }}
                 http_filters:
                   {{- if .Values.gateway.waitSeconds }}
                   - name: envoy.filters.http.fault
@@ -198,10 +176,7 @@ static_resources:
                         - match: {prefix: /}
                           direct_response:
                             status: 503
-                            body: {inline_string: {{ dict "error" $noReplica | toJson | quote }}}
-                          response_headers_to_add:
-                            - header: {key: content-type, value: application/json; charset=utf-8}
-                              append_action: OVERWRITE_IF_EXISTS_OR_ADD
+                            body: {inline_string: {{ include "caravan.envoy.noReplica" . | quote }}}
   clusters:
     - name: admin
       type: STATIC
@@ -285,6 +260,97 @@ static_resources:
                     socket_address: {address: 127.0.0.1, port_value: 9903}
                   health_check_config: {disable_active_health_check: true}
     {{- end }}
+{{- end }}
+
+{{- define "caravan.envoy.noReplica" -}}
+no replica of this model answers, please try again
+{{- end }}
+
+{{- /* Envoy's own errors, in the words of the API that was called, as app/api/dialect.py has them. The first mapper
+that fits counts, so the longest path comes first. */}}
+{{- define "caravan.envoy.replies" -}}
+{{- $large := printf "request body is too large: the limit is %d bytes" (int .Values.gateway.maxBodyBytes) }}
+{{- $full := "the gateway has no memory left for this request, please try again" }}
+{{- /* Envoy knows no such upgrade. Codex tries one first, and at this status goes on over HTTP at once. */}}
+{{- $http := "responses are served over HTTP, not over a WebSocket: use POST" }}
+{{- $upgrade := dict "status" 403 "as" 426 "on" "/v1/responses" "text" $http }}
+{{- $cases := list
+  (dict "status" 413 "as" 413 "text" $large)
+  (dict "status" 500 "flags" (list "OM") "as" 503 "text" $full "headers" (dict "retry-after" "1"))
+  (dict "flags" (list "UH" "UF" "UC" "URX") "as" 503 "text" (include "caravan.envoy.noReplica" .))
+  (dict "status" 503 "as" 503)
+  (dict "status" 400 "as" 400)
+  (dict) }}
+mappers:
+  {{- include "caravan.envoy.reply" (dict "api" "/v1/" "case" $upgrade) | nindent 2 }}
+  {{- range $api := list "/v1/messages" "/v1/" "" }}
+  {{- range $cases }}
+  {{- if or $api . }}
+  {{- include "caravan.envoy.reply" (dict "api" $api "case" .) | nindent 2 }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+body_format:
+  {{- include "caravan.envoy.words" (dict "api" "" "status" 0) | nindent 2 }}
+{{- end }}
+
+{{- /* One mapper: a `case` (a status or flags of Envoy's, `as` what status, with what text) on the paths of an `api`. */}}
+{{- define "caravan.envoy.reply" -}}
+{{- $case := .case }}
+{{- $causes := list }}
+{{- with $case.status }}
+{{- $value := dict "default_value" . "runtime_key" (printf "caravan.status_%d" .) }}
+{{- $causes = append $causes (dict "status_code_filter" (dict "comparison" (dict "op" "EQ" "value" $value))) }}
+{{- end }}
+{{- with $case.flags }}
+{{- $causes = append $causes (dict "response_flag_filter" (dict "flags" .)) }}
+{{- end }}
+{{- $all := list }}
+{{- with $case.on | default .api }}
+{{- $all = append $all (dict "header_filter" (dict "header" (dict "name" ":path" "string_match" (dict "prefix" .)))) }}
+{{- end }}
+{{- if gt (len $causes) 1 }}
+{{- $all = append $all (dict "or_filter" (dict "filters" $causes)) }}
+{{- else }}
+{{- $all = concat $all $causes }}
+{{- end }}
+- filter: {{ gt (len $all) 1 | ternary (dict "and_filter" (dict "filters" $all)) (first $all) | toJson }}
+  {{- with $case.as }}
+  status_code: {{ and (eq $.api "/v1/messages") (eq . 503) | ternary 529 . }}
+  {{- end }}
+  {{- with $case.text }}
+  body: {inline_string: {{ . | quote }}}
+  {{- end }}
+  {{- $headers := deepCopy ($case.headers | default dict) }}
+  {{- if eq .api "/v1/messages" }}
+  {{- $headers = set $headers "request-id" "%REQ(X-REQUEST-ID)%" }}
+  {{- end }}
+  {{- if $headers }}
+  headers_to_add:
+    {{- range $name, $value := $headers }}
+    - header: {key: {{ $name }}, value: {{ $value | quote }}}
+    {{- end }}
+  {{- end }}
+  body_format_override:
+    {{- include "caravan.envoy.words" (dict "api" .api "status" $case.as) | nindent 4 }}
+{{- end }}
+
+{{- /* The envelope of an API for an error of that status. */}}
+{{- define "caravan.envoy.words" -}}
+{{- $type := "api_error" }}
+{{- if eq .api "/v1/messages" }}
+{{- $types := dict "400" "invalid_request_error" "413" "request_too_large" "503" "overloaded_error" }}
+{{- $type = get $types (toString .status) | default $type }}
+json_format: {type: error, error: {type: {{ $type }}, message: "%LOCAL_REPLY_BODY%"}, request_id: "%REQ(X-REQUEST-ID)%"}
+{{- else if .api }}
+{{- if has .status (list 400 426) }}
+{{- $type = "invalid_request_error" }}
+{{- end }}
+json_format: {error: {message: "%LOCAL_REPLY_BODY%", type: {{ $type }}, param: null, code: null}}
+{{- else }}
+json_format: {error: "%LOCAL_REPLY_BODY%"}
+{{- end }}
+content_type: application/json; charset=utf-8
 {{- end }}
 
 {{- define "caravan.route.lua" -}}
