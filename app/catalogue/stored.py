@@ -6,7 +6,8 @@ of the hub, and configured models with something of their own.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,7 +200,7 @@ class StoredModels:
         elif files or serving.repository:
             path = self._folder(files) if files else _repository(serving)
             bare = replace(bare, template="" if open_folder(path).template else spec.template)
-            facts = read_facts(path, bare, _BlobHashes(self._cache / "hashes.json"))
+            facts = read_facts(path, bare, _Unhashed())
         else:
             raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
@@ -217,7 +218,7 @@ class StoredModels:
         own = header.metadata.get(GGUF_TEMPLATE)
         bare = replace(bare, template="" if own else template)
         if gguf.is_whole(folder):
-            return read_facts(folder, bare, FileHashes(self._cache / "hashes.json")), bare
+            return read_facts(folder, bare, _Unhashed()), bare
         return facts_of(header, bare, folder), bare
 
     def _folder(self, files: tuple[Layer, ...]) -> Path:
@@ -249,15 +250,14 @@ class StoredModels:
         return self._bytes(layer).decode("utf-8", "replace")
 
 
-class _BlobHashes(FileHashes):
-    """A blob is named by its hash."""
+class _Unhashed(FileHashes):
+    """Reads nothing: what identifies a stored model is its manifest, and weights are large."""
 
-    def of(self, path: Path, progress: Any = lambda _done: None) -> str:
-        name = path.resolve().name
-        if name.startswith("sha256-"):
-            progress(path.stat().st_size)
-            return name.removeprefix("sha256-")
-        return super().of(path, progress)
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def of(self, path: Path, progress: Callable[[int], None] = lambda _done: None) -> str:
+        return ""
 
 
 def read_params(text: str) -> dict[str, Any]:
