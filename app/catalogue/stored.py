@@ -7,6 +7,7 @@ of the hub, and configured models with something of their own.
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -125,7 +126,10 @@ class StoredModels:
         Raises:
             BadManifest, BadHeader, LoadFailed: where it cannot be.
         """
-        return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
+        try:
+            return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
+        except LoadFailed as error:
+            raise LoadFailed(self._without_paths(error)) from error
 
     def settings(self, manifest: Manifest) -> Settings:
         """Raises: BadManifest, BlobMissing, StoreFailed: for a layer that cannot be read."""
@@ -145,6 +149,10 @@ class StoredModels:
             serving=parse_serving(self._bytes(serving)) if serving else Serving(),
         )
 
+    def _without_paths(self, error: Exception) -> str:
+        """Its text without the folders of this server."""
+        return re.sub(rf"{re.escape(str(self._cache))}/(\S+/)?", "", str(error))
+
     def _state(self, stored: Stored) -> object:
         """What must be the same for a model that was made once to stand."""
         model = stored.manifest.last(media.MODEL)
@@ -155,7 +163,7 @@ class StoredModels:
         try:
             return self._model(stored, configured)
         except (AppError, BadHeader) as error:
-            return str(error)
+            return self._without_paths(error)
         except OSError as error:
             return error.strerror or type(error).__name__
         except Exception as error:  # files from anywhere: one that is odd must not hide the others
