@@ -20,7 +20,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-recovery \
-	bench-load bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-clients snapshots test-cluster lock clean
+	bench-load bench-pull library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -131,6 +131,12 @@ fuzz: dev ## REQUESTS (10000) generated requests to a real server, then each fie
 
 bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache affinity gains, and write BENCHMARKS.md
 	@CACHE=$(CACHE) $(BIN)/python -m bench.gateway --cache $(CACHE)
+
+bench-pull: dev tools ## Measure pulling from a local registry beside curl and sha256sum
+	@CACHE=$(CACHE) $(BIN)/python -m bench.pull
+
+library-check: dev ## Ask the hub for every model of app/registry/library.yaml (needs the hub)
+	@$(BIN)/python -m scripts.library_check
 
 bench-locust: dev ## Measure what one locust process can read and write BENCHMARKS.md
 	@$(BIN)/python -m bench.locust

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 PACKAGES: Mapping[str, str] = {
     "chromium": "chromium",
+    "docker-registry": "docker-registry",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",

@@ -1,6 +1,6 @@
 """uvicorn's connection, bounded in time, in what stands around a body and in what is left unread.
 
-uvicorn itself knows no bound of a head, of trailers or of requests sent ahead, waits for ever for a head and
+uvicorn itself knows no bound of a head, of trailers or of requests sent ahead, waits forever for a head and
 for a client that does not read, and takes the body of a request that offers an upgrade for something else.
 """
 

@@ -14,6 +14,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.AddressRefused: HTTPStatus.BAD_REQUEST,
     errors.FetchFailed: HTTPStatus.BAD_GATEWAY,
+    errors.RegistryFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.ModelNotFound: HTTPStatus.NOT_FOUND,
@@ -26,6 +27,14 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.RequestRateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     errors.TokenRateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     errors.ConcurrencyExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.InvalidDigest: HTTPStatus.BAD_REQUEST,
+    errors.DigestMismatch: HTTPStatus.BAD_REQUEST,
+    errors.BlobMissing: HTTPStatus.BAD_REQUEST,
+    errors.BadManifest: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.StoreFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.StoreReadOnly: HTTPStatus.FORBIDDEN,
+    errors.StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.StoreBusy: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -58,7 +67,7 @@ def headers_of(error: Exception) -> dict[str, str]:
     """What a client, or a load balancer, is to know besides the text."""
     headers: dict[str, str] = {}
     if isinstance(error, errors.BodyTimeout | errors.BodiesFull | errors.Draining):
-        # Whoever sends too slowly is cut off, or it could hold the connection for ever; what is left of a
+        # Whoever sends too slowly is cut off, or it could hold the connection forever; what is left of a
         # refused body need not be sent; and nobody must send a next request to a server that ends.
         headers["connection"] = "close"
     if isinstance(error, errors.Draining):

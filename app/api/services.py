@@ -55,7 +55,7 @@ class Services:
     toolbox: Toolbox
 
     def time_left_s(self, ctx: RequestContext) -> float:
-        """How long a request may still take; `inf` is for ever."""
+        """How long a request may still take; `inf` is forever."""
         return self.request_timeout_s - (time.monotonic_ns() - ctx.arrived_ns) / 1e9
 
     def run(self, asked: Generation, ctx: RequestContext) -> Events:

@@ -22,6 +22,7 @@ import orjson
 from filelock import FileLock
 
 from app.catalogue.digest import FileHashes
+from app.catalogue.headers import BadHeader, read_gguf
 from app.core.errors import LoadFailed
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -76,6 +77,10 @@ def _check(gguf: Path) -> None:
         raise LoadFailed(f"{gguf} is not a GGUF file")
     if SPLIT.search(gguf.name):
         raise LoadFailed(f"{gguf.name} is one of several parts; merge them into one file first")
+    try:
+        read_gguf(gguf)  # what converts it maps the file and believes what it says
+    except BadHeader as error:
+        raise LoadFailed(f"{gguf.name} is not a sound GGUF file: {error}") from error
 
 
 def _hash(gguf: Path, cache: Path, progress: Progress) -> str:

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from app.catalogue.folder import TORCH_SUFFIXES, ModelFolder, model_files
+from app.catalogue.headers import BadHeader, read_safetensors
 from app.core.errors import LoadFailed
 from app.core.model import TensorInfo
-
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
 
 TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 TYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -61,19 +57,11 @@ def read_weights(folder: ModelFolder) -> Weights:
 
 
 def read_header(file: Path) -> list[TensorInfo]:
-    """The tensors that a safetensors file announces."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = stream.read(size) if 0 < size <= MAX_HEADER_BYTES else b""
+    """The tensors that a safetensors file announces, and has."""
     try:
-        entries: Mapping[str, Any] = orjson.loads(header)
-        return [
-            TensorInfo(name, entry["dtype"], tuple(entry["shape"]))
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        ]
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise LoadFailed(f"{file} is not a safetensors file") from error
+        return read_safetensors(file)
+    except BadHeader as error:
+        raise LoadFailed(f"{file} is not a safetensors file: {error}") from error
 
 
 def human_number(number: int) -> str:

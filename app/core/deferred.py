@@ -33,7 +33,7 @@ class DeferredQueue:
             self._next()
 
     def _some(self) -> None:
-        """More at a time where many wait, so that the row of them does not grow for ever."""
+        """More at a time where many wait, so that the row of them does not grow forever."""
         self._timer = None
         for _ in range(min(len(self._calls), _AT_ONCE + len(self._calls) // 8)):
             self._next()

@@ -48,6 +48,10 @@ class FetchFailed(AppError):
     """A page could not be had: it is not there, too slow, or nothing that is read."""
 
 
+class RegistryFailed(AppError):
+    """A model could not be had from a registry or hub, or not be brought there."""
+
+
 class Unauthorized(AppError):
     """No key came with the request, or none that is good."""
 
@@ -129,6 +133,58 @@ class ConcurrencyExceeded(RateLimited):
     """Requests at once."""
 
     rejection = "concurrency"
+
+
+class InvalidDigest(InvalidRequest):
+    """A blob's digest is not `sha256:` and 64 lower-case hex digits."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid digest format")
+
+
+class DigestMismatch(InvalidRequest):
+    """What came is not what its digest says; nothing of it was kept. Both are `sha256:...`."""
+
+    def __init__(self, wanted: str, got: str) -> None:
+        self.wanted, self.got = wanted, got
+        super().__init__(f'digest mismatch, expected "{wanted}", got "{got}"')
+
+
+class BlobMissing(InvalidRequest):
+    """The store has no blob of this digest, which is named as Ollama does less the server's own folder."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        super().__init__(f"open blobs/{digest.replace(':', '-')}: no such file or directory")
+
+
+class BadManifest(AppError):
+    """A manifest or its configuration in the store cannot be read."""
+
+
+class StoreFailed(AppError):
+    """The model store could not do what it was asked for, and is as it was."""
+
+
+class StoreReadOnly(StoreFailed):
+    """Nothing can be written to the model store."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the model store of this server is read-only ({reason}): "
+            "models cannot be pulled, created, copied or deleted here"
+        )
+
+
+class StoreFull(StoreFailed):
+    """There is no room in the model store."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the model store of this server is full ({reason}): delete models to make room")
+
+
+class StoreBusy(StoreFailed):
+    """Another process has what is asked for; trying again later may succeed."""
 
 
 class DeadlineExceeded(AppError):

@@ -58,7 +58,15 @@ class Image:
     data: bytes
 
 
-Part: TypeAlias = Text | Image
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """A picture that the client names by its address; `refusal` is what it reads where none is fetched."""
+
+    url: str
+    refusal: str
+
+
+Part: TypeAlias = Text | Image | RemoteImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 LONGEST_KEEP_ALIVE_S = (2**63 - 1) / 1e9
-"""What "for ever" looks like to a client: the most nanoseconds an int64 holds, about 292 years."""
+"""What "forever" looks like to a client: the most nanoseconds an int64 holds, about 292 years."""
 
 # A timer may ring a little early by the manager's own clock, and loops bound how far ahead one may be set.
 _SHORTEST_TIMER_S = 0.001

@@ -8,10 +8,11 @@ comes, calls of our own and the text beside them are not sent at all.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from app.core.context import RequestContext
-from app.core.errors import InvalidRequest
+from app.core.errors import Forbidden, InvalidRequest
 from app.core.events import Done, Event, SearchResult, ToolCall, ToolUse
 from app.core.pool import Pool
 from app.core.request import (
@@ -19,6 +20,7 @@ from app.core.request import (
     CompletionPrompt,
     Deferred,
     Generation,
+    Image,
     Json,
     Message,
     PastToolCall,
@@ -26,6 +28,7 @@ from app.core.request import (
     ToolChoice,
 )
 from app.runtime.entry import Lease
+from app.runtime.images import remote_images, with_images
 from app.runtime.pipeline import Admitted, Pipeline, done
 from app.runtime.toolturn import Sums, ToolTurn
 from app.tools.base import Outcome, Session, Tool
@@ -59,9 +62,44 @@ class ToolLoop:
         Raises:
             InvalidRequest, Forbidden: besides, for tools that this server or this key does not have.
         """
+        if remote_images(asked):
+            return self._fetching(asked, ctx)
         if not asked.builtin_tools:
             return self._pipeline.run(asked, ctx)
         return self._turns(asked, ctx)
+
+    async def _fetching(
+        self, asked: Generation, ctx: RequestContext
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        asked = await self.with_images(asked, ctx)
+        async with aclosing(self.run(asked, ctx)) as events:
+            async for each in events:
+                yield each
+
+    async def with_images(self, asked: Generation, ctx: RequestContext) -> Generation:
+        """The same with the pictures that it names by address, fetched.
+
+        Raises:
+            InvalidRequest, Forbidden: where this server or this key fetches none, and for such an address.
+            FetchFailed: for one that cannot be had.
+        """
+        urls = remote_images(asked)
+        if not urls:
+            return asked
+        fetch = self._toolbox.images
+        if fetch is None:
+            raise InvalidRequest(urls[0].refusal)
+        if not ctx.caller.has("tools"):
+            raise Forbidden("this API key does not have the scope 'tools'")
+        found: dict[str, Image] = {}
+        for part in urls:
+            if part.url not in found:
+                data, report, error = await fetch.get(part.url)
+                ctx.tools.append(report)
+                if error is not None:
+                    raise error
+                found[part.url] = Image(data)
+        return with_images(asked, found)
 
     def check(self, asked: Generation, ctx: RequestContext) -> Sequence[Tool]:
         """The built-in tools that are asked for; what only loads a model asks for those it may have, too.
@@ -96,10 +134,13 @@ class ToolLoop:
                 tools,
             )
             if not admitted.model.can("tools"):
-                async for events in turns.prefetch():
+                async with aclosing(turns.prefetch()) as opened:
+                    async for events in opened:
+                        yield events
+            # Closed here and not when it is collected: the engine's request ends before its lease does.
+            async with aclosing(turns.run()) as answered:
+                async for events in answered:
                     yield events
-            async for events in turns.run():
-                yield events
 
 
 @dataclass(slots=True)
@@ -135,8 +176,9 @@ class _Turns:
                 self.tools = ()
             is_answer = not self.tools  # whatever the model writes now
             turn = ToolTurn(live=is_answer, first=number == 1)
-            async for events in self._take(turn, constrained=is_answer):
-                yield events
+            async with aclosing(self._take(turn, constrained=is_answer)) as taken:
+                async for events in taken:
+                    yield events
             end = self._added(turn)
             calls, theirs = turn.split(ours)
             if calls and not theirs and not is_answer:

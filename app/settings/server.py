@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     keep_alive: Seconds = Field(
         default=300.0,
         validation_alias=_ollama("KEEP_ALIVE"),
-        description="Idle time before a model is unloaded: a duration or seconds; negative is for ever.",
+        description="Idle time before a model is unloaded: a duration or seconds; negative is forever.",
     )
     load_timeout: Limit = Field(
         default=300.0,

@@ -64,7 +64,7 @@ def read_address(value: object) -> object:
 
 
 def read_seconds(value: object) -> object:
-    """A Go duration (`5m`, `1h30m`) or whole seconds, as a number of seconds; negative is for ever."""
+    """A Go duration (`5m`, `1h30m`) or whole seconds, as a number of seconds; negative is forever."""
     if isinstance(value, bool) or value != value:
         raise ValueError(f"{value} is not a duration")
     if isinstance(value, str):

@@ -96,7 +96,7 @@ class Chromium:
     def __init__(self, program: Program | None, url: str = "") -> None:
         self._program, self._url = program, url
         self._mark = f"--caravan-browser={uuid.uuid4()}"
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
         self._playwright: driver.Playwright | None = None
         self._browser: driver.Browser | None = None
         self._main: psutil.Process | None = None
@@ -109,18 +109,26 @@ class Chromium:
         Raises:
             FetchFailed: where there is none and none can be started.
         """
-        async with self._starting:
-            if self._browser is None or not self._browser.is_connected():
-                await self._end()
-                try:
-                    async with asyncio.timeout(START_S):
-                        self._browser = await self._start(proxy)
-                except (driver.Error, OSError, TimeoutError) as error:
-                    await self._end()
-                    _log.warning("no browser: %s", error)
-                    raise FetchFailed("the browser could not be started") from error
-                self.starts += 1
-            return self._browser
+        if self._browser is None or not self._browser.is_connected():
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._restart(proxy))
+                self._starting.add_done_callback(_heard)
+            # Whoever waits may leave in the middle, and half a browser would stay.
+            await asyncio.shield(self._starting)
+        if self._browser is None:
+            raise FetchFailed("the browser was closed")
+        return self._browser
+
+    async def _restart(self, proxy: str) -> None:
+        await self._end()
+        try:
+            async with asyncio.timeout(START_S):
+                self._browser = await self._start(proxy)
+        except (driver.Error, OSError, TimeoutError) as error:
+            await self._end()
+            _log.warning("no browser: %s", error)
+            raise FetchFailed("the browser could not be started") from error
+        self.starts += 1
 
     async def kill(self) -> None:
         """End the browser at once, with all its pages; the next `get` starts another."""
@@ -138,8 +146,10 @@ class Chromium:
                     await asyncio.sleep(0.02)
 
     async def aclose(self) -> None:
-        async with self._starting:
-            await self._end()
+        """End it, with all its processes; one that is starting is waited for."""
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        await self._end()
 
     async def _end(self) -> None:
         await self.kill()
@@ -208,6 +218,11 @@ class Chromium:
                 if self._mark in process.cmdline():
                     return process
         return None
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waited may be gone
 
 
 def _runs(process: psutil.Process) -> bool:

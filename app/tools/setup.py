@@ -9,6 +9,7 @@ from app.egress.upstream import read_upstream
 from app.tools.base import Budget
 from app.tools.chromium import find_program
 from app.tools.functions import functions
+from app.tools.images import ImageFetch
 from app.tools.net import WebFetch
 from app.tools.reader import Reader
 from app.tools.search import WebSearch
@@ -51,6 +52,7 @@ def open_toolbox(
         if search_url:
             finder = WebSearch(search_url)
             closers.append(finder.aclose)
+    images = ImageFetch(EgressClient(guard, upstream=upstream)) if "images" in switches else None
     if "webview" in switches:
         reader, program = Reader(), None if browser_url else find_program()
         if program is None and not browser_url:
@@ -65,4 +67,6 @@ def open_toolbox(
             on_refused=on_refused,
         )
         closers += [viewer.aclose, reader.aclose]
-    return Toolbox(functions(opener, finder, viewer), budget=budget, any_url=any_url, closers=closers)
+    return Toolbox(
+        functions(opener, finder, viewer), budget=budget, any_url=any_url, images=images, closers=closers
+    )

@@ -11,6 +11,7 @@ from app.core.context import Caller, ToolReport
 from app.core.errors import AddressRefused, AppError, FetchFailed, Forbidden, InvalidRequest
 from app.core.request import Json
 from app.tools.base import SWITCHES, Budget, Outcome, Session, Tool
+from app.tools.images import ImageFetch
 from app.tools.visits import Visits
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,11 @@ class Toolbox:
         *,
         budget: Budget | None = None,
         any_url: bool = False,
+        images: ImageFetch | None = None,
         closers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self._closers = closers
+        self.images = images
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.budget = budget or Budget()
         self._any_url = any_url

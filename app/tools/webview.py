@@ -85,6 +85,7 @@ class Browser:
         self._listening = asyncio.Lock()
         self._proxy: EgressProxy | None = None
         self._pages = set[asyncio.Task[Page]]()
+        self._is_closed = False
 
     @property
     def chromium(self) -> Chromium:
@@ -105,6 +106,8 @@ class Browser:
             Overloaded: where as many pages are open as may be.
         """
         target = self._guard.target(url)
+        if self._is_closed:
+            raise FetchFailed("the browser is closed")
         if len(self._pages) >= self._most:
             raise Overloaded("too many pages are open in the browser, please try again")
         # A page takes its place until it is closed, though nobody waits for it any more.
@@ -121,7 +124,8 @@ class Browser:
         return task.result()
 
     async def aclose(self) -> None:
-        """Close every page, the browser and the proxy; nothing is left running."""
+        """Close every page, the browser and the proxy, for good; nothing is left running."""
+        self._is_closed = True
         for task in self._pages:
             task.cancel()
         if self._pages:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,24 @@ import yaml
 
 from app.access.keys import new_key
 from app.catalogue.library import Library
+from app.core.context import RequestContext
 from app.core.errors import AddressRefused, FetchFailed
 from app.core.events import Content, Event, Thinking, ToolCall
 from app.core.model import Capability
+from app.core.pool import Pool
+from app.core.request import ChatPrompt, Generation, Message
+from app.egress.client import Fetched, FetchLimits
 from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
 from app.main import build_app
+from app.runtime.manager import Manager
+from app.runtime.pipeline import Pipeline
+from app.runtime.toolloop import ToolLoop
 from app.settings.server import read_settings
 from app.tools.base import Budget
 from app.tools.functions import functions
+from app.tools.images import ImageFetch
 from app.tools.page import Page, SearchResult
 from app.tools.toolbox import Toolbox
 from harness.fake_model import fake_model
@@ -321,6 +330,31 @@ async def test_a_client_that_leaves_ends_the_fetch(tmp_path: Path) -> None:
         await web.ends.wait()
 
 
+async def test_a_client_that_leaves_in_the_answer_ends_the_engines_request(tmp_path: Path) -> None:
+    """Before the lease ends: a generator that is left to be collected would end it at some later time."""
+
+    def model(_: Prompt, run: Run) -> Reply:
+        return Reply(["x"], events=[[fetch(URL)]]) if run.chat.tools else Reply(["a"] * 9)
+
+    engine = FakeEngine(model)
+
+    async def start(_: Any) -> FakeEngine:
+        return engine
+
+    library = Library([fake_model("m")])
+    manager = Manager(start, keep_alive_s=0, max_loaded=0, load_timeout_s=9, max_queue=9)
+    toolbox = Toolbox(functions(Web(), None, None), budget=Budget(turns=2))
+    loop = ToolLoop(Pipeline(library, manager), toolbox, Pool())
+    prompt = ChatPrompt((Message.of("user", ASK),))
+    asked = Generation("m", prompt, time.monotonic_ns(), builtin_tools=frozenset({"net"}))
+    async with aclosing(loop.run(asked, RequestContext())) as events:
+        async for some in events:
+            if any(isinstance(event, Content) for event in some):
+                break
+    assert engine.metrics()["running"] == 0
+    await manager.close()
+
+
 # The client's own tools, and formats
 
 
@@ -514,3 +548,94 @@ async def test_ollamas_web_routes_say_that_they_are_off(tmp_path: Path) -> None:
             answer = await client.post(f"/api/experimental/{name}", json=body)
             told = f"ollama cloud is disabled: {name.replace('_', ' ')} is unavailable"
             assert (answer.status_code, answer.json()) == (403, {"error": told})
+
+
+# Pictures by address
+
+
+class Pictures:
+    """Egress that has one picture."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def get(
+        self, url: str, *, limits: FetchLimits, headers: Mapping[str, str] | None = None
+    ) -> Fetched:
+        self.asked.append(url)
+        if "intern" in url:
+            raise AddressRefused("this address may not be opened")
+        status = 404 if "missing" in url else 200
+        return Fetched(url, status, {}, "image/png", "", b"picture", False, 7)
+
+
+PICTURE = "http://shop.test/cat.png"
+WITH_PICTURE: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    "/v1/chat/completions": lambda url: {
+        "model": "m",
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
+    },
+    "/v1/responses": lambda url: {
+        "model": "m",
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}],
+    },
+    "/v1/messages": lambda url: {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}],
+    },
+}
+
+
+@asynccontextmanager
+async def gallery(
+    folder: Path, images: Pictures | None, scopes: Sequence[str] = ("inference", "tools")
+) -> AsyncGenerator[tuple[httpx.AsyncClient, FakeEngine]]:
+    engine, file = FakeEngine(), folder / "keys.yaml"
+    file.write_text(yaml.safe_dump({"keys": [{"id": "client", "hash": HASH, "scopes": list(scopes)}]}))
+
+    async def start(_: Any) -> FakeEngine:
+        return engine
+
+    toolbox = Toolbox(images=None if images is None else ImageFetch(images))
+    settings = read_settings(preload=False, keys_file=file)
+    app = build_app(settings, Library([fake_model("m")]), start, toolbox=toolbox)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        client.headers["authorization"] = f"Bearer {KEY}"
+        yield client, engine
+
+
+@pytest.mark.parametrize("path", WITH_PICTURE)
+async def test_a_picture_at_an_address_is_fetched_where_that_is_on(tmp_path: Path, path: str) -> None:
+    body, pictures = WITH_PICTURE[path], Pictures()
+    async with gallery(tmp_path, pictures) as (client, engine):
+        answer = await client.post(path, json=body(PICTURE))
+        assert answer.status_code == 200, answer.text
+        assert engine.renderings[-1].chat.messages[-1].images == (b"picture",)
+        for url, status, told in (
+            ("http://intern.test/", 400, "may not be opened"),
+            ("http://shop.test/missing", 502, "status 404"),
+        ):
+            failed = await client.post(path, json=body(url))
+            assert failed.status_code == status
+            assert told in failed.json()["error"]["message"]
+    assert pictures.asked[0] == PICTURE
+
+
+@pytest.mark.point(221)
+@pytest.mark.parametrize("path", WITH_PICTURE)
+async def test_a_picture_at_an_address_is_refused_where_that_is_off(tmp_path: Path, path: str) -> None:
+    async with gallery(tmp_path, None) as (client, engine):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE))
+    texts = ("image URLs are not currently supported", "Only base64 images are supported")
+    assert answer.status_code == 400
+    assert any(text in answer.json()["error"]["message"] for text in texts)
+    assert len(engine.asked) == 0
+
+
+@pytest.mark.parametrize("path", WITH_PICTURE)
+async def test_a_picture_at_an_address_takes_the_scope(tmp_path: Path, path: str) -> None:
+    async with gallery(tmp_path, Pictures(), scopes=["inference"]) as (client, _):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE))
+    assert answer.status_code == 403

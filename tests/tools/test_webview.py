@@ -364,6 +364,17 @@ class TestRestart:
                 await browser.open("http://8.8.8.8/", screenshot=False, limit_s=LIMIT_S)
             await browser.aclose()
 
+    async def test_a_browser_that_nobody_waits_for_any_more_is_closed_too(self, running: Site) -> None:
+        before = {each.pid for each in psutil.Process().children(recursive=True)}
+        async with browser_of(running) as browser:
+            with pytest.raises(FetchFailed, match=r"longer than 0\.05 s"):
+                await shown_by(browser, running, "/", 0.05)
+            await browser.aclose()
+            with pytest.raises(FetchFailed, match="the browser is closed"):
+                await shown_by(browser, running, "/")
+        left = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+        assert not any(map(_runs, left))
+
     async def test_closing_ends_what_is_open(self, running: Site) -> None:
         async with browser_of(running) as browser:
             running.asked.clear()

@@ -1,5 +1,6 @@
 import json
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from app.catalogue.library import prepare
 from app.core.errors import LoadFailed
 from tests.unit.catalogue_folders import spec
 
+EMPTY = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
+"""A file that is sound, and holds nothing to convert."""
+
 
 def silent(_phase: str, _fraction: float) -> None:
     pass
@@ -22,6 +26,7 @@ def silent(_phase: str, _fraction: float) -> None:
     [
         ("m.gguf", b"PK..", "m.gguf is not a GGUF file"),
         ("m.gguf", b"", "m.gguf is not a GGUF file"),
+        ("m.gguf", b"GGUF" + bytes(100), "m.gguf is not a sound GGUF file: its version is neither"),
         ("m-00002-of-00003.gguf", b"GGUF", "is one of several parts"),
     ],
 )
@@ -32,14 +37,14 @@ def test_files_that_are_not_tried(tmp_path: Path, name: str, content: bytes, mes
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "m.gguf").write_bytes(EMPTY)
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(LoadFailed, match="cannot write to the cache"):
         convert(tmp_path / "m.gguf", tmp_path / "cache", silent)
 
 
 def test_the_reason_of_a_failure_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
+    (tmp_path / "m.gguf").write_bytes(EMPTY)
     with pytest.raises(LoadFailed, match=r"cannot convert m\.gguf: \S+"):
         convert(tmp_path / "m.gguf", tmp_path / "cache", silent)
     assert [path for path in (tmp_path / "cache" / "gguf").iterdir() if path.suffix != ".lock"] == []
@@ -89,7 +94,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[in
         (part / SIDECAR).write_text('{"architecture": "llama"}')
 
     monkeypatch.setattr(gguf, "_run", run)
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
+    (tmp_path / "m.gguf").write_bytes(EMPTY)
     return tmp_path / "m.gguf", runs
 
 

@@ -7,7 +7,7 @@ from app.api.anthropic.schema import Block, Turn, read_blocks
 from app.api.anthropic.system import BETWEEN, joined, reminder, system_text
 from app.api.wire import dumps
 from app.core.errors import InvalidRequest
-from app.core.request import Image, Json, Message, Part, PastToolCall, Text
+from app.core.request import Image, Json, Message, Part, PastToolCall, RemoteImage, Text
 from app.golang.types import decode_base64
 
 _SEARCH_ERROR = "web_search_tool_result_error"
@@ -170,7 +170,7 @@ def _shown(block: Block) -> list[Part]:
         case "text":
             return [Text(block.text)] if block.text else []
         case "image":
-            return [Image(_picture(block.source))]
+            return [_picture(block.source)]
         case "document":
             return _document(block)
         case "search_result":
@@ -184,14 +184,17 @@ def _shown(block: Block) -> list[Part]:
             return []
 
 
-def _picture(source: Json) -> bytes:
+def _picture(source: Json) -> Image | RemoteImage:
     if not isinstance(source, dict):
         raise InvalidRequest("invalid image source")
     kind = _word(source.get("type"))
+    only = f"invalid image source type: {kind}. Only base64 images are supported."
+    if kind == "url" and (url := _word(source.get("url"))):
+        return RemoteImage(url, only)
     if kind != "base64":
-        raise InvalidRequest(f"invalid image source type: {kind}. Only base64 images are supported.")
+        raise InvalidRequest(only)
     try:
-        return decode_base64(_word(source.get("data")))
+        return Image(decode_base64(_word(source.get("data"))))
     except InvalidRequest as error:
         raise InvalidRequest(f"invalid base64 image data: {error}") from None
 

@@ -54,7 +54,8 @@ async def count_tokens(body: Body, served: Served, ctx: Context) -> Response:
 
     async def work() -> bytes:
         served.tool_loop.check(wanted.wanted, ctx)
-        return dumps({"input_tokens": await served.pipeline.count(wanted, ctx)})
+        whole = Render(await served.tool_loop.with_images(wanted.wanted, ctx))
+        return dumps({"input_tokens": await served.pipeline.count(whole, ctx)})
 
     headers = {REQUEST_ID: new_request_id()}
     return DocumentResponse(work, media_type=JSON, limit_s=served.time_left_s(ctx), headers=headers)

@@ -12,7 +12,7 @@ from app.api.images import read_image_url
 from app.api.openai.schema import CallBody, MessageBody
 from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits
-from app.core.request import Image, Json, Message, Part, PastToolCall, Text
+from app.core.request import Json, Message, Part, PastToolCall, Text
 from app.golang.json import decode
 from app.golang.types import decode_base64
 
@@ -79,7 +79,7 @@ def _part(item: Json) -> Part:
         case "text" if isinstance(item.get("text"), str):
             return Text(item["text"])
         case "image_url":
-            return Image(read_image_url(_url(item.get("image_url"))))
+            return read_image_url(_url(item.get("image_url")))
         case "input_audio":
             raise _refused_audio(item.get("input_audio"))
         case _:

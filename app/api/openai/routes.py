@@ -74,7 +74,11 @@ def _answer(asked: codec.Asked, encoder: OpenAIEncoder, served: Services, ctx: R
 
     async def work() -> bytes:
         if asked.generations:
-            body = encoder.rendered(await served.pipeline.render(Render(asked.wanted), ctx))
+            body = encoder.rendered(
+                await served.pipeline.render(
+                    Render(await served.tool_loop.with_images(asked.wanted, ctx)), ctx
+                )
+            )
         else:
             await served.pipeline.load(Load(asked.wanted), ctx)
             body = encoder.loaded(stream=asked.stream)

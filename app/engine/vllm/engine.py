@@ -349,7 +349,7 @@ class VllmEngine:
         return Look(self._registry.outputs, owes, self._processes.worker_cpu_s if computes else 0.0)
 
     async def close(self) -> None:
-        """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait for ever."""
+        """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait forever."""
         if self._closing:
             return
         self._closing = True

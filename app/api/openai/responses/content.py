@@ -10,7 +10,7 @@ from typing import Any
 from app.api.images import read_image_url
 from app.api.openai.responses.schema import PART
 from app.core.errors import InvalidRequest
-from app.core.request import Image, Json, Part, Text
+from app.core.request import Json, Part, Text
 from app.golang.quote import quoted
 from app.golang.types import Mismatch
 
@@ -64,7 +64,7 @@ def _refusal(piece: Mapping[str, Any]) -> tuple[Part, ...]:
 
 
 def _image(piece: Mapping[str, Any]) -> tuple[Part, ...]:
-    return (Image(read_image_url(piece.get("image_url", ""))),)
+    return (read_image_url(piece.get("image_url", "")),)
 
 
 def _file(_: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -1,0 +1,148 @@
+"""`/api/pull` of a model in a registry: its steps and what is told of them (docs/reference 12.1)."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+
+import httpx
+
+from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
+from app.core.model import ModelName
+from app.registry.client import Registry
+from app.registry.downloads import Downloads
+from app.registry.manifest import Document
+from app.registry.progress import SUCCESS, Progress, pulling
+from app.registry.site import told
+from app.store.blobs import Blobs
+from app.store.manifest import TENSOR, Layer
+from app.store.manifests import Manifests
+from app.store.prune import prune_unused
+from app.store.store import Store
+
+_log = logging.getLogger(__name__)
+_ANY = f"sha256:{'0' * 64}"
+MODEL = "sha256:model"
+"""What stands for a digest where a model of many tensors is told of as a whole."""
+
+
+async def pull(
+    registry: Registry, store: Store, downloads: Downloads, *, prune: bool = True
+) -> AsyncGenerator[Progress]:
+    """Bring the model of `registry.name` here. Leaving it early stops within a second what nobody else waits
+    for, and keeps what has come. Nothing is listed before all of it is there. `prune` removes what only the
+    model had that it replaces.
+
+    Raises:
+        Forbidden: where the policy does not let it come.
+        RegistryFailed: where the registry does not give it, with Ollama's text where it has one.
+        AddressRefused: for an address that may not be opened.
+        StoreFailed: where the store takes nothing.
+    """
+    policy, name = registry.policy, registry.name
+    policy.check_pull(name, insecure=registry.insecure)
+    yield Progress("pulling manifest")
+    with _as_manifest(registry):
+        manifest = await registry.manifest()
+    policy.check_size(manifest.size)
+    blobs = store.blobs
+    lacking = await asyncio.to_thread(_lacking, manifest, blobs)
+    if policy.quota_bytes and lacking:
+        stored = await asyncio.to_thread(stored_bytes, blobs)
+        policy.check_quota(stored, sum(layer.size for layer in lacking))
+    with store.hold() as hold:
+        for layer in manifest.blobs:
+            await asyncio.to_thread(hold.add, layer.digest)
+        async with aclosing(_blobs(registry, manifest, blobs, downloads)) as lines:
+            async for line in lines:
+                yield line
+        yield Progress("writing manifest")
+        before = await asyncio.to_thread(_digests, store.manifests, name)
+        await asyncio.to_thread(store.manifests.write, name, manifest.raw)
+    unused = before - {layer.digest for layer in manifest.blobs}
+    if prune and unused:
+        yield Progress("removing unused layers")
+        await asyncio.to_thread(_remove, store.manifests, unused)
+    yield SUCCESS
+
+
+async def _blobs(
+    registry: Registry, manifest: Document, blobs: Blobs, downloads: Downloads
+) -> AsyncGenerator[Progress]:
+    """The lines of blobs, one after another, and of their check."""
+    whole = bool(manifest.manifest.all(TENSOR))
+    before = 0
+    for layer in manifest.blobs:
+        async with aclosing(_blob(registry, layer, blobs, downloads)) as counts:
+            async for count in counts:
+                if whole:
+                    yield Progress("pulling model", MODEL, manifest.size, before + count)
+                else:
+                    yield pulling(layer.digest, layer.size, count)
+        before += layer.size
+    if not whole:
+        # Each was hashed when it was complete.
+        yield Progress("verifying sha256 digest")
+
+
+async def _blob(registry: Registry, layer: Layer, blobs: Blobs, downloads: Downloads) -> AsyncGenerator[int]:
+    """How many bytes of a blob are there, the last time all of them."""
+    here = await asyncio.to_thread(blobs.size, layer.digest)
+    if here is not None and here != layer.size:
+        raise RegistryFailed(f"the manifest gives {layer.digest} {layer.size} bytes, and it has {here}")
+    if here is None:
+
+        def get(headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx.Response]:
+            return registry.site.open("GET", registry.blob_url(layer.digest), headers=headers)
+
+        try:
+            async with aclosing(downloads.fetch(layer.digest, layer.size, get)) as counts:
+                async for count in counts:
+                    yield count
+        except DigestMismatch as error:
+            raise RegistryFailed(
+                f"digest mismatch, file must be downloaded again: want {error.wanted}, got {error.got}"
+            ) from error
+    yield layer.size
+
+
+def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:
+    return [layer for layer in manifest.blobs if blobs.size(layer.digest) is None]
+
+
+def _digests(manifests: Manifests, name: ModelName) -> set[str]:
+    """The blobs of the model that has the name now."""
+    try:
+        found = manifests.find(name)
+    except BadManifest:
+        return set()
+    return {layer.digest for layer in found.manifest.blobs} if found else set()
+
+
+def _remove(manifests: Manifests, digests: set[str]) -> None:
+    """What fails here is done by the next pruning: the model that was pulled is there."""
+    try:
+        prune_unused(manifests, digests)
+    except StoreFailed as error:
+        _log.warning("what the replaced model had is not removed: %s", error)
+
+
+def stored_bytes(blobs: Blobs) -> int:
+    """What all blobs of the store take."""
+    try:
+        with os.scandir(blobs.path(_ANY).parent) as found:
+            return sum(each.stat(follow_symlinks=False).st_size for each in found if each.is_file())
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _as_manifest(registry: Registry) -> Generator[None]:
+    """Failures of the first request in Ollama's words."""
+    try:
+        yield
+    except RegistryFailed as error:
+        raise RegistryFailed(f"pull model manifest: {error}") from error
+    except (httpx.TransportError, FetchFailed) as error:
+        raise RegistryFailed(f"pull model manifest: {told('GET', registry.manifest_url, error)}") from error
