@@ -21,7 +21,7 @@ from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
-from app.api.ollama import models, routes, web
+from app.api.ollama import manage, models, routes, web
 from app.api.ollama import unserved as ollama_unserved
 from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
@@ -34,18 +34,24 @@ from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
-from app.core.model import Model
+from app.catalogue.stored import StoredModels
+from app.core.model import Model, ModelName
 from app.core.pool import Pool
 from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.peers.peers import Peers
+from app.registry.challenge import Login
+from app.registry.progress import Progress
+from app.runtime.creation import Creator
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
+from app.runtime.transfers import Transfers, policy_of
 from app.runtime.watch import watch
 from app.settings.server import Settings
+from app.store.store import Store as ModelStore
 from app.telemetry import instruments
 from app.telemetry.engines import EngineEvents
 from app.telemetry.report import Telemetry
@@ -62,6 +68,7 @@ API_VERSION = "0.34.4"
 ROUTERS = (
     routes.router,
     models.router,
+    manage.router,
     web.router,
     openai_routes.router,
     openai_models.router,
@@ -156,6 +163,7 @@ def _services(
 ) -> Services:
     # As many jobs may wait as requests: each of these has one at a time.
     pool = Pool(waiting=max(settings.max_queue, 64))
+    transfers = _transfers(settings, library)
     pipeline = Pipeline(library, manager, pool=pool, cache_per_key=settings.cache_per_key)
     return Services(
         library,
@@ -173,7 +181,37 @@ def _services(
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
+        _creator(settings, library, transfers),
+        transfers,
     )
+
+
+def _transfers(settings: Settings, library: Library) -> Transfers:
+    policy = policy_of(
+        settings.registry_allow,
+        enabled=settings.pull,
+        insecure=settings.registry_insecure,
+        quota_bytes=settings.models_max_bytes,
+    )
+    return Transfers(
+        ModelStore(settings.models_dir),
+        library,
+        policy,
+        allow=settings.fetch_allow,
+        deny=settings.fetch_deny,
+        proxy=settings.fetch_proxy,
+        hub_token=settings.hub_token,
+    )
+
+
+def _creator(settings: Settings, library: Library, transfers: Transfers) -> Creator:
+    stored = StoredModels(transfers.store, settings.cache_dir)
+    library.open(stored)
+
+    def pull(name: ModelName) -> AsyncGenerator[Progress]:
+        return transfers.pull(name, insecure=False, login=Login())
+
+    return Creator(transfers.store, stored, library, pull)
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
@@ -240,16 +278,20 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await served.library.reload()
         models = served.library.all() if settings.preload else []
         for model in models[:1]:
             served.manager.preload(model)
-        watching = [] if keys is None else [supervise("key files", keys.watch)]
+        watching = [supervise("model store", served.library.watch)]
+        if keys is not None:
+            watching.append(supervise("key files", keys.watch))
         yield
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await served.manager.close()
         await served.toolbox.aclose()
+        await served.transfers.aclose()
         await store.close()
         served.telemetry.flush()  # here, where the requests ended: a thread has no part in it
         await asyncio.to_thread(served.telemetry.close)

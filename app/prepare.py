@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from app.catalogue import bundled, library
+from app.catalogue import bundled, preparation
 from app.catalogue.library import Library
 from app.catalogue.names import parse_name
 from app.core.model import ModelSpec
@@ -29,7 +29,7 @@ def prepare(settings: Settings) -> Library:
     """Fetch and convert whatever of the models the cache lacks; `LoadFailed` says which cannot be had."""
     specs = [_spec(model) for model in served(settings)]
     with _Bars() as bars:
-        return library.prepare(specs, settings.cache_dir, bars.show)
+        return preparation.prepare(specs, settings.cache_dir, bars.show)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

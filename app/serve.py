@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from app.access.files import read_keys
 from app.api.connection import connection_class
+from app.catalogue.library import Library
 from app.core.model import Model
 from app.core.pool import Pool
 from app.engine.base import Engine
@@ -63,7 +64,7 @@ def run(settings: Settings) -> None:
     context = _engine_processes(settings) if served(settings) else None
     library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
-    starter = _starter(settings, context, traces=otlp.traces is not None)
+    starter = _starter(settings, library, context, traces=otlp.traces is not None)
     app = build_app(settings, library, starter, telemetry, lifecycle)
     listen(app, settings, lifecycle, listener)
     if lifecycle.failure:
@@ -155,7 +156,9 @@ def _on_cpu() -> bool:
     return True
 
 
-def _starter(settings: Settings, context: ForkServerContext | None, *, traces: bool) -> StartEngine:
+def _starter(
+    settings: Settings, library: Library, context: ForkServerContext | None, *, traces: bool
+) -> StartEngine:
     """How a model gets its engine. vLLM takes seconds to import, so that happens beside the event loop."""
 
     pool = Pool("prompts", waiting=max(settings.max_queue, 64))
@@ -174,6 +177,6 @@ def _starter(settings: Settings, context: ForkServerContext | None, *, traces: b
             limits=settings.limits,
             pool=pool,
         )
-        return await engine.VllmEngine.load(model, defaults)
+        return await engine.VllmEngine.load(await library.materialized(model), defaults)
 
     return start

@@ -254,6 +254,37 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
         "The events of a stream, in order",
         "Thinking asked of a model that cannot is left out",
     ),
+    ("Create, blobs, copy, delete", 184): (
+        "Whether a blob is there",
+        "A new blob, a known one, and a wrong digest",
+        "A digest that is none",
+        "create of nothing",
+        "create under a bad name",
+        "Files outside their folder",
+        "A file without a digest",
+        "create of no files",
+        "create from another model",
+        "create in one document",
+        "What a model is given is shown",
+        "A template that does not compile",
+        "Bad parameters are found when the model is run",
+        "An unknown quantization",
+        "The old `modelfile` field",
+        "copy, and what cannot be copied",
+        "delete, and delete again",
+    ),
+    ("Pull, push", 201): (
+        "The first and last lines of a pull",
+        "What is there is told of once",
+        "A tag that changed",
+        "pull in one document",
+        "pull of an unknown name, streaming",
+        "pull of an unknown name, in one document",
+        "A registry that answers 412",
+        "pull of a bad name",
+        "push of nothing and of what is not here",
+        "A pull that was interrupted goes on",
+    ),
     ("Lifecycle", 235): (
         "A full queue is 503",
         "Two requests to a model with one slot",
@@ -262,8 +293,6 @@ _IN_SCOPE: Mapping[tuple[str, int], tuple[str, ...]] = {
 """Titles by section and the number of its first point."""
 
 _NOT_YET: tuple[tuple[str, int, int], ...] = (
-    ("Create, blobs, copy, delete", 184, 200),
-    ("Pull, push", 201, 210),
     ("Official command line", 237, 237),
 )
 
@@ -282,18 +311,10 @@ POINTS: Mapping[int, Point] = {
 }
 
 _MISTAKE = "a client's mistake is 400, not 500; the text is Ollama's"
-_UNROUTED = "`/api/delete` is not served in this release: 403 with the reason"
-_PARTLY = (
-    "as Ollama on every route that is served; create, copy, delete, push and blobs are not, and answer 403 "
-    "with the reason"
-)
 
 DEPARTURES: Mapping[int, str] = {
     12: "`POST /v1/messages/count_tokens` counts the prompt's tokens by the model's own template",
     18: "`Access-Control-Allow-Headers` has `X-Api-Key` and the headers of Anthropic's clients besides",
-    33: _PARTLY,
-    34: _PARTLY,
-    53: _UNROUTED,
     80: _MISTAKE,
     89: _MISTAKE,
     90: _MISTAKE,
@@ -305,7 +326,8 @@ DEPARTURES: Mapping[int, str] = {
     119: _MISTAKE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
-    170: "the bundled model is served when no other is configured, so a running server always lists one",
+    170: "the bundled model is served when no other is configured, so a running server lists one also where "
+    "its store is empty",
     221: "the parts of a message stay one message, texts and pictures in the client's order",
     224: "an error frame in OpenAI's shape comes before the stream ends, still without `[DONE]`",
     225: "a list of texts, token ids or lists of them is answered, a choice for each",
@@ -327,9 +349,10 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "2, 11, 12",
-        "only configured models are served: create, copy, delete, push and blobs are not in this release, "
-        "and those routes, like all of Ollama's that are not served, answer 403 with the reason; pull "
-        "fetches nothing: it succeeds for what is served, and finds nothing else",
+        "configured models cannot be changed (403), and a pull of one ends in `success`; adapters, drafts, "
+        "`quantize`, `info` and remote models are 400 with the reason; `renderer`, `parser` and `requires` "
+        "are kept for Ollama and not used; what a pull may fetch is the operator's to say (403); deleting "
+        "unloads what no other name holds; a blob posted as `sha256-` is taken",
     ),
     (
         "4.3",

@@ -5,6 +5,7 @@ server's engines, and the loads are counted.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from harness.server import LiveServer, models, serving
 
 pytest_plugins = ["tests.points", "pytester"]
+
+os.environ["CARAVAN_MODELS_DIR"] = tempfile.mkdtemp(prefix="caravan-models-")
+"""Nothing that tests start reads or writes the models of whoever runs them."""
 
 MOST_LOADS = 30
 """Of the session's server in a run of all tests. More means that tests unload what the next ones need."""

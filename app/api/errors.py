@@ -35,6 +35,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.StoreReadOnly: HTTPStatus.FORBIDDEN,
     errors.StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.StoreBusy: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.CreateFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     errors.LoadFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -16,10 +16,12 @@ from app.core.limits import InputLimits
 from app.core.pool import Pool
 from app.core.request import Generation
 from app.peers.peers import Peers
+from app.runtime.creation import Creator
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.toolloop import ToolLoop
+from app.runtime.transfers import Transfers
 from app.telemetry.report import Telemetry
 from app.tools.toolbox import Toolbox
 
@@ -53,6 +55,8 @@ class Services:
     bodies: OpenBodies
     tool_loop: ToolLoop
     toolbox: Toolbox
+    creator: Creator
+    transfers: Transfers
 
     def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is forever."""

@@ -28,6 +28,9 @@ from app.core.errors import LoadFailed
 Progress: TypeAlias = Callable[[str, float], None]
 """Hears the phase of the work and how much of it is done, from 0 to 1."""
 
+FOLDER = "gguf"
+"""Below the cache: a folder for each converted file, by its digest."""
+
 SIDECAR = "gguf.json"
 """What the GGUF file said: its hash, size, file type, metadata and tensors."""
 
@@ -38,16 +41,19 @@ _log = logging.getLogger(__name__)
 SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 
 
-def convert(gguf: Path, cache: Path, progress: Progress) -> Path:
-    """The folder made from a GGUF file, which is converted unless the cache has it already."""
+def convert(gguf: Path, cache: Path, progress: Progress, *, digest: str = "") -> Path:
+    """The folder made from a GGUF file, which is converted unless the cache has it already.
+
+    `digest`, 64 hex digits, is that of the file where it is known.
+    """
     gguf = gguf.resolve()
     _check(gguf)
-    digest = _hash(gguf, cache, progress)
-    target = cache.resolve() / "gguf" / digest
-    if _is_whole(target):
+    digest = digest or _hash(gguf, cache, progress)
+    target = place(cache.resolve(), digest)
+    if is_whole(target):
         return target
     with _lock(target):
-        if not _is_whole(target):
+        if not is_whole(target):
             for left_over in target.parent.glob(f".{digest}.*.part"):
                 shutil.rmtree(left_over, ignore_errors=True)
             if target.is_dir():
@@ -56,7 +62,12 @@ def convert(gguf: Path, cache: Path, progress: Progress) -> Path:
     return target
 
 
-def _is_whole(folder: Path) -> bool:
+def place(cache: Path, digest: str) -> Path:
+    """Where the folder made from a GGUF file of that digest is, or will be."""
+    return cache / FOLDER / digest
+
+
+def is_whole(folder: Path) -> bool:
     """Whether all files are there in the size in which they were written: a loss of power cuts them short."""
     try:
         sidecar = orjson.loads((folder / SIDECAR).read_bytes())

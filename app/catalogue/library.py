@@ -1,52 +1,43 @@
-"""The models that are served: made ready at the start, then only looked up."""
+"""The models that are served: configured ones, which stay, and those of the store, which come and go."""
 
-import hashlib
+import asyncio
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TypeAlias
 
-import orjson
+from app.catalogue.names import read_reference
+from app.catalogue.stored import StoredModels
+from app.core.errors import Forbidden, LoadFailed, ModelNotFound, StoreFailed
+from app.core.model import Model, ModelName
 
-from app.catalogue import gguf, hub
-from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
-from app.catalogue.bundled import bundled
-from app.catalogue.digest import FileHashes, own_digest
-from app.catalogue.facts import read_facts, with_go_template
-from app.catalogue.names import parse_name, read_reference
-from app.catalogue.parameters import read_parameters
-from app.core.errors import InvalidRequest, LoadFailed, ModelNotFound
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
-
-Progress: TypeAlias = Callable[[str, str, float], None]
-"""Hears the model's name, the phase of the work and how much of that is done, from 0 to 1."""
-
-ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
-"""What belongs to an engine, and so cannot be set on a model that shares another's."""
-
-MODELFILE_FIELDS = ("system", "template", "chat_template", "parameters", "messages", "license")
-"""What makes one model another on the same weights, as the layers of a manifest do."""
-
-
-def prepare(
-    specs: Iterable[ModelSpec],
-    cache_dir: Path,
-    progress: Progress = lambda _name, _phase, _fraction: None,
-) -> "Library":
-    """Fetch, convert and read all that the specs name; `LoadFailed` says which model cannot be had."""
-    preparation = _Preparation(_by_key(specs), cache_dir, progress)
-    models = preparation.run()
-    return Library(models)
+_INTERVAL_S = 1.0
+_PRUNE_S = 3600.0
+_log = logging.getLogger("caravan")
 
 
 class Library:
-    """The served models, by name."""
+    """The one owner of the list. A name that configuration and store share is the configured model's.
 
-    def __init__(self, models: Sequence[Model]) -> None:
-        self._models = {_key(model.name): model for model in models}
+    What is found stays as it is while a request uses it, whatever becomes of the list.
+    """
+
+    def __init__(self, models: Sequence[Model], stored: StoredModels | None = None) -> None:
+        self._configured = {key_of(model.name): model for model in models}
+        self._models = dict(self._configured)
+        self._stored = stored
+        self._lock = asyncio.Lock()
+        self._signature = ""
+        self._told: dict[str, str] = {}
+        self._pruned_at = time.monotonic()
+        self.on_new: Callable[[Iterable[str]], None] = lambda _: None
+        """Hears the names that were not there before."""
+
+    def open(self, stored: StoredModels) -> None:
+        """Serve what that store holds too, from the next `reload` on."""
+        self._stored = stored
 
     def all(self) -> list[Model]:
-        """Every model, in the order of the configuration."""
+        """Every model, the configured ones first and in their order."""
         return list(self._models.values())
 
     def find(self, name: str, *, case_sensitive: bool = False, details: bool = False) -> Model:
@@ -56,13 +47,17 @@ class Library:
         form with the tag; elsewhere it is the name as it was sent.
         """
         parsed = read_reference(name, details=details)
-        model = self._models.get(_key(parsed))
+        model = self.get(parsed)
         if model is None or (case_sensitive and model.name != parsed):
-            raise ModelNotFound(str(self._installed_casing(parsed)) if details else name)
+            raise ModelNotFound(str(self.cased(parsed)) if details else name)
         return model
 
-    def _installed_casing(self, name: ModelName) -> ModelName:
-        """`name` with each part written as some served model writes it."""
+    def get(self, name: ModelName) -> Model | None:
+        """The model of that name, in whatever case."""
+        return self._models.get(key_of(name))
+
+    def cased(self, name: ModelName) -> ModelName:
+        """`name` with each part written as some served model writes it (docs/reference 3.3)."""
         parts = {field: getattr(name, field) for field in ("host", "namespace", "model", "tag")}
         for model in self._models.values():
             for field, part in parts.items():
@@ -70,131 +65,84 @@ class Library:
                     parts[field] = known
         return ModelName(**parts)
 
+    def is_configured(self, name: ModelName) -> bool:
+        return key_of(name) in self._configured
 
-class _Preparation:
-    """One run over the specs; a model that others build on is made ready once."""
-
-    def __init__(self, specs: Mapping[str, ModelSpec], cache_dir: Path, progress: Progress) -> None:
-        self._specs = specs
-        self._cache_dir = cache_dir
-        self._progress = progress
-        self._hashes = FileHashes(cache_dir / "hashes.json")
-        self._done: dict[str, Model] = {}
-
-    def run(self) -> list[Model]:
-        models = [self._model(spec, ()) for spec in self._specs.values()]
-        self._hashes.save()
-        return models
-
-    def _model(self, spec: ModelSpec, trail: tuple[ModelName, ...]) -> Model:
-        if spec.name in trail:
-            circle = " -> ".join(str(name) for name in (*trail, spec.name))
-            raise LoadFailed(f"models are built on each other in a circle: {circle}")
-        key = _key(spec.name)
-        if key not in self._done:
-            parent = self._parent(spec)
-            self._done[key] = (
-                _derived(spec, self._model(parent, (*trail, spec.name))) if parent else self._own(spec)
+    def check_changeable(self, name: ModelName) -> None:
+        """Raises: Forbidden: for a model that the configuration owns."""
+        if self.is_configured(name):
+            raise Forbidden(
+                f"the model {name} comes from the configuration of this server: "
+                "it cannot be changed over HTTP"
             )
-        return self._done[key]
 
-    def _parent(self, spec: ModelSpec) -> ModelSpec | None:
-        """The configured model whose name the source is, if any."""
-        if _is_path(spec.source):
-            return None
-        try:
-            key = _key(parse_name(spec.source))
-        except InvalidRequest:
-            return None
-        if key == _key(spec.name) and (hub.is_repo(spec.source) or Path(spec.source).is_dir()):
-            return None
-        return self._specs.get(key)
+    def shares(self, model: Model) -> bool:
+        """Whether a model of the list runs on the same engine."""
+        return any(other.engine_key == model.engine_key for other in self._models.values())
 
-    def _own(self, spec: ModelSpec) -> Model:
-        name = str(spec.name)
+    @property
+    def configured(self) -> Mapping[str, Model]:
+        """By `key_of` their names."""
+        return self._configured
 
-        def report(phase: str, fraction: float) -> None:
-            self._progress(name, phase, fraction)
+    async def reload(self) -> None:
+        """Read the store's manifests again; those that did not change cost nothing.
 
-        try:
-            folder = self._folder(spec.source, report)
-            facts = read_facts(folder, spec, self._hashes, report)
-        except LoadFailed as error:
-            raise LoadFailed(f"model '{name}': {error}") from error
-        except OSError as error:
-            raise LoadFailed(f"model '{name}': cannot read {error.filename}: {error.strerror}") from error
-        return Model(
-            spec,
-            _with_digest(facts, spec),
-            engine_key(spec, facts),
-            sampling=read_parameters(spec.parameters),
-        )
+        One that cannot be served is left out, and that is told once in the log.
+        """
+        if (stored := self._stored) is None:
+            return
+        async with self._lock:
+            reading = await asyncio.to_thread(stored.read, self._configured)
+            self._signature = reading.signature
+            models = self._configured | {
+                key: model for model in reading.models if (key := key_of(model.name)) not in self._configured
+            }
+            new = [str(model.name) for key, model in models.items() if key not in self._models]
+            self._models = models
+        for place, reason in reading.skipped.items():
+            if self._told.get(place) != reason:
+                _log.warning("the stored model %s is not served: %s", place, reason)
+        self._told = dict(reading.skipped)
+        if new:
+            self.on_new(new)
 
-    def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
-        if source == BUNDLED_SOURCE:
-            return gguf.convert(bundled(self._cache_dir, progress), self._cache_dir, progress)
-        path = Path(source).expanduser()
-        if path.suffix.lower() == ".gguf":
-            return gguf.convert(path, self._cache_dir, progress)
-        if path.is_dir():
-            return path.resolve()
-        if _is_path(source):
-            raise LoadFailed(f"there is no folder {source}")
-        if not hub.is_repo(source):
-            raise LoadFailed(
-                f"'{source}' is neither a folder, a .gguf file, a hub repository (org/name) "
-                "nor the name of another model"
-            )
-        progress("fetching", 0.0)
-        return hub.fetch(source)
+    async def watch(self) -> None:
+        """Look for changes of the store until cancelled, those of other processes among them.
 
+        Raises: whatever a look comes to: whoever supervises it begins it anew.
+        """
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            if (stored := self._stored) is None:
+                continue
+            if await asyncio.to_thread(stored.signature) != self._signature:
+                await self.reload()
+            if time.monotonic() - self._pruned_at > _PRUNE_S:
+                self._pruned_at = time.monotonic()
+                try:
+                    await asyncio.to_thread(stored.store.prune)
+                except StoreFailed as error:
+                    _log.warning("the store is not pruned: %s", error)
 
-def engine_key(spec: ModelSpec, facts: ModelFacts) -> str:
-    """The same for two models that one engine can serve, from one start to the next."""
-    parts = (str(facts.path), spec.engine, facts.tool_parser, facts.reasoning_parser, spec.chat_template)
-    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    async def materialized(self, model: Model) -> Model:
+        """The model with its weights in a folder that vLLM can serve: a GGUF file is converted now.
 
-
-def _derived(spec: ModelSpec, parent: Model) -> Model:
-    """A model on another's engine: what it leaves out it takes from there, as with `FROM` in a Modelfile."""
-    if taken := [field for field in ENGINE_FIELDS if getattr(spec, field)]:
-        raise LoadFailed(
-            f"model '{spec.name}' runs on the engine of '{parent.name}': "
-            f"{', '.join(taken)} can be set only there"
-        )
-    base = parent.spec
-    whole = replace(
-        spec,
-        system=spec.system or base.system,
-        template=spec.template or base.template,
-        parameters={**base.parameters, **spec.parameters},
-        messages=spec.messages or base.messages,
-        license=base.license + spec.license,
-    )
-    facts = _with_digest(with_go_template(parent.facts, spec.template), spec)
-    return Model(
-        whole, facts, parent.engine_key, parent=str(parent.name), sampling=read_parameters(whole.parameters)
-    )
+        Raises:
+            LoadFailed: where that fails, or the model has been deleted.
+        """
+        if (stored := self._stored) is None or not stored.is_lacking(model):
+            return model
+        _log.info("converting %s, which takes a while and is done once", model.name)
+        await asyncio.to_thread(stored.convert, model)
+        await self.reload()
+        same = (each for each in self._models.values() if each.engine_key == model.engine_key)
+        found = next(same, None)
+        if found is None:
+            raise LoadFailed(f"the model {model.name} has been deleted")
+        return found
 
 
-def _with_digest(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
-    """Of a model's own settings those are part of it that are part of a Modelfile."""
-    own = {name: getattr(spec, name) for name in MODELFILE_FIELDS}
-    return replace(facts, digest=own_digest(facts.digest, own))
-
-
-def _by_key(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
-    known: dict[str, ModelSpec] = {}
-    for spec in specs:
-        if (other := known.setdefault(_key(spec.name), spec)) is not spec:
-            raise LoadFailed(f"two models are named '{other.name}'")
-    return known
-
-
-def _key(name: ModelName) -> str:
+def key_of(name: ModelName) -> str:
     """Names that differ only in case are the same."""
     return name.canonical.lower()
-
-
-def _is_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or source.lower().endswith(".gguf")

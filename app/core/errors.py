@@ -187,6 +187,10 @@ class StoreBusy(StoreFailed):
     """Another process has what is asked for; trying again later may succeed."""
 
 
+class CreateFailed(AppError):
+    """A model cannot be made of what was asked for, in cases where Ollama blames the server."""
+
+
 class DeadlineExceeded(AppError):
     """The request took longer than any may."""
 

@@ -37,6 +37,12 @@ class InputLimits:
     small_body_bytes: int = _row(
         256 << 10, "bytes of a body that has no pictures or prompts (`/api/show`)", "api/services.py", "413"
     )
+    blob_bytes: int = _row(
+        256 << 30,
+        "bytes of a blob (`/api/blobs`), beside the quota of the store",
+        "api/ollama/upload.py",
+        "413",
+    )
     body_bytes: int = _row(
         8 << 20, "bytes of a body besides its pictures", "golang/jsonsize.py, api/ollama/bounds.py", "400"
     )

@@ -109,7 +109,7 @@ class ModelFacts:
 class Model:
     """A served model. Models with the same `engine_key` share one engine.
 
-    `sampling` is what its parameters come to.
+    `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
     """
 
     spec: ModelSpec
@@ -117,6 +117,7 @@ class Model:
     engine_key: str
     parent: str = ""
     sampling: Overrides = field(default_factory=dict[str, Any])
+    fault: str = ""
 
     @property
     def name(self) -> ModelName:

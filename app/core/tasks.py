@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias, get_args
 _RESTART_S = 1.0
 _log = logging.getLogger("caravan")
 
-Name: TypeAlias = Literal["key files", "engine moves", "engine end", "engine hang", "engine aborts"]
+Name: TypeAlias = Literal[
+    "key files", "model store", "engine moves", "engine end", "engine hang", "engine aborts"
+]
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 NAMES: tuple[Name, ...] = get_args(Name)

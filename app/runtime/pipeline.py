@@ -9,7 +9,7 @@ from functools import partial
 
 from app.catalogue.library import Library
 from app.core.context import Caller, RequestContext, Settle
-from app.core.errors import InvalidRequest
+from app.core.errors import InvalidRequest, LoadFailed
 from app.core.events import Done, Event, Timings, Usage
 from app.core.model import Model
 from app.core.pool import Pool
@@ -219,6 +219,8 @@ class Pipeline:
     async def _lease(
         self, model: Model, keep_alive_s: float | None, sampling: Sampling, ctx: RequestContext
     ) -> AsyncGenerator[Lease, None]:
+        if model.fault:
+            raise LoadFailed(model.fault)
         async with self._manager.lease(
             model, keep_alive_s=keep_alive_s, num_ctx=sampling.num_ctx, caller=ctx.caller
         ) as lease:

@@ -16,13 +16,17 @@ from app.telemetry.report import Telemetry
 def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: Lifecycle) -> None:
     """Have the gauges read whenever metrics are collected, and every series of events begin at 0."""
     metrics = telemetry.metrics
-    names = [str(model.name) for model in library.all()]
-    metrics.begin_at_zero(names, _rejections(AppError))
-    metrics.watch(instruments.ACTIVE, partial(telemetry.active, names))
+    metrics.begin_at_zero(_names(library), _rejections(AppError))
+    library.on_new = lambda names: metrics.begin_at_zero(names, ())
+    metrics.watch(instruments.ACTIVE, lambda: telemetry.active(_names(library)))
     metrics.watch(instruments.SERVER_READY, lambda: [(int(not (manager.down or lifecycle.draining)), {})])
     metrics.watch(instruments.READY, partial(_ready, library, manager))
     metrics.watch(instruments.QUEUE_DEPTH, partial(_queued, manager))
     metrics.watch(instruments.TASK_FAILURES, _task_failures)
+
+
+def _names(library: Library) -> list[str]:
+    return [str(model.name) for model in library.all()]
 
 
 def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:

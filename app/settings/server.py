@@ -38,6 +38,7 @@ from app.settings.values import (
     OpenPaths,
     OriginList,
     PeerList,
+    RegistryList,
     Seconds,
     ToolList,
     ToolName,
@@ -87,6 +88,32 @@ class Settings(BaseSettings):
         default=Path("~/.cache/caravan"),
         validate_default=True,
         description="Converted models and file digests.",
+    )
+    models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path("~/.caravan/models"),
+        validate_default=True,
+        validation_alias=AliasChoices("CARAVAN_MODELS_DIR", "OLLAMA_MODELS"),
+        description="Store of models that are created, pulled and copied, in Ollama's own layout.",
+    )
+    models_max_bytes: int = Field(
+        default=0, ge=0, description="What all blobs of that store may take; 0 is no limit."
+    )
+    pull: bool = Field(
+        default=True,
+        description="Whether models may be pulled and pushed ([docs/models.md](docs/models.md)).",
+    )
+    registry_allow: RegistryList = Field(
+        default=["registry.ollama.ai", "hf.co", "huggingface.co"],
+        description="Registries and hubs that are used, comma-separated: `host` or `host/organisation`.",
+    )
+    registry_insecure: bool = Field(
+        default=False, description="Whether a pull or push may ask for `insecure`: http, or TLS unchecked."
+    )
+    hub_token: str = Field(
+        default="",
+        repr=False,
+        validation_alias=AliasChoices("CARAVAN_HUB_TOKEN", "HF_TOKEN"),
+        description="Token for the Hugging Face hub.",
     )
     keep_alive: Seconds = Field(
         default=300.0,

@@ -181,6 +181,14 @@ def check_peers(value: list[str]) -> list[str]:
     return value
 
 
+def check_registries(value: list[str]) -> list[str]:
+    for entry in value:
+        host, *more = entry.split("/")
+        if not host or len(more) > 1 or not all(more):
+            raise ValueError(f"{entry!r} is neither a host nor host/organisation")
+    return value
+
+
 def check_fetch_rules(value: list[str]) -> list[str]:
     read_fetch_rules(value)
     return value
@@ -209,6 +217,7 @@ def check_parameters(value: dict[str, Any]) -> dict[str, Any]:
 
 OriginList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_origins), NoDecode]
 PeerList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_peers), NoDecode]
+RegistryList = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_registries), NoDecode]
 FetchRules = Annotated[list[str], BeforeValidator(read_list), AfterValidator(check_fetch_rules), NoDecode]
 EgressProxy = Annotated[str, AfterValidator(check_upstream)]
 ToolName: TypeAlias = Literal["net", "webview", "images"]

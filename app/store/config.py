@@ -88,12 +88,14 @@ def parse_config(data: bytes) -> ImageConfig:
 class Serving:
     """How Caravan serves a model, the layer `manifest.SERVING`.
 
-    `repository` and `revision` name weights on the hub, where they are not in the store. `engine` are vLLM's
-    arguments. A parser that is None is chosen from the model's own files, one that is empty is none.
+    `repository` and `revision` name weights on the hub, where they are not in the store; `base` names a
+    configured model, on whose engine this one runs. `engine` are vLLM's arguments. A parser that is None is
+    chosen from the model's own files, one that is empty is none.
     """
 
     repository: str = ""
     revision: str = ""
+    base: str = ""
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tool_parser: str | None = None
     reasoning_parser: str | None = None

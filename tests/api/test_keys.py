@@ -1,6 +1,7 @@
 """Keys around the whole application: every route, what a key may see, and that a key is never repeated."""
 
 import logging
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import product
@@ -44,7 +45,13 @@ NEEDS: Mapping[tuple[str, str], str] = {
     ("HEAD", "/api/tags"): "models:read",
     ("GET", "/api/ps"): "models:read",
     ("POST", "/api/show"): "models:read",
-    ("POST", "/api/pull"): "models:read",
+    ("POST", "/api/pull"): "models:write",
+    ("POST", "/api/push"): "models:write",
+    ("POST", "/api/create"): "models:write",
+    ("POST", "/api/copy"): "models:write",
+    ("DELETE", "/api/delete"): "models:write",
+    ("HEAD", "/api/blobs/{digest}"): "models:write",
+    ("POST", "/api/blobs/{digest}"): "models:write",
     ("GET", "/api/experimental/model-recommendations"): "models:read",
     ("POST", "/api/experimental/web_search"): "tools",
     ("POST", "/api/experimental/web_fetch"): "tools",
@@ -80,6 +87,10 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/messages/count_tokens": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
     "/api/show": {"model": "a"},
     "/api/pull": {"model": "a", "stream": False},
+    "/api/push": {"model": "nosuch", "stream": False},
+    "/api/create": {"model": "made", "from": "a", "stream": False},
+    "/api/copy": {"source": "a", "destination": "copied"},
+    "/api/delete": {"model": "nosuch"},
     "/api/experimental/web_search": {"query": "Hi"},
     "/api/experimental/web_fetch": {"url": "http://example.com"},
     "/v1/chat/completions": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
@@ -89,11 +100,19 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/responses/compact": {"model": "a", "input": "Hi"},
 }
 
+STORE = Path(tempfile.mkdtemp(prefix="caravan-keys-"))
 REFUSED = {each.path for each in UNSERVED} | {f"/api/experimental/web_{name}" for name in ("search", "fetch")}
 """What this server answers with 403 whatever the key; built-in tools are off."""
 
-FAILING = {("POST", "/v1/responses/compact"): 500, ("GET", "/v1/responses"): 405}
-"""The scripted model writes no summary, and there is no WebSocket."""
+FAILING = {
+    ("POST", "/v1/responses/compact"): 500,
+    ("GET", "/v1/responses"): 405,
+    ("POST", "/api/push"): 500,
+    ("DELETE", "/api/delete"): 404,
+    ("HEAD", "/api/blobs/{digest}"): 400,
+    ("POST", "/api/blobs/{digest}"): 400,
+}
+"""The scripted model writes no summary, there is no WebSocket, no such model and no such digest."""
 
 
 def key_file(folder: Path) -> Path:
@@ -137,6 +156,7 @@ def build(**settings: Any) -> ASGIApp:
         return FakeEngine()
 
     models = [fake_model("a"), fake_model("b"), fake_model("emb", "embedding")]
+    settings.setdefault("models_dir", STORE)
     return build_app(read_settings(preload=False, **settings), Library(models), start)
 
 
@@ -418,7 +438,8 @@ async def test_a_key_for_some_models_sees_and_uses_only_these(client: httpx.Asyn
 
     for path, model in product(("/api/show", "/api/chat", "/api/generate"), ("a", "A:latest", "library/a")):
         assert await status(path, model) == 200
-    for path, model in product(BODIES, ("b", "b:latest", "a:other", "unknown")):
+    named = BODIES.keys() - {"/api/copy", "/api/delete"}  # tests/api/test_manage.py
+    for path, model in product(sorted(named), ("b", "b:latest", "a:other", "unknown")):
         assert await status(path, model) == 403
     for path in ("/api/embed", "/api/embeddings"):
         assert await status(path, "emb") == 200

@@ -361,6 +361,7 @@ async def test_a_size_that_is_not_the_blobs(tmp_path: Path) -> None:
     assert text.startswith("max retries exceeded: ")
 
 
+@pytest.mark.point(207)
 @pytest.mark.parametrize(
     ("answer", "text"),
     [(Reply(412, b"newer version"), "412: newer version"), (Reply(404), "file does not exist")],
@@ -413,6 +414,7 @@ class TestSharing:
             site.answer = lambda asked: None
             assert (await told(second))[-1] == SUCCESS
 
+    @pytest.mark.point(210)
     async def test_leaving_stops_within_a_second_and_the_rest_is_fetched_later(self, tmp_path: Path) -> None:
         slow = on_blob(lambda asked: replace(ranged(asked, DATA), stall=40_000))
         async with faulty(MODEL, slow) as site:

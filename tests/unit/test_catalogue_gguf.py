@@ -9,7 +9,7 @@ import pytest
 from app.catalogue import gguf
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import SIDECAR, convert
-from app.catalogue.library import prepare
+from app.catalogue.preparation import prepare
 from app.core.errors import LoadFailed
 from tests.unit.catalogue_folders import spec
 

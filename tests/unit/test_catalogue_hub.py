@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import constants
 
 from app.catalogue import hub
-from app.catalogue.library import prepare
+from app.catalogue.preparation import prepare
 from app.core.errors import LoadFailed
 from tests.unit.catalogue_folders import make_folder, spec
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.catalogue.library import Library, prepare
+from app.catalogue.library import Library
+from app.catalogue.preparation import prepare
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
 from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 

@@ -11,8 +11,9 @@ from pydantic import AliasChoices
 
 from app.api import errors, ops
 from app.api.anthropic import routes as anthropic
-from app.api.ollama import models, routes, web
-from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, PullBody, ShowBody
+from app.api.ollama import manage, models, routes, web
+from app.api.ollama.changes import CopyBody, CreateBody, DeleteBody, TransferBody
+from app.api.ollama.schema import ChatBody, EmbedBody, EmbeddingBody, GenerateBody, ShowBody
 from app.api.ollama.unserved import ROUTES as UNSERVED
 from app.api.openai import models as openai_models
 from app.api.openai import routes as openai_routes
@@ -51,7 +52,11 @@ BODIES = {
     "`POST /api/embed`": EmbedBody,
     "`POST /api/embeddings`": EmbeddingBody,
     "`POST /api/show`": ShowBody,
-    "`POST /api/pull`": PullBody,
+    "`POST /api/create`": CreateBody,
+    "`POST /api/copy`": CopyBody,
+    "`DELETE /api/delete`": DeleteBody,
+    "`POST /api/pull`": TransferBody,
+    "`POST /api/push`": TransferBody,
 }
 
 
@@ -119,7 +124,7 @@ def test_every_route_that_is_served_is_listed() -> None:
     listed = {route for route, state in routed() if state != "not yet"}
     served = [
         f"{method} {route.path.replace('{model}', 'm')}"
-        for each in (models, ops, routes, web, anthropic, openai_models, openai_routes, responses)
+        for each in (manage, models, ops, routes, web, anthropic, openai_models, openai_routes, responses)
         for route in each.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods

@@ -18,6 +18,12 @@ SET: dict[str, tuple[str, Any]] = {
     "peer_timeout": ("500ms", 0.5),
     "preload": ("false", False),
     "cache_dir": ("/var/caravan", Path("/var/caravan")),
+    "models_dir": ("/var/models", Path("/var/models")),
+    "models_max_bytes": ("1000", 1000),
+    "pull": ("off", False),
+    "registry_allow": ("ghcr.io, hf.co/Qwen", ["ghcr.io", "hf.co/Qwen"]),
+    "registry_insecure": ("on", True),
+    "hub_token": ("hf_abc", "hf_abc"),
     "keep_alive": ("1h30m", 5400.0),
     "load_timeout": ("90", 90.0),
     "context_length": ("8192", 8192),
@@ -69,6 +75,7 @@ SET: dict[str, tuple[str, Any]] = {
 
 SHARED = (
     "host",
+    "models_dir",
     "keep_alive",
     "load_timeout",
     "context_length",
@@ -86,6 +93,10 @@ BAD = {
     "peers": ("a:11434", "http://", "ftp://a", "http://a/api"),
     "peer_timeout": ("0", "-1", "soon"),
     "preload": ("maybe",),
+    "models_max_bytes": ("-1", "1G"),
+    "pull": ("maybe",),
+    "registry_allow": ("a/b/c", "/x", "a/"),
+    "registry_insecure": ("maybe",),
     "keep_alive": ("soon", "1.5", "5 m", "99999999999h"),
     "load_timeout": ("soon",),
     "context_length": ("-1", "4k"),
@@ -151,7 +162,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_tables_here_name_every_setting() -> None:
     known = set(Settings.model_fields)
     assert {*SET, "models"} == known
-    assert {*BAD, "cache_dir", "keys_file"} == known
+    assert {*BAD, "cache_dir", "models_dir", "hub_token", "keys_file"} == known
 
 
 def test_the_settings_shared_with_ollama_are_these() -> None:
@@ -161,7 +172,8 @@ def test_the_settings_shared_with_ollama_are_these() -> None:
     for name in shared:
         alias = Settings.model_fields[name].validation_alias
         assert isinstance(alias, AliasChoices)
-        assert alias.choices == [f"CARAVAN_{name.upper()}", f"OLLAMA_{name.upper()}"]
+        theirs = "OLLAMA_MODELS" if name == "models_dir" else f"OLLAMA_{name.upper()}"
+        assert alias.choices == [f"CARAVAN_{name.upper()}", theirs]
 
 
 def test_without_any_setting_the_server_is_ollamas() -> None:
@@ -182,7 +194,7 @@ def test_a_variable_sets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert getattr(read_settings(), name) == value
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", [name for name in SHARED if name != "models_dir"])
 def test_ollamas_variable_sets_it_too_and_yields_to_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = SET[name]
     monkeypatch.setenv(f"OLLAMA_{name.upper()}", text)
@@ -203,6 +215,9 @@ def test_ollamas_origins_are_added_to_the_local_ones(monkeypatch: pytest.MonkeyP
 def test_ollamas_store_is_not_our_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", "/var/lib/ollama/models")
     assert read_settings().models == []
+    assert read_settings().models_dir == Path("/var/lib/ollama/models")
+    monkeypatch.setenv("CARAVAN_MODELS_DIR", "~/models")
+    assert read_settings().models_dir == Path.home() / "models"
 
 
 @pytest.mark.parametrize("text", [" 1h ", '"1h"', "'1h'", " '1h' ", '" 1h "'])

@@ -51,17 +51,9 @@ class ShowCall:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
-@dataclass(frozen=True, slots=True)
-class PullCall:
-    """One call to pull; `stream` says how the answer goes out."""
-
-    model: str
-    stream: bool
-
-
 def to_chat(body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS) -> Asked:
     """Raises `InvalidRequest`, as all of these do. `streams` is for a body that does not say."""
-    asked = _parse_answering(schema.CHAT, _decode(body, limits))
+    asked = _parse_answering(schema.CHAT, decode_body(body, limits))
     messages = tuple(asked.messages)
     if asked.system and messages and messages[0].role != "system":
         messages = (Message.of("system", asked.system), *messages)
@@ -72,7 +64,7 @@ def to_chat(body: bytes, received_ns: int, *, streams: bool = True, limits: Inpu
 def to_generate(
     body: bytes, received_ns: int, *, streams: bool = True, limits: InputLimits = DEFAULTS
 ) -> Asked:
-    asked = _parse_answering(schema.GENERATE, _decode(body, limits))
+    asked = _parse_answering(schema.GENERATE, decode_body(body, limits))
     prompt = CompletionPrompt(
         prompt=asked.prompt,
         suffix=asked.suffix,
@@ -86,7 +78,7 @@ def to_generate(
 
 
 def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
-    asked = parse(schema.EMBED, _decode(body, limits))
+    asked = parse(schema.EMBED, decode_body(body, limits))
     return Embedding(
         model=asked.model,
         inputs=_inputs(asked),
@@ -100,7 +92,7 @@ def to_embed(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -
 
 def to_embeddings(body: bytes, received_ns: int, *, limits: InputLimits = DEFAULTS) -> Embedding:
     """The older route: one text, never cut."""
-    asked = parse(schema.EMBEDDING, _decode(body, limits))
+    asked = parse(schema.EMBEDDING, decode_body(body, limits))
     return Embedding(
         model=asked.model,
         inputs=(asked.prompt,) if asked.prompt else (),
@@ -112,19 +104,11 @@ def to_embeddings(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
 
 
 def to_show(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS) -> ShowCall:
-    asked = parse(schema.SHOW, _decode(body, limits))
+    asked = parse(schema.SHOW, decode_body(body, limits))
     model = asked.model or asked.name
     if not model.strip():
         raise InvalidRequest("model is required")
     return ShowCall(model, asked.verbose, asked.system, asked.options)
-
-
-def to_pull(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAULTS) -> PullCall:
-    asked = parse(schema.PULL, _decode(body, limits))
-    model = asked.model or asked.name
-    if not model.strip():
-        raise InvalidRequest("invalid model name")
-    return PullCall(model, asked.stream)
 
 
 def _parse_answering(kind: Kind[_T], value: Json) -> _T:
@@ -135,7 +119,12 @@ def _parse_answering(kind: Kind[_T], value: Json) -> _T:
         raise
 
 
-def _decode(body: bytes, limits: InputLimits) -> Json:
+def decode_body(body: bytes, limits: InputLimits) -> Json:
+    """The JSON of a body, within the limits.
+
+    Raises:
+        InvalidRequest: for what is none, or has too much of something.
+    """
     value = decode(body, limits)
     refuse_over_limits(value, len(body), limits)
     return value

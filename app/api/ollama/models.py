@@ -1,4 +1,4 @@
-"""What describes the server and its models: tags, ps, show, pull, version and the liveness text."""
+"""What describes the server and its models: tags, ps, show, version and the liveness text."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,20 +13,16 @@ from starlette.responses import Response
 from app.api.guard import authorization_of, needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
-from app.api.ollama.wire import NDJSON
 from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
 from app.api.wire import JSON, dumps
-from app.catalogue.names import parse_name, read_reference
+from app.catalogue.names import parse_name
 from app.core.context import Caller
-from app.core.errors import ModelNotFound
 from app.core.model import Model
 from app.peers import merge
 from app.peers.peers import ASKED_BY_PEER, Rows
 from app.runtime.checks import check_allowed
 
 router = APIRouter()
-NO_MANIFEST = "pull model manifest: file does not exist"
-"""What Ollama says of a model that its registry does not have."""
 
 
 @router.api_route("/", methods=["HEAD", "GET"])
@@ -96,31 +92,6 @@ async def recommendations(served: Served, ctx: Context) -> Response:
     """What Ollama's command line offers to chat with: without a list it offers models that are not here."""
     chatting = (model for model in _usable(served, ctx.caller) if model.can("completion"))
     return _json(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
-
-
-@router.post("/api/pull")
-@needs("models:read")
-async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) -> Response:
-    """Nothing is fetched: a model that is served is there already, and no other can be had."""
-    asked = await served.decoded(codec.to_pull, body)
-    check_allowed(ctx.caller, asked.model)
-    found = await _is_there(asked.model, request, served)
-    last = dumps({"status": "success"} if found else {"error": NO_MANIFEST})
-    if asked.stream:
-        lines = dumps({"status": "pulling manifest"}), last, b""
-        return Response(b"\n".join(lines), media_type=NDJSON)
-    status = HTTPStatus.OK if found else HTTPStatus.INTERNAL_SERVER_ERROR
-    return Response(last, status, media_type="application/json")
-
-
-async def _is_there(name: str, request: Request, served: Services) -> bool:
-    try:
-        served.library.find(name)
-    except ModelNotFound:
-        wanted = str(read_reference(name)).lower()
-        others = await _of_peers(request, served, "/api/tags")
-        return any(row["name"].lower() == wanted for rows in others for row in rows)
-    return True
 
 
 @router.post("/api/show")

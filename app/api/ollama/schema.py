@@ -102,18 +102,6 @@ class ShowBody:
     options: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
-@dataclass(frozen=True, slots=True)
-class PullBody:
-    """`insecure` speaks of a registry, which there is none of; `name` is the old spelling of `model`."""
-
-    model: str = ""
-    name: str = ""
-    insecure: bool = False
-    username: str = ""
-    password: str = ""
-    stream: bool = True
-
-
 class WrongThink(InvalidRequest):
     """`think` of another type. Whoever knows the levels of `model` may name them."""
 
@@ -269,19 +257,6 @@ EMBEDDING: Kind[EmbeddingBody] = struct(
     "EmbeddingRequest",
     EmbeddingBody,
     {"model": STRING, "prompt": STRING, "keep_alive": _KEEP_ALIVE, "options": MAP},
-)
-
-PULL: Kind[PullBody] = struct(
-    "PullRequest",
-    PullBody,
-    {
-        "model": STRING,
-        "name": STRING,
-        "insecure": BOOL,
-        "username": STRING,
-        "password": STRING,
-        "stream": BOOL,
-    },
 )
 
 NAMED: Kind[dict[str, str]] = struct("Named", dict[str, str], {"model": STRING})

@@ -1,0 +1,345 @@
+"""Create, copy and delete: models of the store, made of others and of uploaded files (docs/reference 11)."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.catalogue.headers import BadHeader, read_gguf, read_safetensors
+from app.catalogue.library import Library, key_of
+from app.catalogue.stored import PICKLES, StoredModels, read_params
+from app.core.errors import (
+    AppError,
+    BlobMissing,
+    CreateFailed,
+    InvalidDigest,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    StoreFailed,
+)
+from app.core.model import Model, ModelName
+from app.golang.dumps import dumps
+from app.prompt.gotemplate import GoTemplate
+from app.registry.progress import SUCCESS, Progress
+from app.store import manifest as media
+from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
+from app.store.config import ImageConfig, Serving, parse_config
+from app.store.digests import hex_of
+from app.store.holds import Hold
+from app.store.manifest import Layer, Manifest
+from app.store.prune import prune_unused
+from app.store.store import Store
+
+UNKNOWN_TYPE = "unknown type"
+NOT_GGUF = "supplied file was not in GGUF format"
+QUANTISATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
+
+_REPLACED = {
+    "template": (media.TEMPLATE, media.PROMPT),
+    "system": (media.SYSTEM,),
+    "parameters": (media.PARAMS,),
+    "messages": (media.MESSAGES,),
+}
+_ORIGINAL = (media.MODEL, media.PROJECTOR, media.FILE, media.SERVING)
+"""Layers that say which model they were taken from."""
+
+_log = logging.getLogger("caravan")
+
+Pull = Callable[[ModelName], AsyncGenerator[Progress]]
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """One call to create: `base` or `files`, which are digests by file name, and what is changed."""
+
+    name: ModelName
+    base: ModelName | None = None
+    files: Mapping[str, str] | None = None
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    messages: tuple[Mapping[str, Any], ...] = ()
+    license: tuple[str, ...] = ()
+    quantize: str = ""
+    config: Mapping[str, str] = field(default_factory=dict[str, str])
+    """`renderer`, `parser` and `requires`: kept for Ollama and not used here."""
+
+
+class Creator:
+    """Makes models in `store`; `pull` brings a base that is not here."""
+
+    def __init__(self, store: Store, stored: StoredModels, library: Library, pull: Pull) -> None:
+        self.store = store
+        self._stored = stored
+        self._library = library
+        self._pull = pull
+
+    async def create(self, asked: Creation) -> AsyncGenerator[Progress]:
+        """Make a model, in Ollama's steps. Nothing is listed before all of it is there.
+
+        Raises:
+            Forbidden: for a name that configuration owns.
+            InvalidRequest, CreateFailed: with Ollama's text where it has one; the store is as it was.
+            RegistryFailed, StoreFailed: as a pull, and where the store takes nothing.
+        """
+        self._library.check_changeable(asked.name)
+        check_quantization(asked.quantize)
+        if asked.base is None and asked.files is None:
+            raise InvalidRequest("neither 'from' or 'files' was specified")
+        if asked.template:
+            await asyncio.to_thread(check_template, asked.template)
+        with self.store.hold() as hold:
+            if asked.base is not None:
+                async with aclosing(self._base(asked.base)) as lines:
+                    async for line in lines:
+                        yield line
+                base = await asyncio.to_thread(self._layers_of, asked.base, hold)
+            else:
+                assert asked.files is not None
+                if any(_is_gguf(name) for name in asked.files):
+                    yield Progress("parsing GGUF")
+                base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
+            made = await asyncio.to_thread(self._made, asked, base, hold)
+            for status in made.statuses:
+                yield Progress(status)
+            yield Progress("writing manifest")
+            await asyncio.to_thread(self._write, asked.name, made.manifest)
+        await self._library.reload()
+        yield SUCCESS
+
+    async def copy(self, source: ModelName, destination: ModelName) -> None:
+        """A second name for a model; what is configured is then built on.
+
+        Raises:
+            ModelNotFound, Forbidden, StoreFailed.
+        """
+        if key_of(source) == key_of(destination) and self._library.get(source):
+            return
+        self._library.check_changeable(destination)
+        if self._library.is_configured(source):
+            with self.store.hold() as hold:
+                base = await asyncio.to_thread(self._layers_of, source, hold)
+                made = await asyncio.to_thread(self._made, Creation(destination), base, hold)
+                await asyncio.to_thread(self._write, destination, made.manifest)
+        else:
+            await asyncio.to_thread(self.store.manifests.copy, source, destination)
+        await self._library.reload()
+
+    async def delete(self, name: ModelName) -> Model | None:
+        """Delete a model; what it was served as, None where nobody could use it.
+
+        Raises:
+            Forbidden: for one that configuration owns.
+            ModelNotFound, StoreFailed.
+        """
+        self._library.check_changeable(name)
+        model = self._library.get(name)
+        if not await asyncio.to_thread(self.store.delete, name):
+            raise ModelNotFound(str(name))
+        await self._library.reload()
+        return model
+
+    def has_blob(self, digest: str) -> bool:
+        """Raises: InvalidDigest."""
+        return self.store.blobs.size(digest) is not None
+
+    async def _base(self, name: ModelName) -> AsyncGenerator[Progress]:
+        """The lines of a pull where the base is not here."""
+        if self._library.is_configured(name) or await asyncio.to_thread(self.store.manifests.find, name):
+            return
+        async with aclosing(self._pull(name)) as lines:
+            async for line in lines:
+                if line != SUCCESS:
+                    yield line
+
+    def _layers_of(self, name: ModelName, hold: Hold) -> Manifest:
+        """What a model is made of, each layer of weights with its origin."""
+        if model := self._library.configured.get(key_of(name)):
+            data = Serving(base=str(model.name)).encode()
+            digest = self.store.blobs.put(data, hold)
+            return Manifest(None, (Layer(media.SERVING, digest, len(data), origin=str(model.name)),))
+        found = self.store.manifests.find(name)
+        if found is None:
+            raise ModelNotFound(str(name))
+        for layer in found.manifest.blobs:
+            hold.add(layer.digest)
+        origin = str(found.name)
+        layers = tuple(
+            replace(layer, origin=origin) if layer.media_type in _ORIGINAL else layer
+            for layer in found.manifest.layers
+        )
+        return Manifest(found.manifest.config, layers)
+
+    def _layers_of_files(self, files: Mapping[str, str], hold: Hold) -> Manifest:
+        ggufs = [name for name in files if _is_gguf(name)]
+        if len(ggufs) > 1:
+            raise InvalidRequest("only one GGUF file makes a model here: projectors and parts are not served")
+        if ggufs:
+            return Manifest(None, (self._gguf(files[ggufs[0]], hold),))
+        if any(Path(name).suffix.lower() in PICKLES for name in files):
+            raise InvalidRequest("pickled weights are not taken, as they are programs: use safetensors")
+        if not any(name.lower().endswith(".safetensors") for name in files):
+            raise InvalidRequest(UNKNOWN_TYPE)
+        return Manifest(None, tuple(self._file(name, digest, hold) for name, digest in sorted(files.items())))
+
+    def _gguf(self, digest: str, hold: Hold) -> Layer:
+        layer = self._uploaded(media.MODEL, digest, hold)
+        path = self.store.blobs.path(digest)
+        with path.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise InvalidRequest(NOT_GGUF)
+        try:
+            read_gguf(path)
+        except BadHeader as error:
+            raise InvalidRequest(f"{NOT_GGUF}: {error}") from error
+        return layer
+
+    def _file(self, name: str, digest: str, hold: Hold) -> Layer:
+        layer = replace(self._uploaded(media.FILE, digest, hold), name=name)
+        if name.lower().endswith(".safetensors"):
+            try:
+                read_safetensors(self.store.blobs.path(digest))
+            except BadHeader as error:
+                raise InvalidRequest(f"{name} is not a sound safetensors file: {error}") from error
+        return layer
+
+    def _uploaded(self, media_type: str, digest: str, hold: Hold) -> Layer:
+        digest = f"sha256:{hex_of(digest)}"
+        hold.add(digest)
+        size = self.store.blobs.size(digest)
+        if size is None:
+            raise CreateFailed(str(BlobMissing(digest)))
+        return Layer(media_type, digest, size)
+
+    def _made(self, asked: Creation, base: Manifest, hold: Hold) -> "_Made":
+        """The manifest and the lines about its layers; the model is looked at before anything names it."""
+        replaced = [
+            kind for field_name, kinds in _REPLACED.items() if getattr(asked, field_name) for kind in kinds
+        ]
+        layers = [layer for layer in base.layers if layer.media_type not in replaced]
+        statuses = [_status(layer, is_new=False) for layer in layers]
+
+        def put(media_type: str, data: bytes) -> Layer:
+            if len(data) > MOST_CONFIG_BYTES:
+                raise InvalidRequest(f"a layer of text has {len(data)} bytes, of at most {MOST_CONFIG_BYTES}")
+            before = _size_of(self.store, data)
+            layer = Layer(media_type, self.store.blobs.put(data, hold), len(data))
+            statuses.append(_status(layer, is_new=before is None))
+            return layer
+
+        if asked.template:
+            layers.append(put(media.TEMPLATE, asked.template.encode()))
+        if asked.system:
+            layers.append(put(media.SYSTEM, asked.system.encode()))
+        layers += [put(media.LICENSE, text.encode()) for text in asked.license]
+        if asked.parameters:
+            under = self._parameters(base)
+            layers.append(put(media.PARAMS, dumps({**under, **asked.parameters}) + b"\n"))
+        if asked.messages:
+            layers.append(put(media.MESSAGES, dumps([dict(each) for each in asked.messages]) + b"\n"))
+        model = self._tried(asked.name, Manifest(None, tuple(layers)))
+        config = put(media.CONFIG, self._config(asked, base, model).encode())
+        return _Made(Manifest(config, tuple(layers)), tuple(statuses))
+
+    def _parameters(self, base: Manifest) -> dict[str, Any]:
+        layer = base.last(media.PARAMS)
+        return read_params(self.store.blobs.read(layer.digest, MOST_CONFIG_BYTES).decode()) if layer else {}
+
+    def _tried(self, name: ModelName, manifest: Manifest) -> Model:
+        try:
+            return self._stored.tried(name, manifest, self._library.configured)
+        except (BadHeader, LoadFailed, OSError) as error:
+            raise InvalidRequest(f"these files cannot be served: {error}") from error
+
+    def _config(self, asked: Creation, base: Manifest, model: Model) -> ImageConfig:
+        facts = model.facts
+        before = ImageConfig()
+        if base.config is not None:
+            before = parse_config(self.store.blobs.read(base.config.digest, MOST_CONFIG_BYTES))
+        return replace(
+            before,
+            model_format=facts.format,
+            model_family=facts.family,
+            model_families=facts.families,
+            model_type=facts.parameter_size,
+            file_type=facts.quantization,
+            **{key: value for key, value in asked.config.items() if value},
+        )
+
+    def _write(self, name: ModelName, manifest: Manifest) -> None:
+        try:
+            before = self.store.manifests.find(name)
+        except AppError:
+            before = None
+        self.store.manifests.write(name, manifest)
+        try:
+            if before is not None:
+                prune_unused(self.store.manifests, (layer.digest for layer in before.manifest.blobs))
+        except StoreFailed as error:
+            _log.warning("what the replaced model %s had is not removed: %s", name, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    manifest: Manifest
+    statuses: tuple[str, ...]
+
+
+def check_template(template: str) -> None:
+    """Raises: InvalidRequest: in Ollama's words for a template that does not compile."""
+    if "{%" in template:
+        raise InvalidRequest("template error: a Go template is needed, and this looks like one of Jinja")
+    try:
+        GoTemplate(template)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"template error: {error}") from error
+
+
+def check_quantization(name: str) -> None:
+    """Raises:
+    CreateFailed: in Ollama's words for a name that is none.
+    InvalidRequest: for any other, with the reason.
+    """
+    if not name:
+        return
+    if name.upper() not in QUANTISATIONS:
+        supported = ", ".join(QUANTISATIONS)
+        raise CreateFailed(f"unsupported quantization type {name.upper()} - supported types are {supported}")
+    raise InvalidRequest(
+        "this server does not quantize: vLLM serves weights as they are; create from a file that is "
+        "quantized, or configure the model with the engine argument 'quantization'"
+    )
+
+
+def read_files(files: Mapping[str, str]) -> None:
+    """Raises: InvalidRequest: in Ollama's words, for a path that leaves its folder or what is no digest."""
+    for name in files:
+        if not media.is_local(name):
+            raise InvalidRequest("file path must be relative")
+    for digest in files.values():
+        if not digest:
+            raise InvalidDigest
+    for name, digest in files.items():
+        try:
+            hex_of(digest)
+        except InvalidDigest:
+            known = Path(name).suffix.lower() in (".gguf", ".safetensors")
+            raise (InvalidDigest() if known else InvalidRequest(UNKNOWN_TYPE)) from None
+
+
+def _status(layer: Layer, *, is_new: bool) -> str:
+    return f"{'creating new' if is_new else 'using existing'} layer {layer.digest}"
+
+
+def _size_of(store: Store, data: bytes) -> int | None:
+
+    return store.blobs.size(f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
