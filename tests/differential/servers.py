@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 
-from app.core.model import Model
+from app.catalogue.library import prepare
+from app.catalogue.names import parse_name
+from app.core.model import Model, ModelSpec
 from bench.compare import VLLM
 from bench.servers import flags
 from harness.ports import free_port
 from harness.process import offline, running, wait_ready
+from harness.server import models
 from tests.differential.requests import Asked
 
 _ANSWER_S = 120.0
@@ -33,9 +36,9 @@ class Answer:
 
 
 @contextmanager
-def vllm_server(name: str, model: Model, scratch: Path) -> Generator[httpx.Client]:
-    """A client of vLLM's server, which has `model` alone, by `name`."""
-    port = free_port()
+def vllm_server(name: str, scratch: Path) -> Generator[httpx.Client]:
+    """A client of vLLM's server, which has that model of the test server, and no other."""
+    port, model = free_port(), _prepared(name, scratch)
     facts = model.facts
     engine: dict[str, Any] = {
         "dtype": "float32",
@@ -56,6 +59,13 @@ def vllm_server(name: str, model: Model, scratch: Path) -> Generator[httpx.Clien
         wait_ready(f"http://127.0.0.1:{port}/health", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_ANSWER_S) as client:
             yield client
+
+
+def _prepared(name: str, scratch: Path) -> Model:
+    """As Caravan has it: converted where it must be."""
+    (given,) = (each for each in models() if each["name"] == name)
+    spec = ModelSpec(parse_name(name), given["source"], engine=given.get("engine", {}))
+    return prepare([spec], scratch).all()[0]
 
 
 def ask(client: httpx.Client, asked: Asked) -> Answer:

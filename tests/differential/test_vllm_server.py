@@ -15,7 +15,6 @@ from scripts.differences import ROWS, Row, matches
 from tests.differential.compare import Difference, differences
 from tests.differential.requests import Asked, requests
 from tests.differential.servers import ask, vllm_server
-from tests.real_engine import model
 
 pytestmark = pytest.mark.engine
 
@@ -55,7 +54,7 @@ def gone(found: list[Difference]) -> Iterator[str]:
 
 
 def test_a_sample_differs_where_it_is_known_to(client: httpx.Client, tmp_path: Path) -> None:
-    with vllm_server(MODELS[0], model(MODELS[0]), tmp_path) as theirs:
+    with vllm_server(MODELS[0], tmp_path) as theirs:
         assert unexplained(list(compared(client, theirs, sample()))) == []
 
 
@@ -67,7 +66,7 @@ def test_all_that_differs_is_known_and_all_that_is_known_differs(
     found: list[Difference] = []
     for name in MODELS:
         asked = [each for each in requests() if each.model == name]
-        with vllm_server(name, model(name), tmp_path) as theirs:
+        with vllm_server(name, tmp_path) as theirs:
             found += compared(client, theirs, asked)
     assert unexplained(found) == []
     assert list(gone(found)) == []

@@ -33,6 +33,7 @@ from scripts.chart_values import rows as value_rows
 from scripts.generate import (
     CHART_README,
     COMPATIBILITY,
+    DIFFERENCES,
     END,
     LIMITS,
     OPERATIONS,
@@ -79,6 +80,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / README).write_text("# Caravan\n")
     (tmp_path / OPERATIONS).write_text(f"# Operations\n\n<!-- generated:metrics -->\n{END}\n")
     (tmp_path / LIMITS).write_text(f"# Limits\n\n<!-- generated:limits -->\n{END}\n")
+    (tmp_path / DIFFERENCES).write_text(f"# Differences\n\n<!-- generated:differences -->\n{END}\n")
     (tmp_path / CHART_README).parent.mkdir(parents=True)
     (tmp_path / CHART_README).write_text(f"# Chart\n\n<!-- generated:values -->\n{END}\n")
     for file in (VALUES, RULES):

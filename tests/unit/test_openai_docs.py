@@ -8,6 +8,7 @@ import pytest
 from app.api.openai.extras import (
     CHAT_EXTRAS,
     CHAT_HONOURED,
+    CHAT_REFUSED,
     COMPLETION_EXTRAS,
     COMPLETION_HONOURED,
     HONOURED,
@@ -35,7 +36,7 @@ def told(section: str, state: str) -> set[str]:
     [
         ("honoured", (*HONOURED, *CHAT_HONOURED)),
         ("no-op", (*NO_OPS, *IGNORED_BY_OLLAMA)),
-        ("refused", tuple(REFUSED)),
+        ("refused", (*REFUSED, *CHAT_REFUSED)),
     ],
 )
 def test_every_field_of_a_chat_is_told(state: str, names: tuple[str, ...]) -> None:

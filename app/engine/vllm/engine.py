@@ -65,9 +65,7 @@ class VllmEngine:
         *,
         windowed_options: bool,
     ) -> None:
-        self._model = model
-        self._llm = llm
-        self._registry = registry
+        self._model, self._llm, self._registry = model, llm, registry
         self._output, self._hang_timeout_s = output, defaults.hang_timeout_s
         self._windowed = windowed_options
         self._ids = itertools.count()
