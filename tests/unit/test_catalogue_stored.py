@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.catalogue.library import key_of
+from app.catalogue.library import Library, key_of
 from app.catalogue.stored import StoredModels, read_messages, read_params
-from app.core.errors import BadManifest, Forbidden
+from app.core.errors import BadManifest, Forbidden, LoadFailed
 from app.core.model import Model, ModelName
 from app.registry.policy import Policy
 from app.runtime.transfers import policy_of
@@ -166,3 +166,59 @@ def test_entries_name_hosts_and_their_organisations(
     else:
         with pytest.raises(Forbidden):
             policy.check_pull(wanted)
+
+
+async def test_weights_are_converted_when_they_are_first_needed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def convert(blob: Path, cache: Path, _progress: object, *, digest: str) -> Path:
+        made.append(blob.name)
+        sidecar = {"architecture": "llama", "file_type": "F32", "parameter_count": 8, "info": {}}
+        sidecar |= {"tensors": [], "sha256": digest, "size_bytes": blob.stat().st_size}
+        return make_folder(
+            cache / "gguf" / digest, template=QWEN, tokens=QWEN_TOKENS, files={"gguf.json": sidecar}
+        )
+
+    monkeypatch.setattr("app.catalogue.gguf.convert", convert)
+    place.put("m", place.layer(media.MODEL, gguf(template=QWEN)))
+    place.put("n", *place.store.manifests.list().models[0].manifest.layers, place.layer(media.SYSTEM, b"Hi"))
+    library = Library([])
+    library.open(place.stored)
+    await library.reload()
+    before = library.find("n")
+    ready = await library.materialized(before)
+    assert ready.engine_key == before.engine_key
+    assert ready.facts.path.is_dir()
+    assert not place.stored.is_lacking(library.find("n"))
+    assert await library.materialized(library.find("m")) is library.find("m")
+    assert len(made) == 1
+
+
+async def test_a_model_that_went_while_it_was_converted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.catalogue.gguf.convert", lambda *_, **__: place.store.delete(ModelName("m")))
+    place.put("m", place.layer(media.MODEL, gguf()))
+    library = Library([])
+    library.open(place.stored)
+    await library.reload()
+    with pytest.raises(LoadFailed, match="the model m:latest has been deleted"):
+        await library.materialized(library.find("m"))
+
+
+async def test_a_configured_model_hides_one_of_the_store(place: Place) -> None:
+    place.put("Base", place.layer(media.MODEL, gguf()))
+    place.put("new", place.layer(media.MODEL, gguf()))
+    heard: list[list[str]] = []
+    library = Library([BASE])
+    library.open(place.stored)
+    library.on_new = lambda names: heard.append(list(names))
+    for _ in range(2):
+        await library.reload()
+    assert library.find("base") is BASE
+    assert [str(model.name) for model in library.all()] == ["base:latest", "new:latest"]
+    assert heard == [["new:latest"]]
+    with pytest.raises(Forbidden, match="comes from the configuration"):
+        library.check_changeable(ModelName("BASE"))
