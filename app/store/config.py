@@ -95,10 +95,10 @@ class Serving:
 
     repository: str = ""
     revision: str = ""
-    base: str = ""
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tool_parser: str | None = None
     reasoning_parser: str | None = None
+    base: str = ""
 
     def encode(self) -> bytes:
         kept = {item.name: getattr(self, item.name) for item in fields(self)}
