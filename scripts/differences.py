@@ -267,6 +267,14 @@ ROWS: tuple[Row, ...] = (
         "templates see a tool as Ollama makes it; the schema holds whole",
     ),
     Row(
+        "A call that must be made",
+        tuple(
+            f"*/{name}" for name in ("choice required", "choice of one", "*required without*", "one without*")
+        ),
+        ("*.arguments", "*.usage.*_tokens"),
+        "is one of a list of JSON, whatever the model's own format; vLLM's is in the model's format",
+    ),
+    Row(
         "A call that the model would not make",
         ("*/call that it would not make",),
         (
