@@ -152,7 +152,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "`stop_reason`",
-        ("*stop*", "completion*/no length"),
+        ("*stop*",),
         ("document.choices[].stop_reason", "stream.shapes.choices[]/stop_reason"),
         "vLLM's own: the text or token that ended the answer; `finish_reason` is `stop` in both",
         ours="absent",
@@ -464,12 +464,6 @@ ROWS: tuple[Row, ...] = (
         ("status",),
         "loads the model, as in Ollama",
         ours="200",
-    ),
-    Row(
-        "No `max_tokens`",
-        ("*completion*/no length",),
-        ("*",),
-        "Ollama has no limit of its own; vLLM's completions end after 16 tokens",
     ),
     # Errors.
     Row(
