@@ -123,7 +123,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "Reasoning by two names",
-        (*CHAT, *STREAMED_CHAT),
+        ("chat/*", "wrong chat/*", *STREAMED_CHAT),
         ("document.choices[].message.reasoning_content", "stream.shapes.choices[]/delta/reasoning_content"),
         "`reasoning` is Ollama's name, and `reasoning_content` the one that clients of other servers read",
         theirs="absent",
@@ -293,8 +293,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "White space in an answer of a schema",
-        ("*/structured json",),
-        ("*.content", "*.finish_reason", "*.usage.*_tokens"),
+        ("*/structured json", "plain chat/schema", "completion/json", "completion/schema"),
+        ("*.content", "*.text (white space)", "*.finish_reason", "*.usage.*_tokens"),
         "is bounded, so that a model cannot write of it without end",
     ),
     Row(
@@ -454,6 +454,13 @@ ROWS: tuple[Row, ...] = (
         ),
         ("*.text", "*.usage.*_tokens", "*finish_reason", "stream.order", "*shapes*"),
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",
+    ),
+    Row(
+        "`logprobs` of 0 in completions",
+        ("completion/logprobs of 0",),
+        ("document.choices[].logprobs.top_logprobs[].*",),
+        "has no alternatives, as many as were asked for; vLLM tells the token itself as one",
+        ours="absent",
     ),
     Row(
         "No prompt",
