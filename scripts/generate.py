@@ -125,8 +125,9 @@ def points_table() -> str:
         status = "unproven" if not tests else "departs" if point.number in DEPARTURES else "as Ollama"
         number = linked(f"point {point.number}").removeprefix("point ")
         rows.append((number, point.section, point.title, status, _names(tests)))
-    later = linked(f"points {ranges(point.number for point in POINTS.values() if point.not_yet)}")
-    return _table(("point", "section", "what", "status", "tests"), rows) + f"\n\nNot yet: {later}."
+    table = _table(("point", "section", "what", "status", "tests"), rows)
+    later = [point.number for point in POINTS.values() if point.not_yet]
+    return f"{table}\n\nNot yet: {linked(f'points {ranges(later)}')}." if later else table
 
 
 def linked(citation: str) -> str:

@@ -6,7 +6,9 @@ of the hub, and configured models with something of their own.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +126,10 @@ class StoredModels:
         Raises:
             BadManifest, BadHeader, LoadFailed: where it cannot be.
         """
-        return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
+        try:
+            return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
+        except LoadFailed as error:
+            raise LoadFailed(self._without_paths(error)) from error
 
     def settings(self, manifest: Manifest) -> Settings:
         """Raises: BadManifest, BlobMissing, StoreFailed: for a layer that cannot be read."""
@@ -144,6 +149,10 @@ class StoredModels:
             serving=parse_serving(self._bytes(serving)) if serving else Serving(),
         )
 
+    def _without_paths(self, error: Exception) -> str:
+        """Its text without the folders of this server."""
+        return re.sub(rf"{re.escape(str(self._cache))}/(\S+/)?", "", str(error))
+
     def _state(self, stored: Stored) -> object:
         """What must be the same for a model that was made once to stand."""
         model = stored.manifest.last(media.MODEL)
@@ -154,7 +163,7 @@ class StoredModels:
         try:
             return self._model(stored, configured)
         except (AppError, BadHeader) as error:
-            return str(error)
+            return self._without_paths(error)
         except OSError as error:
             return error.strerror or type(error).__name__
         except Exception as error:  # files from anywhere: one that is odd must not hide the others
@@ -199,7 +208,7 @@ class StoredModels:
         elif files or serving.repository:
             path = self._folder(files) if files else _repository(serving)
             bare = replace(bare, template="" if open_folder(path).template else spec.template)
-            facts = read_facts(path, bare, _BlobHashes(self._cache / "hashes.json"))
+            facts = read_facts(path, bare, _Unhashed())
         else:
             raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
@@ -217,7 +226,7 @@ class StoredModels:
         own = header.metadata.get(GGUF_TEMPLATE)
         bare = replace(bare, template="" if own else template)
         if gguf.is_whole(folder):
-            return read_facts(folder, bare, FileHashes(self._cache / "hashes.json")), bare
+            return read_facts(folder, bare, _Unhashed()), bare
         return facts_of(header, bare, folder), bare
 
     def _folder(self, files: tuple[Layer, ...]) -> Path:
@@ -249,15 +258,14 @@ class StoredModels:
         return self._bytes(layer).decode("utf-8", "replace")
 
 
-class _BlobHashes(FileHashes):
-    """A blob is named by its hash."""
+class _Unhashed(FileHashes):
+    """Reads nothing: what identifies a stored model is its manifest, and weights are large."""
 
-    def of(self, path: Path, progress: Any = lambda _done: None) -> str:
-        name = path.resolve().name
-        if name.startswith("sha256-"):
-            progress(path.stat().st_size)
-            return name.removeprefix("sha256-")
-        return super().of(path, progress)
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def of(self, path: Path, progress: Callable[[int], None] = lambda _done: None) -> str:
+        return ""
 
 
 def read_params(text: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Transfers:
         self._upstream = read_upstream(proxy)
         self._guard = Guard(allow, deny, proxied=self._upstream is not None)
         self._downloads = Downloads(store.blobs)
-        self._hub_token, self._hub_endpoint = hub_token, hub_endpoint
+        self._hub_token, self.hub_endpoint = hub_token, hub_endpoint
         self._clients: Clients | None = None
         self._hub: Hub | None = None
 
@@ -139,12 +139,12 @@ class Transfers:
         from huggingface_hub import constants
 
         if self._hub is None:
-            guarding.install(self._guard, self.policy, self._hub_endpoint)
+            guarding.install(self._guard, self.policy, self.hub_endpoint)
             self._hub = Hub(
                 self._opened().secure,
                 self.policy,
                 Path(constants.HF_HUB_CACHE),
-                self._hub_endpoint,
+                self.hub_endpoint,
                 self._hub_token,
                 offline=constants.HF_HUB_OFFLINE,
             )

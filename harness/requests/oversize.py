@@ -147,6 +147,7 @@ ELSEWHERE: Mapping[str, str] = {
     "head_bytes": "tests/api/test_connection.py",
     "open_body_bytes": "tests/api/test_body.py",
     "decoded_body_bytes": "tests/api/test_body.py",
+    "blob_bytes": "tests/api/test_manage.py",
 }
 """Rows that are no part of a body, and where they are tested."""
 

@@ -16,6 +16,7 @@ from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.main import build_app
+from app.runtime.transfers import Transfers
 from app.settings.server import read_settings
 from app.store.store import Store
 from harness.fake_model import fake_model
@@ -58,6 +59,7 @@ class Site:
     client: httpx.AsyncClient
     store: Store
     library: Library
+    transfers: Transfers
     loads: list[Model] = field(default_factory=list[Model])
     engines: list[FakeEngine] = field(default_factory=list[FakeEngine])
 
@@ -121,4 +123,4 @@ async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerat
         inner.router.lifespan_context(inner),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
     ):
-        yield Site(client, Store(root), library, loads, engines)
+        yield Site(client, Store(root), library, inner.state.services.transfers, loads, engines)

@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from ollama import AsyncClient, ResponseError
 
 from app.core.model import ModelName
+from app.store.config import parse_serving
+from app.store.manifest import SERVING
 from harness.fake_model import fake_model
 from harness.oci_registry import running_registry
 from tests.api.managed import Site, digest_of, gguf, managed
 from tests.programs import program
 from tests.registry.faulty import Reply, faulty
 from tests.registry.models import model_of
+from tests.registry.stand_in import COMMIT, stand_in
+from tests.unit.catalogue_folders import make_folder
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +179,36 @@ async def test_pulling_a_configured_model_changes_nothing_also_where_pulling_is_
     async with managed(tmp_path, pull=False) as site:
         lines = await site.lines("/api/pull", model="PLAIN")
         assert lines == [{"status": "pulling manifest"}, {"status": "success"}]
+
+
+async def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real huggingface_hub client, from a stand-in: the commit is in the manifest."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", constants.HF_HUB_DISABLE_XET)
+    folder = make_folder(tmp_path / "folder")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    try:
+        with stand_in({"org/tiny": files}) as hub:
+            allowed = {"fetch_allow": [hub.host, "127.0.0.1"]}
+            async with managed(tmp_path, **allowed, registry_allow=["hf.co/org"]) as site:
+                site.transfers.hub_endpoint = hub.endpoint
+                lines = await site.lines("/api/pull", model="hf.co/org/tiny")
+                assert [lines[0]["status"], lines[-1]["status"]] == ["pulling manifest", "success"]
+                assert await site.names() == ["hf.co/org/tiny:latest", "plain:latest"]
+                assert (await site.answer("hf.co/org/tiny")).status_code == 200
+                await site.made(model="mine", **{"from": "hf.co/org/tiny"}, system="Short.")
+                assert (await site.answer("mine")).status_code == 200
+                assert len(site.loads) == 1
+                stored = site.store.manifests.find(ModelName("mine"))
+                assert stored is not None
+                layer = stored.manifest.last(SERVING)
+                assert layer is not None
+                assert parse_serving(site.store.blobs.read(layer.digest, 1 << 20)).revision == COMMIT
+                lines = await site.lines("/api/pull", model="hf.co/org/none")
+                assert lines[-1] == {"error": MISSING}
+                assert (await site.send("/api/pull", model="hf.co/other/tiny")).status_code == 403
+    finally:
+        set_client_factory(default_client_factory)
 
 
 async def test_the_official_client(host: str, tmp_path: Path) -> None:

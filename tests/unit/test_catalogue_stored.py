@@ -1,0 +1,168 @@
+"""From manifests of a store to models, without a server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.catalogue.library import key_of
+from app.catalogue.stored import StoredModels, read_messages, read_params
+from app.core.errors import BadManifest, Forbidden
+from app.core.model import Model, ModelName
+from app.registry.policy import Policy
+from app.runtime.transfers import policy_of
+from app.store import manifest as media
+from app.store.config import Serving
+from app.store.manifest import Layer, Manifest
+from app.store.store import Store
+from harness.fake_model import fake_model
+from tests.api.managed import gguf
+from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder
+
+BASE = fake_model("base", "completion")
+CONFIGURED = {key_of(BASE.name): BASE}
+
+
+class Place:
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "models")
+        self.stored = StoredModels(self.store, root / "cache")
+
+    def layer(self, kind: str, data: bytes, **more: str) -> Layer:
+        return Layer(kind, self.store.blobs.put(data), len(data), **more)
+
+    def put(self, name: str, *layers: Layer) -> None:
+        self.store.manifests.write(ModelName(name), Manifest(None, layers))
+
+    def read(self) -> dict[str, Model]:
+        return {model.name.model: model for model in self.stored.read(CONFIGURED).models}
+
+    def skipped(self) -> dict[str, str]:
+        return dict(self.stored.read(CONFIGURED).skipped)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "capabilities", "context"),
+    [
+        (gguf(), ("completion",), 2048),
+        (gguf(template=QWEN), ("completion", "tools", "thinking"), 2048),
+        (gguf(architecture="bert"), ("embedding",), 2048),
+    ],
+)
+def test_the_header_tells_what_a_model_can_do(
+    place: Place, data: bytes, capabilities: tuple[str, ...], context: int
+) -> None:
+    place.put("m", place.layer(media.MODEL, data))
+    model = place.read()["m"]
+    assert model.facts.capabilities == capabilities
+    assert model.facts.context_length == context
+    assert (model.facts.format, model.facts.quantization) == ("gguf", "F32")
+    assert place.stored.is_lacking(model)
+
+
+def test_models_on_the_same_weights_share_an_engine(place: Place) -> None:
+    weights = place.layer(media.MODEL, gguf())
+    place.put("one", weights)
+    place.put("two", weights, place.layer(media.TEMPLATE, b"{{ .Prompt }}"), place.layer(media.SYSTEM, b"Hi"))
+    place.put("other", place.layer(media.MODEL, gguf(1)))
+    place.put("long", weights, place.layer(media.SERVING, Serving(engine={"max_model_len": 9}).encode()))
+    keys = {name: model.engine_key for name, model in place.read().items()}
+    assert keys["one"] == keys["two"]
+    assert len({keys["one"], keys["other"], keys["long"]}) == 3
+
+
+def test_a_folder_of_blobs_is_one_of_links(place: Place, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", template=QWEN, tokens=QWEN_TOKENS)
+    files = [place.layer(media.FILE, file.read_bytes(), name=file.name) for file in sorted(folder.iterdir())]
+    place.put("m", *files)
+    model = place.read()["m"]
+    assert model.facts.format == "safetensors"
+    assert model.can("tools")
+    found = {file.name: file.read_bytes() for file in model.facts.path.iterdir()}
+    assert found == {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert not place.stored.is_lacking(model)
+    assert place.read()["m"] is model, "what did not change is not read again"
+
+
+def test_a_model_on_a_configured_one(place: Place) -> None:
+    serving = place.layer(media.SERVING, Serving(base="base").encode(), origin="poet:latest")
+    place.put("m", serving, place.layer(media.PARAMS, b'{"seed":7}'))
+    model = place.read()["m"]
+    assert model.engine_key == BASE.engine_key
+    assert model.parent == "poet:latest"
+    assert model.sampling == {"seed": 7}
+    assert model.facts.digest != BASE.facts.digest
+    assert len(model.facts.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ([], "it has no weights"),
+        ([(media.ADAPTER, b"x", "")], "adapters are not served"),
+        ([(media.TENSOR, b"x", "a")], "weights in a blob for each tensor"),
+        ([(media.MODEL, b"GGUF", "")], ""),
+        ([(media.FILE, b"x", "pytorch_model.bin")], "pickled weights are not served"),
+        ([(media.FILE, b"{}", "config.json")], ""),
+        ([(media.FILE, b"{", "config.json"), (media.FILE, b"x", "model.safetensors")], ""),
+        ([(media.SERVING, Serving(base="nosuch").encode(), "")], "it is made from nosuch, which is not"),
+        ([(media.SERVING, Serving(base="m").encode(), "")], "it is made from m, which is not"),
+        ([(media.SERVING, b'{"later":"x"}', "")], "the serving layer has keys"),
+        ([(media.SERVING, b"[", "")], "the serving layer is not JSON"),
+        ([(media.MODEL, gguf(), ""), (media.PARAMS, b"[]", "")], "the parameters are not an object"),
+        ([(media.MODEL, gguf(), ""), (media.MESSAGES, b"{}", "")], "the messages are not a list"),
+    ],
+)
+def test_what_cannot_be_served_is_skipped_and_told(
+    place: Place, layers: list[tuple[str, bytes, str]], reason: str
+) -> None:
+    place.put("good", place.layer(media.MODEL, gguf()))
+    place.put("m", *(place.layer(kind, data, name=name) for kind, data, name in layers))
+    assert list(place.read()) == ["good"]
+    (place_of, told), *others = place.skipped().items()
+    assert (place_of, others) == ("m:latest", [])
+    assert told
+    assert reason in told
+    assert str(place.store.root.parent) not in told
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_parameters_that_are_none(text: str) -> None:
+    with pytest.raises(BadManifest):
+        read_params(text)
+
+
+def test_messages_are_pairs() -> None:
+    text = json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant"}])
+    assert read_messages(text) == (("user", "Hi"), ("assistant", ""))
+    with pytest.raises(BadManifest):
+        read_messages('["x"]')
+
+
+@pytest.mark.parametrize(
+    ("entries", "name", "allowed"),
+    [
+        (["hf.co"], ("Qwen", "hf.co"), True),
+        (["hf.co/Qwen"], ("qwen", "HF.CO"), True),
+        (["hf.co/Qwen"], ("other", "hf.co"), False),
+        (["hf.co/Qwen", "registry.ollama.ai"], ("library", "registry.ollama.ai"), True),
+        (["hf.co"], ("library", "registry.ollama.ai"), False),
+        ([], ("library", "registry.ollama.ai"), False),
+    ],
+)
+def test_entries_name_hosts_and_their_organisations(
+    entries: list[str], name: tuple[str, str], allowed: bool
+) -> None:
+    policy: Policy = policy_of(entries, enabled=True, insecure=False, quota_bytes=0)
+    wanted: Any = ModelName("m", "latest", *name)
+    if allowed:
+        policy.check_pull(wanted)
+    else:
+        with pytest.raises(Forbidden):
+            policy.check_pull(wanted)
