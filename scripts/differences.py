@@ -123,7 +123,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "Reasoning by two names",
-        (*CHAT, *STREAMED_CHAT),
+        ("chat/*", "wrong chat/*", *STREAMED_CHAT),
         ("document.choices[].message.reasoning_content", "stream.shapes.choices[]/delta/reasoning_content"),
         "`reasoning` is Ollama's name, and `reasoning_content` the one that clients of other servers read",
         theirs="absent",
@@ -152,7 +152,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "`stop_reason`",
-        ("*stop*", "completion*/no length"),
+        ("*stop*",),
         ("document.choices[].stop_reason", "stream.shapes.choices[]/stop_reason"),
         "vLLM's own: the text or token that ended the answer; `finish_reason` is `stop` in both",
         ours="absent",
@@ -267,6 +267,14 @@ ROWS: tuple[Row, ...] = (
         "templates see a tool as Ollama makes it; the schema holds whole",
     ),
     Row(
+        "A call that must be made",
+        tuple(
+            f"*/{name}" for name in ("choice required", "choice of one", "*required without*", "one without*")
+        ),
+        ("*.arguments", "*.usage.*_tokens"),
+        "is one of a list of JSON, whatever the model's own format; vLLM's is in the model's format",
+    ),
+    Row(
         "A call that the model would not make",
         ("*/call that it would not make",),
         (
@@ -285,8 +293,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "White space in an answer of a schema",
-        ("*/structured json",),
-        ("*.content", "*.finish_reason", "*.usage.*_tokens"),
+        ("*/structured json", "plain chat/schema", "completion/json", "completion/schema"),
+        ("*.content", "*.text (white space)", "*.finish_reason", "*.usage.*_tokens"),
         "is bounded, so that a model cannot write of it without end",
     ),
     Row(
@@ -448,6 +456,13 @@ ROWS: tuple[Row, ...] = (
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",
     ),
     Row(
+        "`logprobs` of 0 in completions",
+        ("completion/logprobs of 0",),
+        ("document.choices[].logprobs.top_logprobs[].*",),
+        "has no alternatives, as many as were asked for; vLLM tells the token itself as one",
+        ours="absent",
+    ),
+    Row(
         "No prompt",
         tuple(
             f"wrong completion/{name}"
@@ -456,12 +471,6 @@ ROWS: tuple[Row, ...] = (
         ("status",),
         "loads the model, as in Ollama",
         ours="200",
-    ),
-    Row(
-        "No `max_tokens`",
-        ("*completion*/no length",),
-        ("*",),
-        "Ollama has no limit of its own; vLLM's completions end after 16 tokens",
     ),
     # Errors.
     Row(

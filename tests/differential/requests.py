@@ -441,7 +441,6 @@ COMPLETED: dict[str, Fields] = {
     "n of two prompts": {"prompt": [IDS, [513, 307]], "n": 2, "temperature": 0.9, "seed": 3},
     "best_of": {"prompt": IDS, "n": 2, "best_of": 2, "temperature": 0.9, "seed": 3},
     "stop": {"prompt": IDS, "stop": [","], "max_tokens": 40},
-    "no length": {"prompt": IDS, "max_tokens": None, "ignore_eos": False, "stop": ["."]},
     "seed": {"prompt": IDS, "seed": 5},
     "logit_bias": {"prompt": IDS, "logit_bias": {"42": 100}},
     "penalties": {
