@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
+from app.catalogue.preparation import prepare
 from app.core.model import Model, ModelSpec
 from app.engine.vllm.process import forkserver
 from harness.server import models

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from app.catalogue.library import prepare
 from app.catalogue.names import parse_name
+from app.catalogue.preparation import prepare
 from app.core.model import Model, ModelSpec
 from bench.compare import VLLM
 from bench.servers import flags
