@@ -218,7 +218,7 @@ def _anthropic_whole(found: _Event) -> Reply:
     return _anthropic_reply(found["content"], found["stop_reason"], found["usage"])
 
 
-_PIECES = {"text_delta": "text", "thinking_delta": "thinking"}
+_PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
 def _anthropic_streamed(events: list[_Event]) -> Reply:
@@ -236,7 +236,7 @@ def _anthropic_streamed(events: list[_Event]) -> Reply:
                     block["input"] = json.loads(delta["partial_json"])
                 else:
                     name = _PIECES[delta["type"]]
-                    block[name] += delta[name]
+                    block[name] = block.get(name, "") + delta[name]
             case "message_delta":
                 reason = event["delta"]["stop_reason"]
                 usage |= event["usage"]
