@@ -29,6 +29,8 @@ _ENVIRONMENT = {
     "CARAVAN_MAX_LOADED_MODELS": "5" if psutil.virtual_memory().available > ALL_LOADED_BYTES else "2",
     "CARAVAN_PRELOAD": "false",
     "CARAVAN_LOG_FORMAT": "text",
+    "CARAVAN_PULL": "false",  # no test reaches a registry that is not its own
+    "CARAVAN_TOOLS": "net",
 }
 _TINY: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 64 * MIB}
 

@@ -210,7 +210,10 @@ def test_python_errors(python: ollama.Client) -> None:
         400,
     )
     assert python.pull("plain").status == "success"
-    assert error(lambda: python.pull("nosuch")) == ("pull model manifest: file does not exist", 500)
+    assert error(lambda: python.pull("nosuch")) == (
+        "this server does not pull models: pulling and pushing are off",
+        403,
+    )
     text, status = error(lambda: python.delete("plain"))
     assert (status, "404 page not found" in text) == (403, False)
 

@@ -142,7 +142,7 @@ def test_errors(node: Node) -> None:
         ("ResponseError", 'option "top_k" must be of type integer', 400),
         ("ResponseError", "tool:latest does not support image input", 400),
         ("ResponseError", "model 'nosuch:latest' not found", 404),
-        ("ResponseError", "pull model manifest: file does not exist", 500),
+        ("ResponseError", "this server does not pull models: pulling and pushing are off", 403),
     ]
 
 

@@ -1,5 +1,6 @@
 """`caravan serve` from its first line to Ctrl+C: what it says, what it refuses, what it leaves."""
 
+import json
 import os
 import shutil
 import signal
@@ -71,10 +72,15 @@ def test_a_model_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     shutil.copy(build("llama") / "config.json", folder)
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+    torn = tmp_path / "torn"
+    shutil.copytree(build("llama"), torn)
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
     for source, reason in [
         ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
         (str(not_gguf), "gguf"),
         (str(folder), "is not a safetensors file"),
+        (str(torn), "its tensors do not end where the file does"),
     ]:
         line = refusal(caravan("serve", "--port", "0", "--model", f"mine={source}"))
         assert line.startswith("caravan: model 'mine:latest': ")
@@ -90,12 +96,15 @@ def test_a_port_in_use_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    """Loads `tool` at once; `torn` has weights that end too early. The environment is set for vLLM itself."""
+    """Loads `tool` at once; `torn` has weights of other shapes than its configuration says.
+
+    The environment is set for vLLM itself.
+    """
     scratch = tmp_path_factory.mktemp("start")
     torn = scratch / "torn"
     shutil.copytree(build("llama"), torn)
-    weights = torn / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
+    config = json.loads((torn / "config.json").read_text())
+    (torn / "config.json").write_text(json.dumps({**config, "intermediate_size": 3 * config["hidden_size"]}))
     served = [model for model in models() if model["name"] == "tool"]
     served.append({"name": "torn", "source": str(torn), "engine": {"kv_cache_memory_bytes": 64 * MIB}})
     with (
@@ -142,14 +151,12 @@ def test_memory_set_for_vllm_itself_does_not_override_a_model(site: OwnServer) -
     assert worker.memory_info().rss < 1024 * MIB, "the cache is touched when the engine starts"
 
 
-def test_weights_that_end_too_early_fail_the_request_with_the_reason(site: OwnServer) -> None:
+def test_weights_that_do_not_fit_fail_the_request_with_the_reason(site: OwnServer) -> None:
     for _ in range(2):
         answer = site.client.post("/api/generate", json={"model": "torn", "prompt": "Hello"})
         assert answer.status_code == 500
-        assert answer.json()["error"] == (
-            "failed to load model torn:latest: safetensors._safetensors_rust.SafetensorError: "
-            "Error while deserializing header: incomplete metadata, file not fully covered"
-        )
+        reason = answer.json()["error"].removeprefix("failed to load model torn:latest: ")
+        assert "shape" in reason or "size" in reason or "AssertionError" in reason
     assert "the last lines of the engine's own output" in site.log
     assert len(site.engines()) == 2, "of the engine that did not start nothing is left"
     assert site.client.get("/readyz").status_code == 200

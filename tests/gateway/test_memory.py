@@ -82,6 +82,17 @@ def peak(made: Gateway) -> int:
     return int((re.search(r"VmHWM:\s+(\d+) kB", status) or ["", "0"])[1]) * 1024
 
 
+async def served_soon(port: int, body: bytes) -> bool:
+    """Whether a small request is served, at the second attempt at the latest, as `Retry-After` says."""
+    for _ in range(2):
+        answer = await ask(port, body, "/api/generate")
+        if answer == SERVED:
+            return True
+        assert answer == FULL
+        await asyncio.sleep(1)
+    return False
+
+
 async def test_many_large_bodies_leave_it_under_its_limit_and_serving(tmp_path: Path) -> None:
     body = b'{"model": "qwen3", "prompt": "'
     body += b"x" * (BODY - len(body) - 2) + b'"}'
@@ -99,14 +110,14 @@ async def test_many_large_bodies_leave_it_under_its_limit_and_serving(tmp_path: 
                 return_when=asyncio.FIRST_COMPLETED,
                 timeout=WAIT_S,
             )
-        assert await ask(made.port, small, "/api/generate") == SERVED
+        assert await served_soon(made.port, small)
         goes_on.set()
         answers = Counter(await asyncio.gather(*large))
         assert answers.keys() == {FULL, SERVED}
         assert await stream == SERVED
         unfinished = [asyncio.create_task(ask(made.port, body, cut=BODY // 2)) for _ in range(12)]
         for _ in range(20):
-            assert await ask(made.port, small, "/api/generate") == SERVED
+            assert await served_soon(made.port, small)
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)

@@ -92,7 +92,7 @@ def all_evaluated(prometheus: Prometheus) -> list[dict[str, str]]:
 
 
 def ask_everything(client: httpx.Client, url: str) -> None:
-    """Requests that end well, a client's mistake, a refusal, a cancellation, a load and an unload."""
+    """Requests that end well, a client's mistake, refusals, a cancellation, a load and an unload."""
     load(client, "plain")
     load(client, "emb", input="a")
     prompt = {"model": "plain", "prompt": "Tell me a story.", "options": {"num_predict": 8}}
@@ -100,6 +100,8 @@ def ask_everything(client: httpx.Client, url: str) -> None:
     assert client.post("/api/generate", json=prompt | {"model": "nobody"}).status_code == 404
     foreign = {"Origin": "http://elsewhere.example"}
     assert client.post("/api/generate", json=prompt, headers=foreign).status_code == 403
+    private = {"url": "http://127.0.0.1/"}
+    assert client.post("/api/experimental/web_fetch", json=private).status_code == 400
     long = prompt | {"options": {"num_predict": 2048, "temperature": 0}, "stream": True}
     with asking(url, "/api/generate", long) as connection:
         assert connection.recv(64)
