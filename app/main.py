@@ -43,6 +43,7 @@ from app.peers.peers import Peers
 from app.registry.challenge import Login
 from app.registry.progress import Progress
 from app.runtime.creation import Creator
+from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
@@ -61,7 +62,7 @@ from app.tools.setup import open_toolbox
 from app.tools.toolbox import Toolbox
 
 _log = logging.getLogger("caravan")
-_DEFAULT_CONTEXT = 4096
+DEFAULT_CONTEXT = 4096
 API_VERSION = "0.34.4"
 """The release of Ollama whose API is spoken; clients ask for it to see what they may use."""
 
@@ -89,8 +90,10 @@ def build_app(
     telemetry: Telemetry | None = None,
     lifecycle: Lifecycle | None = None,
     toolbox: Toolbox | None = None,
+    ledger: Ledger | None = None,
 ) -> ASGIApp:
-    """The whole server as one ASGI application; `start_engine` is how a model gets its engine.
+    """The whole server as one ASGI application; `start_engine` is how a model gets its engine, and `ledger`
+    the memory that engines share, where it is known.
 
     Raises:
         BadKeys: for key files that cannot be used.
@@ -100,7 +103,7 @@ def build_app(
     lifecycle = lifecycle or Lifecycle()
     url = base_url(settings.host.host, settings.host.port)
     start_engine = _logged(start_engine, url, keyed=keys is not None)
-    manager = _manager(settings, start_engine, telemetry, lifecycle, keyed=keys is not None)
+    manager = _manager(settings, start_engine, telemetry, lifecycle, ledger, keyed=keys is not None)
     served = _services(
         settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry)
     )
@@ -133,6 +136,7 @@ def _manager(
     start_engine: StartEngine,
     telemetry: Telemetry,
     lifecycle: Lifecycle,
+    ledger: Ledger | None,
     *,
     keyed: bool,
 ) -> Manager:
@@ -144,7 +148,9 @@ def _manager(
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         keyed=keyed,
-        default_context=settings.context_length or _DEFAULT_CONTEXT,
+        default_context=settings.context_length or DEFAULT_CONTEXT,
+        ledger=ledger,
+        patience_s=settings.load_patience,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
         on_crash_loop=lifecycle.fail,

@@ -20,9 +20,13 @@ from app.catalogue.library import Library
 from app.core.model import Model
 from app.core.pool import Pool
 from app.engine.base import Engine
+from app.engine.memory.measured import Measured
+from app.engine.memory.memory import GpuMemory, HostMemory
+from app.engine.memory.need import Terms
 from app.engine.vllm.process import environment, forkserver
-from app.main import StartEngine, base_url, build_app
+from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
 from app.prepare import prepare, served
+from app.runtime.ledger import Ledger, Memory, Unlimited
 from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.settings.environment import BadSetting
 from app.settings.otlp import hand_down, read_otlp
@@ -64,8 +68,9 @@ def run(settings: Settings) -> None:
     context = _engine_processes(settings) if served(settings) else None
     library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
-    starter = _starter(settings, library, context, traces=otlp.traces is not None)
-    app = build_app(settings, library, starter, telemetry, lifecycle)
+    ledger = Ledger(_memory(settings, library), settings.max_loaded_models, settings.memory_bytes)
+    starter = _starter(settings, library, context, ledger, traces=otlp.traces is not None)
+    app = build_app(settings, library, starter, telemetry, lifecycle, ledger=ledger)
     listen(app, settings, lifecycle, listener)
     if lifecycle.failure:
         raise GaveUp(lifecycle.failure)
@@ -156,8 +161,33 @@ def _on_cpu() -> bool:
     return True
 
 
+def _memory(settings: Settings, library: Library) -> Memory:
+    """The host's memory, or that of GPUs where their driver tells of any."""
+    terms = Terms(settings.kv_cache_bytes, settings.context_length or DEFAULT_CONTEXT)
+    file = settings.cache_dir / "memory.json"
+    if _on_cpu():
+        return HostMemory(terms, Measured(file, "cpu"))
+    from app.engine.vllm.gpus import Gpus  # it imports vLLM
+
+    try:
+        gpus = Gpus()
+    except Exception as error:  # a driver's library has errors of its own for each thing that is amiss
+        _log.warning("the memory of GPUs is not known, so that no model is unloaded for another: %s", error)
+        return Unlimited()
+
+    def shared() -> bool:
+        return len({each.engine_key for each in library.all() if each.can("completion")}) > 1
+
+    return GpuMemory(terms, Measured(file, gpus.kind), gpus.read, shared)
+
+
 def _starter(
-    settings: Settings, library: Library, context: ForkServerContext | None, *, traces: bool
+    settings: Settings,
+    library: Library,
+    context: ForkServerContext | None,
+    ledger: Ledger,
+    *,
+    traces: bool,
 ) -> StartEngine:
     """How a model gets its engine. vLLM takes seconds to import, so that happens beside the event loop."""
 
@@ -176,6 +206,7 @@ def _starter(
             traces=traces,
             limits=settings.limits,
             pool=pool,
+            placement=ledger.placement(model),
         )
         return await engine.VllmEngine.load(await library.materialized(model), defaults)
 

@@ -60,9 +60,14 @@ def settings_tables() -> str:
 def _settings_table() -> str:
     rows = (
         (_variables(name, field), _code(_default(name, field)), field.description or "")
-        for name, field in Settings.model_fields.items()
+        for name, field in sorted(Settings.model_fields.items(), key=_is_inherited)
     )
     return _table(("variable", "default", "meaning"), rows)
+
+
+def _is_inherited(item: tuple[str, object]) -> bool:
+    """Sorts what the server itself is set by first, then what engines are."""
+    return item[0] not in vars(Settings)["__annotations__"]
 
 
 def _models_table() -> str:

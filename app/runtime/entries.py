@@ -3,8 +3,8 @@
 It is told what happened, and says what is to be done, which others do.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -15,7 +15,9 @@ from app.core.model import Model, ModelName
 from app.engine.base import Engine
 from app.runtime import policy
 from app.runtime.entry import Entry, LoadedModel, State
+from app.runtime.ledger import Ledger, Unlimited
 from app.runtime.queue import BUSY, Turns
+from app.runtime.residency import Impossible, MakeRoom, Place, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,29 @@ class Drop:
     entry: Entry
 
 
-Step: TypeAlias = Load | Close | Evict | Drop
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Let entries in use go once those who use them have ended: another has waited for long enough."""
+
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Fail an entry that finds no room even alone."""
+
+    entry: Entry
+    reason: str
+
+
+Step: TypeAlias = Load | Close | Evict | Drop | Leave | Refuse
 
 
 class Entries:
     """At most one entry for each engine; `queue` are those to load, `doomed` those to close.
+
+    An entry that has been blocked by engines in use for `patience_s` gets its turn: these leave, and until
+    then nothing else is loaded.
 
     `waiting` are the requests that wait for a load, `users` those that hold an engine or wait for one. The
     other fields are those of `Manager`.
@@ -65,15 +85,19 @@ class Entries:
         max_queue_tokens: int,
         keyed: bool,
         default_context: int,
+        ledger: Ledger | None = None,
+        patience_s: float = math.inf,
     ) -> None:
         self._keep_alive_s = keep_alive_s
-        self._max_loaded = max_loaded
+        self.ledger = ledger or Ledger(Unlimited(), max_loaded)
+        self._patience_s = patience_s
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
         self._keyed = keyed
         self._default_context = default_context
         self._by_key: dict[str, Entry] = {}
         self._queue: deque[Entry] = deque()
         self._doomed: list[Entry] = []
+        self._leaving: list[Entry] = []
         self.waiting = self.users = 0
 
     # What there is.
@@ -84,7 +108,7 @@ class Entries:
 
     def within(self, *states: State) -> list[Entry]:
         """The entries in one of these states."""
-        return [entry for entry in self._by_key.values() if entry.state in states]
+        return [entry for entry in (*self._by_key.values(), *self._leaving) if entry.state in states]
 
     def rows(self, now: float, wall: datetime) -> list[LoadedModel]:
         """What is loaded, the one that stays longest first."""
@@ -96,7 +120,8 @@ class Entries:
 
     def loaded(self) -> list[tuple[Entry, Engine]]:
         """What is loaded, in no order. May be read from any thread."""
-        return [(each, each.engine) for each in list(self._by_key.values()) if each.engine is not None]
+        entries = [*list(self._by_key.values()), *list(self._leaving)]
+        return [(each, each.engine) for each in entries if each.engine is not None]
 
     def context_length(self, engine: Engine, num_ctx: int | None) -> int:
         """The context of a request that asked for `num_ctx`."""
@@ -164,9 +189,19 @@ class Entries:
         entry.state = State.READY
         entry.settled.set()
 
-    def retire(self, entry: Entry) -> None:
-        """Take a ready entry away; its engine is to be closed."""
+    def let_go(self, entry: Entry) -> None:
+        """Take a ready entry away from those who come: its engine ends with its last user."""
         self._remove(entry)
+        entry.state = State.LEAVING
+        self._leaving.append(entry)
+
+    def retire(self, entry: Entry) -> None:
+        """Take a ready or leaving entry away; its engine is to be closed."""
+        if entry.state is State.LEAVING:
+            self._leaving.remove(entry)
+            entry.state = State.GONE
+        else:
+            self._remove(entry)
         entry.turns.close()
         self._doomed.append(entry)
 
@@ -180,22 +215,50 @@ class Entries:
 
     # What is next.
 
-    def next_step(self) -> Step | None:
-        """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
+    def next_step(self, now: float = 0.0) -> Step | None:
+        """What is to be done at this clock value; None: nothing before something ends, or `next_look_s`.
+
+        1. What is doomed is closed.
+        2. The first in the queue for which there is room is loaded, or room is made for it.
+        3. What has been blocked for too long gets its turn before all that came later.
+        """
         if self._doomed:
             doomed, self._doomed = self._doomed, []
             return Close(doomed)
-        if not self._queue:
-            return None
-        entry = self._queue[0]
-        victims = policy.victims(_snapshots(self.within(State.READY)), self._max_loaded)
-        if victims == []:
-            self._queue.popleft()
-            entry.state = State.LOADING
-            return Load(entry)
-        if not entry.users:
-            return Drop(entry)
-        return None if victims is None else Evict([self._by_key[key] for key in victims])
+        going = {entry.key for entry in self._leaving}
+        loaded = [entry.snapshot() for entry in self.within(State.READY, State.LEAVING)]
+        for entry in self._queue:
+            if entry.key in going:  # Its engine of before has to be gone first.
+                continue
+            match self.ledger.decide(entry.model, loaded):
+                case Place():
+                    self._queue.remove(entry)
+                    entry.state = State.LOADING
+                    return Load(entry)
+                case Impossible(reason):
+                    return Refuse(entry, reason)
+                case _ if not entry.users:
+                    return Drop(entry)
+                case MakeRoom(keys):
+                    return Evict([self._by_key[key] for key in keys])
+                case Wait(keys):
+                    if not self._is_late(entry, now):
+                        continue
+                    in_use = [each for each in self.within(State.READY) if each.key in keys and each.users]
+                    return Leave(in_use) if in_use else None
+        return None
+
+    def _is_late(self, entry: Entry, now: float) -> bool:
+        """Whether a blocked entry has waited for long enough."""
+        if entry.blocked_since is None:
+            entry.blocked_since = now
+        return now - entry.blocked_since >= self._patience_s
+
+    def next_look_s(self, now: float) -> float | None:
+        """After how long a blocked entry has waited for long enough; None where none will have."""
+        since = [entry.blocked_since for entry in self._queue if entry.blocked_since is not None]
+        left_s = min(since, default=math.inf) + self._patience_s - now
+        return max(0.0, left_s) if math.isfinite(left_s) and left_s > 0 else None
 
     def _remove(self, entry: Entry) -> None:
         entry.stop_timer()
@@ -205,7 +268,3 @@ class Entries:
     def _whose(self, model: Model) -> ModelName | None:
         """Under what an entry's keep-alive by this model is kept."""
         return model.name if self._keyed else None
-
-
-def _snapshots(entries: Iterable[Entry]) -> list[policy.Loaded]:
-    return [entry.snapshot() for entry in entries]

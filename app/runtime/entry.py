@@ -44,12 +44,15 @@ class LoadedModel:
 
 
 class State(Enum):
-    """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet."""
+    """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet.
+    `LEAVING`: its engine answers those that it has, takes nobody more and is closed then.
+    """
 
     BACKING_OFF = auto()
     QUEUED = auto()
     LOADING = auto()
     READY = auto()
+    LEAVING = auto()
     GONE = auto()
 
 
@@ -59,6 +62,7 @@ class Entry:
 
     `kept` entries are loaded even if no request waits for them, and again after a failure. `claims` are the
     keep-alives by the model that they were asked for, or that of all under None; the longest holds.
+    `blocked_since` is when it was first found that it has to wait for engines in use.
     """
 
     model: Model
@@ -72,6 +76,7 @@ class Entry:
     error: LoadFailed | Overloaded = field(default_factory=LoadFailed)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle_since: float | None = None
+    blocked_since: float | None = None
     leaves: UnloadReason = "idle"
     turns: Turns = field(default_factory=partial(Turns, 0))
     timer: asyncio.TimerHandle | None = None

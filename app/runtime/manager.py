@@ -17,17 +17,20 @@ load, which rests for its back-off before it is queued; requests may wait for it
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from app.core.context import ANYBODY, Caller
+from app.core.device import Device
 from app.core.errors import Draining, EngineDied
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime.entries import Entries
 from app.runtime.entry import Entry, Lease, LoadedModel, State
+from app.runtime.ledger import Ledger
 from app.runtime.loader import Loader
 from app.runtime.observer import NullObserver, Observer
 from app.runtime.recovery import Down, Recovery
@@ -40,7 +43,9 @@ class Manager:
     """Loads engines on demand and unloads them when they are not wanted (docs/reference 17).
 
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
-    cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `max_loaded` 0 is no limit. At
+    cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `ledger` has the devices' memory;
+    without one at most `max_loaded` engines are loaded (0: any number). A model that finds no room beside
+    engines in use waits for them, and after `patience_s` these take no new requests until it is loaded. At
     most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
     Requests for a loaded engine wait for its `Turns` (`max_queue_tokens` bounds their prompts), for no other
     model. Where callers are `keyed`, some places of an engine are for keys that have none, and a keep-alive
@@ -61,6 +66,8 @@ class Manager:
         max_queue_tokens: int = 0,
         keyed: bool = False,
         default_context: int = 4096,
+        ledger: Ledger | None = None,
+        patience_s: float = math.inf,
         observer: Observer | None = None,
         recovery: Recovery | None = None,
         on_crash_loop: Callable[[str], None] | None = None,
@@ -73,6 +80,8 @@ class Manager:
             max_queue_tokens=max_queue_tokens,
             keyed=keyed,
             default_context=default_context,
+            ledger=ledger,
+            patience_s=patience_s,
         )
         self.default_context = default_context
         self._clock = clock
@@ -128,6 +137,13 @@ class Manager:
             (entry.model, engine.metrics()["waiting"] + entry.turns.waiting)
             for entry, engine in self._entries.loaded()
         ]
+
+    def memory(self) -> list[tuple[Device, int]]:
+        """Each device whose memory is known, and the bytes of it that engines have or were promised.
+
+        May be read from any thread.
+        """
+        return self._entries.ledger.rows()
 
     @asynccontextmanager
     async def lease(
@@ -206,4 +222,6 @@ class Manager:
             self._upkeep.drop(entry)
         elif entry.state is State.READY:
             self._upkeep.begin_idle(entry)
+        elif entry.state is State.LEAVING:
+            self._upkeep.left(entry)
         self._upkeep.pump()

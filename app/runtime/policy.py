@@ -138,21 +138,6 @@ def displaced(waiting: Mapping[FlowKey, int], newcomer: FlowKey) -> FlowKey | No
     return most
 
 
-def victims(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:
-    """The idle engines to unload so that one more may be loaded; None if too few are idle now.
-
-    Shortest keep-alive first, then least recently used (docs/reference 17). `max_loaded` 0 is no limit.
-    """
-    engines = list(loaded)
-    excess = len(engines) + 1 - max_loaded if max_loaded else 0
-    if excess <= 0:
-        return []
-    idle = [(each.keep_alive_s, each.idle_since or 0.0, each.key) for each in engines if not each.users]
-    if len(idle) < excess:
-        return None
-    return [key for *_, key in sorted(idle)[:excess]]
-
-
 def failures_in_a_row(before: int, ran_s: float, window_s: float) -> int:
     """Failures of an engine up to and with this one; running for `window_s` makes up for all before it.
 

@@ -10,7 +10,7 @@ from app.core.errors import Draining, LoadFailed, Overloaded
 from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.runtime import policy
-from app.runtime.entries import Close, Drop, Entries, Evict, Load
+from app.runtime.entries import Close, Drop, Entries, Evict, Leave, Load, Refuse
 from app.runtime.entry import Entry, State, close_engines
 from app.runtime.loader import Loader
 from app.runtime.observer import Observer, UnloadReason
@@ -40,6 +40,7 @@ class Upkeep:
         self._hopeless = on_crash_loop
         self._clock = clock
         self._worker: asyncio.Task[None] | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def close(self) -> None:
@@ -49,7 +50,7 @@ class Upkeep:
             self._entries.discard(entry, Draining())
         self._loader.stop()
         while True:
-            for entry in self._entries.within(State.READY):
+            for entry in self._entries.within(State.READY, State.LEAVING):
                 self._retire(entry, "shutdown")
             self.pump()
             if self._worker is None:
@@ -73,8 +74,12 @@ class Upkeep:
         elif (delay_s := policy.next_look_s(loaded, now)) is not None:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self.check_idle, entry)
 
+    def left(self, entry: Entry) -> None:
+        """The last request of a leaving entry has ended."""
+        self._retire(entry, "evicted")
+
     def _retire(self, entry: Entry, reason: UnloadReason) -> None:
-        """Take a ready entry away; the worker closes its engine."""
+        """Take a ready or leaving entry away; the worker closes its engine."""
         if entry.watcher is not None:
             entry.watcher.cancel()
         self._entries.retire(entry)
@@ -87,13 +92,15 @@ class Upkeep:
 
     async def _watch(self, entry: Entry, engine: Engine) -> None:
         await engine.wait_dead()
-        if entry.state is not State.READY:
+        if entry.state not in (State.READY, State.LEAVING):
             return
+        was_leaving = entry.state is State.LEAVING
         _log.error("the engine of %s died", entry.model.name)
         entry.watcher = None  # It is this task.
         self._observer.died(entry.model)
         self._retire(entry, "died")
-        self._recover(entry, "restarting", "its engine keeps dying")
+        if not was_leaving:
+            self._recover(entry, "restarting", "its engine keeps dying")
         self.pump()
 
     # Models that stay loaded: after a death, or at start.
@@ -126,10 +133,21 @@ class Upkeep:
 
     def pump(self) -> None:
         """Set the worker going if there is a move to make. Called after every change that may allow one."""
-        if self._worker is None and (move := self._next_move()) is not None:
+        if self._worker is not None:
+            return
+        if (move := self._next_move()) is not None:
             self._worker = supervise(
                 "engine moves", partial(self._work, move), restart_s=None, on_death=self._hopeless
             )
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Be back when a blocked entry has waited for long enough."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        if (delay_s := self._entries.next_look_s(self._clock())) is not None and not self._closed:
+            self._look = asyncio.get_running_loop().call_later(delay_s, self.pump)
 
     async def _work(self, move: _Move | None) -> None:
         try:
@@ -138,21 +156,37 @@ class Upkeep:
                 move = self._next_move()
         finally:
             self._worker = None
+            self._look_again()
 
     def _next_move(self) -> _Move | None:
         """What the worker is to do next."""
-        while (step := self._entries.next_step()) is not None:
+        while (step := self._entries.next_step(self._clock())) is not None:
             match step:
                 case Load(entry):
                     return partial(self._load, entry)
                 case Close(doomed):
-                    return partial(close_engines, doomed)
+                    return partial(self._close, doomed)
                 case Drop(entry):
                     self.drop(entry)
                 case Evict(victims):
                     for entry in victims:
                         self._retire(entry, "evicted")
+                case Leave(in_use):
+                    for entry in in_use:
+                        _log.info("%s is to be unloaded: another model waits", entry.model.name)
+                        entry.stop_timer()
+                        self._entries.let_go(entry)
+                case Refuse(entry, reason):
+                    self._not_loaded(entry, LoadFailed(f"model {entry.model.name} is too large: {reason}"))
         return None
+
+    async def _close(self, doomed: list[Entry]) -> None:
+        ledger = self._entries.ledger
+        awaited = ledger.awaited(entry.model for entry in doomed)
+        await close_engines(doomed)
+        for entry in doomed:
+            ledger.gone(entry.model)
+        await ledger.settle(awaited)
 
     async def _load(self, entry: Entry) -> None:
         begun = self._clock()
@@ -174,6 +208,7 @@ class Upkeep:
     def _not_loaded(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         _log.error("could not load %s: %s", entry.model.name, error)
         self._observer.load_failed(entry.model)
+        self._entries.ledger.gone(entry.model)
         self._entries.discard(entry, error)
         if entry.kept and isinstance(error, LoadFailed):
             self._recover(entry, "failed to load", str(error))
@@ -181,6 +216,7 @@ class Upkeep:
     def _now_loaded(self, entry: Entry, engine: Engine) -> None:
         entry.watcher = supervise("engine end", partial(self._watch, entry, engine))
         self._entries.ready(entry, engine)
+        self._entries.ledger.loaded(entry.model, engine.memory_bytes)
         self._recovery.loaded(entry.model)
         if not entry.users:
             self.begin_idle(entry)

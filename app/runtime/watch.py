@@ -23,6 +23,7 @@ def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: L
     metrics.watch(instruments.READY, partial(_ready, library, manager))
     metrics.watch(instruments.QUEUE_DEPTH, partial(_queued, manager))
     metrics.watch(instruments.TASK_FAILURES, _task_failures)
+    metrics.watch(instruments.DEVICE_MEMORY, partial(_memory, manager))
 
 
 def _names(library: Library) -> list[str]:
@@ -38,6 +39,12 @@ def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:
     yield manager.waiting, {instruments.STAGE: "load"}
     for model, waiting in manager.queued():
         yield waiting, {instruments.STAGE: "engine", instruments.MODEL: str(model.name)}
+
+
+def _memory(manager: Manager) -> Iterator[tuple[float, Attributes]]:
+    for device, promised in manager.memory():
+        for state, count in (("total", device.total), ("free", device.free), ("promised", promised)):
+            yield count, {instruments.DEVICE: str(device.index), instruments.STATE: state}
 
 
 def _task_failures() -> Iterator[tuple[float, Attributes]]:

@@ -23,10 +23,10 @@ from pydantic_settings import (
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
 from app.core.limits import InputLimits
+from app.settings.engines import EngineSettings, as_ollama
 from app.settings.environment import BadSetting, trimmed
 from app.settings.models import ModelConfig
 from app.settings.values import (
@@ -52,19 +52,13 @@ from app.telemetry.logs import LogFormat
 CONFIG_VARIABLE = "CARAVAN_CONFIG"
 
 
-def _ollama(name: str) -> AliasChoices:
-    return AliasChoices(f"CARAVAN_{name}", f"OLLAMA_{name}")
-
-
-class Settings(BaseSettings):
+class Settings(EngineSettings):
     """All settings. Precedence: command line, environment, configuration file, default."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="CARAVAN_", env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
-    )
-
     host: Annotated[Address, BeforeValidator(read_address), NoDecode] = Field(
-        default=Address(), validation_alias=_ollama("HOST"), description="Address to listen on, `host:port`."
+        default=Address(),
+        validation_alias=as_ollama("HOST"),
+        description="Address to listen on, `host:port`.",
     )
     models: Annotated[list[ModelConfig], BeforeValidator(read_json), NoDecode] = Field(
         default_factory=list[ModelConfig],
@@ -117,36 +111,19 @@ class Settings(BaseSettings):
     )
     keep_alive: Seconds = Field(
         default=300.0,
-        validation_alias=_ollama("KEEP_ALIVE"),
+        validation_alias=as_ollama("KEEP_ALIVE"),
         description="Idle time before a model is unloaded: a duration or seconds; negative is forever.",
-    )
-    load_timeout: Limit = Field(
-        default=300.0,
-        validation_alias=_ollama("LOAD_TIMEOUT"),
-        description="Longest time a model may take to load; 0 or less is no limit.",
     )
     context_length: int = Field(
         default=0,
         ge=0,
-        validation_alias=_ollama("CONTEXT_LENGTH"),
+        validation_alias=as_ollama("CONTEXT_LENGTH"),
         description="Default num_ctx; 0 means 4096, or the model's own length if that is shorter.",
-    )
-    num_parallel: int = Field(
-        default=0,
-        ge=0,
-        validation_alias=_ollama("NUM_PARALLEL"),
-        description="Requests a model works on at once; 0 leaves it to vLLM.",
-    )
-    max_loaded_models: int = Field(
-        default=0,
-        ge=0,
-        validation_alias=_ollama("MAX_LOADED_MODELS"),
-        description="Engines that may be loaded at once; 0 is no limit.",
     )
     max_queue: int = Field(
         default=512,
         ge=0,
-        validation_alias=_ollama("MAX_QUEUE"),
+        validation_alias=as_ollama("MAX_QUEUE"),
         description="Requests that may wait for a model, to load or to be free, before new ones get 503.",
     )
     max_queue_tokens: int = Field(
@@ -160,7 +137,7 @@ class Settings(BaseSettings):
     )
     origins: OriginList = Field(
         default_factory=list[str],
-        validation_alias=_ollama("ORIGINS"),
+        validation_alias=as_ollama("ORIGINS"),
         description="Browser origins allowed besides localhost, comma-separated.",
     )
     keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
@@ -172,7 +149,7 @@ class Settings(BaseSettings):
         description="Paths that need no API key: `none`, or any of `/`, `/api/version`, `/metrics`.",
     )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
-        default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."
+        default=False, validation_alias=as_ollama("DEBUG"), description="Log more, vLLM's own log included."
     )
     log_format: LogFormat = Field(
         default="auto",
@@ -297,20 +274,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Shortest time that a stopping server stays there to say that it is not ready.",
     )
-    engine_hang_timeout: Limit = Field(
-        default=60.0,
-        description="An engine that shows no progress for so long is taken for hung and restarted; 0: never.",
-    )
-    crash_limit: int = Field(
-        default=5,
-        ge=0,
-        description="Deaths and failed loads in a row after which the server exits with status 1; 0: never.",
-    )
-    crash_window: Seconds = Field(
-        default=300.0,
-        gt=0,
-        description="An engine that ran for so long makes up for the deaths and failed loads before it.",
-    )
     tool_calls_done_reason: Literal["tool_calls", "stop"] = Field(
         default="tool_calls", description="done_reason after a tool call; Ollama itself says `stop`."
     )
@@ -320,12 +283,6 @@ class Settings(BaseSettings):
     repeat_text: bool = Field(
         default=False,
         description="Whether the last line of a stream has the whole text once more; Ollama's has none.",
-    )
-    kv_cache_bytes: int = Field(
-        default=1 << 30, ge=1 << 20, description="Key-value cache of each model on CPU, in bytes."
-    )
-    stream_interval: int = Field(
-        default=1, ge=1, description="Tokens per streamed line; more means less work per token."
     )
 
     @classmethod

@@ -16,6 +16,8 @@ OUTCOME = "outcome"
 STAGE = "stage"
 TOOL = "gen_ai.tool.name"
 TASK = "task"
+DEVICE = "device"
+STATE = "state"
 
 Kind: TypeAlias = Literal["counter", "histogram", "gauge"]
 
@@ -192,6 +194,15 @@ TASK_FAILURES = Instrument(
     watched=True,
 )
 
+DEVICE_MEMORY = Instrument(
+    "caravan.device.memory",
+    "gauge",
+    "By",
+    "Memory of each device (of the host on a CPU): `total` that engines may have, `free`, and `promised` to "
+    "those that are loaded.",
+    (DEVICE, STATE),
+)
+
 TOOL_CALLS = Instrument(
     "caravan.tool.calls",
     "counter",
@@ -243,6 +254,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     STORE_FAILURES,
     PEER_FAILURES,
     TASK_FAILURES,
+    DEVICE_MEMORY,
     TOOL_CALLS,
     TOOL_DURATION,
     TOOL_RECEIVED,

@@ -209,8 +209,8 @@ class BookedEntries(Entries):
         self._books.ready(entry)
         super().ready(entry, engine)
 
-    def next_step(self) -> Step | None:
-        step = super().next_step()
+    def next_step(self, now: float = 0.0) -> Step | None:
+        step = super().next_step(now)
         if isinstance(step, Load):
             self._books.starts(step.entry)
         return step

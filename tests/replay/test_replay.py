@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
-from app.runtime import policy
-from app.runtime.policy import Loaded
+from app.core.device import Need
+from app.runtime import ledger, residency
+from app.runtime.residency import Decision
 from tests.replay.history import replay
 
 SEEDS, CHUNK = 2_500, 250
@@ -56,12 +57,12 @@ def test_a_seed_has_the_same_history_in_another_process() -> None:
 
 
 def test_a_fault_is_found_and_told_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = policy.victims
+    true = residency.decide
 
-    def one_too_few(loaded: Iterable[Loaded], max_loaded: int) -> list[str] | None:
-        return true(loaded, max_loaded and max_loaded + 1)
+    def one_too_many(need: Need, devices: Any, residents: Any, max_loaded: int) -> Decision:
+        return true(need, devices, residents, max_loaded and max_loaded + 1)
 
-    monkeypatch.setattr(policy, "victims", one_too_few)
+    monkeypatch.setattr(ledger, "decide", one_too_many)
     told = next(told for told in map(replay, range(50)) if told.faults)
     assert "too many engines are alive" in told.faults
     assert str(told).startswith(f"seed {told.plan.seed}\n")

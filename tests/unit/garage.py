@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease, LoadedModel
+from app.runtime.ledger import Ledger
 from app.runtime.manager import Manager
 from app.runtime.observer import Recorder
 from app.runtime.recovery import Recovery
@@ -105,6 +106,8 @@ async def managed(
     slots: int = 0,
     crash_limit: int = 5,
     crash_window_s: float = 300,
+    ledger: Ledger | None = None,
+    patience_s: float = math.inf,
 ) -> AsyncGenerator[tuple[Manager, Garage], None]:
     """A manager and its engines; nothing may be left of them at the end."""
     garage = Garage(slots)
@@ -116,6 +119,8 @@ async def managed(
         max_queue=max_queue,
         keyed=keyed,
         default_context=default_context,
+        ledger=ledger,
+        patience_s=patience_s,
         observer=garage.observed,
         recovery=Recovery(limit=crash_limit, window_s=crash_window_s, clock=now, chance=lambda: 0.5),
         on_crash_loop=garage.hopeless.append,

@@ -4,8 +4,6 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.runtime.policy import (
     Loaded,
@@ -15,7 +13,6 @@ from app.runtime.policy import (
     expires_at,
     failures_in_a_row,
     restart_delay_s,
-    victims,
 )
 
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
@@ -67,48 +64,6 @@ def test_expires_at_is_a_time_of_day(loaded: Loaded, seconds: float) -> None:
 @pytest.mark.parametrize("keep_alive_s", [math.inf, 1e300])
 def test_for_ever_is_292_years(keep_alive_s: float) -> None:
     assert expires_at(idle("a", keep_alive_s=keep_alive_s), 0, NOON).year == 2317
-
-
-@pytest.mark.parametrize(
-    ("loaded", "max_loaded", "chosen"),
-    [
-        ([], 1, []),
-        ([busy("a"), busy("b")], 0, []),
-        ([busy("a")], 2, []),
-        ([busy("a")], 1, None),
-        ([idle("a"), busy("b")], 2, ["a"]),
-        ([idle("a", since=9), idle("b", since=3)], 2, ["b"]),
-        ([idle("a", keep_alive_s=math.inf), idle("b", since=9)], 2, ["b"]),
-        ([idle("a", since=1), idle("b", keep_alive_s=60, since=9)], 2, ["b"]),
-        ([idle("a"), idle("b"), idle("c", keep_alive_s=1)], 2, ["c", "a"]),
-        ([idle("a"), busy("b"), busy("c")], 2, None),
-    ],
-)
-def test_victims(loaded: list[Loaded], max_loaded: int, chosen: list[str] | None) -> None:
-    assert victims(loaded, max_loaded) == chosen
-
-
-engines = st.lists(
-    st.builds(
-        Loaded,
-        key=st.uuids().map(str),
-        users=st.integers(0, 1),
-        keep_alive_s=st.sampled_from([0, 60.0, 300.0, math.inf]),
-        idle_since=st.floats(0, 1e6),
-    ),
-    max_size=6,
-)
-
-
-@given(engines, st.integers(1, 6))
-def test_victims_make_just_enough_room_and_are_idle(loaded: list[Loaded], max_loaded: int) -> None:
-    chosen = victims(loaded, max_loaded)
-    keys = {each.key for each in loaded if not each.users}
-    if chosen is None:
-        assert len(loaded) - len(keys) >= max_loaded
-    else:
-        assert set(chosen) <= keys
-        assert len(chosen) == max(0, len(loaded) + 1 - max_loaded)
 
 
 @pytest.mark.parametrize(

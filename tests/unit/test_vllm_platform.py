@@ -14,6 +14,7 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
 from vllm.v1.metrics.stats import IterationStats, RequestStateStats
 
+from app.core.device import Placement
 from app.core.errors import LoadFailed
 from app.core.events import Delta
 from app.engine.vllm.config import EngineDefaults, engine_args
@@ -80,6 +81,24 @@ def test_on_a_gpu_the_context_is_what_finds_room() -> None:
 def test_elsewhere_the_context_is_the_model_s() -> None:
     assert engine_args(M, EngineDefaults()).max_model_len is None
     assert engine_args(EMBEDDER, EngineDefaults()).max_model_len is None
+
+
+@pytest.mark.usefixtures("h100")
+def test_an_engine_takes_of_a_gpu_what_it_was_given() -> None:
+    """vLLM would take 0.92 of it, and refuse to start where another engine has some."""
+    given = EngineDefaults(placement=Placement((0,), 20 << 30, 80 << 30))
+    args = engine_args(M, given)
+    assert (args.gpu_memory_utilization, args.device_ids) == (0.25, None)
+    wide = engine_args(M, EngineDefaults(placement=Placement((2, 3), 74 << 30, 80 << 30)))
+    assert (wide.gpu_memory_utilization, wide.device_ids) == (0.925, [2, 3])
+    own = replace(M, spec=replace(M.spec, engine={"gpu_memory_utilization": 0.5, "device_ids": [1]}))
+    args = engine_args(own, given)
+    assert (args.gpu_memory_utilization, args.device_ids) == (0.5, [1])
+
+
+def test_on_a_cpu_a_placement_changes_nothing() -> None:
+    placed = engine_args(M, EngineDefaults(placement=Placement((0,), 20 << 30, 80 << 30)))
+    assert placed == engine_args(M, EngineDefaults())
 
 
 @pytest.fixture

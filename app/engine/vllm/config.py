@@ -11,6 +11,7 @@ from vllm.platforms import current_platform
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
+from app.core.device import Placement
 from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
 from app.core.model import Model
@@ -30,7 +31,7 @@ class EngineDefaults:
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
     0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
     `traces` has vLLM make a span of each request that ends. `limits` are those of the inputs of a request,
-    which are made into prompts in `pool`.
+    which are made into prompts in `pool`. `placement` is where the engine goes, which counts on GPUs.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -40,6 +41,7 @@ class EngineDefaults:
     traces: bool = False
     limits: InputLimits = field(default_factory=InputLimits)
     pool: Pool = field(default_factory=Pool)
+    placement: Placement | None = None
 
 
 def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
@@ -75,6 +77,8 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
     elif not embedding:
         # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
         chosen["max_model_len"] = AS_FITS
+    if defaults.placement is not None and not current_platform.is_cpu():
+        chosen |= _placed(defaults.placement)
     given = dict(model.spec.engine)
     if current_platform.is_cpu() and given.get("dtype") == "auto":
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
@@ -86,6 +90,14 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
         return AsyncEngineArgs(**chosen)
     except TypeError as error:
         raise LoadFailed(f"engine arguments of {model.name}: {error}") from error
+
+
+def _placed(placement: Placement) -> dict[str, Any]:
+    """vLLM takes a share of all of a device, and refuses to start where less than that is free."""
+    chosen: dict[str, Any] = {"gpu_memory_utilization": math.floor(placement.share * 1e4) / 1e4}
+    if placement.devices != tuple(range(len(placement.devices))):
+        chosen["device_ids"] = list(placement.devices)
+    return chosen
 
 
 def windowed(args: AsyncEngineArgs) -> bool:

@@ -1,0 +1,115 @@
+"""What a model's engine will take of a device, predicted from what its files and arguments say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.device import GIB, Need
+from app.core.model import Model
+
+_HOST_OVERHEAD = GIB // 2
+"""Core and worker beside weights and cache: 400 to 600 MB measured with small models on a CPU."""
+_GPU_OVERHEAD = 5 * GIB // 2
+"""CUDA context, workspaces, graphs and activations on each GPU."""
+_EMBEDDING_OVERHEAD = 3 * GIB // 2
+_SLACK = 1.05
+"""Weights in memory beside those in files: padding, and buffers that are no parameters."""
+_WIDTHS = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+_WHOLE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_CONTEXTS = 64
+"""Sequences of the default context for which an engine on a GPU that it shares has room in its cache."""
+_FEWEST = 4
+"""Of the same, at least: below it a model is not worth its place."""
+_EMBEDDING_CACHE = 64 << 20
+_UTILIZATION = 0.92
+"""vLLM's own share of a GPU that it has alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the operator has set for all engines."""
+
+    kv_cache_bytes: int
+    default_context: int
+
+
+def need_on_host(model: Model, terms: Terms, measured: int | None = None) -> Need:
+    """Bytes of host memory. `measured` is what its engine took before, without a cache not yet used."""
+    engine = model.spec.engine
+    embedding = "embedding" in model.facts.capabilities
+    cache = _number(engine, "kv_cache_memory_bytes") or (
+        _EMBEDDING_CACHE if embedding else terms.kv_cache_bytes
+    )
+    weights = int(weights_bytes(model, "float32" if embedding else "bfloat16") * _SLACK)
+    overhead = _HOST_OVERHEAD * _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
+    if measured:
+        return Need(max(weights + cache, measured), max(weights + cache, measured), bare=measured)
+    return Need(weights + cache + overhead, weights + cache + overhead, bare=weights + overhead)
+
+
+def need_on_gpu(
+    model: Model, terms: Terms, total: int, measured: int | None = None, *, shared: bool = False
+) -> Need:
+    """Bytes on each GPU of `total` bytes, which a model has alone unless it is `shared` with others that
+    generate. What an operator gives in engine arguments holds as it is."""
+    engine = model.spec.engine
+    ranks = _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
+    only = _device_ids(engine)
+    share = engine.get("gpu_memory_utilization")
+    if isinstance(share, int | float) and not isinstance(share, bool):
+        given = int(total * share)
+        return Need(given, given, ranks, only)
+    embedding = "embedding" in model.facts.capabilities
+    weights = int(weights_bytes(model, "auto") * _SLACK) // _ranks(engine)
+    if embedding:
+        least = max(weights + _EMBEDDING_OVERHEAD, measured or 0)
+        return Need(least, least, ranks, only)
+    fixed = weights + _GPU_OVERHEAD
+    each = cache_bytes_per_token(model.facts.info) * terms.default_context // _ranks(engine)
+    cache = _number(engine, "kv_cache_memory_bytes")
+    least = fixed + (cache or _FEWEST * each)
+    most = max(least, fixed + (cache or _CONTEXTS * each)) if shared or cache else int(total * _UTILIZATION)
+    return Need(least, max(least, most), ranks, only)
+
+
+def weights_bytes(model: Model, dtype: str) -> int:
+    """Bytes of a model's weights in memory, all ranks together; `dtype` is what they are loaded as if the
+    operator has not chosen."""
+    facts = model.facts
+    width = _WHOLE.get(facts.quantization)
+    if facts.format == "gguf":
+        width = 2  # a GGUF file is served as the 16-bit weights that are made of it
+    elif width is None:
+        return facts.size_bytes
+    if model.spec.engine.get("quantization"):
+        return facts.parameter_count * min(width, 1)
+    chosen = str(model.spec.engine.get("dtype") or dtype)
+    return facts.parameter_count * _WIDTHS.get(dtype if chosen == "auto" else chosen, width)
+
+
+def cache_bytes_per_token(info: Mapping[str, Any]) -> int:
+    """Keys and values of one token in 16 bits, by the numbers of `/api/show`; 0 where they are not told."""
+    family = info.get("general.architecture", "")
+
+    def number(name: str) -> int:
+        value = info.get(f"{family}.{name}")
+        return value if isinstance(value, int) else 0
+
+    heads = number("attention.head_count")
+    width = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
+    return 2 * 2 * number("block_count") * (number("attention.head_count_kv") or heads) * width
+
+
+def _ranks(engine: Mapping[str, Any]) -> int:
+    """Devices that have one copy of the weights among them."""
+    return (_number(engine, "tensor_parallel_size") or 1) * (_number(engine, "pipeline_parallel_size") or 1)
+
+
+def _device_ids(engine: Mapping[str, Any]) -> tuple[int, ...]:
+    given = engine.get("device_ids")
+    return tuple(each for each in given if isinstance(each, int)) if isinstance(given, list | tuple) else ()
+
+
+def _number(engine: Mapping[str, Any], name: str) -> int:
+    value = engine.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,237 @@
+"""What devices there are, and what is predicted and kept of models' needs."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from app.core.device import GIB, Device, Need
+from app.core.model import Capability, Model
+from app.engine.memory.host import read_host
+from app.engine.memory.measured import Measured
+from app.engine.memory.memory import GpuMemory, HostMemory
+from app.engine.memory.need import Terms, cache_bytes_per_token, need_on_gpu, need_on_host, weights_bytes
+from app.engine.vllm.gpus import Gpus
+from harness.fake_model import fake_model
+
+MIB = 1 << 20
+TERMS = Terms(kv_cache_bytes=GIB, default_context=4096)
+
+LLAMA_8B = {
+    "general.architecture": "llama",
+    "llama.block_count": 32,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+    "llama.embedding_length": 4096,
+}
+
+
+def model(
+    parameters: int = 8_030_000_000,
+    kind: str = "BF16",
+    capability: Capability = "completion",
+    *,
+    file_format: str = "safetensors",
+    size: int = 16 * GIB,
+    **engine: Any,
+) -> Model:
+    made = fake_model("m", capability)
+    facts = replace(
+        made.facts,
+        parameter_count=parameters,
+        quantization=kind,
+        format=file_format,
+        size_bytes=size,
+        info=LLAMA_8B,
+    )
+    return replace(made, facts=facts, spec=replace(made.spec, engine=engine))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dtype", "width"),
+    [
+        (model(1000), "bfloat16", 2),
+        (model(1000, "F32"), "bfloat16", 2),
+        (model(1000, "F32"), "auto", 4),
+        (model(1000, "F32", dtype="bfloat16"), "auto", 2),
+        (model(1000, dtype="float32"), "bfloat16", 4),
+        (model(1000, dtype="auto"), "bfloat16", 2),
+        (model(1000, "Q4_K_M", file_format="gguf", size=600), "auto", 2),
+        (model(1000, quantization="fp8"), "auto", 1),
+        (model(1000, "AWQ", size=600), "auto", 0.6),
+    ],
+)
+def test_weights_take_what_they_are_loaded_as(wanted: Model, dtype: str, width: float) -> None:
+    assert weights_bytes(wanted, dtype) == 1000 * width
+
+
+def test_a_token_of_llama_8b_takes_128_kib_of_cache() -> None:
+    assert cache_bytes_per_token(LLAMA_8B) == 128 * 1024
+    assert cache_bytes_per_token({}) == 0
+
+
+def test_on_the_host_the_cache_counts_and_what_was_measured_does() -> None:
+    small = model(100 * MIB)
+    weights = int(200 * MIB * 1.05)
+    predicted, known = weights + GIB + GIB // 2, weights + GIB
+    assert need_on_host(small, TERMS) == Need(predicted, predicted, bare=weights + GIB // 2)
+    assert need_on_host(small, TERMS, 700 * MIB) == Need(known, known, bare=700 * MIB)
+    assert need_on_host(small, TERMS, 3 * GIB).least == 3 * GIB
+    given = model(100 * MIB, kv_cache_memory_bytes=64 * MIB, tensor_parallel_size=2)
+    assert need_on_host(given, TERMS).least == weights + 64 * MIB + GIB
+    assert need_on_host(model(100 * MIB, capability="embedding"), TERMS).least < GIB + GIB // 8
+
+
+def test_a_model_alone_on_a_gpu_has_nearly_all_of_it_and_one_of_several_what_it_can_use() -> None:
+    total = 80 * GIB
+    alone = need_on_gpu(model(), TERMS, total)
+    assert (alone.count, alone.most) == (1, int(total * 0.92))
+    assert 19 * GIB < alone.least < 21 * GIB  # 15.7 of weights, 2.5 around them and four contexts of 0.5
+    shared = need_on_gpu(model(), TERMS, total, shared=True)
+    assert shared.least == alone.least
+    assert shared.most == alone.least + 60 * 4096 * 128 * 1024
+
+
+def test_what_an_operator_gives_holds() -> None:
+    total = 80 * GIB
+    assert need_on_gpu(model(gpu_memory_utilization=0.45, device_ids=[1]), TERMS, total) == Need(
+        int(total * 0.45), int(total * 0.45), 1, (1,)
+    )
+    cache = need_on_gpu(model(kv_cache_memory_bytes=GIB), TERMS, total)
+    assert cache.least == cache.most
+    wide = need_on_gpu(model(tensor_parallel_size=4, data_parallel_size=2), TERMS, total)
+    assert wide.count == 8
+    assert wide.least < 8 * GIB
+    tiny = need_on_gpu(model(137_000_000, capability="embedding"), TERMS, total)
+    assert tiny.least == tiny.most < 2 * GIB
+    assert need_on_gpu(model(1, capability="embedding"), TERMS, total, 5 * GIB).least == 5 * GIB
+
+
+def test_a_chat_model_leaves_room_for_an_embedder_only_where_several_are_served() -> None:
+    read = [Device(0, 24 * GIB, 24 * GIB)]
+    memory = GpuMemory(TERMS, Measured(Path("/nowhere/m.json"), "x"), lambda: read, lambda: True)
+    assert memory.devices() == read
+    assert memory.need(model(3_000_000_000)).most < 60 * GIB
+    assert memory.settles_s == 60
+
+
+# What was measured.
+
+
+def test_what_was_measured_is_there_after_a_restart_and_for_its_own_kind_alone(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "memory.json"
+    host = HostMemory(TERMS, Measured(file, "cpu"))
+    wanted = model(100 * MIB)
+    host.measured(wanted, 3 * GIB)
+    assert HostMemory(TERMS, Measured(file, "cpu")).need(wanted).least == 3 * GIB
+    assert Measured(file, "H200").get(wanted.engine_key) is None
+    assert [each.name for each in file.parent.iterdir()] == ["memory.json"]
+
+
+def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(json.dumps({f"cpu/{number}": number for number in range(1000)}))
+    Measured(tmp_path / "m.json", "cpu").put("new", 1)
+    again = Measured(tmp_path / "m.json", "cpu")
+    assert again.get("new") == 1
+    assert again.get("0") is None
+    assert again.get("1") == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"cpu/a": "x"}', '{"cpu/a": -1}', '{"cpu/a": true}'])
+def test_a_broken_file_is_as_good_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "m.json").write_text(content)
+    measured = Measured(tmp_path / "m.json", "cpu")
+    assert measured.get("a") is None
+    measured.put("a", 5)
+    assert Measured(tmp_path / "m.json", "cpu").get("a") == 5
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    Measured(tmp_path / "m.json", "cpu").put("a", 5)
+
+
+# Devices.
+
+
+def test_the_host_is_a_device_of_which_some_is_left_to_others(tmp_path: Path) -> None:
+    host = psutil.virtual_memory()
+    device = read_host(tmp_path)
+    assert device.index == 0
+    assert device.total == host.total - GIB // 2
+    assert 0 <= device.free <= device.total
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_container_counts(tmp_path: Path, version: int) -> None:
+    folder = tmp_path if version == 2 else tmp_path / "memory"
+    folder.mkdir(exist_ok=True)
+    limit, used, cache = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    (folder / limit).write_text(f"{GIB}\n")
+    (folder / used).write_text(f"{600 * MIB}\n")
+    (folder / "memory.stat").write_text(f"anon {400 * MIB}\n{cache} {200 * MIB}\n")
+    assert read_host(tmp_path) == Device(0, GIB // 2, GIB // 2 - 400 * MIB)
+
+
+@pytest.mark.parametrize("limit", ["max\n", f"{1 << 62}\n", ""])
+def test_a_container_without_a_limit_has_the_host(tmp_path: Path, limit: str) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("1\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 1\n")
+    assert read_host(tmp_path).total == psutil.virtual_memory().total - GIB // 2
+
+
+class Nvml:
+    """NVIDIA's library as this code calls it, over a list of devices."""
+
+    names = ("GPU-a", "GPU-b", "GPU-c")
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> int:
+        return self.names.index(name)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(total=100 + handle, free=50 + handle)
+
+    def nvmlDeviceGetName(self, handle: int) -> bytes:
+        return b"NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("visible", "totals"),
+    [
+        ("2,0", [102, 100]),
+        ("GPU-c, GPU-a", [102, 100]),
+        ("1,-1,0", [101]),
+        ("1,7,0", [101]),
+        ("", []),
+    ],
+)
+def test_an_index_is_the_place_among_the_visible_devices(visible: str, totals: list[int]) -> None:
+    found = Gpus(Nvml(), visible).read()
+    assert [device.total for device in found] == totals
+    assert [device.index for device in found] == list(range(len(totals)))
+
+
+def test_all_devices_are_visible_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus = Gpus(Nvml())
+    assert gpus.read()[1] == Device(1, 101, 51)
+    assert gpus.kind == "NVIDIA H200"
