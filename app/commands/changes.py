@@ -87,7 +87,7 @@ def _create(server: Server, body: Mapping[str, Any], display: Display) -> None:
 
 def _chosen(models: Collection[Stored], names: Collection[str]) -> list[Stored]:
     if not names:
-        return list(models)
+        return sorted(models, key=lambda stored: str(stored.name).lower())
     found = {_key(stored.name): stored for stored in models}
     wanted: list[Stored] = []
     for name in names:

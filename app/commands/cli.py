@@ -23,8 +23,8 @@ Host = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="The server, [http[s]://]HOST[:PORT][/PATH]; CARAVAN_HOST or OLLAMA_HOST where it is left out, "
-        "else this machine.",
+        help="The server, such as https://caravan.example or 10.0.0.5:11434; CARAVAN_HOST or OLLAMA_HOST "
+        "where it is left out, else this machine.",
     ),
 ]
 Key = Annotated[
@@ -123,7 +123,7 @@ def import_folder(
         Path, typer.Argument(metavar="DIR", show_default=False, help="Such as ~/.ollama/models.")
     ],
     only: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", show_default=False, help="By default all.")
+        list[str] | None, typer.Argument(metavar="MODEL...", show_default=False, help="By default all.")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace models of the same names on the server.")

@@ -68,19 +68,18 @@ def _sources(commands: Iterable[Command], folder: Path) -> tuple[dict[str, Any],
         if field is None:
             continue
         path = _path(command.value, folder)
-        if not _is_there(path):
-            if field != "files" or _is_path(command.value):
-                raise _at(command.line, f"there is no file or folder {one_line(str(path))}")
+        if _is_there(path):
+            found = _found(command, path)
+            if twice := sorted(found.keys() & files.get(field, {}).keys()):
+                raise _at(command.line, f"there are two files of the name {twice[0]}")
+            files.setdefault(field, {}).update(found)
+        elif field == "files" and not _is_path(command.value):
             body["from"] = command.value
-            continue
-        found = _found(command, path)
-        if twice := sorted(found.keys() & files.get(field, {}).keys()):
-            raise _at(command.line, f"there are two files of the name {one_line(twice[0])}")
-        files.setdefault(field, {}).update(found)
+        else:
+            raise _at(command.line, f"there is no file or folder {path}")
+        # A server would leave the files out in silence.
         if "from" in body and "files" in files:
-            raise _at(command.line, f"FROM names files, and the model {one_line(body['from'])} too")
-    if "from" in body and "files" in files:
-        raise CommandFailed(f"FROM names files, and the model {one_line(body['from'])} too")
+            raise _at(command.line, f"FROM names files, and the model {body['from']} too")
     return body, files
 
 
