@@ -66,10 +66,7 @@ class Folder:
         files = self._files(manifest)
         body: dict[str, Any] = {"files": {name: layer.digest for name, layer in files.items()}}
         needed = list(files.values())
-        if adapters := manifest.all(media.ADAPTER):
-            needed += adapters
-            body["adapters"] = {f"adapter-{at}.gguf": each.digest for at, each in enumerate(adapters)}
-        elif adapters := manifest.all(media.ADAPTER_FILE):
+        if adapters := manifest.all(media.ADAPTER_FILE):
             needed += adapters
             body["adapters"] = {each.name: each.digest for each in adapters}
         body |= self._texts(manifest)
@@ -85,6 +82,8 @@ class Folder:
             raise NotAdoptable("it runs at another server, of which this is only the name")
         if manifest.all(media.TENSOR):
             raise NotAdoptable(_FORMAT)
+        if manifest.all(media.ADAPTER):
+            raise NotAdoptable("its adapter is in GGUF, and vLLM takes those of PEFT")
         if manifest.all(media.DRAFT):
             raise NotAdoptable("it has a draft model beside it, which a server does not take")
         if manifest.builds and not manifest.layers:
@@ -97,7 +96,9 @@ class Folder:
                 raise NotAdoptable(
                     f"its weights are at the hub: pull hf.co/{serving.repository} on the server"
                 )
-            raise NotAdoptable("it belongs to the configuration of another server")
+            if serving.base:
+                raise NotAdoptable(f"it is built on {serving.base}, which another server's configuration has")
+            raise NotAdoptable("it has engine arguments or parsers, which no request carries")
 
     def _files(self, manifest: Manifest) -> dict[str, Layer]:
         """The weights by the names of their files."""

@@ -15,7 +15,6 @@ from app.store.manifest import is_local
 
 _WEIGHTS = (
     "model*.safetensors",
-    "adapter*.safetensors",
     "consolidated*.safetensors",
     "*.safetensors",
     "*.gguf",
@@ -28,16 +27,17 @@ _TEMPLATES = "additional_chat_templates"
 _MAGIC = b"GGUF"
 
 
-def find_files(path: Path) -> dict[str, Path]:
+def find_files(path: Path, *, is_adapter: bool = False) -> dict[str, Path]:
     """The files of a model or adapter at `path`, a file or a folder, by their names for a server.
 
-    Of a folder these are its weights and the small files beside them.
+    Of a model's folder these are its weights and the small files beside them, of an adapter's the two of PEFT.
 
     Raises:
         BadFile: for a folder without weights, and for names that a server does not take.
     """
+    of_folder = _of_adapter if is_adapter else _of_folder
     try:
-        files = _of_folder(path) if path.is_dir() else {_name(path): path}
+        files = of_folder(path) if path.is_dir() else {_name(path): path}
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {_told(error)}") from error
     for name in files:
@@ -85,6 +85,14 @@ def _of_folder(path: Path) -> dict[str, Path]:
             found = _matching(path / folder, pattern)
             files |= {f"{folder}/{name}": file for name, file in found.items()}
     return files
+
+
+def _of_adapter(path: Path) -> dict[str, Path]:
+    """What a training leaves beside them, such as the base's tokenizer, is no part of an adapter."""
+    weights = _matching(path, "adapter*.safetensors")
+    if not weights:
+        raise BadFile(f"{path} has no adapter*.safetensors in it, as PEFT writes it")
+    return weights | _matching(path, "adapter_config.json")
 
 
 def _matching(folder: Path, pattern: str) -> dict[str, Path]:

@@ -109,7 +109,7 @@ def _parameters(commands: Iterable[Command]) -> dict[str, Any]:
 
 def _found(command: Command, path: Path) -> dict[str, Path]:
     try:
-        return find_files(path)
+        return find_files(path, is_adapter=command.name == "adapter")
     except CommandFailed as error:
         raise _at(command.line, str(error)) from error
 

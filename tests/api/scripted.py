@@ -1,41 +1,47 @@
-"""A server that gives each connection the same bytes, for answers that no server of ours gives."""
+"""A server that answers with bytes of the test's, for answers that no server of ours gives."""
 
 import re
 import socket
+import ssl
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Answer: TypeAlias = bytes | Callable[[bytes], bytes]
+"""The same for each request, or by its first bytes."""
+
+_KEPT_BYTES = 64 << 10
 
 
 @dataclass
 class Scripted:
-    """`requests` are those that came, with their bodies where these have a length."""
+    """`requests` are the beginnings of those that came."""
 
     port: int
     requests: list[bytes] = field(default_factory=list[bytes])
 
 
 @contextmanager
-def scripted(answer: bytes, *, hold: bool = False) -> Generator[Scripted]:
-    """Answer each request with `answer` and close, or `hold` the connection open until the end."""
+def scripted(answer: Answer, *, hold: bool = False, tls: ssl.SSLContext | None = None) -> Generator[Scripted]:
+    """Answer each connection's request and close it, or `hold` it open until the end."""
     held: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stub = Scripted(listener.getsockname()[1])
 
         def serve() -> None:
             while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                request = _request(connection)
-                if not request:
-                    connection.close()
-                    return
-                stub.requests.append(request)
+                connection, _ = listener.accept()
                 with suppress(OSError):
-                    connection.sendall(answer)
+                    if tls is not None:
+                        connection = tls.wrap_socket(connection, server_side=True)
+                    request = _request(connection)
+                    if request == _END:
+                        connection.close()
+                        return
+                    stub.requests.append(request)
+                    connection.sendall(answer if isinstance(answer, bytes) else answer(request))
                 if hold:
                     held.append(connection)
                 else:
@@ -46,23 +52,36 @@ def scripted(answer: bytes, *, hold: bool = False) -> Generator[Scripted]:
         try:
             yield stub
         finally:
-            # Closing a listener does not wake who waits at it: a connection that sends nothing does.
-            socket.create_connection(("127.0.0.1", stub.port)).close()
+            # Closing a listener does not wake who waits at it.
+            last = socket.create_connection(("127.0.0.1", stub.port))
+            if tls is not None:
+                anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+                last = anyone.wrap_socket(last)
+            last.sendall(_END)
             thread.join()
+            last.close()
             for connection in held:
                 connection.close()
 
 
+_END = b"END / HTTP/1.1\r\n\r\n"
+
+
 def _request(connection: socket.socket) -> bytes:
     """A whole request: closing with some of it unread would reset the connection."""
-    data, most = b"", -1
-    while most < 0 or len(data) < most:
-        piece = connection.recv(65536)
+    data, left = b"", -1
+    while left:
+        piece = connection.recv(1 << 20)
         if not piece:
             break
-        data += piece
-        head, end, _ = data.partition(b"\r\n\r\n")
+        if len(data) < _KEPT_BYTES:
+            data += piece
+        if left >= 0:
+            left -= len(piece)
+            continue
+        head, end, body = data.partition(b"\r\n\r\n")
         if end:
             found = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
-            most = len(head) + len(end) + (int(found[1]) if found else 0)
+            left = (int(found[1]) if found else 0) - len(body)
     return data

@@ -291,6 +291,9 @@ def test_what_cannot_be_adopted_is_told_and_stops_nothing(
     ollama.put("cloudy", remote_host="https://ollama.com", remote_model="big")
     ollama.put("tensors", ollama.layer(media.TENSOR, b"x", name="a"))
     ollama.put("drafted", weights, ollama.layer(media.DRAFT, gguf(26)))
+    ollama.put("adapted", weights, ollama.layer(media.ADAPTER, gguf(30)))
+    ollama.put("built", ollama.layer(media.SERVING, Serving(base="mine").encode()))
+    ollama.put("tuned", weights, ollama.layer(media.SERVING, Serving(engine={"dtype": "float32"}).encode()))
     ollama.put("empty", ollama.layer(media.SYSTEM, b"x"))
     ollama.put("gone", gone)
     ollama.put("cut", cut)
@@ -314,6 +317,9 @@ def test_what_cannot_be_adopted_is_told_and_stops_nothing(
         "cloudy:latest": "it runs at another server, of which this is only the name",
         "tensors:latest": TENSORS,
         "drafted:latest": "it has a draft model beside it, which a server does not take",
+        "adapted:latest": "its adapter is in GGUF, and vLLM takes those of PEFT",
+        "built:latest": "it is built on mine, which another server's configuration has",
+        "tuned:latest": "it has engine arguments or parsers, which no request carries",
         "empty:latest": "it has no weights",
         "gone:latest": f"its blob {gone.digest[:19]} is missing",
         "cut:latest": f"its blob {cut.digest[:19]} has 10 of its {cut.size} bytes",
@@ -361,8 +367,12 @@ def test_a_key_is_asked_for_and_held_to_its_scopes(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"keys": [record]}))
     (tmp_path / "w.gguf").write_bytes(gguf())
     (tmp_path / "Modelfile").write_text("FROM w.gguf")
-    dirs = {"models_dir": tmp_path / "models", "cache_dir": tmp_path / "cache"}
-    with fake_site(fake_model("plain", "completion"), keys_file=file, **dirs) as site:
+    with fake_site(
+        fake_model("plain", "completion"),
+        keys_file=file,
+        models_dir=tmp_path / "models",
+        cache_dir=tmp_path / "cache",
+    ) as site:
         create = "create", "m", "-f", str(tmp_path / "Modelfile")
         for command in (("models",), ("rm", "plain"), ("pull", "plain"), create):
             result = caravan(site, *command)

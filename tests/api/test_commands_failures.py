@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
 from harness.ports import free_port
 from tests.api.scripted import scripted
+from tests.egress.site import certificate, serves_with
 
 WAIT_S = 60
 HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
@@ -163,6 +164,35 @@ def test_a_proxy_of_the_environment_is_not_for_this_machine(monkeypatch: pytest.
         assert caravan(stub.port, "models").exit_code == 0
 
 
+def test_the_systems_certificates_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = certificate(tmp_path, "localhost")
+    with scripted(answer(b'{"models":[]}'), tls=serves_with(made)) as stub:
+        address = f"https://localhost:{stub.port}"
+        result = CliRunner().invoke(_app, ["models", "--host", address])
+        reason = "its certificate is not trusted: self-signed certificate"
+        assert reason_of(result) == f"the server at {address} cannot be reached: {reason}"
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.with_suffix(".crt")))
+        assert CliRunner().invoke(_app, ["models", "--host", address]).exit_code == 0
+
+
+def test_a_blob_that_is_refused_before_it_has_come(tmp_path: Path) -> None:
+    def answers(request: bytes) -> bytes:
+        if request.startswith(b"HEAD"):
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        return answer(b'{"error":"the blob is too large"}', "413 Payload Too Large")
+
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text("FROM w.gguf")
+    (tmp_path / "w.gguf").write_bytes(b"GGUF" + bytes(1 << 20))
+    with scripted(answers) as stub:
+        assert reason_of(caravan(stub.port, "create", "m", "-f", str(modelfile))) == "the blob is too large"
+    assert [request.partition(b" HTTP")[0].partition(b" ")[0] for request in stub.requests] == [
+        b"HEAD",
+        b"HEAD",
+        b"POST",
+    ]
+
+
 # As a process
 
 
@@ -209,17 +239,8 @@ def test_how_the_program_ends(arguments: tuple[str, ...], code: int, told: str) 
     assert not ended.stdout or code == 0
 
 
-HEAVY = {
-    "fastapi",
-    "starlette",
-    "uvicorn",
-    "pydantic",
-    "torch",
-    "transformers",
-    "vllm",
-    "opentelemetry",
-    "numpy",
-}
+HEAVY = {"fastapi", "starlette", "uvicorn", "pydantic_settings", "torch", "transformers", "vllm", "numpy"}
+"""Of what the server needs. pydantic itself is imported by typer."""
 
 
 def test_a_command_starts_without_the_server(tmp_path: Path) -> None:
@@ -245,6 +266,35 @@ def test_a_command_starts_without_the_server(tmp_path: Path) -> None:
                 module for module in ours if module.startswith(("app.api", "app.engine", "app.runtime"))
             }
             assert "app.settings.server" not in ours
+
+
+def test_a_large_file_is_sent_in_pieces(tmp_path: Path) -> None:
+    def answers(request: bytes) -> bytes:
+        if request.startswith(b"HEAD"):
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        return answer(SUCCESS if b"/api/create" in request else b"", "201 Created")
+
+    size = 300 << 20
+    (tmp_path / "Modelfile").write_text("FROM w.gguf")
+    with (tmp_path / "w.gguf").open("wb") as file:
+        file.write(b"GGUF")
+        file.truncate(size)
+    program = (
+        "import resource, sys\nfrom app.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
+    )
+    with scripted(answers) as stub:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "create", "m", "-f", str(tmp_path / "Modelfile")],
+            env=environment(stub.port),
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=True,
+        )
+    uploads = [request for request in stub.requests if request.startswith(b"POST /api/blobs/")]
+    assert [f"content-length: {size}".encode() in request.lower() for request in uploads] == [True]
+    assert int(ended.stdout) < 200, "MiB"
 
 
 def test_an_interrupted_pull_says_that_it_goes_on() -> None:

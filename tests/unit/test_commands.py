@@ -232,6 +232,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora/adapter_model.safetensors").write_bytes(b"x")
     (tmp_path / "lora/adapter_config.json").write_text("{}")
+    (tmp_path / "lora/tokenizer.json").write_text("{}")
     (tmp_path / "draft.gguf").write_bytes(b"GGUF")
     found = recipe("FROM weights/m.gguf\nADAPTER ./lora\nDRAFT draft.gguf", tmp_path)
     assert found.body == {}
@@ -261,6 +262,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
         ("FROM x\nADAPTER lora", "(line 2): there is no file or folder"),
         ("FROM x\nADAPTER " + "a" * 5000, "(line 2): there is no file or folder"),
         ("FROM empty", "(line 1): "),
+        ("FROM x\nADAPTER empty", "(line 2): "),
         ("FROM x\nFROM a/w.gguf", "(line 2): FROM names files, and the model x too"),
         ("FROM a/w.gguf\nFROM x", "(line 2): FROM names files, and the model x too"),
         ("FROM a/w.gguf\nFROM b/w.gguf", "(line 2): there are two files of the name w.gguf"),
@@ -305,10 +307,6 @@ def folder_of(path: Path, *names: str) -> Path:
             {"model-1-of-2.safetensors", "model-2-of-2.safetensors", "a.json"},
         ),
         (("model.safetensors", "pytorch_model.bin", "onnx/config.json"), {"model.safetensors"}),
-        (
-            ("adapter_model.safetensors", "adapter_config.json"),
-            {"adapter_model.safetensors", "adapter_config.json"},
-        ),
         (("w.gguf",), {"w.gguf"}),
         (
             ("model.safetensors", "additional_chat_templates/tool_use.jinja"),
