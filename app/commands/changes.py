@@ -1,6 +1,6 @@
 """Commands that make models on a server: of a Modelfile, and of a folder that Ollama wrote."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
@@ -15,6 +15,9 @@ from app.commands.server import Server
 from app.core.errors import InvalidRequest
 from app.core.model import ModelName
 from app.store.manifests import Stored
+
+_HEX = slice(len("sha256:"), len("sha256:") + 12)
+"""What is shown of a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ def create(server: Server, name: str, recipe: Recipe, quantize: str, display: Di
         server.check_takes_blobs()
     for field, files in recipe.files.items():
         body[field] = sent(server, files, display)
-    _create(server, body, display)
+    for event in server.events("/api/create", body):
+        display.event(event)
 
 
 def adopt(
@@ -75,14 +79,10 @@ def _adopt(server: Server, folder: Folder, stored: Stored, display: Display) -> 
     adoption = folder.adoption(stored)
     display.line(str(stored.name))
     for digest, path in adoption.blobs.items():
-        send(server, digest, path, display)
-    _create(server, {"model": str(stored.name), **adoption.body}, display)
+        send(server, digest, path, f"uploading {digest[_HEX]}", display)
+    for _ in server.events("/api/create", {"model": str(stored.name), **adoption.body}):
+        pass
     return adoption.note
-
-
-def _create(server: Server, body: Mapping[str, Any], display: Display) -> None:
-    for event in server.events("/api/create", body):
-        display.event(event)
 
 
 def _chosen(models: Collection[Stored], names: Collection[str]) -> list[Stored]:

@@ -30,7 +30,7 @@ _MAGIC = b"GGUF"
 def find_files(path: Path, *, is_adapter: bool = False) -> dict[str, Path]:
     """The files of a model or adapter at `path`, a file or a folder, by their names for a server.
 
-    Of a model's folder these are its weights and the small files beside them, of an adapter's the two of PEFT.
+    Of a model's folder these are its weights and the small files beside them, of an adapter's PEFT's two.
 
     Raises:
         BadFile: for a folder without weights, and for names that a server does not take.
@@ -50,11 +50,11 @@ def sent(server: Server, files: Mapping[str, Path], display: Display) -> dict[st
     """The digests of files by their names. What the server lacks of them is uploaded."""
     digests = {name: _digest(path, display) for name, path in files.items()}
     for name, path in files.items():
-        send(server, digests[name], path, display)
+        send(server, digests[name], path, f"uploading {path.name}", display)
     return digests
 
 
-def send(server: Server, digest: str, path: Path, display: Display) -> None:
+def send(server: Server, digest: str, path: Path, label: str, display: Display) -> None:
     """Upload one file in pieces, unless the server has it.
 
     Raises:
@@ -65,7 +65,7 @@ def send(server: Server, digest: str, path: Path, display: Display) -> None:
     try:
         with path.open("rb", buffering=0) as stream:
             size = _size(stream.fileno())
-            with display.transfer(f"uploading {path.name}", size) as tell:
+            with display.transfer(label, size) as tell:
                 server.upload(digest, size, _pieces(stream.fileno(), path, size, tell))
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {_told(error)}") from error

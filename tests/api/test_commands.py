@@ -264,7 +264,9 @@ def test_a_folder_of_ollama_is_adopted(site: FakeSite, ollama: OllamaFolder, tmp
         ["mine/poet:1b", "adopted"],
         ["old:latest", "adopted"],
     ]
-    assert result.stderr.count("uploading") == 1, "weights that two models share go once"
+    size = f"({len(gguf(21))} B)"
+    shown_lines = ["mine/poet:1b", f"uploading {weights.digest[7:19]} {size}", "old:latest"]
+    assert result.stderr.splitlines() == shown_lines, "weights that two models share go once"
     found = shown(site, "mine/poet:1b")
     assert (found["system"], found["license"]) == ("You rhyme.", "MIT\nApache")
     assert found["template"] == "{{ .System }} {{ .Prompt }}"
