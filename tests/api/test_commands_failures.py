@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -318,35 +319,53 @@ def test_an_interrupted_pull_says_that_it_goes_on() -> None:
     assert "Traceback" not in errors
 
 
-def test_a_terminal_has_a_bar_for_each_layer() -> None:
-    second = PULLED.replace(b"aa", b"bb").partition(b"\n")[2]
+def on_terminal(port: int, *arguments: str) -> str:
+    """What a command that ends well leaves on a terminal, from its first line as it is drawn last."""
     terminal, inner = pty.openpty()
-    with scripted(answer(PULLED + second + SUCCESS)) as stub:
-        running = subprocess.Popen(
-            command_of("pull", "m"),
-            env={**environment(stub.port), "TERM": "xterm", "COLUMNS": "120"},
-            stderr=inner,
-            stdout=subprocess.PIPE,
-        )
-        os.close(inner)
-        output, _ = running.communicate(timeout=WAIT_S)
+    running = subprocess.Popen(
+        command_of(*arguments),
+        env={**environment(port), "TERM": "xterm", "COLUMNS": "120"},
+        stderr=inner,
+        stdout=subprocess.PIPE,
+    )
+    os.close(inner)
+    output, _ = running.communicate(timeout=WAIT_S)
     shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
+    with suppress(OSError):  # the other end is closed
+        while piece := os.read(terminal, 65536):
+            shown += piece
     os.close(terminal)
     assert (running.returncode, output) == (0, b"")
-    last = shown.decode()[shown.decode().rindex("pulling manifest") :]
+    return shown.decode()
+
+
+def test_a_terminal_has_a_bar_for_each_layer() -> None:
+    second = PULLED.replace(b"aa", b"bb").partition(b"\n")[2]
+    with scripted(answer(PULLED + second + SUCCESS)) as stub:
+        shown = on_terminal(stub.port, "pull", "m")
+    last = shown[shown.rindex("pulling manifest") :]
     for layer in ("pulling aaaaaaaaaaaa", "pulling bbbbbbbbbbbb"):
         [line] = [line for line in last.splitlines() if layer in line]
         assert "100%" in line
         assert "4.0/4.0 MB" in line
     assert "success" in last
+
+
+def test_a_terminal_has_a_bar_for_each_file(tmp_path: Path) -> None:
+    def answers(request: bytes) -> bytes:
+        if request.startswith(b"HEAD"):
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        lines = b'{"status":"parsing [bold]GGUF"}\n' + SUCCESS
+        return answer(lines if b"/api/create" in request else b"", "201 Created")
+
+    (tmp_path / "Modelfile").write_text("FROM w.gguf")
+    (tmp_path / "w.gguf").write_bytes(b"GGUF" + bytes(2_000_000))
+    with scripted(answers) as stub:
+        shown = on_terminal(stub.port, "create", "m", "-f", str(tmp_path / "Modelfile"))
+    last = shown[shown.rindex("hashing w.gguf") :]
+    for label in ("hashing w.gguf", "uploading w.gguf"):
+        assert any(label in line and "2.0/2.0 MB" in line for line in last.splitlines())
+    assert "parsing [bold]GGUF" in last, "what a server says is no markup"
 
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
