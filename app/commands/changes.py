@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from app.catalogue.names import parse_name
 from app.commands.adoption import Folder, NotAdoptable
-from app.commands.failure import BadFile, CommandFailed, Refused
+from app.commands.failure import BadFile, CommandFailed, Refused, one_line
 from app.commands.files import send, sent
 from app.commands.progress import Display
 from app.commands.recipe import Recipe
@@ -35,6 +35,7 @@ def create(server: Server, name: str, recipe: Recipe, quantize: str, display: Di
     Raises:
         CommandFailed: with the server's reason, or that of a file.
     """
+    _parsed(name)  # before files are read for it
     body: dict[str, Any] = {"model": name, **recipe.body}
     if quantize:
         body["quantize"] = quantize
@@ -91,14 +92,18 @@ def _chosen(models: Collection[Stored], names: Collection[str]) -> list[Stored]:
     found = {_key(stored.name): stored for stored in models}
     wanted: list[Stored] = []
     for name in names:
-        try:
-            stored = found.get(_key(parse_name(name)))
-        except InvalidRequest as error:
-            raise CommandFailed(f"{error}: {name!r}") from error
+        stored = found.get(_key(_parsed(name)))
         if stored is None:
             raise CommandFailed(f"there is no model {name!r} in that folder")
         wanted.append(stored)
     return wanted
+
+
+def _parsed(name: str) -> ModelName:
+    try:
+        return parse_name(name)
+    except InvalidRequest as error:
+        raise CommandFailed(f"{error}: {one_line(name)!r}") from error
 
 
 def _there(server: Server) -> set[str]:

@@ -94,7 +94,7 @@ def create(
         Path, typer.Option("-f", "--file", metavar="PATH", help="The Modelfile; - is standard input.")
     ] = Path("Modelfile"),
     quantize: Annotated[
-        str, typer.Option("-q", "--quantize", metavar="TYPE", help="Quantise the weights, as to q8_0.")
+        str, typer.Option("-q", "--quantize", metavar="TYPE", help="Quantize the weights, as to q8_0.")
     ] = "",
     host: Host = None,
     key: Key = None,
@@ -138,7 +138,7 @@ def import_folder(
         from app.commands.changes import adopt
         from app.commands.progress import Quiet, open_display
 
-        found = Folder(folder.expanduser())
+        found = Folder(folder)
         display = Quiet(shows_events=False) if as_json else open_display()
         outcomes: list[Outcome] = []
         try:

@@ -22,6 +22,7 @@ _WEIGHTS = (
 """The first of these that a folder has is what its weights are: some hold the same twice."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_PICKLED = "has its weights pickled, and a pickle is a program: convert them to safetensors"
 _BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _TEMPLATES = "additional_chat_templates"
 _MAGIC = b"GGUF"
@@ -58,7 +59,7 @@ def send(server: Server, digest: str, path: Path, label: str, display: Display) 
     """Upload one file in pieces, unless the server has it.
 
     Raises:
-        BadFile: for one that cannot be read, and becomes shorter meanwhile.
+        BadFile: for one that cannot be read, or becomes shorter meanwhile.
     """
     if server.has_blob(digest):
         return
@@ -75,9 +76,7 @@ def _of_folder(path: Path) -> dict[str, Path]:
     weights = next((found for pattern in _WEIGHTS if (found := _matching(path, pattern))), None)
     if weights is None:
         if any(_matching(path, pattern) for pattern in _PICKLES):
-            raise BadFile(
-                f"{path} has its weights pickled, and a pickle is a program: convert it to safetensors"
-            )
+            raise BadFile(f"{path} {_PICKLED}")
         raise BadFile(f"{path} has neither safetensors nor GGUF in it")
     files = weights | {name: file for pattern in _BESIDE for name, file in _matching(path, pattern).items()}
     for folder in (*_modules(path), _TEMPLATES):
@@ -116,10 +115,16 @@ def _modules(path: Path) -> list[str]:
 
 def _name(path: Path) -> str:
     """The file's own name, with the ending by which GGUF is known: Ollama's blobs have none."""
+    if not path.is_file():  # which a pipe is not, at whose other end nobody may write
+        raise BadFile(f"{path} is neither a file nor a folder")
     if path.suffix.lower() in (".gguf", ".safetensors"):
         return path.name
     with path.open("rb") as stream:
-        return f"{path.name}.gguf" if stream.read(len(_MAGIC)) == _MAGIC else path.name
+        if stream.read(len(_MAGIC)) == _MAGIC:
+            return f"{path.name}.gguf"
+    if any(path.match(pattern) for pattern in _PICKLES):
+        raise BadFile(f"{path} {_PICKLED}")
+    return path.name
 
 
 def _digest(path: Path, display: Display) -> str:

@@ -1,6 +1,8 @@
 """What a Modelfile asks of a server: a request to create, and local files (docs/reference 20)."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,9 @@ def _parameters(commands: Iterable[Command]) -> dict[str, Any]:
     found = [command for command in commands if command.name == "parameter"]
     for command in found:
         with _line(command):
-            read_values([command], _TYPES)
+            value = read_values([command], _TYPES).get(command.key)
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+                raise InvalidRequest(f"invalid float value [{command.value}]")
     return read_values(found, _TYPES)
 
 
@@ -132,17 +136,13 @@ def _is_path(value: str) -> bool:
     return value.startswith(_PATHS) or value.lower().endswith(_WEIGHTS)
 
 
-class _line:
+@contextmanager
+def _line(command: Command) -> Generator[None]:
     """Says on which line of the Modelfile a value is wrong."""
-
-    def __init__(self, command: Command) -> None:
-        self._number = command.line
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, InvalidRequest):
-            raise _at(self._number, str(error)) from error
+    try:
+        yield
+    except InvalidRequest as error:
+        raise _at(command.line, str(error)) from error
 
 
 def _at(line: int, reason: str) -> CommandFailed:

@@ -196,6 +196,7 @@ def test_the_modelfile_of_the_folder_that_one_is_in(
     [
         ("FROM plain\nBAD x", (), "caravan: -: (line 2): command must be one of"),
         ("FROM a b", (), "caravan: invalid model name"),
+        ("FROM bad.gguf", ("--json",), "caravan: supplied file was not in GGUF format"),
         ("FROM plain\nTEMPLATE {{ if", (), "caravan: template error: "),
         ("FROM plain", ("-q", "bogus"), "caravan: unsupported quantization type BOGUS"),
         ("FROM bad.gguf", (), "caravan: supplied file was not in GGUF format"),
@@ -212,8 +213,18 @@ def test_what_cannot_be_created(
     monkeypatch.chdir(tmp_path)
     Path("bad.gguf").write_bytes(b"nothing of the kind")
     result = caravan(site, "create", "m", "-f", "-", *more, stdin=text)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.exit_code == 1
+    assert all(
+        "status" in json.loads(line) or "error" in json.loads(line) for line in result.stdout.splitlines()
+    )
     assert result.stderr.splitlines()[-1].startswith(reason)
+
+
+def test_a_name_is_looked_at_before_files_are(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / "w.gguf").write_bytes(gguf())
+    (tmp_path / "Modelfile").write_text("FROM w.gguf")
+    result = caravan(site, "create", "a b", "-f", str(tmp_path / "Modelfile"))
+    assert (result.exit_code, result.stderr) == (1, "caravan: invalid model name: 'a b'\n")
 
 
 # Import

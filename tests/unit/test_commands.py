@@ -1,5 +1,6 @@
 """The parts of the commands that ask a server, without one."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
         ("FROM x\nPARAMETER seed", "(line 2): unexpected EOF"),
         ("FROM x\nMESSAGE robot y", '(line 2): message role must be one of "system"'),
         ("FROM x\n# no\nPARAMETER top_k 1.5", "(line 3): invalid int value [1.5]"),
+        ("FROM x\nPARAMETER top_p nan", "(line 2): invalid float value [nan]"),
         ("FROM x\nPARAMETER nope 1", "(line 2): unknown parameter 'nope'"),
         ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver"),
         ("SYSTEM a\nFROM ./x.gguf", "(line 2): there is no file or folder"),
@@ -262,6 +264,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
         ("FROM x\nADAPTER lora", "(line 2): there is no file or folder"),
         ("FROM x\nADAPTER " + "a" * 5000, "(line 2): there is no file or folder"),
         ("FROM empty", "(line 1): "),
+        ("FROM pipe", "(line 1): "),
         ("FROM x\nADAPTER empty", "(line 2): "),
         ("FROM x\nFROM a/w.gguf", "(line 2): FROM names files, and the model x too"),
         ("FROM a/w.gguf\nFROM x", "(line 2): FROM names files, and the model x too"),
@@ -270,6 +273,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_a_modelfile_and_where(tmp_path: Path, text: str, answer: str) -> None:
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "w.gguf").write_bytes(b"GGUF")
@@ -330,7 +334,12 @@ def test_modules_of_sentence_transformers_go_along(tmp_path: Path) -> None:
 def test_gguf_is_known_without_its_ending(tmp_path: Path) -> None:
     """As Ollama's blobs are, to which its own Modelfiles point."""
     (tmp_path / "sha256-ab").write_bytes(b"GGUF...")
+    (tmp_path / "old.bin").write_bytes(b"GGUF...")
     (tmp_path / "notes").write_bytes(b"text")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    assert list(find_files(tmp_path / "old.bin")) == ["old.bin.gguf"]
+    with pytest.raises(BadFile, match="a pickle is a program"):
+        find_files(tmp_path / "pytorch_model.bin")
     assert list(find_files(tmp_path / "sha256-ab")) == ["sha256-ab.gguf"]
     assert list(find_files(tmp_path / "notes")) == ["notes"]
 
