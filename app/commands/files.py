@@ -10,7 +10,7 @@ import orjson
 from app.commands.failure import BadFile, one_line
 from app.commands.progress import Display
 from app.commands.server import Server
-from app.store.digests import CHUNK_BYTES, sha256_of
+from app.store.digests import sha256_of
 from app.store.manifest import is_local
 
 _WEIGHTS = (
@@ -26,6 +26,8 @@ _PICKLED = "has its weights pickled, and a pickle is a program: convert them to 
 _BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _TEMPLATES = "additional_chat_templates"
 _MAGIC = b"GGUF"
+_PIECE_BYTES = 256 << 10
+"""Of an upload: small enough that a slow line shows progress."""
 
 
 def find_files(path: Path, *, is_adapter: bool = False) -> dict[str, Path]:
@@ -148,7 +150,7 @@ def _size(descriptor: int) -> int:
 def _pieces(descriptor: int, path: Path, size: int, tell: Callable[[int], None]) -> Iterator[bytes]:
     done = 0
     while done < size:
-        piece = os.pread(descriptor, min(CHUNK_BYTES, size - done), done)
+        piece = os.pread(descriptor, min(_PIECE_BYTES, size - done), done)
         if not piece:
             raise BadFile(f"{path} became shorter while it was uploaded")
         yield piece

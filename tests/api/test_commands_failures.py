@@ -202,7 +202,7 @@ def command_of(*arguments: str) -> list[str]:
 
 
 def environment(port: int) -> Mapping[str, str]:
-    return {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{port}", "COLUMNS": "100"}
+    return {**os.environ, "CARAVAN_HOST": "", "OLLAMA_HOST": f"127.0.0.1:{port}", "COLUMNS": "100"}
 
 
 def process(port: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
