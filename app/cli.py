@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import __version__, keys_cli
+from app.commands import cli as client_commands
 
 if TYPE_CHECKING:
     from app.settings.server import Settings
@@ -22,6 +23,7 @@ _app = typer.Typer(
 )
 
 _app.add_typer(keys_cli.commands, name="keys", help="API keys: make, list and revoke them.")
+client_commands.add_to(_app)
 
 
 def main() -> None:

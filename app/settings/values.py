@@ -27,6 +27,7 @@ from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits
 from app.egress.rules import read_rules as read_fetch_rules
 from app.egress.upstream import read_upstream
+from app.settings.address import split_address
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -41,26 +42,11 @@ class Address(BaseModel):
 
 
 def read_address(value: object) -> object:
-    """`OLLAMA_HOST`'s grammar: `[scheme://]host[:port][/path]` (docs/reference 1.1)."""
+    """`OLLAMA_HOST`'s grammar; its scheme and path are for clients alone."""
     if not isinstance(value, str):
         return value
-    scheme, found, rest = value.partition("://")
-    if not found:
-        scheme, rest = "", value
-    default_port = {"http": 80, "https": 443}.get(scheme, 11434)
-    host_port = rest.partition("/")[0]
-    if host_port.startswith("["):
-        host, _, port = host_port[1:].partition("]")
-        port = port.removeprefix(":")
-    elif host_port.count(":") > 1:
-        host, port = host_port, ""
-    else:
-        host, _, port = host_port.partition(":")
-    if port and not _WHOLE_NUMBER.fullmatch(port):
-        raise ValueError(f"{port!r} is not a port")
-    if not host_port:
-        host = "127.0.0.1"
-    return {"host": host, "port": int(port) if port else default_port}
+    address = split_address(value)
+    return {"host": address.host, "port": address.port}
 
 
 def read_seconds(value: object) -> object:

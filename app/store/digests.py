@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 
 from app.core.errors import InvalidDigest
 
@@ -30,11 +31,16 @@ def file_name(digest: str) -> str:
     return f"sha256-{hex_of(digest)}"
 
 
-def sha256_of(descriptor: int) -> str:
-    """The hash in hex of a file, read from its beginning in pieces of `CHUNK_BYTES`."""
+def sha256_of(descriptor: int, tell: Callable[[int], None] | None = None) -> str:
+    """The hash in hex of a file, read from its beginning in pieces of `CHUNK_BYTES`.
+
+    `tell` is given the bytes that were read so far.
+    """
     digest, buffer, offset = hashlib.sha256(), bytearray(CHUNK_BYTES), 0
     view = memoryview(buffer)
     while count := os.preadv(descriptor, [buffer], offset):
         digest.update(view[:count])
         offset += count
+        if tell is not None:
+            tell(offset)
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from app.core.errors import InvalidRequest
@@ -38,20 +38,32 @@ _NEXT = "\nFROM x"
 _QUOTES = ('"""', '"')
 
 
+class BadModelfile(InvalidRequest):
+    """A text that is no Modelfile, in Ollama's words; `line` says where, which few of them do, 0 nowhere."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        self.line = line
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `name` in lower case, `key` the parameter's name or the message's role, else empty."""
+    """One command: `name` in lower case, `key` the parameter's name or the message's role, else empty.
+
+    `line` is where it was read, from 1 on; 0 for one that was not.
+    """
 
     name: str
     value: str
     key: str = ""
+    line: int = field(default=0, compare=False)
 
 
 def parse_modelfile(text: str | bytes) -> list[Command]:
     """The commands of a Modelfile, in order.
 
     Raises:
-        InvalidRequest: in Ollama's words, with the number of the line.
+        BadModelfile: for what is none.
     """
     return _Reader(decoded(text) if isinstance(text, bytes) else text).read()
 
@@ -137,13 +149,17 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = "".join(char for char in text if char.isprintable() or char in "\t\r\n")
         self._at = 0
+        self._line, self._counted = 1, 0
 
     def read(self) -> list[Command]:
         commands: list[Command] = []
         while self._skip_to_command():
+            # Counted on from the last one, or many lines would take the square of their number.
+            self._line += self._text.count("\n", self._counted, self._at)
+            self._counted = self._at
             commands.append(self._command())
         if not any(command.name == "from" for command in commands):
-            raise InvalidRequest("no FROM line")
+            raise BadModelfile("no FROM line")
         return commands
 
     def rest(self) -> str:
@@ -161,7 +177,7 @@ class _Reader:
             if not quote or (end - begin >= 2 * len(quote) and self._text.endswith(quote, begin, end)):
                 break
             if line_end == len(self._text):
-                raise InvalidRequest(_UNENDED)
+                raise BadModelfile(_UNENDED, self._line)
             line = line_end + 1
         self._at = line_end
         return self._text[begin + len(quote) : end - len(quote)]
@@ -174,7 +190,7 @@ class _Reader:
         match = _NAME.match(self._text, self._at)
         if match is None:
             if _past(_LETTERS, self._text, self._at) == len(self._text):
-                raise InvalidRequest(_UNENDED)
+                raise BadModelfile(_UNENDED, self._line)
             self._fail(_BAD_COMMAND)
         name = match[1].lower()
         if name not in _COMMANDS:
@@ -183,20 +199,20 @@ class _Reader:
         key = self._key() if name in ("message", "parameter") else ""
         if name == "message" and key not in _ROLES:
             self._fail(_BAD_ROLE)
-        return Command(name, self.value(), key)
+        return Command(name, self.value(), key, self._line)
 
     def _key(self) -> str:
         """The name of a parameter or a role, which has a space behind it."""
         match = _KEY.match(self._text, self._at)
         assert match is not None
         if self._text[match.end() : match.end() + 1] not in (" ", "\t"):
-            raise InvalidRequest(f"{_UNENDED}: {match[1]}" if match.end() < len(self._text) else _UNENDED)
+            reason = f"{_UNENDED}: {match[1]}" if match.end() < len(self._text) else _UNENDED
+            raise BadModelfile(reason, self._line)
         self._at = match.end() + 1
         return match[1]
 
     def _fail(self, reason: str) -> NoReturn:
-        line = self._text.count("\n", 0, self._at) + 1
-        raise InvalidRequest(f"(line {line}): {reason}")
+        raise BadModelfile(f"(line {self._line}): {reason}", self._line)
 
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")

@@ -8,13 +8,16 @@ import pytest
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 from ollama import AsyncClient, ResponseError
+from typer.testing import CliRunner, Result
 
+from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
 from app.core.model import ModelName
 from app.store.config import parse_serving
 from app.store.manifest import SERVING
 from harness.fake_model import fake_model
 from harness.oci_registry import running_registry
 from tests.api.managed import Site, digest_of, gguf, managed
+from tests.e2e.fake_site import fake_site
 from tests.programs import program
 from tests.registry.faulty import Reply, faulty
 from tests.registry.models import model_of
@@ -74,6 +77,30 @@ async def test_a_model_goes_there_and_comes_back(host: str, tmp_path: Path) -> N
         answer = await site.send("/api/pull", model=name, insecure=True, stream=False)
         assert (answer.status_code, answer.json()) == (200, {"status": "success"})
         assert answer.headers["content-type"] == "application/json"
+
+
+def test_the_command_line_pulls(host: str, tmp_path: Path) -> None:
+    name = f"{host}/library/told:latest"
+    (tmp_path / "w.gguf").write_bytes(gguf(3))
+    (tmp_path / "Modelfile").write_text("FROM w.gguf\nSYSTEM Short.")
+    model, settings = fake_model("plain", "completion"), reaching(host, cache_dir=tmp_path / "cache")
+
+    def caravan(port: int, *arguments: str) -> Result:
+        return CliRunner().invoke(_app, arguments, env={"CARAVAN_HOST": f"127.0.0.1:{port}"})
+
+    with fake_site(model, models_dir=tmp_path / "a", **settings) as there:
+        made = caravan(there.port, "create", name, "-f", str(tmp_path / "Modelfile"))
+        assert made.exit_code == 0, made.output
+        there.client.post("/api/push", json={"model": name, "insecure": True}).raise_for_status()
+    with fake_site(model, models_dir=tmp_path / "b", **settings) as here:
+        assert caravan(here.port, "pull", name).exit_code == 1, "the server was not asked for http"
+        pulled = caravan(here.port, "pull", name, "--insecure")
+        assert pulled.exit_code == 0, pulled.output
+        assert pulled.stderr.splitlines()[0] == "pulling manifest"
+        assert pulled.stderr.splitlines()[-1] == "success"
+        again = caravan(here.port, "pull", name, "--insecure").stderr.splitlines()
+        assert f"pulling {digest_of(gguf(3))[7:19]} ({len(gguf(3))} B)" in again
+        assert name in caravan(here.port, "models").stdout
 
 
 @pytest.mark.point(203)
