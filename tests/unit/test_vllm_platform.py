@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from vllm.v1.metrics.stats import IterationStats, RequestStateStats
 from app.core.device import Placement
 from app.core.errors import LoadFailed
 from app.core.events import Delta
-from app.engine.vllm.config import EngineDefaults, engine_args
+from app.engine.vllm.config import EngineDefaults, engine_args, engine_config
 from app.engine.vllm.engine import VllmEngine
 from app.engine.vllm.process import environment
 from app.engine.vllm.stream.client import TokenOutputs
@@ -94,6 +95,32 @@ def test_an_engine_takes_of_a_gpu_what_it_was_given() -> None:
     own = replace(M, spec=replace(M.spec, engine={"gpu_memory_utilization": 0.5, "device_ids": [1]}))
     args = engine_args(own, given)
     assert (args.gpu_memory_utilization, args.device_ids) == (0.5, [1])
+
+
+@pytest.mark.parametrize(
+    ("runner", "is_v2", "speculates", "processor"),
+    [
+        ("generate", True, False, "logits_v2:GpuOllamaLogits"),
+        ("generate", True, True, "logits_v2:GpuOllamaLogits"),
+        ("generate", False, False, "logits:OllamaLogits"),
+        ("generate", False, True, ""),
+        ("pooling", True, False, ""),
+    ],
+)
+def test_the_model_runner_decides_which_processor_makes_the_windowed_options(
+    monkeypatch: pytest.MonkeyPatch, runner: str, is_v2: bool, speculates: bool, processor: str
+) -> None:
+    """On a GPU there was none, so that `repeat_last_n` and `typical_p` were without effect."""
+    made = SimpleNamespace(
+        model_config=SimpleNamespace(runner_type=runner, logits_processors=["own:Processor"]),
+        use_v2_model_runner=is_v2,
+        speculative_config=object() if speculates else None,
+    )
+    monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", lambda *_: made)
+    _, windowed = engine_config(engine_args(M, EngineDefaults()))
+    assert windowed is bool(processor)
+    ours = [f"app.engine.vllm.input.{processor}"] if processor else []
+    assert made.model_config.logits_processors == [*ours, "own:Processor"]
 
 
 def test_on_a_cpu_a_placement_changes_nothing() -> None:

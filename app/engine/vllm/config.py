@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm.config import StructuredOutputsConfig
+from vllm.config import StructuredOutputsConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
+from vllm.usage.usage_lib import UsageContext
 
 from app.core.device import Placement
 from app.core.errors import LoadFailed
@@ -21,6 +22,7 @@ AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
 _BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
+_LOGITS_V2 = "app.engine.vllm.input.logits_v2:GpuOllamaLogits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,6 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
             "use_tqdm_on_load": False,
             "kv_cache_memory_bytes": (64 << 20) if embedding else defaults.kv_cache_bytes,
         }
-        if not embedding:
-            chosen["logits_processors"] = [_LOGITS]
     elif not embedding:
         # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
         chosen["max_model_len"] = AS_FITS
@@ -100,9 +100,22 @@ def _placed(placement: Placement) -> dict[str, Any]:
     return chosen
 
 
-def windowed(args: AsyncEngineArgs) -> bool:
-    """Whether `OllamaLogits` runs in this engine."""
-    return _LOGITS in (args.logits_processors or ())
+def engine_config(args: AsyncEngineArgs) -> tuple[VllmConfig, bool]:
+    """vLLM's configuration, and whether the engine honours Ollama's windowed penalties and `typical_p`."""
+    # The context decides the limits of a batch: without it they would be those of no device.
+    config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    return config, _add_ollama_logits(config)
+
+
+def _add_ollama_logits(config: VllmConfig) -> bool:
+    """Which model runner there is, is known only once the configuration is made, and each has an interface of
+    its own. V1's cannot be had with speculation."""
+    model = config.model_config
+    if model.runner_type == "pooling" or (not config.use_v2_model_runner and config.speculative_config):
+        return False
+    ours = _LOGITS_V2 if config.use_v2_model_runner else _LOGITS
+    model.logits_processors = [ours, *(model.logits_processors or ())]
+    return True
 
 
 def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:

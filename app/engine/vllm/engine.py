@@ -16,7 +16,6 @@ from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
-from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
@@ -27,7 +26,7 @@ from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.engine.base import Admit, Prompt, Run, Vectors
-from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, windowed
+from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, engine_config
 from app.engine.vllm.input.messages import thinking_kwargs
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
@@ -94,15 +93,14 @@ class VllmEngine:
         args, output = engine_args(model, defaults), ChildOutput()
         try:
             with output.of_what_starts(), environment_of_a_load():
-                # The context decides the limits of a batch: without it they would be those of no device.
-                config = await asyncio.to_thread(args.create_engine_config, UsageContext.OPENAI_API_SERVER)
+                config, windowed = await asyncio.to_thread(engine_config, args)
                 llm = await start_in_thread(start_llm, config, stat_logger(registry))
         except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
             reason = await load_reason(error, output)
             raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
         async with AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, llm.shutdown)
-            engine = cls(model, llm, registry, output, defaults, windowed_options=windowed(args))
+            engine = cls(model, llm, registry, output, defaults, windowed_options=windowed)
             await asyncio.to_thread(engine._token_bytes.read)
             undo.push_async_callback(engine.close)
             await engine._warm_up()
