@@ -77,6 +77,10 @@ def read_keys(path: Path) -> tuple[tuple[KeyRecord, ...], Signature]:
     for key_id, count in Counter(record.id for record in records).items():
         if count > 1:
             raise BadKeys(f"{path}: {count} keys have the id {key_id!r}")
+    holders: dict[str, str] = {}
+    for record in records:
+        if record.public_key and (other := holders.setdefault(record.public_key, record.id)) != record.id:
+            raise BadKeys(f"{path}: the keys {other!r} and {record.id!r} have the same public key")
     return tuple(records), before
 
 
