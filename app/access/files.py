@@ -27,12 +27,12 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _READS = 3
 _LOCK_TIMEOUT_S = 10.0
-_HEAD = "# Written by `caravan keys`. It holds hashes, never a key.\n"
+_HEAD = "# Written by `caravan keys`. It holds hashes and public keys, never a secret.\n"
 
 
 class BadKeys(Exception):
     """Keys that cannot be used; the text is one line that names the file and the key, and quotes neither
-    a key nor a hash."""
+    a secret nor a hash."""
 
 
 class _Loader(_Base):
