@@ -1,4 +1,4 @@
-"""Signed requests and Basic credentials through the gateway: the servers see what was signed as it was sent."""
+"""Signed requests and Basic credentials through the gateway: what was signed arrives as it was sent."""
 
 from contextlib import ExitStack
 from pathlib import Path
