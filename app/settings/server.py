@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         default=["/", "/api/version"],
         description="Paths that need no API key: `none`, or any of `/`, `/api/version`, `/metrics`.",
     )
+    signin_url: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Page to which Ollama's command line sends people whose request has no good API key.",
+    )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=_ollama("DEBUG"), description="Log more, vLLM's own log included."
     )
