@@ -51,13 +51,20 @@ def create(
         int | None, typer.Option(help="Most calls of built-in tools in a request.")
     ] = None,
     priority: Annotated[int, typer.Option(help="A lower number is served first.")] = 0,
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Make no secret: let in who signs with this key, an Ed25519 .pub file or its text, as "
+            "Ollama's command line does with OLLAMA_AUTH=1."
+        ),
+    ] = None,
     file: FileOption = None,
 ) -> None:
     """Make a key and print it. This is the only time that it can be seen."""
     from app.access.keys import DEFAULT_SCOPES, new_id, new_key
 
     key_id = key_id or new_id()
-    key, sealed = new_key(key_id)
+    key, sealed = new_key(key_id) if public_key is None else (None, None)
     fields: dict[str, Any] = {
         "id": key_id,
         "name": name,
@@ -76,14 +83,21 @@ def create(
         "priority": priority,
     }
     with _failing_well():
-        record = _record(fields | {"expires": _expiry(expires)})
+        signer = None if public_key is None else _public_key(public_key)
+        record = _record(fields | {"expires": _expiry(expires), "public_key": signer})
         path = _path(file)
         with _changed(path) as records:
             if any(known.id == record.id for known in records):
                 raise _Wrong(
                     f"{path}: there is a key {record.id!r} already; revoke it first, or give another --id"
                 )
+            for known in records:
+                if record.public_key and known.public_key == record.public_key:
+                    raise _Wrong(f"--public-key: it is that of the key {known.id!r} already")
             records.append(record)
+    if key is None:
+        print(f"key {record.id!r} is in {path}: it lets in who signs with {_signer(record)}", file=sys.stderr)
+        return
     print(key)
     print(f"key {record.id!r} is in {path}; it is not shown again", file=sys.stderr)
 
@@ -95,7 +109,7 @@ def list_keys(file: FileOption = None) -> None:
 
     with _failing_well():
         records, _ = read_keys(_path(file))
-    rows = [("ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS"), *map(_row, records)]
+    rows = [("ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS", "PUBLIC KEY"), *map(_row, records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -164,6 +178,18 @@ def _record(fields: dict[str, Any]) -> "KeyRecord":
         raise _Wrong(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
+def _public_key(given: str) -> str:
+    """A public key, or what the file of that name holds."""
+    if given.startswith(("ssh-", "ecdsa-", "sk-", "-----BEGIN")):
+        return given
+    try:
+        return Path(given).expanduser().read_text("utf-8")
+    except OSError as error:
+        raise _Wrong(f"--public-key: {given}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise _Wrong(f"--public-key: {given}: it is no public key") from error
+
+
 def _expiry(text: str | None) -> datetime | None:
     """A moment to come: `90d` and Go's durations are from now."""
     if text is None:
@@ -206,7 +232,15 @@ def _row(record: "KeyRecord") -> tuple[str, ...]:
         ",".join(record.models or ["all"]),
         _until(record),
         ",".join(f"{name}={value}" for name, value in limits.items()) or "-",
+        _signer(record),
     )
+
+
+def _signer(record: "KeyRecord") -> str:
+    """The public key by its fingerprint, as `ssh-keygen -l` tells it."""
+    from app.access.ssh import fingerprint, read_public_key
+
+    return fingerprint(read_public_key(record.public_key)) if record.public_key else "-"
 
 
 def _until(record: "KeyRecord") -> str:

@@ -21,9 +21,9 @@ from app.api.anthropic.failure import ANTHROPIC
 from app.api.body import OpenBodies
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
+from app.api.ollama import failure as ollama_failure
 from app.api.ollama import manage, models, routes, web
 from app.api.ollama import unserved as ollama_unserved
-from app.api.ollama.failure import OLLAMA
 from app.api.ollama.variant import Variant
 from app.api.openai import models as openai_models
 from app.api.openai import routes as openai_routes
@@ -78,7 +78,6 @@ ROUTERS = (
     ops.router,
     *(unserved.refusing(each.ROUTES) for each in (ollama_unserved, openai_unserved)),
 )
-DIALECTS = (OLLAMA, OPENAI, ANTHROPIC)
 
 StartEngine = Callable[[Model], Awaitable[Engine]]
 
@@ -128,7 +127,8 @@ def build_app(
         guard.install(app, keys, open_paths=settings.open_paths)
     app.add_middleware(Drain, lifecycle=lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
-    return RawSend(RequestContextMiddleware(app, telemetry, DIALECTS))
+    dialects = (ollama_failure.dialect(settings.signin_url), OPENAI, ANTHROPIC)
+    return RawSend(RequestContextMiddleware(app, telemetry, dialects))
 
 
 def _manager(

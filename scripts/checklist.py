@@ -339,7 +339,8 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "1.1",
         "with `CARAVAN_KEYS_FILE` every route but `/`, `/api/version` and health asks for an API key: 401 or "
-        "403 without the right one; without that setting any `Authorization` is ignored, as Ollama does",
+        "403 without the right one, as Bearer, Basic, `x-api-key` or a signature; without that setting any "
+        "`Authorization` is ignored, as Ollama does",
     ),
     ("1.5", "a body over `CARAVAN_MAX_BODY_BYTES` is 413, one slower than `CARAVAN_BODY_TIMEOUT` 408"),
     ("1.6", "every answer has an `X-Request-Id`, the client's own where it is sane"),
@@ -494,6 +495,15 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "15.5",
         "`message_start` has the true count of tokens; a `ping` follows it; thinking ends in a "
         "`signature_delta`; a failure in mid-stream is an `error` event; there is no `Connection` header",
+    ),
+    (
+        "16.1",
+        "`/api/me` is 200 with the name of the key, `anonymous` where the server has no keys: without that "
+        "the command line does not push; signing out is 403 with the reason, there being no accounts",
+    ),
+    (
+        "16.4",
+        "the models of this server, and of those behind it, that can chat and that the key may use",
     ),
     ("17", "`CARAVAN_NUM_PARALLEL` is the engine's own number by default (Ollama: 1): requests run batched"),
     ("18", "a setting with a bad value stops the start with one line, instead of a warning and a default"),

@@ -27,12 +27,12 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _READS = 3
 _LOCK_TIMEOUT_S = 10.0
-_HEAD = "# Written by `caravan keys`. It holds hashes, never a key.\n"
+_HEAD = "# Written by `caravan keys`. It holds hashes and public keys, never a secret.\n"
 
 
 class BadKeys(Exception):
     """Keys that cannot be used; the text is one line that names the file and the key, and quotes neither
-    a key nor a hash."""
+    a secret nor a hash."""
 
 
 class _Loader(_Base):
@@ -77,6 +77,10 @@ def read_keys(path: Path) -> tuple[tuple[KeyRecord, ...], Signature]:
     for key_id, count in Counter(record.id for record in records).items():
         if count > 1:
             raise BadKeys(f"{path}: {count} keys have the id {key_id!r}")
+    holders: dict[str, str] = {}
+    for record in records:
+        if record.public_key and (other := holders.setdefault(record.public_key, record.id)) != record.id:
+            raise BadKeys(f"{path}: the keys {other!r} and {record.id!r} have the same public key")
     return tuple(records), before
 
 

@@ -1,6 +1,7 @@
 """What a key is: its text, the record that is kept of it, and whether the two belong together.
 
-A key reads `cvn_ID_SECRET`. The secret is shown once, when the key is made; what is kept is a salted hash.
+A key reads `cvn_ID_SECRET`. The secret is shown once, when the key is made; what is kept is a salted hash. In
+place of that a record may have a public key, whose owner signs requests (`signing.py`).
 """
 
 import hashlib
@@ -10,8 +11,17 @@ import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
+from app.access.ssh import read_public_key, write_public_key
 from app.catalogue.names import parse_name
 from app.core.context import Caller, Limits, Scope
 from app.core.errors import InvalidRequest
@@ -57,6 +67,11 @@ def check_hash(value: str) -> str:
     return value
 
 
+def check_public_key(value: str) -> str:
+    """The key alone: what follows it in a `.pub` file is a comment."""
+    return write_public_key(read_public_key(value))
+
+
 def _stamp(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -80,13 +95,14 @@ class LimitsRecord(BaseModel):
 
 
 class KeyRecord(BaseModel):
-    """All that is kept of one key."""
+    """All that is kept of one key, which is known by its hash or by its public key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: str = Field(pattern=rf"^{_ID}$")
     name: str = ""
-    hash: Annotated[str, AfterValidator(check_hash)]
+    hash: Annotated[str, AfterValidator(check_hash)] | None = None
+    public_key: Annotated[str, AfterValidator(check_public_key)] | None = None
     scopes: list[Scope] = Field(min_length=1)
     models: Annotated[list[ModelPattern], Field(min_length=1)] | None = None
     created: Moment | None = None
@@ -94,9 +110,16 @@ class KeyRecord(BaseModel):
     limits: LimitsRecord = LimitsRecord()
     priority: Annotated[int, Field(strict=True, ge=-FARTHEST, le=FARTHEST)] = 0
 
+    @model_validator(mode="after")
+    def _known_by_one(self) -> "KeyRecord":
+        if (self.hash is None) == (self.public_key is None):
+            raise ValueError("must have a `hash` or a `public_key`, and not both")
+        return self
+
     def caller(self) -> Caller:
         return Caller(
             key_id=self.id,
+            name=self.name,
             scopes=frozenset(self.scopes),
             models=None if self.models is None else frozenset(self.models),
             limits=Limits(**self.limits.model_dump()),

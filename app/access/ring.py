@@ -10,6 +10,15 @@ from typing import Literal, TypeAlias
 
 from app.access.files import BadKeys, Signature, read_keys, signature
 from app.access.keys import NOBODY, KeyRecord, SaltedHash, split_key
+from app.access.signing import (
+    NOBODY_SIGNS,
+    WRONG_SIGNATURE,
+    Verifier,
+    check_time,
+    is_signed,
+    read_signed,
+)
+from app.access.ssh import read_public_key, unbase64
 from app.core.context import Caller
 from app.core.errors import Unauthorized
 from app.core.pool import Pool
@@ -17,6 +26,7 @@ from app.core.pool import Pool
 NO_KEY = "unauthorized: an API key is required"
 WRONG_KEY = "unauthorized: the API key is not valid"
 EXPIRED_KEY = "unauthorized: the API key has expired"
+BAD_BASIC = "unauthorized: Basic credentials are the base64 of USER:KEY"
 
 _INTERVAL_S = 1.0
 """A look costs a `stat` per file, and works on every mount, which the kernel's notices (inotify) do not."""
@@ -31,9 +41,16 @@ _log = logging.getLogger("caravan")
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    salted: SaltedHash
     caller: Caller
     expires_s: float | None
+    salted: SaltedHash
+    verifier: Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    by_id: Mapping[str, _Key]
+    by_public_key: Mapping[bytes, _Key]
 
 
 class KeyRing:
@@ -59,28 +76,46 @@ class KeyRing:
         self._reader = Pool("keys", workers=1)
         self._seen: Signature | None
         records, self._seen = read_keys(path)
-        self._keys: Mapping[str, _Key] = _by_id(records)
+        self._keys = _keys(records)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys.by_id)
 
-    def identify(self, authorization: str) -> Caller:
-        """Whom an `Authorization` header stands for.
+    def identify(self, authorization: str, target: str = "") -> Caller:
+        """Whom an `Authorization` header stands for: a key, with Bearer or as the password of Basic, or the
+        signature of `target`, which is `METHOD,PATH?QUERY`.
 
         Raises:
-            Unauthorized: saying whether a key is missing, wrong or out of date.
+            Unauthorized: saying whether a key is missing, wrong or out of date, or what a signature lacks.
         """
         scheme, _, text = authorization.partition(" ")
         text = text.strip()
-        if scheme.lower() != "bearer" or not text:
+        if is_signed(authorization):
+            key = self._signer(authorization, target)
+        elif scheme.lower() == "bearer" and text:
+            key = self._holder(text)
+        elif scheme.lower() == "basic" and text:
+            key = self._holder(_password(text))
+        else:
             raise Unauthorized(NO_KEY)
-        key_id, secret = split_key(text) or ("", "")
-        key = self._keys.get(key_id)
-        if not (key.salted if key else NOBODY).fits(secret) or key is None:
-            raise Unauthorized(WRONG_KEY)
         if key.expires_s is not None and self._now() >= key.expires_s:
             raise Unauthorized(EXPIRED_KEY)
         return key.caller
+
+    def _holder(self, text: str) -> _Key:
+        key_id, secret = split_key(text) or ("", "")
+        key = self._keys.by_id.get(key_id)
+        if not (key.salted if key else NOBODY).fits(secret) or key is None:
+            raise Unauthorized(WRONG_KEY)
+        return key
+
+    def _signer(self, authorization: str, target: str) -> _Key:
+        signed = read_signed(authorization)
+        check_time(target, self._now())
+        key = self._keys.by_public_key.get(signed.key)
+        if not (key.verifier if key else NOBODY_SIGNS).fits(target, signed.signature) or key is None:
+            raise Unauthorized(WRONG_SIGNATURE)
+        return key
 
     async def watch(self) -> None:
         """Look for changes until cancelled, whatever a look comes to."""
@@ -110,7 +145,7 @@ class KeyRing:
             self._on_reload("error")
             _log.error("keys not reloaded, those read before stay in force: %s", error)
             return
-        self._keys = _by_id(records)
+        self._keys = _keys(records)
         self._on_reload("ok")
         _log.info("keys reloaded: %d in force", len(self))
 
@@ -122,12 +157,28 @@ def _look(path: Path) -> Signature | None:
         return None
 
 
-def _by_id(records: Iterable[KeyRecord]) -> dict[str, _Key]:
-    return {
-        record.id: _Key(
-            SaltedHash(record.hash),
+def _password(encoded: str) -> str:
+    """What follows the user, who may be anybody: a key says itself whose it is."""
+    try:
+        _, colon, password = unbase64(encoded).decode().partition(":")
+    except ValueError:
+        raise Unauthorized(BAD_BASIC) from None
+    if not colon:
+        raise Unauthorized(BAD_BASIC)
+    return password
+
+
+def _keys(records: Iterable[KeyRecord]) -> _Keys:
+    by_id: dict[str, _Key] = {}
+    by_public_key: dict[bytes, _Key] = {}
+    for record in records:
+        public_key = read_public_key(record.public_key) if record.public_key else None
+        by_id[record.id] = key = _Key(
             record.caller(),
             record.expires.timestamp() if record.expires else None,
+            SaltedHash(record.hash) if record.hash else NOBODY,
+            Verifier(public_key) if public_key else NOBODY_SIGNS,
         )
-        for record in records
-    }
+        if public_key:
+            by_public_key[public_key] = key
+    return _Keys(by_id, by_public_key)

@@ -11,11 +11,13 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.ring import KeyRing
+from app.access.signing import is_signed
 from app.api.context import context_of
 from app.api.refusal import Refusal
 from app.api.routing import RouteTable
 from app.core.context import Scope as KeyScope
 from app.core.errors import Forbidden, Unauthorized
+from app.peers.peers import ASKED_BY_PEER, LISTS
 
 Need: TypeAlias = KeyScope | Literal["nothing", "key"]
 """A scope; `key` is any good key, `nothing` not even that."""
@@ -70,7 +72,7 @@ class Guard:
         needed = self._needed(scope["method"], scope["path"])
         if needed <= {"nothing"}:
             return
-        caller = self._keys.identify(authorization_of(scope))
+        caller = self._keys.identify(*credentials_of(scope))
         context_of(scope).caller = caller
         for need in needed:
             if need not in ("nothing", "key") and not caller.has(need):
@@ -81,6 +83,12 @@ class Guard:
         if path in self._open:
             return {"nothing"}
         return {need_of(endpoint) for endpoint in self._routes.endpoints(method, path)} or {_DEFAULT}
+
+
+def credentials_of(scope: Scope) -> tuple[str, str]:
+    """What a request shows to be let in: its `Authorization`, and what a signature in that is of."""
+    authorization = authorization_of(scope)
+    return authorization, _target_of(scope) if is_signed(authorization) else ""
 
 
 def authorization_of(scope: Scope) -> str:
@@ -96,6 +104,19 @@ def authorization_of(scope: Scope) -> str:
     if any(len(values) > 1 for values in found.values()) or len(set(map(_key_of, sent))) > 1:
         return ""
     return sent[0] if sent else ""
+
+
+def _target_of(scope: Scope) -> str:
+    """`METHOD,PATH?QUERY` as it came here, so without a prefix that a proxy has taken off.
+
+    A server that asks this one for a list, to answer a request of its own, has the signature of that request.
+    """
+    if scope["path"] in LISTS:
+        asked = next((value for name, value in scope["headers"] if name == ASKED_BY_PEER.encode()), b"")
+        if b"," in asked:
+            return asked.decode("latin-1")
+    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    return f"{scope['method']},{path}?{query}"
 
 
 def _key_of(authorization: str) -> str:

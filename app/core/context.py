@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key_id` is empty where the server has no keys.
+    """Who asks. `key_id` is empty where the server has no keys, `name` where the key has none.
 
     `models` are the short names (`qwen3:latest`) and patterns (`llama*`) that may be used, in lower case;
     None allows every model. `priority` is vLLM's: a lower number is served first.
@@ -49,6 +49,7 @@ class Caller:
     models: frozenset[str] | None = None
     limits: Limits = field(default_factory=Limits)
     priority: int = 0
+    name: str = ""
 
     def has(self, scope: Scope) -> bool:
         return scope in self.scopes or "admin" in self.scopes

@@ -36,6 +36,14 @@ def ps(lists: Iterable[Rows]) -> Rows:
     return sorted(models.values(), key=lambda row: _time(row["expires_at"]), reverse=True)
 
 
+def recommendations(lists: Iterable[Rows]) -> Rows:
+    """`/api/experimental/model-recommendations`: each model once, in the order of the servers."""
+    models: dict[str, dict[str, Any]] = {}
+    for row in _rows(lists):
+        models.setdefault(row["model"].lower(), row)
+    return list(models.values())
+
+
 def _rows(lists: Iterable[Rows]) -> Iterable[dict[str, Any]]:
     return (row for rows in lists for row in rows)
 

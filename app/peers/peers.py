@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
@@ -15,7 +16,13 @@ Rows: TypeAlias = list[dict[str, Any]]
 """What a server lists in `models`."""
 
 ASKED_BY_PEER = "x-caravan-peer"
-"""Marks a request of this kind, which is answered for one server alone: servers may name each other."""
+"""Marks a request of this kind, which is answered for one server alone: servers may name each other.
+
+Its value is what the client signed (`METHOD,PATH?QUERY`), which is another request than this one, or `1`.
+"""
+
+LISTS = frozenset({"/api/tags", "/api/ps", "/api/experimental/model-recommendations"})
+"""The paths that are asked for."""
 
 _Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
@@ -33,6 +40,22 @@ async def resolve(host: str, port: int) -> set[str]:
     """As the system knows them."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {str(address[0]) for *_, address in found}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What each server is asked, and what the client shows for it."""
+
+    path: str
+    member: str
+    authorization: str
+    signed: str
+
+    def headers(self, url: httpx.URL) -> list[tuple[bytes, bytes]]:
+        found = [(b"host", url.netloc), (ASKED_BY_PEER.encode(), self.signed.encode("latin-1") or b"1")]
+        if self.authorization:
+            found.append((b"authorization", self.authorization.encode("latin-1")))
+        return found
 
 
 class Peers:
@@ -55,8 +78,12 @@ class Peers:
         self._on_failure = on_failure
         self._verifies = any(url.scheme == "https" for url in self._urls)
 
-    async def rows(self, path: str, authorization: str) -> list[Rows]:
-        """The `models` of `path` (`/api/tags` or `/api/ps`) on each server, asked with the client's key.
+    async def rows(
+        self, path: str, authorization: str, signed: str = "", *, member: str = "models"
+    ) -> list[Rows]:
+        """The `member` of `path`, one of `LISTS`, on each server, asked with what the client showed.
+
+        `signed` is what a signature in `authorization` is of.
 
         Raises:
             Unauthorized, Forbidden, RateLimited: where servers refuse the key and none takes it.
@@ -66,11 +93,12 @@ class Peers:
         servers = [(url, host) for url, hosts in zip(self._urls, found, strict=True) for host in hosts]
         if not servers:
             return []
+        question = _Question(path, member, authorization, signed)
         # No client that stays: the servers come and go, and are asked now and then.
         async with httpx.AsyncClient(
             trust_env=False, verify=self._verifies, limits=httpx.Limits(), timeout=self._timeout_s
         ) as client:
-            asked = (self._ask(client, url, host, path, authorization) for url, host in servers)
+            asked = (self._ask(client, url, host, question) for url, host in servers)
             answers = await asyncio.gather(*asked)
         rows = [answer for answer in answers if isinstance(answer, list)]
         if not rows:
@@ -91,14 +119,12 @@ class Peers:
             return []
 
     async def _ask(
-        self, client: httpx.AsyncClient, url: httpx.URL, host: str, path: str, authorization: str
+        self, client: httpx.AsyncClient, url: httpx.URL, host: str, question: _Question
     ) -> Rows | _Refused | None:
-        headers = {"host": url.netloc.decode(), ASKED_BY_PEER: "1"}
-        if authorization:
-            headers["authorization"] = authorization
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await client.get(url.copy_with(host=host, path=path), headers=headers)
+                place = url.copy_with(host=host, path=question.path)
+                answer = await client.get(place, headers=question.headers(url))
             if refusal := _REFUSALS.get(HTTPStatus(answer.status_code)):
                 return refusal(str(answer.json()["error"]))
             if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
@@ -107,7 +133,7 @@ class Peers:
                 return RequestRateExceeded(
                     str(answer.json()["error"]), int(answer.headers.get("retry-after", 1))
                 )
-            return list(answer.raise_for_status().json()["models"])
+            return list(answer.raise_for_status().json()[question.member])
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
             self._on_failure("silent")
             _log.warning("peer %s (%s) did not list its models: %s", url, host, error or type(error).__name__)

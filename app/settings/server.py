@@ -148,6 +148,11 @@ class Settings(EngineSettings):
         default=["/", "/api/version"],
         description="Paths that need no API key: `none`, or any of `/`, `/api/version`, `/metrics`.",
     )
+    signin_url: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Page to which Ollama's command line sends people whose request has no good API key.",
+    )
     debug: Annotated[bool, BeforeValidator(read_switch)] = Field(
         default=False, validation_alias=as_ollama("DEBUG"), description="Log more, vLLM's own log included."
     )

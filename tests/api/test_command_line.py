@@ -8,11 +8,15 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+import yaml
 
+from app.access.ring import NO_KEY
 from tests.api.managed import Site, digest_of, gguf, managed
+from tests.signing import Signer
 
 SHORT_DIGEST = 12
 """The program cuts digests there without looking at their length."""
@@ -95,6 +99,43 @@ class CommandLine:
         await self._head()
         await self._pulled(name)
 
+    async def push(self, name: str) -> list[Any]:
+        """The lines; the program goes on to push only if it learns who it is, whatever the name."""
+        await self._head()
+        await self.signin()
+        lines = await self._lines("POST", "/api/push", {"name": name})
+        assert any(line.get("status") and not line.get("digest") for line in lines)
+        return lines
+
+    async def signin(self) -> str:
+        """As whom the user is said to be signed in."""
+        await self._head()
+        answer = await self._client.post("/api/me")
+        assert answer.status_code == 200, answer.text
+        user = answer.json()
+        if "id" in user:
+            UUID(user["id"])
+        return user["name"]
+
+    async def signout(self) -> str:
+        """What is printed."""
+        await self._head()
+        answer = await self._client.post("/api/signout")
+        if answer.status_code == 401:
+            return "You are not signed in to ollama.com"
+        if answer.status_code >= 400:
+            return f"Error: {answer.json()['error']}"
+        return "You have signed out of ollama.com"
+
+    async def menu(self) -> list[str]:
+        """The models that are offered; web search is not where the cloud is disabled."""
+        await self.ls()
+        assert (await self._get("/api/status"))["cloud"]["disabled"]
+        offered = (await self._get("/api/experimental/model-recommendations"))["recommendations"]
+        assert offered, "the program would show a list of its own"
+        assert all(model["description"] for model in offered)
+        return [model["model"] for model in offered]
+
     async def _pulled(self, name: str) -> None:
         body = {"model": "", "username": "", "password": "", "name": name}
         lines = await self._lines("POST", "/api/pull", body)
@@ -134,9 +175,27 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     yield data[100:]
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncGenerator[Site]:
-    async with managed(tmp_path) as made:
+SIGNER = Signer(bytes(range(32)))
+
+
+def keys_file(folder: Path) -> Path:
+    """A key of the person whose program signs."""
+    scopes = ["inference", "models:read", "models:write"]
+    record = {"id": "ann", "name": "Ann", "public_key": SIGNER.public_key, "scopes": scopes}
+    file = folder / "keys.yaml"
+    file.write_text(yaml.safe_dump({"keys": [record]}))
+    return file
+
+
+@pytest.fixture(params=["open", "signed"])
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Site]:
+    """Without keys, and with one that opens everything, the root too (OLLAMA_AUTH=1)."""
+    if request.param == "open":
+        async with managed(tmp_path) as made:
+            yield made
+        return
+    async with managed(tmp_path, keys_file=keys_file(tmp_path), open_paths=[]) as made:
+        made.client.auth = SIGNER
         yield made
 
 
@@ -153,7 +212,8 @@ async def test_every_command_ends_well(site: Site) -> None:
     await program.cp("poet", "bard")
     assert sorted(await program.ls()) == ["bard:latest", "file:latest", "plain:latest", "poet:latest"]
     assert await program.run("bard", "Hi")
-    await program.stop("bard")
+    for name in ("bard", "plain"):  # with keys, each name has a claim of its own to the engine
+        await program.stop(name)
     assert await program.ps() == []
     for name in ("poet", "bard", "file"):
         await program.rm(name)
@@ -170,3 +230,69 @@ async def test_a_conversation_is_saved(site: Site) -> None:
     assert (await program.show("again"))["messages"] == messages
     assert await program.run("again", "Hi")
     assert len(site.loads) == 1
+
+
+# Who asks
+
+
+async def test_the_menu_offers_what_is_served(site: Site) -> None:
+    program = CommandLine(site)
+    await program.create("poet", "plain", system="You rhyme.")
+    assert sorted(await program.menu()) == ["plain:latest", "poet:latest"]
+
+
+async def test_who_one_is_and_that_nobody_is_signed_out(site: Site) -> None:
+    program = CommandLine(site)
+    assert await program.signin() == ("Ann" if site.client.auth else "anonymous")
+    told = "signing out changes nothing here: there are no accounts, and a key is good until it is revoked"
+    assert await program.signout() == f"Error: {told}"
+    assert await program.ls()
+
+
+async def test_a_push_comes_as_far_as_the_push(site: Site) -> None:
+    """And does not end in the text that tells to sign in to another server."""
+    assert "nosuch" in (await CommandLine(site).push("nosuch"))[-1]["error"]
+
+
+def printed(command: str, answer: httpx.Response) -> str:
+    """What the program shows of a 401, of which it reads no `error` (docs/reference 19.4)."""
+    assert answer.status_code == 401
+    told = answer.json() if answer.content else {}
+    if command in BY_PAGE:
+        return f"You need to be signed in. {told.get('signin_url', '')}"
+    return f"Error: {told.get('status') or 'something went wrong, please see the ollama server logs'}"
+
+
+FIRST = {
+    "list": ("GET", "/api/tags"),
+    "ps": ("GET", "/api/ps"),
+    "show": ("POST", "/api/show"),
+    "stop": ("POST", "/api/show"),
+    "rm": ("DELETE", "/api/delete"),
+    "cp": ("POST", "/api/copy"),
+    "run": ("POST", "/api/show"),
+    "push": ("POST", "/api/me"),
+    "signin": ("POST", "/api/me"),
+}
+"""The request at which each command ends where there is no key."""
+
+BY_PAGE = ("run", "push", "signin")
+"""Commands that speak of Ollama's own accounts, whatever is told, and show `signin_url`."""
+
+
+@pytest.mark.parametrize("page", ["", "https://keys.example.com/"])
+async def test_without_a_key_each_command_says_why(tmp_path: Path, page: str) -> None:
+    async with managed(tmp_path, keys_file=keys_file(tmp_path), signin_url=page) as site:
+        assert (await site.client.head("/")).status_code == 200
+        for command, (method, path) in FIRST.items():
+            found = printed(command, await site.client.request(method, path))
+            if command in BY_PAGE:
+                assert found == f"You need to be signed in. {page}"
+            else:
+                assert found == f"Error: {NO_KEY}"
+
+
+async def test_where_the_root_is_closed_nothing_can_be_said(tmp_path: Path) -> None:
+    """An answer to HEAD has no body, so the root is open unless an operator closes it."""
+    async with managed(tmp_path, keys_file=keys_file(tmp_path), open_paths=[]) as site:
+        assert "something went wrong" in printed("list", await site.client.head("/"))

@@ -41,6 +41,7 @@ NEEDS: Mapping[tuple[str, str], str] = {
     ("GET", "/api/version"): "key",
     ("HEAD", "/api/version"): "key",
     ("GET", "/api/status"): "key",
+    ("POST", "/api/me"): "key",
     ("GET", "/api/tags"): "models:read",
     ("HEAD", "/api/tags"): "models:read",
     ("GET", "/api/ps"): "models:read",

@@ -281,9 +281,9 @@ async def test_a_route_that_is_not_served_has_the_methods_of_ollama(
 
 
 async def test_a_route_that_is_not_served_needs_a_key_like_others(keyed: Site) -> None:
-    assert (await keyed.client.post("/api/me")).json() == {"error": "this server has no accounts"}
+    assert "accounts" in (await keyed.client.post("/api/signout")).json()["error"]
     keyed.client.headers.pop("authorization")
-    assert (await keyed.client.post("/api/me")).status_code == 401
+    assert (await keyed.client.post("/api/signout")).status_code == 401
     assert (await keyed.client.post("/v1/chat/completions")).status_code == 401
 
 

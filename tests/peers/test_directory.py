@@ -12,12 +12,14 @@ from typing import Any
 
 import httpx
 import ollama
+import yaml
 
 from app.peers.peers import Peers
 from harness.fake_model import fake_model
 from harness.ports import free_port
 from tests.api.scrape import value
 from tests.e2e.fake_site import FakeSite, fake_site
+from tests.signing import Signer
 
 TIMEOUT_S = 1.0
 LOAD = {"messages": [{"role": "user", "content": "Hi"}], "stream": False}
@@ -190,6 +192,37 @@ def test_openai_s_list_is_of_the_whole_cluster_too(tmp_path: Path) -> None:
             assert one.json() == {**found[0], "id": "a"}
             for name in ("b", "c"):
                 assert whole.client.get(f"/v1/models/{name}", headers=headers).status_code == 404
+
+
+def test_a_signature_of_the_client_is_good_for_the_servers_too(tmp_path: Path) -> None:
+    """They are asked something else than what was signed, and nothing but their lists."""
+    file, signer = tmp_path / "keys.yaml", Signer(bytes(32))
+    record = {"id": "ann", "public_key": signer.public_key, "scopes": ["inference", "models:read"]}
+    file.write_text(yaml.safe_dump({"keys": [record]}))
+    with (
+        fake_site(fake_model("a"), fake_model("emb", "embedding"), keys_file=file) as site,
+        directory(site.port) as whole,
+        directory(site.port, keys_file=file) as guarded,
+        closing(httpx.Client(auth=signer)) as client,
+    ):
+        for each in (whole, guarded):
+            found = {
+                path: client.get(url(each.port) + path).json()
+                for path in ("/api/tags", "/v1/models", "/api/ps", "/api/experimental/model-recommendations")
+            }
+            assert {row["name"] for row in found["/api/tags"]["models"]} == {"a:latest", "emb:latest"}
+            assert {row["id"] for row in found["/v1/models"]["data"]} == {"a:latest", "emb:latest"}
+            assert found["/api/ps"] == {"models": []}
+            offered = found["/api/experimental/model-recommendations"]["recommendations"]
+            assert [row["model"] for row in offered] == ["a:latest"]
+            pulled = client.post(url(each.port) + "/api/pull", json={"model": "a"})
+            assert pulled.status_code == (200 if each is whole else 403)  # its key may not pull
+            assert client.head(url(each.port) + "/api/tags").status_code == 200
+        signed = f"GET,/api/tags?ts={int(time.time())}"
+        headers = {"authorization": signer.header(signed), "x-caravan-peer": signed}
+        assert httpx.get(url(site.port) + "/api/ps", headers=headers).status_code == 200
+        for method, path in (("POST", "/api/show"), ("POST", "/api/me"), ("POST", "/api/generate")):
+            assert httpx.request(method, url(site.port) + path, headers=headers).status_code == 401
 
 
 def listed(site: FakeSite, key: str) -> list[str]:

@@ -32,8 +32,14 @@ def test_a_model_of_many_replicas_is_listed_once_as_the_newest_tells_of_it() -> 
     assert [(row["name"], row["digest"]) for row in found] == [("llama:latest", "a"), ("Qwen3:8b", "new")]
 
 
+def test_what_is_recommended_is_so_once_in_the_order_of_the_servers() -> None:
+    rows = [{"model": name, "description": f"{at}"} for at, name in enumerate(("b:1", "a:1", "B:1"))]
+    assert merge.recommendations([[rows[0]], [rows[1], rows[2]], []]) == rows[:2]
+
+
 def test_nothing_is_listed_where_nothing_is() -> None:
     assert merge.tags([[], []]) == []
+    assert merge.recommendations([[]]) == []
     assert merge.ps([]) == []
 
 

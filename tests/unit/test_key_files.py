@@ -15,7 +15,7 @@ import yaml
 
 from app.access.files import BadKeys, changing, parse_keys, read_keys
 from app.access.keys import KeyRecord, new_key
-from app.access.ring import EXPIRED_KEY, NO_KEY, WRONG_KEY, KeyRing, Reload
+from app.access.ring import BAD_BASIC, EXPIRED_KEY, NO_KEY, WRONG_KEY, KeyRing, Reload
 from app.core.errors import Unauthorized
 from tests.unit.virtual_time import virtual
 
@@ -184,7 +184,8 @@ def test_a_key_stands_for_its_record(ring: KeyRing, scheme: str) -> None:
         ("Bearer", NO_KEY),
         ("Bearer  ", NO_KEY),
         (A, NO_KEY),
-        (f"Basic {A}", NO_KEY),
+        (f"Basic {A}", BAD_BASIC),
+        (f"Digest {A}", NO_KEY),
         ("Bearer x", WRONG_KEY),
         (f"Bearer {A}0", WRONG_KEY),
         (f"Bearer {A} {A}", WRONG_KEY),

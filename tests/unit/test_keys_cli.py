@@ -2,6 +2,7 @@ import json
 import stat
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from typer.testing import CliRunner, Result
 from app.access.files import read_keys
 from app.access.keys import KeyRecord
 from app.access.ring import KeyRing
+from app.access.ssh import fingerprint, read_public_key
 from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
+from tests.signing import Signer
+
+SIGNER = Signer(bytes(range(32)))
 
 
 @pytest.fixture
@@ -71,14 +76,37 @@ def test_keys_are_listed_by_all_but_themselves(file: Path) -> None:
     file.write_text(file.read_text().replace("2099-01-01", "2020-01-01"))
     listed = keys("list")
     head, *rows = [line.split("  ") for line in listed.stdout.splitlines()]
-    assert [cell.strip() for cell in head if cell] == ["ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS"]
+    assert [cell.strip() for cell in head if cell] == [
+        *("ID", "NAME", "SCOPES", "MODELS", "EXPIRES", "LIMITS", "PUBLIC KEY")
+    ]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert cells == [
-        ["a", "Team A", "inference,models:read", "all", "never", "max_context=10,priority=5"],
-        ["b", "-", "admin", "all", "2020-01-01 00:00 (over)", "-"],
+        ["a", "Team A", "inference,models:read", "all", "never", "max_context=10,priority=5", "-"],
+        ["b", "-", "admin", "all", "2020-01-01 00:00 (over)", "-", "-"],
     ]
-    hashed = [found.hash.split(":")[2] for found in read_keys(file)[0]]
+    hashed = [(found.hash or "").split(":")[2] for found in read_keys(file)[0]]
     assert not any(hidden in listed.output for hidden in (made.stdout.strip(), *hashed))
+
+
+@pytest.mark.parametrize("given", ["text", "file"])
+def test_a_public_key_lets_its_owner_in_and_nothing_is_secret(file: Path, tmp_path: Path, given: str) -> None:
+    public = tmp_path / "id_ed25519.pub"
+    public.write_text(f"{SIGNER.public_key}\n")
+    made = keys(
+        "create", "--id", "ann", "--public-key", SIGNER.public_key if given == "text" else str(public)
+    )
+    assert (made.exit_code, made.stdout) == (0, "")
+    shown = fingerprint(read_public_key(SIGNER.public_key))
+    assert made.stderr == f"key 'ann' is in {file}: it lets in who signs with {shown}\n"
+    assert record(file).fields() == {
+        "id": "ann",
+        "public_key": SIGNER.public_key.rpartition(" ")[0],
+        "scopes": ["inference", "models:read"],
+        "created": record(file).fields()["created"],
+    }
+    target = f"POST,/api/show?ts={int(time.time())}"
+    assert KeyRing(file).identify(SIGNER.header(target), target).key_id == "ann"
+    assert keys("list").stdout.splitlines()[1].endswith(f"  {shown}")
 
 
 def test_a_revoked_key_is_gone_and_the_others_stay(file: Path) -> None:
@@ -106,6 +134,12 @@ def test_a_revoked_key_is_gone_and_the_others_stay(file: Path) -> None:
         (("create", "--expires", "9" * 20 + "d"), "is too far from now"),
         (("create", "--max-context", "0"), "--max-context: "),
         (("create", "--id", "a"), "there is a key 'a' already"),
+        (("create", "--public-key", SIGNER.public_key), "--public-key: it is that of the key 's' already"),
+        (("create", "--public-key", "ssh-rsa AAAA"), "--public-key: is not of the type ssh-ed25519"),
+        (("create", "--public-key=-----BEGIN OPENSSH PRIVATE KEY-----"), "--public-key: is a private key"),
+        (("create", "--public-key", "/nowhere.pub"), "--public-key: /nowhere.pub: No such file"),
+        (("create", "--public-key", "/usr"), "--public-key: /usr: Is a directory"),
+        (("create", "--public-key", sys.executable), "it is no public key"),
         (("revoke", "b"), "there is no key 'b'"),
     ],
 )
@@ -113,6 +147,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     file: Path, arguments: tuple[str, ...], complaint: str
 ) -> None:
     keys("create", "--id", "a")
+    keys("create", "--id", "s", "--public-key", SIGNER.public_key)
     before = file.read_text()
     told = keys(*arguments)
     assert (told.exit_code, told.stdout) == (1, "")

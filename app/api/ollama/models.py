@@ -1,4 +1,4 @@
-"""What describes the server and its models: tags, ps, show, version and the liveness text."""
+"""What describes the server, its models and who asks: tags, ps, show, version, me and the liveness text."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.guard import authorization_of, needs
+from app.api.guard import credentials_of, needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
@@ -42,6 +42,13 @@ async def version(served: Served) -> Response:
 @needs("key")
 async def status() -> Response:
     return _json(dumps({"cloud": {"disabled": True, "source": "config"}}))
+
+
+@router.post("/api/me")
+@needs("key")
+async def me(ctx: Context) -> Response:
+    """Whom the key stands for. Ollama's command line pushes nothing before this is answered with 200."""
+    return _json(dumps(views.account(ctx.caller)))
 
 
 @router.api_route("/api/tags", methods=["HEAD", "GET"])
@@ -80,18 +87,23 @@ async def ps(request: Request, served: Served, ctx: Context) -> Response:
     return _json(dumps(listed))
 
 
-async def _of_peers(request: Request, served: Services, path: str) -> list[Rows]:
+async def _of_peers(request: Request, served: Services, path: str, member: str = "models") -> list[Rows]:
     if ASKED_BY_PEER in request.headers:
         return []
-    return await served.peers.rows(path, authorization_of(request.scope))
+    return await served.peers.rows(path, *credentials_of(request.scope), member=member)
 
 
 @router.get("/api/experimental/model-recommendations")
 @needs("models:read")
-async def recommendations(served: Served, ctx: Context) -> Response:
+async def recommendations(request: Request, served: Served, ctx: Context) -> Response:
     """What Ollama's command line offers to chat with: without a list it offers models that are not here."""
     chatting = (model for model in _usable(served, ctx.caller) if model.can("completion"))
-    return _json(dumps({"recommendations": [views.recommendation(model) for model in chatting]}))
+    listed = [views.recommendation(model) for model in chatting]
+    if others := await _of_peers(
+        request, served, "/api/experimental/model-recommendations", "recommendations"
+    ):
+        listed = merge.recommendations([listed, *others])
+    return _json(dumps({"recommendations": listed}))
 
 
 @router.post("/api/show")

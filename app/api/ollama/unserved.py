@@ -2,10 +2,10 @@
 
 from app.api.unserved import Unserved
 
+_SIGNED_IN = "signing out changes nothing here: there are no accounts, and a key is good until it is revoked"
 _ACCOUNTS = "this server has no accounts"
 
 ROUTES = (
-    Unserved(("POST",), "/api/me", _ACCOUNTS),
-    Unserved(("POST",), "/api/signout", _ACCOUNTS),
+    Unserved(("POST",), "/api/signout", _SIGNED_IN),
     Unserved(("DELETE",), "/api/user/keys/{encoded_key}", _ACCOUNTS),
 )

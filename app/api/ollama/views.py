@@ -1,12 +1,15 @@
-"""What `/api/tags`, `/api/ps` and `/api/show` say of a model (docs/reference 10.2 to 10.5)."""
+"""What `/api/tags`, `/api/ps` and `/api/show` say of a model (docs/reference 10.2 to 10.5), and `/api/me` of
+who asks (docs/reference 16.1)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from app.api.ollama.wire import local_stamp
+from app.core.context import Caller
 from app.core.model import Model
 from app.golang.quote import quoted
 from app.store.modelfile import Command, format_modelfile
@@ -50,6 +53,14 @@ def tag(model: Model) -> dict[str, Any]:
         "details": _details(model, model.parent) | _lengths(model),
     }
     return item | ({"capabilities": list(facts.capabilities)} if facts.capabilities else {})
+
+
+def account(caller: Caller) -> dict[str, Any]:
+    """`/api/me`: whom a key stands for; Ollama's command line takes no `id` that is not a UUID."""
+    if not caller.key_id:
+        return {"name": "anonymous"}
+    account_id = uuid5(NAMESPACE_URL, f"urn:caravan:key:{caller.key_id}")
+    return {"id": str(account_id), "name": caller.name or caller.key_id}
 
 
 def recommendation(model: Model) -> dict[str, Any]:

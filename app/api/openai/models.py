@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.guard import authorization_of, needs
+from app.api.guard import credentials_of, needs
 from app.api.services import Context, Served, Services
 from app.api.wire import BARE_JSON, JSON, dumps
 from app.catalogue.names import parse_name, read_reference
@@ -56,7 +56,7 @@ def _own(served: Services, caller: Caller) -> Rows:
 async def _of_peers(request: Request, served: Services) -> list[Rows]:
     if ASKED_BY_PEER in request.headers:
         return []
-    return await served.peers.rows("/api/tags", authorization_of(request.scope))
+    return await served.peers.rows("/api/tags", *credentials_of(request.scope))
 
 
 def _model(shown: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -517,11 +517,18 @@ function route_path(path)
   return known and workloads[known]
 end
 
--- Whether a request shows a key, where keys are wanted; whether it is a good one the servers know.
+-- Whether a request shows a key, where keys are wanted; whether it is a good one the servers know. A signature, as
+-- Ollama's command line sends it, stands after a colon and without a scheme.
 function may_enter(authorization, api_key)
-  return not KEYED
-    or (authorization ~= nil and lower(sub(authorization, 1, 7)) == "bearer ")
-    or (api_key ~= nil and api_key ~= "")
+  if not KEYED or (api_key ~= nil and api_key ~= "") then
+    return true
+  end
+  if authorization == nil then
+    return false
+  end
+  return lower(sub(authorization, 1, 7)) == "bearer "
+    or lower(sub(authorization, 1, 6)) == "basic "
+    or (find(authorization, ":", 1, true) ~= nil and not find(authorization, " ", 1, true))
 end
 
 local function is_encoded(encoding)
