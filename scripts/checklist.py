@@ -388,7 +388,8 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "5",
         "with speculation on vLLM's model runner V1 `repeat_last_n` and `typical_p` change nothing: the "
-        "repeat penalty covers the whole text, the presence and frequency penalties, bent into -2..2, the answer",
+        "repeat penalty covers the whole text, the presence and frequency penalties, bent into -2..2, the "
+        "answer",
     ),
     ("5", "a number that its type cannot hold is 400 with the text for a wrong type"),
     (
