@@ -145,6 +145,7 @@ def _manager(
         keep_alive_s=settings.keep_alive,
         max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
+        load_total_s=settings.load_total_timeout,
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         keyed=keyed,

@@ -26,6 +26,7 @@ from app.catalogue.ggufheader import facts_of
 from app.catalogue.headers import BadHeader, read_gguf
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
+from app.core import progress
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.core.request import Overrides
@@ -112,7 +113,10 @@ class StoredModels:
         digits = model.facts.path.name
         blob = self.store.blobs.path(f"sha256:{digits}")
 
+        moved = progress.listener()
+
         def report(phase: str, fraction: float) -> None:
+            moved()
             _log.debug("%s: %s, %.0f %%", model.name, phase, fraction * 100)
 
         try:

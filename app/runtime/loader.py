@@ -1,9 +1,10 @@
-"""Starts an engine within a time, and can be told to stop."""
+"""Starts an engine that keeps moving, within a time, and can be told to stop."""
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+from app.core import progress
 from app.core.errors import Draining, LoadFailed
 from app.core.model import Model
 from app.engine.base import Engine
@@ -12,11 +13,18 @@ _TIMED_OUT = "timed out waiting for the model to load"
 
 
 class Loader:
-    """One load at a time. A start that takes longer than `timeout_s` (`inf`: no limit) is cancelled."""
+    """One load at a time.
 
-    def __init__(self, start: Callable[[Model], Awaitable[Engine]], timeout_s: float) -> None:
+    A start that tells of no progress (`core.progress`) for `stall_s`, or takes longer than `total_s`, is
+    cancelled (`inf`: no limit). Ollama limits stalling alone (docs/reference 17); a load that moves for
+    ever would keep all others waiting.
+    """
+
+    def __init__(
+        self, start: Callable[[Model], Awaitable[Engine]], stall_s: float, total_s: float = math.inf
+    ) -> None:
         self._start = start
-        self._timeout_s = timeout_s if math.isfinite(timeout_s) else None
+        self._stall_s, self._total_s = stall_s, total_s
         self._starting: asyncio.Future[Engine] | None = None
         self._stopped = False
 
@@ -32,10 +40,10 @@ class Loader:
             LoadFailed: with the reason, whatever kept the engine from starting.
             Draining: it was stopped.
         """
-        limit = asyncio.timeout(self._timeout_s)
+        limit = asyncio.timeout(None)
         try:
             async with limit:
-                self._starting = asyncio.ensure_future(self._start(model))
+                self._starting = asyncio.ensure_future(self._told(limit, model))
                 return await self._starting
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -47,3 +55,25 @@ class Loader:
             raise LoadFailed(reason) from error
         finally:
             self._starting = None
+
+    async def _told(self, limit: asyncio.Timeout, model: Model) -> Engine:
+        """Start it, with the limit put off at each sign of progress. Runs in a context of its own."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._total_s
+        going = True
+
+        def put_off() -> None:
+            if going and not limit.expired():
+                when = min(loop.time() + self._stall_s, end)
+                limit.reschedule(when if math.isfinite(when) else None)
+
+        def moved() -> None:
+            if going:
+                loop.call_soon_threadsafe(put_off)
+
+        put_off()
+        progress.listen(moved)
+        try:
+            return await self._start(model)
+        finally:
+            going = False

@@ -43,10 +43,11 @@ class Manager:
     """Loads engines on demand and unloads them when they are not wanted (docs/reference 17).
 
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
-    cancelled when it takes longer than `load_timeout_s` (`inf`: no limit). `ledger` has the devices' memory;
-    without one at most `max_loaded` engines are loaded (0: any number). A model that finds no room beside
-    engines in use waits for them, and after `patience_s` these take no new requests until it is loaded. At
-    most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
+    cancelled when it stands still for `load_timeout_s` or takes `load_total_s` (`inf`: none). `ledger` has
+    the devices' memory; without one at most `max_loaded` engines are loaded (0: any number). A model that
+    finds no room beside engines in use waits for them, and after `patience_s` these take no new requests
+    until it is loaded. At most `max_queue` requests wait for a load, and always one; as many wait for each
+    engine that is busy.
     Requests for a loaded engine wait for its `Turns` (`max_queue_tokens` bounds their prompts), for no other
     model. Where callers are `keyed`, some places of an engine are for keys that have none, and a keep-alive
     or an unload is that of one model: an engine that several share stays for the longest of theirs.
@@ -62,6 +63,7 @@ class Manager:
         keep_alive_s: float,
         max_loaded: int,
         load_timeout_s: float,
+        load_total_s: float = math.inf,
         max_queue: int,
         max_queue_tokens: int = 0,
         keyed: bool = False,
@@ -88,7 +90,7 @@ class Manager:
         self._recovery = recovery or Recovery(clock=clock)
         self._upkeep = Upkeep(
             self._entries,
-            Loader(start, load_timeout_s),
+            Loader(start, load_timeout_s, load_total_s),
             self._recovery,
             observer or NullObserver(),
             on_crash_loop or _log.error,

@@ -21,7 +21,10 @@ class EngineSettings(BaseSettings):
     load_timeout: Limit = Field(
         default=300.0,
         validation_alias=as_ollama("LOAD_TIMEOUT"),
-        description="Longest time a model may take to load; 0 or less is no limit.",
+        description="Longest time that a load may stand still; 0 or less is no limit.",
+    )
+    load_total_timeout: Limit = Field(
+        default=3600.0, description="Longest time that a load may take in all; 0 or less is no limit."
     )
     num_parallel: int = Field(
         default=0,

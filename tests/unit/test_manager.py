@@ -2,13 +2,18 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from app.core import progress
 from app.core.context import Caller
 from app.core.errors import EngineDied, LoadFailed, Overloaded
+from app.core.model import Model
+from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease
+from app.runtime.loader import Loader
 from tests.unit.garage import A2, A, B, C, lease, managed, model, names, touch
 from tests.unit.virtual_time import advance, now, settle, virtual
 
@@ -331,3 +336,50 @@ async def test_close_waits_for_an_unload_under_way() -> None:
         garage.may_close.set()
         await closing
         assert garage.log.count("close a") == 1
+
+
+@virtual
+@pytest.mark.parametrize(("every_s", "ends"), [(50, True), (70, False)])
+async def test_a_load_may_take_long_as_long_as_it_moves(every_s: float, ends: bool) -> None:
+    """Ollama limits how long a load stands still, not how long it takes (docs/reference 17)."""
+
+    async def start(_: Model) -> FakeEngine:
+        moved = progress.listener()
+        for _ in range(6):
+            await asyncio.sleep(every_s)
+            moved()
+        return FakeEngine()
+
+    loader = Loader(start, stall_s=60)
+    if ends:
+        assert isinstance(await loader.load(A), FakeEngine)
+    else:
+        with pytest.raises(LoadFailed, match="timed out waiting"):
+            await loader.load(A)
+        assert now() == pytest.approx(60)
+
+
+@virtual
+async def test_a_load_that_moves_for_ever_ends_all_the_same() -> None:
+    async def start(_: Model) -> FakeEngine:
+        moved = progress.listener()
+        while True:
+            await asyncio.sleep(10)
+            moved()
+
+    with pytest.raises(LoadFailed, match="timed out waiting"):
+        await Loader(start, stall_s=60, total_s=305).load(A)
+    assert now() == pytest.approx(305)
+
+
+@virtual
+async def test_progress_that_is_told_after_the_end_of_a_load_changes_nothing() -> None:
+    late: list[Callable[[], None]] = []
+
+    async def start(_: Model) -> FakeEngine:
+        late.append(progress.listener())
+        return FakeEngine()
+
+    await Loader(start, stall_s=60).load(A)
+    late[0]()
+    await asyncio.sleep(100)

@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+from app.core import progress
+
 _KEPT_LINES = 400
 _SHOWN_LINES = 12
 _END_S = 2.0
@@ -35,6 +37,7 @@ class ChildOutput:
     def __init__(self) -> None:
         self._reader, self.writer = Pipe(duplex=False)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._report = progress.listener()
         self._copying = Thread(target=self._copy, name="engine output", daemon=True)
         self._copying.start()
 
@@ -69,6 +72,7 @@ class ChildOutput:
                     _write_all(_STDERR, chunk)
                 *whole, begun = (begun + chunk).split(b"\n")
                 self._lines += (line.decode(errors="replace").rstrip() for line in whole)
+                self._report()
         if begun:
             self._lines.append(begun.decode(errors="replace"))
 

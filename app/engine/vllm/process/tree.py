@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 import psutil
 
 from app.core.tasks import supervise
+from app.engine.vllm.process.loading import families, report_progress
 from app.engine.vllm.stream.client import StreamingLLM
 
 _P = ParamSpec("_P")
@@ -35,7 +36,7 @@ class EngineProcesses:
         manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
         cores: Sequence[BaseProcess] = manager.processes if manager else []
         self._sentinels = [core.sentinel for core in cores]
-        self._all = _families(cores)
+        self._all = families(cores)
         pids = {core.pid for core in cores}
         self._workers = [process for process in self._all if process.pid not in pids] or self._all
         self._gone = asyncio.Event()
@@ -100,6 +101,7 @@ async def start_in_thread(
     """
     before = set(active_children())
     starting = asyncio.ensure_future(asyncio.to_thread(start, *args, **kwargs))
+    telling = supervise("engine load", partial(report_progress, before))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -107,9 +109,11 @@ async def start_in_thread(
         with suppress(TimeoutError):
             async with asyncio.timeout(_ABANDON_S):
                 while not starting.done():
-                    _kill(_families(child for child in active_children() if child not in before))
+                    _kill(families(child for child in active_children() if child not in before))
                     await asyncio.wait({starting}, timeout=_LOOK_S)
         raise
+    finally:
+        telling.cancel()
 
 
 def trim_heap() -> None:
@@ -122,15 +126,6 @@ def _discard(started: asyncio.Future[StreamingLLM]) -> None:
     """Shut down an engine that came up although nobody waits for it any more."""
     if not started.cancelled() and started.exception() is None:
         asyncio.get_running_loop().run_in_executor(None, started.result().shutdown)
-
-
-def _families(processes: Iterable[BaseProcess]) -> list[psutil.Process]:
-    found: list[psutil.Process] = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(process.pid)
-            found += [parent, *parent.children(recursive=True)]
-    return found
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

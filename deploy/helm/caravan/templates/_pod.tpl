@@ -321,7 +321,7 @@ volumeMounts:
 {{- $own := dict
   "host" "0.0.0.0:11434"
   "models" $models
-  "load_timeout" (int .model.loadTimeoutSeconds)
+  "load_total_timeout" (int .model.loadTimeoutSeconds)
   "grace_period" (int .root.Values.shutdown.gracePeriodSeconds)
   "drain_delay" (int .root.Values.shutdown.drainSeconds)
   "max_body_bytes" (int .root.Values.gateway.maxBodyBytes)
