@@ -546,6 +546,25 @@ async def test_what_anthropics_search_is_not_kept_to_is_refused(tmp_path: Path, 
     assert "allowed_domains" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "status"),
+    [
+        (None, 200),
+        ({}, 200),
+        ({"user_input": {"type": "all"}, "client_tool_results": None}, 200),
+        ({"user_input": {"type": "all"}, "client_tool_results": {"type": "none"}}, 400),
+        ({"server_tool_results": {"type": "only", "tools": []}}, 400),
+        ({"user_input": "none"}, 400),
+        ("none", 400),
+    ],
+)
+async def test_addresses_of_some_sources_alone_are_refused(tmp_path: Path, sources: Any, status: int) -> None:
+    async with site(tmp_path, SEARCH) as (client, _, _):
+        answer = await client.post("/v1/messages", json=messages(url_sources=sources))
+    assert answer.status_code == status
+    assert status == 200 or "url_sources" in answer.json()["error"]["message"]
+
+
 async def test_anthropics_max_uses_is_kept(tmp_path: Path) -> None:
     twice = Model(*([ToolCall(0, "c", "web_search", {"query": "x"})] for _ in range(3)))
     async with site(tmp_path, twice) as (client, _, engine):

@@ -124,6 +124,7 @@ async def test_a_call_and_its_answer_stay_together() -> None:
         {"summary": "  ", "retain_item_ids": []},
         {"summary": "s", "retain_item_ids": ["item_000099"]},
         {"summary": "s", "retain_item_ids": "item_000001"},
+        {"summary": "s", "retain_item_ids": [["item_000001"]]},
     ],
     ids=str,
 )
@@ -159,6 +160,10 @@ PICTURE = {"role": "user", "content": [{"type": "input_image", "image_url": "dat
             {"input": 1},
             "input must be a string or array: json: cannot unmarshal number into Go value of type "
             "[]json.RawMessage",
+        ),
+        (
+            {"input": [USER], "previous_response_id": "resp_1"},
+            "previous_response_id is not supported, send the whole conversation in input instead",
         ),
         ({"input": []}, "compaction input is empty"),
         ({"input": ""}, "compaction input is empty"),

@@ -8,6 +8,7 @@ from app.api.anthropic.system import BETWEEN, joined, reminder, system_text
 from app.api.wire import dumps
 from app.core.errors import InvalidRequest
 from app.core.request import Image, Json, Message, Part, PastToolCall, RemoteImage, Text
+from app.golang.quote import quoted
 from app.golang.types import decode_base64
 
 _SEARCH_ERROR = "web_search_tool_result_error"
@@ -26,13 +27,24 @@ def to_messages(system: Json, turns: Sequence[Turn]) -> tuple[Message, ...]:
     Raises:
         InvalidRequest: for a block that cannot be shown.
     """
+    if isinstance(system, list):
+        _refuse_unshown(system)
     made = _Conversation(system_text(system))
-    for turn in turns:
-        if turn.role == "system":
-            made.remind(joined(turn.content))
-        else:
+    last_user = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    for at, turn in enumerate(turns):
+        if turn.role != "system":
             made.add(turn)
+        elif not (_is_cleared(turn) and at < last_user):
+            _refuse_unshown(turn.content)
+            made.remind(joined(turn.content))
     return made.messages
+
+
+def _is_cleared(turn: Turn) -> bool:
+    """Whether a system message is shown no more once the user has spoken after it."""
+    if turn.clear_at not in ("", "never", "next_user_message"):
+        raise InvalidRequest(f'clear_at: must be "next_user_message" or "never", not {quoted(turn.clear_at)}')
+    return turn.clear_at == "next_user_message"
 
 
 class _Conversation:
@@ -170,21 +182,30 @@ def _shown(block: Block) -> list[Part]:
         case "text":
             return [Text(block.text)] if block.text else []
         case "image":
-            return [_picture(block.source)]
+            return [_picture(block)]
         case "document":
             return _document(block)
         case "search_result":
             heading = "\n".join(filter(None, (block.title, _word(block.source))))
             return _titled(heading, read_blocks(block.content))
-        case "compaction" if isinstance(block.content, str):
+        case "compaction" if isinstance(block.content, str) and not block.tool_changes:
             return [Text(block.content)]
-        case kind if why := _REFUSED.get(kind):
-            raise InvalidRequest(f"{kind}: {why}")
         case _:
+            _refuse_unshown((block,))
             return []
 
 
-def _picture(source: Json) -> Image | RemoteImage:
+def _refuse_unshown(blocks: Iterable[Block]) -> None:
+    """Raises: InvalidRequest: for a block that means something which a model here could not be shown."""
+    for block in blocks:
+        if why := _REFUSED.get("tool_addition" if block.tool_changes else block.type):
+            raise InvalidRequest(f"{block.type}: {why}")
+
+
+def _picture(block: Block) -> Image | RemoteImage:
+    source, wanted = block.source, block.transformations
+    if isinstance(wanted, dict) and wanted.get("oversized_image") == "error":
+        raise InvalidRequest("image: transformations.oversized_image: every picture is made to fit here")
     if not isinstance(source, dict):
         raise InvalidRequest("invalid image source")
     kind = _word(source.get("type"))

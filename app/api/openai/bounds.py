@@ -8,6 +8,7 @@ from app.core.limits import InputLimits, refuse_over
 from app.core.request import Json
 
 _TEXTS = ("prompt", "suffix")
+_PART_TEXTS = ("text", "refusal")
 _NESTED = ("tools", "response_format", "chat_template_kwargs", "structured_outputs", "guided_json")
 
 
@@ -90,5 +91,5 @@ def _urls(content: Json) -> Iterator[str]:
 
 
 def _text_chars(content: Json) -> int:
-    parts = (part.get("text") for part in items(content) if isinstance(part, dict))
+    parts = (part.get(key) for part in items(content) if isinstance(part, dict) for key in _PART_TEXTS)
     return sum(len(text) for text in parts if isinstance(text, str))
