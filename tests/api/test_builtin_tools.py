@@ -572,8 +572,18 @@ async def test_anthropics_max_uses_is_kept(tmp_path: Path) -> None:
     assert len(engine.asked) == 2
 
 
+@pytest.mark.parametrize("most", [0, 1])
+async def test_max_tool_calls_bounds_the_servers_own(tmp_path: Path, most: int) -> None:
+    twice = Model(*([ToolCall(0, "c", "web_search", {"query": "x"})] for _ in range(3)))
+    body = {"model": "m", "input": "x", "tools": [{"type": "web_search"}], "max_tool_calls": most}
+    async with site(tmp_path, twice) as (client, _, _):
+        answer = (await client.post("/v1/responses", json=body)).json()
+    assert sum(item["type"] == "web_search_call" for item in answer["output"]) == most
+
+
 async def test_openais_web_search_is_run_here(tmp_path: Path) -> None:
-    body = {"model": "m", "input": "Where can I buy?", "tools": [{"type": "web_search"}]}
+    tool = {"type": "web_search", "external_web_access": False, "search_content_types": ["text"]}
+    body = {"model": "m", "input": "Where can I buy?", "tools": [tool]}
     async with site(tmp_path, SEARCH) as (client, _, _):
         whole = (await client.post("/v1/responses", json=body)).json()
         told = (await client.post("/v1/responses", json=body | {"stream": True})).text
