@@ -1,13 +1,14 @@
 """What the Messages API makes of a request: checks, conversion, and what is refused or changes nothing."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from app.api.anthropic import codec
-from app.core.request import Image, Text, ToolChoice
+from app.core.request import ChatPrompt, Image, Text, ToolChoice
 from app.engine.fake.engine import Asked
 from app.runtime.choice import calls_constraint
 from tests.api.messages_site import IMAGE, PNG, Site, assistant, site, user
@@ -650,6 +651,10 @@ async def test_a_schema_binds_the_answer(here: Site, place: str) -> None:
         ({"stop_sequences": ["x"] * 65}, "stop_sequences: at most 64, this request has 65"),
         ({"messages": [user([IMAGE] * 65)]}, "images: at most 64, this request has 65"),
         (
+            {"messages": [user([{"type": "image", "source": {"type": "url", "url": "http://x"}}] * 65)]},
+            "images: at most 64, this request has 65",
+        ),
+        (
             {"messages": [user([result([IMAGE] * 65)])]},
             "images: at most 64, this request has 65",
         ),
@@ -669,6 +674,20 @@ async def test_a_schema_binds_the_answer(here: Site, place: str) -> None:
 )
 async def test_what_is_too_much_is_refused_with_the_limit(here: Site, body: Any, text: str) -> None:
     assert (await here.refused(**body)).startswith(text)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "reminders"])
+def test_texts_in_thousands_of_pieces_are_put_together_once(kind: str) -> None:
+    blocks = user([{"type": "text", "text": "x" * 16}] * 60_000)
+    reminders = [user("x"), *[{"role": "system", "content": "y" * 90}] * 9_900]
+    begun = time.process_time()
+    prompt = asked_for(messages=[blocks] if kind == "blocks" else reminders).generation.prompt
+    assert time.process_time() - begun < 3
+    assert isinstance(prompt, ChatPrompt)
+    (message,) = prompt.messages
+    (part,) = message.parts
+    assert isinstance(part, Text)
+    assert len(part.text) > 900_000
 
 
 @pytest.mark.parametrize("place", ["tools", "messages", "output_format"])

@@ -723,6 +723,17 @@ async def test_a_picture_at_an_address_is_fetched_where_that_is_on(tmp_path: Pat
     assert pictures.asked[0] == PICTURE
 
 
+async def test_a_picture_is_fetched_once_for_all_answers(tmp_path: Path) -> None:
+    path, pictures = "/v1/chat/completions", Pictures()
+    async with gallery(tmp_path, pictures) as (client, engine):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE) | {"n": 5})
+        assert answer.status_code == 200, answer.text
+        failed = await client.post(path, json=WITH_PICTURE[path]("http://intern.test/") | {"n": 5})
+        assert failed.status_code == 400
+    assert [each.chat.messages[-1].images for each in engine.renderings] == [(b"picture",)] * 5
+    assert pictures.asked.count(PICTURE) == 1
+
+
 async def test_pictures_at_addresses_have_a_budget(tmp_path: Path) -> None:
     """One request may name 64, and each may have 20 MiB."""
     path, pictures = "/v1/chat/completions", Pictures()

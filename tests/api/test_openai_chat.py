@@ -140,6 +140,17 @@ async def test_sampling_fields_reach_the_engine(fields: Any, expected: dict[str,
     [
         ({"n": 0}, "n must be an integer from 1 to 2147483648"),
         ({"n": 129}, "n: at most 128 answers, this request has 129"),
+        (
+            {
+                "n": 33,
+                "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": DATA_URL}] * 2}],
+            },
+            "images: at most 64 for all answers together, this request has 66",
+        ),
+        (
+            {"N": 100, "messages": [{"role": "user", "content": "x" * 50_000}]},
+            "n: at most 4194304 characters for all answers, this request has 5000400",
+        ),
         ({"logit_bias": {"a": 1}}, "logit_bias: its keys must be token ids"),
         ({"logit_bias": {"1": 101}}, "logit_bias: its values must be numbers from -100 to 100"),
         ({"logit_bias": [1]}, "logit_bias must be an object"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from app.api.anthropic.schema import Block, Turn, read_blocks
 from app.api.anthropic.system import BETWEEN, joined, reminder, system_text
@@ -48,19 +49,22 @@ def _is_cleared(turn: Turn) -> bool:
 
 
 class _Conversation:
-    """Messages so far. `names` are those of the tools called, by the ids of the calls."""
+    """Messages so far. `names` are those of the tools called, by the ids of the calls.
+
+    What is said in pieces is put together once, at the end: a piece of it may come thousands of times.
+    """
 
     def __init__(self, system: str) -> None:
-        self._system = system
-        self._messages: list[Message] = []
+        self._system = [system] if system else []
+        self._messages: list[tuple[Message, list[Part]]] = []
         self._names: dict[str, str] = {}
         self._is_open = False
         """Whether the last message is nothing but reminders."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        first = (Message.of("system", self._system),) if self._system else ()
-        return (*first, *self._messages)
+        first = (Message.of("system", BETWEEN.join(self._system)),) if self._system else ()
+        return (*first, *(replace(message, parts=_whole(parts)) for message, parts in self._messages))
 
     def remind(self, text: str) -> None:
         """Add a system message. Before anybody has spoken it is part of the system prompt.
@@ -71,13 +75,13 @@ class _Conversation:
         if not text:
             return
         if not self._messages:
-            self._system = BETWEEN.join(filter(None, (self._system, text)))
+            self._system.append(text)
             return
-        last = self._messages[-1]
+        last, parts = self._messages[-1]
         if last.role in ("user", "tool"):
-            self._messages[-1] = _behind(last, (Text(reminder(text)),))
+            _put_behind(parts, (Text(reminder(text)),))
         else:
-            self._messages.append(Message.of("user", reminder(text)))
+            self._append(Message.of("user", reminder(text)))
             self._is_open = True
 
     def add(self, turn: Turn) -> None:
@@ -86,25 +90,29 @@ class _Conversation:
             if message.role == "tool":
                 message = replace(message, tool_name=self._names.get(message.tool_call_id, ""))
             if message.role == "user" and self._is_open:
-                self._messages[-1] = _behind(self._messages[-1], message.parts)
+                _put_behind(self._messages[-1][1], message.parts)
             else:
-                self._messages.append(message)
+                self._append(message)
             self._is_open = False
 
+    def _append(self, message: Message) -> None:
+        self._messages.append((message, list(message.parts)))
 
-def _behind(message: Message, parts: Iterable[Part]) -> Message:
-    between = (Text(BETWEEN),) if message.parts else ()
-    return replace(message, parts=_whole((*message.parts, *between, *parts)))
+
+def _put_behind(parts: list[Part], more: Iterable[Part]) -> None:
+    if parts:
+        parts.append(Text(BETWEEN))
+    parts += more
 
 
 def _whole(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Texts that stand side by side as one: templates that see pieces put what they like between them."""
     found: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
-            found[-1] = Text(last.text + part.text)
+    for kind, some in groupby(parts, type):
+        if kind is Text:
+            found.append(Text("".join(part.text for part in some if isinstance(part, Text))))
         else:
-            found.append(part)
+            found += some
     return tuple(found)
 
 
@@ -121,7 +129,7 @@ class _Own:
         """The message that it makes, unless it is empty."""
         if self.parts or self.thinking or self.calls:
             thinking = BETWEEN.join(self.thinking)
-            yield Message(self.role, _whole(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
+            yield Message(self.role, tuple(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
 
 
 def _of_turn(turn: Turn) -> Iterator[Message]:
@@ -173,7 +181,7 @@ def _result(block: Block) -> Message | None:
             parts = [Text(dumps(block.content).decode())]
         case _:
             return None
-    return Message("tool", _whole(parts), tool_call_id=block.tool_use_id)
+    return Message("tool", tuple(parts), tool_call_id=block.tool_use_id)
 
 
 def _shown(block: Block) -> list[Part]:
