@@ -116,6 +116,7 @@ def test_events_in_any_order(
 @given(PLAIN, st.integers(0, 6), st.none() | st.text("ab \u00e9", min_size=1, max_size=2))
 @example(["ab", "c"], 0, "bc")
 @example(["\ud7ff", ""], 1, None)
+@example(["a\x85\x1c\u2028b"], 0, None)
 def test_texts_that_are_cut(talks: Talks, texts: list[str], most: int, stop: str | None) -> None:
     talks.reply = Reply(texts)
     found: list[Said] = []
