@@ -86,6 +86,12 @@ class InputLimits:
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
     choices: int = _row(128, "answers of one request: `n` times its prompts", "api/openai/bounds.py", "400")
+    choice_chars: int = _row(
+        4 << 20,
+        "characters of texts and tools, and token ids, times `n`: each answer has its prompt made",
+        "api/openai/bounds.py",
+        "400",
+    )
     logit_bias: int = _row(1_024, "tokens of `logit_bias`", "api/openai/sampling.py", "400")
     stop_tokens: int = _row(1_024, "ids of `stop_token_ids`", "api/openai/sampling.py", "400")
     regex_chars: int = _row(

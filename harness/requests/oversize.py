@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from app.core.limits import InputLimits
+from app.core.limits import DEFAULTS, InputLimits
 from harness.requests.pictures import picture
 
 Build = Callable[[int], bytes]
@@ -39,6 +39,13 @@ def _chat(**fields: Any) -> bytes:
 def _v1(**fields: Any) -> bytes:
     """The answer is cut, so that a scripted engine need not keep to what is wanted of it."""
     return _chat(**{"options": None, "max_tokens": 2, **fields})
+
+
+def _answers(count: int) -> bytes:
+    """A text that is no longer than one may be, times some answers."""
+    most = DEFAULTS.text_chars
+    times = next(each for each in range(2, 128) if count % each == 0 and count // each <= most)
+    return _v1(n=times, messages=[{"role": "user", "content": "x" * (count // times - len("user"))}])
 
 
 def _spread(body: bytes, item: bytes, count: int) -> bytes:
@@ -135,6 +142,7 @@ CASES = (
     Case("embed_inputs", "/api/embed", lambda n: _spread(_body(input=0), b'"a"', n)),
     Case("schema_bytes", "/api/chat", _schema),
     Case("choices", _V1, lambda n: _v1(n=n)),
+    Case("choice_chars", _V1, _answers),
     Case("logit_bias", _V1, lambda n: _v1(logit_bias={str(at): 1 for at in range(n)})),
     Case("stop_tokens", _V1, lambda n: _spread(_v1(stop_token_ids=0), b"1", n)),
     Case("regex_chars", _V1, lambda n: _v1(guided_regex="a" * n)),

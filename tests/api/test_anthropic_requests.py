@@ -1,14 +1,16 @@
 """What the Messages API makes of a request: checks, conversion, and what is refused or changes nothing."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from app.api.anthropic import codec
-from app.core.request import Image, Text, ToolChoice
+from app.core.request import ChatPrompt, Image, Text, ToolChoice
 from app.engine.fake.engine import Asked
+from app.runtime.choice import calls_constraint
 from tests.api.messages_site import IMAGE, PNG, Site, assistant, site, user
 
 pytestmark = pytest.mark.row("A9", "C7")
@@ -235,6 +237,32 @@ async def test_a_system_message_after_an_answer_begins_the_users_turn(here: Site
     assert shown == said("user", "Hi") + said("assistant", "Hello") + said("user", said_last)
 
 
+async def test_a_system_message_is_shown_until_the_user_speaks_where_it_says_so(here: Site) -> None:
+    def late(**fields: Any) -> dict[str, Any]:
+        return {"role": "system", "content": "<system-reminder>Now.</system-reminder>", **fields}
+
+    said_now = "Hi\n\n<system-reminder>Now.</system-reminder>"
+    once = late(clear_at="next_user_message")
+    assert await here.shown(user("Hi"), once) == said("user", said_now)
+    again = [assistant("Yes"), user("And?")]
+    shown = await here.shown(user("Hi"), once, *again)
+    assert shown == said("user", "Hi") + said("assistant", "Yes") + said("user", "And?")
+    shown = await here.shown(user("Hi"), late(clear_at="never"), *again)
+    assert shown.startswith(said("user", said_now))
+    text = await here.refused(messages=[user("Hi"), late(clear_at="soon")])
+    assert text == 'clear_at: must be "next_user_message" or "never", not "soon"'
+
+
+@pytest.mark.parametrize("kind", ["tool_addition", "tool_removal"])
+async def test_a_system_message_that_changes_the_tools_is_refused(here: Site, kind: str) -> None:
+    change = {"type": kind, "tool": {"type": "tool_reference", "name": "w"}}
+    for body in (
+        {"messages": [user("Hi"), {"role": "system", "content": [change]}]},
+        {"system": [change]},
+    ):
+        assert (await here.refused(**body)).startswith(f"{kind}: tools do not change")
+
+
 # Content
 
 
@@ -270,6 +298,13 @@ async def test_other_sources_of_pictures_are_refused(here: Site, source: Any, te
     assert await here.refused(messages=[user([{"type": "image", "source": source}])]) == text
     inner = [{"type": "image", "source": source}]
     assert await here.refused(messages=[user([result(inner)])]) == text
+
+
+async def test_a_picture_that_must_not_be_made_smaller_is_refused(here: Site) -> None:
+    image = {**IMAGE, "transformations": {"oversized_image": "error"}}
+    text = "image: transformations.oversized_image: every picture is made to fit here"
+    assert await here.refused(messages=[user([image])]) == text
+    await here.told(messages=[user([{**IMAGE, "transformations": {"oversized_image": "downsize"}}])])
 
 
 async def test_a_call_and_its_result_come_back_in_the_history(here: Site) -> None:
@@ -542,6 +577,17 @@ def test_tool_choice_is_handed_on(choice: Any, wanted: ToolChoice, parallel: boo
     assert (asked.tool_choice, asked.parallel_tool_calls) == (wanted, parallel)
 
 
+def test_a_call_that_must_be_keeps_to_the_schema_as_the_client_wrote_it() -> None:
+    """The model sees less of it than what binds the call."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    tools = [{"name": "w", "input_schema": schema}, {"type": "bash_20250124", "name": "bash"}]
+    asked = asked_for(tools=tools, tool_choice={"type": "any"}).generation
+    constraint = calls_constraint(asked)
+    assert constraint is not None
+    assert '"minimum": 1' in json.dumps(constraint.schema)
+    assert '"command"' in json.dumps(constraint.schema)
+
+
 def asked_for(**body: Any) -> codec.Asked:
     whole = {"model": "m", "max_tokens": 9, "messages": [user("Hi")], **body}
     return codec.to_message(json.dumps(whole).encode(), 0)
@@ -605,6 +651,10 @@ async def test_a_schema_binds_the_answer(here: Site, place: str) -> None:
         ({"stop_sequences": ["x"] * 65}, "stop_sequences: at most 64, this request has 65"),
         ({"messages": [user([IMAGE] * 65)]}, "images: at most 64, this request has 65"),
         (
+            {"messages": [user([{"type": "image", "source": {"type": "url", "url": "http://x"}}] * 65)]},
+            "images: at most 64, this request has 65",
+        ),
+        (
             {"messages": [user([result([IMAGE] * 65)])]},
             "images: at most 64, this request has 65",
         ),
@@ -624,6 +674,20 @@ async def test_a_schema_binds_the_answer(here: Site, place: str) -> None:
 )
 async def test_what_is_too_much_is_refused_with_the_limit(here: Site, body: Any, text: str) -> None:
     assert (await here.refused(**body)).startswith(text)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "reminders"])
+def test_texts_in_thousands_of_pieces_are_put_together_once(kind: str) -> None:
+    blocks = user([{"type": "text", "text": "x" * 16}] * 60_000)
+    reminders = [user("x"), *[{"role": "system", "content": "y" * 90}] * 9_900]
+    begun = time.process_time()
+    prompt = asked_for(messages=[blocks] if kind == "blocks" else reminders).generation.prompt
+    assert time.process_time() - begun < 3
+    assert isinstance(prompt, ChatPrompt)
+    (message,) = prompt.messages
+    (part,) = message.parts
+    assert isinstance(part, Text)
+    assert len(part.text) > 900_000
 
 
 @pytest.mark.parametrize("place", ["tools", "messages", "output_format"])

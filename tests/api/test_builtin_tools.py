@@ -546,6 +546,25 @@ async def test_what_anthropics_search_is_not_kept_to_is_refused(tmp_path: Path, 
     assert "allowed_domains" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "status"),
+    [
+        (None, 200),
+        ({}, 200),
+        ({"user_input": {"type": "all"}, "client_tool_results": None}, 200),
+        ({"user_input": {"type": "all"}, "client_tool_results": {"type": "none"}}, 400),
+        ({"server_tool_results": {"type": "only", "tools": []}}, 400),
+        ({"user_input": "none"}, 400),
+        ("none", 400),
+    ],
+)
+async def test_addresses_of_some_sources_alone_are_refused(tmp_path: Path, sources: Any, status: int) -> None:
+    async with site(tmp_path, SEARCH) as (client, _, _):
+        answer = await client.post("/v1/messages", json=messages(url_sources=sources))
+    assert answer.status_code == status
+    assert status == 200 or "url_sources" in answer.json()["error"]["message"]
+
+
 async def test_anthropics_max_uses_is_kept(tmp_path: Path) -> None:
     twice = Model(*([ToolCall(0, "c", "web_search", {"query": "x"})] for _ in range(3)))
     async with site(tmp_path, twice) as (client, _, engine):
@@ -553,8 +572,18 @@ async def test_anthropics_max_uses_is_kept(tmp_path: Path) -> None:
     assert len(engine.asked) == 2
 
 
+@pytest.mark.parametrize("most", [0, 1])
+async def test_max_tool_calls_bounds_the_servers_own(tmp_path: Path, most: int) -> None:
+    twice = Model(*([ToolCall(0, "c", "web_search", {"query": "x"})] for _ in range(3)))
+    body = {"model": "m", "input": "x", "tools": [{"type": "web_search"}], "max_tool_calls": most}
+    async with site(tmp_path, twice) as (client, _, _):
+        answer = (await client.post("/v1/responses", json=body)).json()
+    assert sum(item["type"] == "web_search_call" for item in answer["output"]) == most
+
+
 async def test_openais_web_search_is_run_here(tmp_path: Path) -> None:
-    body = {"model": "m", "input": "Where can I buy?", "tools": [{"type": "web_search"}]}
+    tool = {"type": "web_search", "external_web_access": False, "search_content_types": ["text"]}
+    body = {"model": "m", "input": "Where can I buy?", "tools": [tool]}
     async with site(tmp_path, SEARCH) as (client, _, _):
         whole = (await client.post("/v1/responses", json=body)).json()
         told = (await client.post("/v1/responses", json=body | {"stream": True})).text
@@ -692,6 +721,17 @@ async def test_a_picture_at_an_address_is_fetched_where_that_is_on(tmp_path: Pat
             assert failed.status_code == status
             assert told in failed.json()["error"]["message"]
     assert pictures.asked[0] == PICTURE
+
+
+async def test_a_picture_is_fetched_once_for_all_answers(tmp_path: Path) -> None:
+    path, pictures = "/v1/chat/completions", Pictures()
+    async with gallery(tmp_path, pictures) as (client, engine):
+        answer = await client.post(path, json=WITH_PICTURE[path](PICTURE) | {"n": 5})
+        assert answer.status_code == 200, answer.text
+        failed = await client.post(path, json=WITH_PICTURE[path]("http://intern.test/") | {"n": 5})
+        assert failed.status_code == 400
+    assert [each.chat.messages[-1].images for each in engine.renderings] == [(b"picture",)] * 5
+    assert pictures.asked.count(PICTURE) == 1
 
 
 async def test_pictures_at_addresses_have_a_budget(tmp_path: Path) -> None:

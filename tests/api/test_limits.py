@@ -25,6 +25,7 @@ TEXTS = {
     "tool_bytes": r"tools: at most {most} bytes of JSON, this request has {more}",
     "schema_bytes": r"format: at most {most} bytes of JSON, this request has {more}",
     "template_chars": r"template: at most {most} characters, this request has {more}",
+    "choice_chars": r"n: at most {most} characters for all answers, this request has {more}",
     "choices": r"n: at most {most} answers, this request has {more}",
     "stop_tokens": r"stop_token_ids: at most {most}, this request has {more}",
     "regex_chars": r"guided_regex: at most {most} characters, this request has {more}",

@@ -140,6 +140,17 @@ async def test_sampling_fields_reach_the_engine(fields: Any, expected: dict[str,
     [
         ({"n": 0}, "n must be an integer from 1 to 2147483648"),
         ({"n": 129}, "n: at most 128 answers, this request has 129"),
+        (
+            {
+                "n": 33,
+                "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": DATA_URL}] * 2}],
+            },
+            "images: at most 64 for all answers together, this request has 66",
+        ),
+        (
+            {"N": 100, "messages": [{"role": "user", "content": "x" * 50_000}]},
+            "n: at most 4194304 characters for all answers, this request has 5000400",
+        ),
         ({"logit_bias": {"a": 1}}, "logit_bias: its keys must be token ids"),
         ({"logit_bias": {"1": 101}}, "logit_bias: its values must be numbers from -100 to 100"),
         ({"logit_bias": [1]}, "logit_bias must be an object"),
@@ -159,6 +170,10 @@ async def test_sampling_fields_reach_the_engine(fields: Any, expected: dict[str,
         ({"modalities": ["text", "audio"]}, "modalities: models of this server write text alone"),
         ({"functions": [{}]}, "functions: use tools"),
         ({"web_search_options": {}}, "web_search_options: this server has no web search"),
+        (
+            {"moderation": {"model": "omni-moderation-latest"}},
+            "moderation: nothing that is asked or answered here is moderated",
+        ),
         ({"chat_template": "x"}, "chat_template: templates are set with the model"),
         ({"prompt_logprobs": 1}, "prompt_logprobs: is not supported by this server"),
         (
@@ -299,6 +314,56 @@ async def test_content_may_be_null_with_calls_alone() -> None:
         for arguments in ("", "{", "[]", "1"):
             call["function"] = {"name": "weather", "arguments": arguments}
             refused(await served.chat(HI, *history), "invalid tool call arguments")
+
+
+async def test_a_refusal_is_what_the_assistant_said() -> None:
+    async with site() as served:
+        for said in (
+            {"content": None, "refusal": "No."},
+            {"content": "", "refusal": "No."},
+            {"content": [{"type": "refusal", "refusal": "No."}]},
+            {"content": [], "refusal": "No."},
+        ):
+            await served.chat(HI, {"role": "assistant", **said}, HI)
+            assert served.engine.renderings[-1].chat.messages[1].parts == (Text("No."),)
+        both = {"role": "assistant", "content": "Well.", "refusal": "No."}
+        await served.chat(HI, both, {**both, "content": [{"type": "text", "text": "Well."}]}, HI)
+        _, *told, _ = served.engine.renderings[-1].chat.messages
+        assert [message.text for message in told] == ["Well.\nNo."] * 2
+
+
+async def test_the_result_of_a_function_has_its_name() -> None:
+    async with site() as served:
+        await served.chat(HI, {"role": "function", "name": "weather", "content": "9"})
+        assert served.engine.renderings[-1].chat.messages[1].tool_name == "weather"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"audio": {"id": "a"}}, "messages.audio: models of this server do not hear"),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, "messages.function_call: use tool_calls"),
+        (
+            {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}]},
+            'messages.tool_calls: "custom" is no kind of call here; use functions',
+        ),
+    ],
+)
+async def test_what_a_model_could_not_be_shown_of_a_message_is_refused(message: Any, text: str) -> None:
+    async with site() as served:
+        refused(await served.chat(HI, {"role": "assistant", "content": "x", **message}), text)
+        nothing = dict.fromkeys(message)
+        assert (await served.chat(HI, {"role": "assistant", "content": "x", **nothing})).status_code == 200
+
+
+async def test_what_changes_nothing_in_a_message_is_let_pass() -> None:
+    plain = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    part = {"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    async with site() as served:
+        for message in (plain, {"role": "user", "content": [part], "name": "Ann"}):
+            assert (await served.chat(message)).status_code == 200
+        first, second = (each.chat.messages for each in served.engine.renderings)
+        assert first == second
 
 
 async def test_messages_without_any_part_only_load_the_model() -> None:
@@ -461,6 +526,14 @@ async def test_an_answer_is_kept_to_texts(fields: Any, text: str, wrong: str) ->
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}},
             None,
+        ),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format: json_schema needs a schema, which must be an object",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": "json"}}},
+            "response_format: json_schema needs a schema, which must be an object",
         ),
         (
             {"response_format": {"type": "structural_tag"}},

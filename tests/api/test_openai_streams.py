@@ -165,6 +165,39 @@ async def test_events_are_told_as_they_come_each_with_its_choice() -> None:
     assert seen == [(1, "b"), (1, "c"), (0, "a")]
 
 
+async def test_a_few_answers_at_once_are_on_their_way_to_their_first_token() -> None:
+    """Each has a prompt made and waits in the queue: they must not be there all at once."""
+    gate, begun, said = asyncio.Event(), list[int](), list[str]()
+
+    async def run(index: int) -> AsyncGenerator[Sequence[Event]]:
+        begun.append(index)
+        await gate.wait()
+        yield (Content("a"),)
+        yield (Content("b"),)
+
+    async def read() -> None:
+        async for events in merged([run(index) for index in range(20)], lambda _: None):
+            said.extend(event.text for event in events if isinstance(event, Content))
+
+    reading = asyncio.create_task(read())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert begun == list(range(8))
+    gate.set()
+    await reading
+    assert sorted(begun) == list(range(20))
+    assert sorted(said) == ["a"] * 20 + ["b"] * 20
+
+
+async def test_answers_that_never_began_are_closed_too() -> None:
+    runs = [source("!")] + [source("a") for _ in range(20)]
+    with pytest.raises(EngineFailed):
+        async for _ in merged(runs, lambda _: None):
+            pass
+    for run in runs:
+        assert await anext(run, None) is None
+
+
 async def test_the_first_failure_ends_all_and_closes_every_run() -> None:
     never = asyncio.Event()
     closed = list[str]()

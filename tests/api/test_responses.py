@@ -111,7 +111,8 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         "user": "u",
         "service_tier": "priority",
         "prompt_cache_retention": "24h",
-        "prompt_cache_options": {"mode": "implicit"},
+        "prompt_cache_options": {"mode": "implicit", "prewarm": False},
+        "reasoning": {"context": "all_turns", "mode": "pro"},
         "access_programs": {},
         "background_options": {},
         "image": {"context_compression": "auto"},
@@ -157,6 +158,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         (
             {"moderation": {"model": "x"}},
             "moderation is not supported: nothing that is asked or answered here is moderated",
+        ),
+        (
+            {"prompt_cache_options": {"prewarm": True}},
+            "prompt_cache_options.prewarm is not supported: every request is answered",
         ),
         ({"truncation": "middle"}, 'invalid truncation: "middle" (must be auto or disabled)'),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),

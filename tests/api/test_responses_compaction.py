@@ -1,13 +1,16 @@
 """Compaction: `POST /v1/responses/compact`, the trigger within a stream, and what is made of its items."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from app.api.openai.responses.items import read_input
 from app.core.errors import EngineFailed
 from app.core.events import Content, ToolCall
+from app.core.limits import DEFAULTS
 from app.core.model import Capability
 from app.engine.base import Prompt, Run
 from app.engine.fake.script import Reply
@@ -124,6 +127,7 @@ async def test_a_call_and_its_answer_stay_together() -> None:
         {"summary": "  ", "retain_item_ids": []},
         {"summary": "s", "retain_item_ids": ["item_000099"]},
         {"summary": "s", "retain_item_ids": "item_000001"},
+        {"summary": "s", "retain_item_ids": [["item_000001"]]},
     ],
     ids=str,
 )
@@ -159,6 +163,10 @@ PICTURE = {"role": "user", "content": [{"type": "input_image", "image_url": "dat
             {"input": 1},
             "input must be a string or array: json: cannot unmarshal number into Go value of type "
             "[]json.RawMessage",
+        ),
+        (
+            {"input": [USER], "previous_response_id": "resp_1"},
+            "previous_response_id is not supported, send the whole conversation in input instead",
         ),
         ({"input": []}, "compaction input is empty"),
         ({"input": ""}, "compaction input is empty"),
@@ -322,6 +330,17 @@ async def test_the_newest_compaction_counts() -> None:
         await made.respond(input=[one, USER, two])
         texts = [(each.role, each.text) for each in made.chat.messages]
     assert texts == [("user", "Hi"), ("assistant", ""), ("tool", "two"), ("user", "kept by two")]
+
+
+async def test_thousands_of_compactions_are_read_in_one_pass() -> None:
+    """Each stands for what was before it, which is looked at once."""
+    packed = {"type": "ollama_compaction", "version": 1, "summary": "s", "retained": []}
+    items = [USER] * 4_000 + [{"type": "compaction", "encrypted_content": json.dumps(packed)}] * 4_000
+    begun = time.process_time()
+    found = read_input(items, DEFAULTS)
+    assert time.process_time() - begun < 3
+    assert len(found.items) == 4_002
+    assert found.places == [*range(4_000), 7_999, 7_999]
 
 
 async def test_a_compaction_can_be_compacted() -> None:

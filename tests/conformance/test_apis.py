@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from typing import Any
 
@@ -203,6 +204,34 @@ def _eventually(holds: Any) -> None:
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.005)
+
+
+async def held_from_the_second(index: int) -> None:
+    if index:
+        await asyncio.Event().wait()
+
+
+async def held_from_the_first(_: int) -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_deadline_is_told_before_and_after_the_first_frame() -> None:
+    def slow(_: Prompt, run: Run) -> Reply:
+        late = run.chat.messages[-1].text == "late"
+        return Reply(["a ", "b "], gate=held_from_the_second if late else held_from_the_first)
+
+    asked = [(api, text, stream) for api in APIS for text in ("never", "late") for stream in (False, True)]
+    with fake_site(fake_model("m"), engine=lambda: FakeEngine(slow), request_timeout=2) as made:
+        with ThreadPoolExecutor(len(asked)) as threads:
+            answers = list(threads.map(lambda each: ask(made, each[0], each[1], stream=each[2]), asked))
+        _eventually(lambda: not made.running)
+    for (api, text, stream), answer in zip(asked, answers, strict=True):
+        if text == "late" and stream:
+            assert answer.status_code == 200
+            assert (api.stream(answer.text).text, api.stream(answer.text).end) == ("a ", "error"), api.name
+        else:
+            assert _status(answer, api) == 504
+            assert "longer than this server allows" in api.error(answer.json())
 
 
 # What is answered before any route sees the request

@@ -31,15 +31,17 @@ def runtime(
     affinity: bool = True,
     keyed: bool = False,
     part: int = 0,
+    steps: int = 0,
     before: str = "",
     models: Mapping[str, str] = MODELS,
 ) -> Any:
-    """The script as the chart has it, where it wants to read `part` bytes at once."""
+    """The script as the chart has it, where it wants to read `part` bytes at once, in at most `steps`."""
     made: Any = LuaRuntime  # its stub leaves parameters out
     lua = made(encoding=None)
     names = "".join(f"[{json.dumps(name)}] = {json.dumps(slug)}," for name, slug in models.items())
     head = f"MODELS = {{{names}}} AFFINITY = {json.dumps(affinity)} KEYED = {json.dumps(keyed)}\n"
     source = re.sub(r"(?<=local PART = )\d+", str(part) if part else r"\g<0>", SCRIPT)
+    source = re.sub(r"(?<=local MOST_STEPS = )\d+", str(steps) if steps else r"\g<0>", source)
     lua.execute((before + head + source + OF_TEXT).encode())
     return lua
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.api.ollama import codec
 from app.catalogue.names import read_reference
 from app.core.errors import AppError
+from app.core.limits import DEFAULTS
 from tests.gateway.lua_route import MODELS, ROUTE, hashed, runtime, script, workload
 
 
@@ -272,6 +273,40 @@ def within(seen: Any, size: int) -> None:
     assert seen[b"longest_repeated"]() <= 8192
     assert seen[b"most_copied"]() <= 128 * 1024
     assert seen[b"all_copied"]() <= 3.5 * size + 128 * 1024
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        (lambda n: b'{"model":"qwen3","x":[' + b"[]," * n + b"[]]}", 2),
+        (lambda n: b'{"model":"qwen3","x":"' + rb"\"" * n + b'"}', 1),
+        (lambda n: b'{"model":"qwen3","x":[' + b'"",' * n + b'""]}', 2),
+    ],
+    ids=["brackets", "quotes", "strings"],
+)
+def test_a_body_of_more_pieces_than_servers_read_is_left_to_the_directory(
+    body: Callable[[int], bytes], size: int
+) -> None:
+    """F2: each costs a part of a microsecond, and a body may have 64 MiB of them."""
+    route = runtime(steps=1000).globals()[b"route_text"]
+    assert route(body(1000 // size - 20), b"/v1/chat/completions") is not None
+    assert route(body(1000 // size + 20), b"/v1/chat/completions") is None
+
+
+def test_where_pieces_run_out_behind_the_model_replicas_are_not_told_apart() -> None:
+    """Empty objects are pieces too; what is read a second and third time counts each time."""
+    text = b'{"model":"qwen3","messages":[{"role":"user","content":[' + b"{}," * 300 + b"{}]}]}"
+    for steps, key in ((1000, None), (2000, ROUTE(text, b"/api/chat")[1])):
+        found = runtime(steps=steps).globals()[b"route_text"](text, b"/api/chat")
+        assert (found[0], found[1] if len(found) > 1 else None) == (b"q", key)
+
+
+def test_what_servers_take_is_read_to_its_end() -> None:
+    """As many containers, values and quotes within texts as their limits let pass."""
+    few, many = DEFAULTS.json_containers // 2, DEFAULTS.json_values - DEFAULTS.json_containers
+    said = rb"\"" * DEFAULTS.text_chars
+    body = b'{"x":[' + b'{"":[]},' * few + b'"",' * many + b'"' + said + b'"],"model":"qwen3"}'
+    assert ROUTE(body, b"/v1/chat/completions") is not None
 
 
 def test_a_name_that_is_longer_than_any_is_left_to_the_directory() -> None:

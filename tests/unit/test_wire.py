@@ -37,11 +37,13 @@ def test_json_is_compact_and_keeps_the_order_of_keys() -> None:
         ("a\u2028b\u2029", rb"a\u2028b\u2029"),
         # These share their first bytes with the two above and stay as they are.
         ("“—…” €", "“—…” €".encode()),
+        ("a\x85b°\x80", rb"a\u0085b" + "°\x80".encode()),
         ('"\\/', rb"\"\\/"),
         ("\x00\t\n\x7f", b"\\u0000\\t\\n\x7f"),
     ],
 )
 def test_what_html_reads_as_markup_is_escaped(text: str, wire: bytes) -> None:
+    """And what Python, and so its clients, take for the end of a line."""
     assert dumps(text) == b'"' + wire + b'"'
     assert json.loads(dumps({text: [text]})) == {text: [text]}
 

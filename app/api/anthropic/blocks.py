@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from app.api.anthropic.schema import Block, Turn, read_blocks
 from app.api.anthropic.system import BETWEEN, joined, reminder, system_text
 from app.api.wire import dumps
 from app.core.errors import InvalidRequest
 from app.core.request import Image, Json, Message, Part, PastToolCall, RemoteImage, Text
+from app.golang.quote import quoted
 from app.golang.types import decode_base64
 
 _SEARCH_ERROR = "web_search_tool_result_error"
@@ -26,29 +28,43 @@ def to_messages(system: Json, turns: Sequence[Turn]) -> tuple[Message, ...]:
     Raises:
         InvalidRequest: for a block that cannot be shown.
     """
+    if isinstance(system, list):
+        _refuse_unshown(system)
     made = _Conversation(system_text(system))
-    for turn in turns:
-        if turn.role == "system":
-            made.remind(joined(turn.content))
-        else:
+    last_user = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    for at, turn in enumerate(turns):
+        if turn.role != "system":
             made.add(turn)
+        elif not (_is_cleared(turn) and at < last_user):
+            _refuse_unshown(turn.content)
+            made.remind(joined(turn.content))
     return made.messages
 
 
+def _is_cleared(turn: Turn) -> bool:
+    """Whether a system message is shown no more once the user has spoken after it."""
+    if turn.clear_at not in ("", "never", "next_user_message"):
+        raise InvalidRequest(f'clear_at: must be "next_user_message" or "never", not {quoted(turn.clear_at)}')
+    return turn.clear_at == "next_user_message"
+
+
 class _Conversation:
-    """Messages so far. `names` are those of the tools called, by the ids of the calls."""
+    """Messages so far. `names` are those of the tools called, by the ids of the calls.
+
+    What is said in pieces is put together once, at the end: a piece of it may come thousands of times.
+    """
 
     def __init__(self, system: str) -> None:
-        self._system = system
-        self._messages: list[Message] = []
+        self._system = [system] if system else []
+        self._messages: list[tuple[Message, list[Part]]] = []
         self._names: dict[str, str] = {}
         self._is_open = False
         """Whether the last message is nothing but reminders."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        first = (Message.of("system", self._system),) if self._system else ()
-        return (*first, *self._messages)
+        first = (Message.of("system", BETWEEN.join(self._system)),) if self._system else ()
+        return (*first, *(replace(message, parts=_whole(parts)) for message, parts in self._messages))
 
     def remind(self, text: str) -> None:
         """Add a system message. Before anybody has spoken it is part of the system prompt.
@@ -59,13 +75,13 @@ class _Conversation:
         if not text:
             return
         if not self._messages:
-            self._system = BETWEEN.join(filter(None, (self._system, text)))
+            self._system.append(text)
             return
-        last = self._messages[-1]
+        last, parts = self._messages[-1]
         if last.role in ("user", "tool"):
-            self._messages[-1] = _behind(last, (Text(reminder(text)),))
+            _put_behind(parts, (Text(reminder(text)),))
         else:
-            self._messages.append(Message.of("user", reminder(text)))
+            self._append(Message.of("user", reminder(text)))
             self._is_open = True
 
     def add(self, turn: Turn) -> None:
@@ -74,25 +90,29 @@ class _Conversation:
             if message.role == "tool":
                 message = replace(message, tool_name=self._names.get(message.tool_call_id, ""))
             if message.role == "user" and self._is_open:
-                self._messages[-1] = _behind(self._messages[-1], message.parts)
+                _put_behind(self._messages[-1][1], message.parts)
             else:
-                self._messages.append(message)
+                self._append(message)
             self._is_open = False
 
+    def _append(self, message: Message) -> None:
+        self._messages.append((message, list(message.parts)))
 
-def _behind(message: Message, parts: Iterable[Part]) -> Message:
-    between = (Text(BETWEEN),) if message.parts else ()
-    return replace(message, parts=_whole((*message.parts, *between, *parts)))
+
+def _put_behind(parts: list[Part], more: Iterable[Part]) -> None:
+    if parts:
+        parts.append(Text(BETWEEN))
+    parts += more
 
 
 def _whole(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Texts that stand side by side as one: templates that see pieces put what they like between them."""
     found: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
-            found[-1] = Text(last.text + part.text)
+    for kind, some in groupby(parts, type):
+        if kind is Text:
+            found.append(Text("".join(part.text for part in some if isinstance(part, Text))))
         else:
-            found.append(part)
+            found += some
     return tuple(found)
 
 
@@ -109,7 +129,7 @@ class _Own:
         """The message that it makes, unless it is empty."""
         if self.parts or self.thinking or self.calls:
             thinking = BETWEEN.join(self.thinking)
-            yield Message(self.role, _whole(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
+            yield Message(self.role, tuple(self.parts), thinking=thinking, tool_calls=tuple(self.calls))
 
 
 def _of_turn(turn: Turn) -> Iterator[Message]:
@@ -161,7 +181,7 @@ def _result(block: Block) -> Message | None:
             parts = [Text(dumps(block.content).decode())]
         case _:
             return None
-    return Message("tool", _whole(parts), tool_call_id=block.tool_use_id)
+    return Message("tool", tuple(parts), tool_call_id=block.tool_use_id)
 
 
 def _shown(block: Block) -> list[Part]:
@@ -170,21 +190,30 @@ def _shown(block: Block) -> list[Part]:
         case "text":
             return [Text(block.text)] if block.text else []
         case "image":
-            return [_picture(block.source)]
+            return [_picture(block)]
         case "document":
             return _document(block)
         case "search_result":
             heading = "\n".join(filter(None, (block.title, _word(block.source))))
             return _titled(heading, read_blocks(block.content))
-        case "compaction" if isinstance(block.content, str):
+        case "compaction" if isinstance(block.content, str) and not block.tool_changes:
             return [Text(block.content)]
-        case kind if why := _REFUSED.get(kind):
-            raise InvalidRequest(f"{kind}: {why}")
         case _:
+            _refuse_unshown((block,))
             return []
 
 
-def _picture(source: Json) -> Image | RemoteImage:
+def _refuse_unshown(blocks: Iterable[Block]) -> None:
+    """Raises: InvalidRequest: for a block that means something which a model here could not be shown."""
+    for block in blocks:
+        if why := _REFUSED.get("tool_addition" if block.tool_changes else block.type):
+            raise InvalidRequest(f"{block.type}: {why}")
+
+
+def _picture(block: Block) -> Image | RemoteImage:
+    source, wanted = block.source, block.transformations
+    if isinstance(wanted, dict) and wanted.get("oversized_image") == "error":
+        raise InvalidRequest("image: transformations.oversized_image: every picture is made to fit here")
     if not isinstance(source, dict):
         raise InvalidRequest("invalid image source")
     kind = _word(source.get("type"))

@@ -36,6 +36,7 @@ class _Counted:
         """What counts as text of an object. Data in base64 is no text: a picture, or it is refused later."""
         kind = node.get("type")
         self.calls += kind == "tool_use" or kind == "server_tool_use"
+        self.pictures += kind == "url"
         if kind == "base64" and isinstance(data := node.get("data"), str):
             self.pictures += 1
             self.picture_bytes += len(data)

@@ -8,7 +8,7 @@ from app.api.anthropic.bounds import refuse_over_limits
 from app.api.anthropic.failure import NoThreads
 from app.api.anthropic.schema import MESSAGES, MessagesBody
 from app.api.anthropic.thinking import Thinking, to_thinking
-from app.api.anthropic.tools import to_built_in, to_choice, to_functions
+from app.api.anthropic.tools import to_built_in, to_choice, to_functions, to_schemas
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
@@ -83,6 +83,7 @@ def _asked(asked: MessagesBody, received_ns: int, *, counted_only: bool) -> Aske
         sampling=Deferred(read_parameters, {} if counted_only else _options(asked)),
         constraint=Deferred(_read_format, asked.output_config.format or asked.output_format),
         tool_choice=to_choice(asked.tool_choice, asked.tools),
+        schemas=to_schemas(asked.tools),
         parallel_tool_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
         builtin_tools=built_in,
         most_tool_calls=most_calls,

@@ -31,7 +31,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A content block. `source` and `content` are read by what the type makes of them."""
+    """A content block. `source` and `content` are read by what the type makes of them.
+
+    `transformations` is what may be done to a picture, `tool_changes` what a summary says of tools.
+    """
 
     type: str = ""
     text: str = ""
@@ -45,14 +48,17 @@ class Block:
     thinking: str = ""
     title: str = ""
     context: str = ""
+    transformations: Json = None
+    tool_changes: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A message of the request."""
+    """A message of the request. `clear_at` is how long a system message is to be shown."""
 
     role: str = ""
     content: list[Block]
+    clear_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,7 @@ class Tool:
     max_uses: int | None = None
     allowed_domains: Json = None
     blocked_domains: Json = None
+    url_sources: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +146,8 @@ BLOCK: Kind[Block] = _struct(
         "thinking": STRING,
         "title": STRING,
         "context": STRING,
+        "transformations": ANY,
+        "tool_changes": ANY,
     },
 )
 _BLOCKS: Kind[list[Block]] = list_of(BLOCK)
@@ -160,15 +169,19 @@ def read_blocks(value: Json) -> list[Block]:
     return parse(Kind("[]anthropic.ContentBlock", _read_content, list[Block]), value)
 
 
-_ROLE: Kind[dict[str, str]] = _struct("MessageParam", dict[str, str], {"role": STRING})
+_ROLE: Kind[dict[str, str]] = _struct("MessageParam", dict[str, str], {"role": STRING, "clear_at": STRING})
 
 
 def _read_turn(value: Json) -> Turn:
-    role = _ROLE.read(value).get("role", "").lower()
+    told = _ROLE.read(value)
     found = [item for key, item in value.items() if key.lower() == "content"]
     if not found:
         raise InvalidRequest("unexpected end of JSON input")
-    return Turn(role=role, content=_read_content(found[-1]))
+    return Turn(
+        role=told.get("role", "").lower(),
+        content=_read_content(found[-1]),
+        clear_at=told.get("clear_at", ""),
+    )
 
 
 def _no_turn() -> Turn:
@@ -221,6 +234,7 @@ MESSAGES: Kind[MessagesBody] = _struct(
                     "max_uses": INT,
                     "allowed_domains": ANY,
                     "blocked_domains": ANY,
+                    "url_sources": ANY,
                 },
             )
         ),

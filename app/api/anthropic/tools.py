@@ -77,6 +77,11 @@ def to_functions(tools: Sequence[Tool]) -> tuple[Mapping[str, Json], ...]:
     return tuple(_function(tool) for tool in tools if not _built_in(tool))
 
 
+def to_schemas(tools: Sequence[Tool]) -> Mapping[str, Json]:
+    """What the arguments of each of the client's own tools must be, by its name, as the client wrote it."""
+    return {tool.name: tool.input_schema for tool in tools if tool.input_schema is not None}
+
+
 def to_built_in(tools: Sequence[Tool]) -> tuple[frozenset[str], int | None]:
     """The built-in tools among these, by name, and how often they may be called together; None: any number.
 
@@ -87,9 +92,17 @@ def to_built_in(tools: Sequence[Tool]) -> tuple[frozenset[str], int | None]:
     for tool in mine:
         if tool.allowed_domains or tool.blocked_domains:
             raise InvalidRequest(f"tools: {tool.type} takes no allowed_domains or blocked_domains here")
+        if not _from_anywhere(tool.url_sources):
+            raise InvalidRequest(f"tools: {tool.type} takes no url_sources here but all of them")
     uses = [tool.max_uses for tool in mine]
     most = None if not uses or None in uses else sum(each for each in uses if each is not None)
     return frozenset(_built_in(tool) for tool in mine), most
+
+
+def _from_anywhere(url_sources: Json) -> bool:
+    """Whether every source of addresses is open, as each is unless it is named."""
+    named = url_sources.values() if isinstance(url_sources, dict) else (url_sources,)
+    return all(each is None or (isinstance(each, dict) and each.get("type") == "all") for each in named)
 
 
 def _built_in(tool: Tool) -> str:

@@ -5,7 +5,7 @@ spliced from ready bytes instead.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from app.api.dialect import Answer
 from app.api.errors import text_of
 from app.api.ollama.failure import failure
 from app.api.ollama.wire import NDJSON, utc_stamp
-from app.api.wire import BARE_JSON, JSON, dumps
+from app.api.wire import BARE_JSON, JSON, dumps, listed
 from app.core.errors import AppError, EngineFailed
 from app.core.events import (
     Content,
@@ -33,13 +33,17 @@ LEAST_LOGPROB = -9999.0
 
 @dataclass(slots=True)
 class _Reply:
-    """What a document tells."""
+    """What a document tells. Of log-probabilities, `top` alternatives are.
 
+    They are a hundred times the text: written all at the end they would hold the event loop for seconds.
+    """
+
+    top: int = 0
     content: list[str] = field(default_factory=list[str])
     thinking: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     uses: list[ToolUse] = field(default_factory=list[ToolUse])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    logprobs: list[bytes] = field(default_factory=list[bytes])
     end: Done | None = None
     reason: str = ""
     rendered: Prompt | None = None
@@ -48,10 +52,10 @@ class _Reply:
         match event:
             case Content():
                 self.content.append(event.text)
-                self.logprobs += event.logprobs or ()
+                self.logprobs += _logprobs(event.logprobs or (), self.top)
             case Thinking():
                 self.thinking.append(event.text)
-                self.logprobs += event.logprobs or ()
+                self.logprobs += _logprobs(event.logprobs or (), self.top)
             case ToolCall():
                 self.calls.append(event)
             case ToolUse():
@@ -72,7 +76,7 @@ class _Form:
     content: tuple[bytes, bytes]
     thinking: tuple[bytes, bytes]
     calls_on_last_line: bool
-    document: Callable[[_Reply, int], dict[str, Any]]
+    document: Callable[[_Reply], dict[str, Any]]
 
 
 class OllamaEncoder:
@@ -98,7 +102,7 @@ class OllamaEncoder:
         self._top = top_logprobs
         self._calls_reason = calls_reason
         self._now = now
-        self._reply = _Reply()
+        self._reply = _Reply(self._top)
         self._said: list[str] | None = [] if repeats_text else None
         self._head = b'{"model":' + dumps(model) + b',"created_at":"'
 
@@ -117,9 +121,9 @@ class OllamaEncoder:
         if self._is_held(event):
             self.collect(event)
             return b""
-        reply = _Reply()
+        reply = _Reply(self._top)
         if isinstance(event, Done):
-            reply = _Reply(content=self._said or [], calls=self._reply.calls)
+            reply = _Reply(self._top, content=self._said or [], calls=self._reply.calls)
         self._add(event, reply)
         return self._document(reply) + b"\n"
 
@@ -163,10 +167,10 @@ class OllamaEncoder:
 
     def _document(self, reply: _Reply) -> bytes:
         named = {"model": self._model, "created_at": utc_stamp(self._now())}
-        return dumps(named | self._form.document(reply, self._top))
+        return dumps(named | self._form.document(reply))
 
 
-def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
+def _chat_document(reply: _Reply) -> dict[str, Any]:
     message = {
         "role": "assistant" if reply.rendered is None else "",
         "content": "".join(reply.content),
@@ -176,19 +180,19 @@ def _chat_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
     optional = {
         "done_reason": reason,
         "_debug_info": _debug_info(reply),
-        "logprobs": _logprobs(reply, top_logprobs),
+        "logprobs": listed(reply.logprobs) if reply.logprobs else None,
         "datai": _tool_uses(reply),
     }
     return {"message": message, "done": bool(reason), **_nonzero(optional), **_metrics(reply)}
 
 
-def _generate_document(reply: _Reply, top_logprobs: int) -> dict[str, Any]:
+def _generate_document(reply: _Reply) -> dict[str, Any]:
     reason = reply.reason
     context = reply.end.context if reply.end is not None else None
     optional = {
         "tool_calls": _tool_calls(reply),
         "_debug_info": _debug_info(reply),
-        "logprobs": _logprobs(reply, top_logprobs),
+        "logprobs": listed(reply.logprobs) if reply.logprobs else None,
         "datai": _tool_uses(reply),
     }
     return {
@@ -267,10 +271,11 @@ def _tool_calls(reply: _Reply) -> list[dict[str, Any]]:
     ]
 
 
-def _logprobs(reply: _Reply, top: int) -> list[dict[str, Any]]:
+def _logprobs(logprobs: Sequence[TokenLogprob], top: int) -> list[bytes]:
+    """Each as JSON."""
     return [
-        {**_token(item), **_nonzero({"top_logprobs": [_token(other) for other in item.top[:top]]})}
-        for item in reply.logprobs
+        dumps({**_token(item), **_nonzero({"top_logprobs": [_token(other) for other in item.top[:top]]})})
+        for item in logprobs
     ]
 
 

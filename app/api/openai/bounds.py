@@ -8,6 +8,7 @@ from app.core.limits import InputLimits, refuse_over
 from app.core.request import Json
 
 _TEXTS = ("prompt", "suffix")
+_PART_TEXTS = ("text", "refusal")
 _NESTED = ("tools", "response_format", "chat_template_kwargs", "structured_outputs", "guided_json")
 
 
@@ -40,6 +41,21 @@ def refuse_over_limits(value: Json, body_bytes: int, limits: InputLimits) -> Non
     in_pictures = sum(map(len, pictures))
     refuse_over("request body", limits.body_bytes, body_bytes - in_pictures, " bytes besides pictures")
     refuse_over("text", limits.text_chars, text_chars, " characters")
+    _refuse_over_all_answers(value, text_chars, len(pictures), limits)
+
+
+def _refuse_over_all_answers(
+    value: dict[str, Json], text_chars: int, pictures: int, limits: InputLimits
+) -> None:
+    """Each of `n` answers has its prompt made for itself."""
+    fields = [(name.lower(), item) for name, item in value.items()]
+    count = max((item for name, item in fields if name == "n" and type(item) is int), default=1)
+    count = min(count, limits.choices or count)  # more are refused as such, with the prompts counted in
+    if count > 1:
+        beside = sum(written_bytes(item) for name, item in fields if name == "tools")
+        beside += sum(_token_count(item) for name, item in fields if name == "prompt")
+        refuse_over("images", limits.images, count * pictures, " for all answers together")
+        refuse_over("n", limits.choice_chars, count * (text_chars + beside), " characters for all answers")
 
 
 def refuse_choices(name: str, count: int, limits: InputLimits) -> None:
@@ -90,5 +106,5 @@ def _urls(content: Json) -> Iterator[str]:
 
 
 def _text_chars(content: Json) -> int:
-    parts = (part.get("text") for part in items(content) if isinstance(part, dict))
+    parts = (part.get(key) for part in items(content) if isinstance(part, dict) for key in _PART_TEXTS)
     return sum(len(text) for text in parts if isinstance(text, str))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.api.openai.encoder import FINGERPRINT, Choice, Form, OpenAIEncoder, frame, head_of
-from app.api.wire import dumps
+from app.api.wire import dumps, listed
 from app.core.events import Content, Event, Thinking, TokenLogprob, ToolCall
 
 LEAST_LOGPROB = -9999.0
@@ -46,6 +46,9 @@ class ChatWords:
     def counted(self, counts: Mapping[str, Any]) -> bytes:
         return frame({**self._chunk_head, "choices": [], **counts})
 
+    def kept(self, logprobs: Sequence[TokenLogprob]) -> Sequence[bytes]:
+        return [dumps(item) for item in _scored(logprobs, self._top)]
+
     def document(self, index: int, choice: Choice) -> dict[str, Any]:
         thinking = "".join(choice.thinking)
         message = {
@@ -54,7 +57,7 @@ class ChatWords:
             **(_reasoning(thinking) if thinking else {}),
             **({"tool_calls": [_call(call) for call in choice.calls]} if choice.calls else {}),
         }
-        scored = {"logprobs": _logprobs(choice.logprobs, self._top)} if choice.logprobs else {}
+        scored = {"logprobs": {"content": listed(choice.logprobs)}} if choice.logprobs else {}
         return {"index": index, "message": message, **scored}
 
     def _delta(
@@ -69,7 +72,7 @@ class ChatWords:
         role = {"role": "assistant"} if first else {}
         choice: dict[str, Any] = {"index": index, "delta": {**role, **delta}, "finish_reason": reason}
         if scored:
-            choice["logprobs"] = _logprobs(scored, self._top)
+            choice["logprobs"] = {"content": _scored(scored, self._top)}
         return frame({**self._chunk_head, "choices": [choice]})
 
 
@@ -83,12 +86,10 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "index": call.index, "type": "function", "function": function}
 
 
-def _logprobs(scored: Sequence[TokenLogprob], top: int) -> dict[str, Any]:
-    return {
-        "content": [
-            {**_token(item), "top_logprobs": [_token(other) for other in item.top[:top]]} for item in scored
-        ]
-    }
+def _scored(logprobs: Sequence[TokenLogprob], top: int) -> list[dict[str, Any]]:
+    return [
+        {**_token(item), "top_logprobs": [_token(other) for other in item.top[:top]]} for item in logprobs
+    ]
 
 
 def _token(item: TokenLogprob) -> dict[str, Any]:

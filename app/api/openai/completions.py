@@ -1,17 +1,25 @@
 """The words of `/v1/completions` (docs/reference 13.2)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.api.openai.chat import LEAST_LOGPROB
 from app.api.openai.counts import usage
 from app.api.openai.encoder import FINGERPRINT, Choice, Form, OpenAIEncoder, frame, head_of
-from app.api.wire import dumps
+from app.api.wire import dumps, listed
 from app.core.events import Content, Event, TokenLogprob
 
 
 def completion_encoder(form: Form) -> OpenAIEncoder:
     return OpenAIEncoder(form, CompletionWords(form))
+
+
+class _Kept(NamedTuple):
+    """A token, its score, and those of its alternatives as JSON."""
+
+    token: str
+    score: float
+    top: bytes
 
 
 class CompletionWords:
@@ -35,7 +43,7 @@ class CompletionWords:
     def chunk(self, index: int, event: Event, *, first: bool) -> bytes:
         if not isinstance(event, Content):
             return b""
-        scored = self._scored(index, event.logprobs) if event.logprobs else None
+        scored = self._scored(index, self.kept(event.logprobs)) if event.logprobs else None
         return self._chunk(index, self._first(index, first=first) + event.text, None, scored)
 
     def finish(self, index: int, reason: str, *, first: bool) -> bytes:
@@ -43,6 +51,9 @@ class CompletionWords:
 
     def counted(self, counts: Mapping[str, Any]) -> bytes:
         return frame({**self.head, "choices": [], **self._named, **counts})
+
+    def kept(self, logprobs: Sequence[TokenLogprob]) -> Sequence[_Kept]:
+        return [_Kept(item.token, _score(item), dumps(self._top(item))) for item in logprobs]
 
     def document(self, index: int, choice: Choice) -> dict[str, Any]:
         scored = {"logprobs": self._scored(index, choice.logprobs)} if choice.logprobs else {}
@@ -63,7 +74,10 @@ class CompletionWords:
         choice = {"text": text, "index": index, **more, "finish_reason": reason}
         return frame({**self.head, "choices": [choice], **self._behind})
 
-    def _scored(self, index: int, scored: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _top(self, item: TokenLogprob) -> dict[str, float]:
+        return {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
+
+    def _scored(self, index: int, scored: Sequence[_Kept]) -> dict[str, Any]:
         """`text_offset` counts characters from the beginning of the choice's text."""
         offsets: list[int] = []
         for item in scored:
@@ -71,11 +85,8 @@ class CompletionWords:
             self._offsets[index] += len(item.token)
         return {
             "tokens": [item.token for item in scored],
-            "token_logprobs": [_score(item) for item in scored],
-            "top_logprobs": [
-                {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
-                for item in scored
-            ],
+            "token_logprobs": [item.score for item in scored],
+            "top_logprobs": listed([item.top for item in scored]),
             "text_offset": offsets,
         }
 

@@ -23,18 +23,30 @@ _OUTPUT_OFF: Mapping[str, tuple[Json, ...]] = {
 
 
 def read_response_format(wanted: Mapping[str, Json] | None) -> Json:
-    """The value of Ollama's `format` that it comes to; types that Ollama does not know are none."""
+    """The value of Ollama's `format` that it comes to; types that Ollama does not know are none.
+
+    Raises:
+        InvalidRequest: for a type that would bind the answer and cannot, and for a schema that is missing.
+    """
     if wanted is None:
         return None
     match str(wanted.get("type", "")).strip().lower():
         case "json_object":
             return "json"
         case "json_schema":
-            return (wanted.get("json_schema") or {}).get("schema")
+            return _schema_of(wanted)
         case "structural_tag":
             raise wrong_value("response_format.type", "structural_tag", '"json_object" or "json_schema"')
         case _:
             return None
+
+
+def _schema_of(wanted: Mapping[str, Json]) -> Json:
+    named = wanted.get("json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
+        raise InvalidRequest("response_format: json_schema needs a schema, which must be an object")
+    return schema
 
 
 def read_guided(extra: Mapping[str, Json], limits: InputLimits) -> Constraint | None:

@@ -6,7 +6,7 @@ events one choice after the other: `turn_to` says whose come next.
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,7 +44,8 @@ class Choice:
     content: list[str] = field(default_factory=list[str])
     thinking: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    logprobs: list[Any] = field(default_factory=list[Any])
+    """As the route's words keep them (`Words.kept`)."""
     end: Done | None = None
     begun: bool = False
 
@@ -52,10 +53,8 @@ class Choice:
         match event:
             case Content():
                 self.content.append(event.text)
-                self.logprobs += event.logprobs or ()
             case Thinking():
                 self.thinking.append(event.text)
-                self.logprobs += event.logprobs or ()
             case ToolCall():
                 self.calls.append(event)
             case Done():
@@ -90,6 +89,13 @@ class Words(Protocol):
 
     def counted(self, counts: Mapping[str, Any]) -> bytes:
         """The chunk behind all choices."""
+        ...
+
+    def kept(self, logprobs: Sequence[TokenLogprob]) -> Sequence[Any]:
+        """What `document` needs of these, an item for each, written as far as it can be.
+
+        They are a hundred times the text: written all at the end they would hold the event loop for seconds.
+        """
         ...
 
     def document(self, index: int, choice: Choice) -> dict[str, Any]:
@@ -135,6 +141,8 @@ class OpenAIEncoder:
         """Keep this event for `whole`."""
         if self._words.tells_thinking or not isinstance(event, Thinking):
             self._choice.add(event)
+            if isinstance(event, Content | Thinking) and event.logprobs:
+                self._choice.logprobs += self._words.kept(event.logprobs)
 
     def whole(self) -> bytes:
         """Everything collected, as one document."""

@@ -24,7 +24,14 @@ _GO_TYPES: Mapping[type, str] = {
     dict: "map[string]interface {}",
 }
 _BAD_PART = "invalid message format"
+_RESULTS = ("tool", "function")
+"""Roles of a tool's result; the second is the older one."""
 _BAD_AUDIO = "invalid input_audio format"
+_NOT_SHOWN: Mapping[str, str] = {
+    "audio": "models of this server do not hear",
+    "function_call": "use tool_calls",
+}
+"""Fields of a message that say what a model here could not be shown."""
 
 
 def to_messages(sent: Sequence[MessageBody], limits: InputLimits) -> tuple[Message, ...]:
@@ -39,10 +46,13 @@ def to_messages(sent: Sequence[MessageBody], limits: InputLimits) -> tuple[Messa
 
 
 def _message(sent: MessageBody, names: Mapping[str, str], limits: InputLimits) -> Message | None:
+    for field, why in _NOT_SHOWN.items():
+        if getattr(sent, field):
+            raise InvalidRequest(f"messages.{field}: {why}")
     parts = tuple(_parts(sent))
     if isinstance(sent.content, list) and not parts and not sent.tool_calls:
         return None
-    tool_name = (sent.name or names.get(sent.tool_call_id, "")) if sent.role == "tool" else ""
+    tool_name = (sent.name or names.get(sent.tool_call_id, "")) if sent.role in _RESULTS else ""
     return Message(
         sent.role,
         parts,
@@ -54,17 +64,17 @@ def _message(sent: MessageBody, names: Mapping[str, str], limits: InputLimits) -
 
 
 def _parts(sent: MessageBody) -> Iterator[Part]:
+    """What a message says; a refusal stands where its content would be, or on a line after it."""
     content = sent.content
-    if isinstance(content, str):
-        if content:
-            yield Text(content)
-        return
-    if content is None and sent.tool_calls:
+    if isinstance(content, str) or (content is None and (sent.tool_calls or sent.refusal)):
+        if said := "\n".join(filter(None, (content, sent.refusal))):
+            yield Text(said)
         return
     if not isinstance(content, list):
         raise InvalidRequest(f"invalid message content type: {_GO_TYPES[type(content)]}")
+    refused = [{"type": "refusal", "refusal": sent.refusal}] if sent.refusal else []
     after_text = False
-    for item in content:
+    for item in (*content, *refused):
         part = _part(item)
         if isinstance(part, Text) and after_text:
             part = Text("\n" + part.text)  # They are two texts to the client, and must not become one word.
@@ -78,6 +88,8 @@ def _part(item: Json) -> Part:
     match item.get("type"):
         case "text" if isinstance(item.get("text"), str):
             return Text(item["text"])
+        case "refusal" if isinstance(item.get("refusal"), str):
+            return Text(item["refusal"])
         case "image_url":
             return read_image_url(_url(item.get("image_url")))
         case "input_audio":
@@ -108,6 +120,8 @@ def _refused_audio(value: Json) -> InvalidRequest:
 
 
 def _past_call(call: CallBody, limits: InputLimits) -> PastToolCall:
+    if call.custom is not None:
+        raise InvalidRequest('messages.tool_calls: "custom" is no kind of call here; use functions')
     try:
         arguments: Any = decode(call.arguments.encode("utf-8", "surrogatepass"), limits)
     except InvalidRequest:

@@ -1,7 +1,8 @@
 """What makes a model work, by OpenAI's API: chat, completions, embeddings. A route names the steps."""
 
 import base64
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from app.api.wire import BARE_JSON, dumps, vectors
 from app.catalogue.library import Library
 from app.core.context import RequestContext
 from app.core.errors import AppError, InvalidRequest, ModelNotFound
+from app.core.events import Event
 from app.core.model import ThinkingLevels
 from app.core.request import Load, Render
 from app.golang.quote import quoted
@@ -68,8 +70,8 @@ def _answer(asked: codec.Asked, encoder: OpenAIEncoder, served: Services, ctx: R
     limit_s, ctx.stream = served.time_left_s(ctx), asked.stream
     _wait_longer(ctx, asked.lower_priority)
     if asked.generations and not asked.debug_render_only:
-        runs = [served.run(each, ctx) for each in asked.generations]
-        events = runs[0] if len(runs) == 1 else merged(runs, encoder.turn_to)
+        several = len(asked.generations) > 1
+        events = _several(asked, encoder, served, ctx) if several else served.run(asked.generations[0], ctx)
         return EventResponse(events, encoder, stream=asked.stream, limit_s=limit_s)
 
     async def work() -> bytes:
@@ -87,6 +89,20 @@ def _answer(asked: codec.Asked, encoder: OpenAIEncoder, served: Services, ctx: R
 
     streams = asked.stream and not asked.generations
     return DocumentResponse(work, media_type=EVENTS if streams else BARE_JSON, limit_s=limit_s)
+
+
+async def _several(
+    asked: codec.Asked, encoder: OpenAIEncoder, served: Services, ctx: RequestContext
+) -> AsyncGenerator[Sequence[Event], None]:
+    """The events of all answers. Pictures that are named by address are fetched once for all of them."""
+    generations = asked.generations
+    fetched = await served.tool_loop.with_images(asked.wanted, ctx)
+    if fetched is not asked.wanted:
+        generations = tuple(replace(each, prompt=fetched.prompt) for each in generations)
+    runs = [served.run(each, ctx) for each in generations]
+    async with aclosing(merged(runs, encoder.turn_to)) as events:
+        async for each in events:
+            yield each
 
 
 @router.post("/embeddings")

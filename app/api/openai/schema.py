@@ -27,16 +27,20 @@ class Tools:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallBody:
-    """A call of the history; `arguments` is JSON as text."""
+    """A call of the history; `arguments` is JSON as text. `custom` is what a call of no function holds."""
 
     id: str = ""
     name: str = ""
     arguments: str = ""
+    custom: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageBody:
-    """`reasoning_content` is `reasoning` by the name that other servers have for it."""
+    """`reasoning_content` is `reasoning` by the name that other servers have for it.
+
+    `audio` and `function_call` mean something which a model here could not be shown.
+    """
 
     role: str = ""
     content: Json = None
@@ -45,6 +49,9 @@ class MessageBody:
     tool_calls: list[CallBody] = field(default_factory=list[CallBody])
     name: str = ""
     tool_call_id: str = ""
+    refusal: str = ""
+    audio: Json = None
+    function_call: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +119,10 @@ def _effort(*, effort: str = "") -> str:
     return effort
 
 
-def _make_call(*, id: str = "", function: Mapping[str, str] | None = None, **_: Any) -> CallBody:
-    return CallBody(id=id, **(function or {}))
+def _make_call(
+    *, id: str = "", function: Mapping[str, str] | None = None, custom: Json = None, **_: Any
+) -> CallBody:
+    return CallBody(id=id, custom=custom, **(function or {}))
 
 
 def _read_tools(value: Json) -> Tools:
@@ -132,6 +141,7 @@ _CALL = _part(
         "index": INT,
         "type": STRING,
         "function": _part("Function", dict[str, str], {"name": STRING, "arguments": STRING}),
+        "custom": ANY,
     },
 )
 _MESSAGE = _part(
@@ -145,6 +155,9 @@ _MESSAGE = _part(
         "tool_calls": list_of(_CALL),
         "name": STRING,
         "tool_call_id": STRING,
+        "refusal": STRING,
+        "audio": ANY,
+        "function_call": ANY,
     },
 )
 _ANSWERING: Mapping[str, Kind[Any]] = {

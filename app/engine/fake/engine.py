@@ -171,7 +171,7 @@ class FakeEngine:
                         yield delta
                         continue
                     delta.finish = "stop" if room else "length"
-                    delta.matched_stop = stop
+                    delta.matched_stop = stop if room else ""
                     delta.output_tokens = run.max_tokens - room
                     delta.timings = _timings(asked_ns, first_ns)
                     yield delta

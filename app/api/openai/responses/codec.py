@@ -119,6 +119,7 @@ def to_compaction(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
         raise InvalidRequest("model is required")
     if asked.input is None:
         raise InvalidRequest("input is required")
+    _refuse_stored(asked.previous_response_id)
     conversation = read_input(asked.input, limits)
     if conversation.is_compacted_next:
         raise InvalidRequest("compaction_trigger is only valid on POST /v1/responses")
@@ -154,10 +155,7 @@ def _decode(body: bytes, limits: InputLimits) -> Json:
 
 
 def _refuse_unserved(asked: schema.ResponsesBody) -> None:
-    if asked.previous_response_id:
-        raise InvalidRequest(
-            "previous_response_id is not supported, send the whole conversation in input instead"
-        )
+    _refuse_stored(asked.previous_response_id)
     if asked.background or asked.conversation:
         raise InvalidRequest(
             "background and conversation are not supported; send the whole conversation in input instead"
@@ -172,6 +170,8 @@ def _refuse_unserved(asked: schema.ResponsesBody) -> None:
         raise InvalidRequest(
             "moderation is not supported: nothing that is asked or answered here is moderated"
         )
+    if isinstance(options := asked.prompt_cache_options, dict) and options.get("prewarm"):
+        raise InvalidRequest("prompt_cache_options.prewarm is not supported: every request is answered")
     if asked.service_tier not in _TIERS:
         raise InvalidRequest(
             f"invalid service_tier: {quoted(asked.service_tier)} "
@@ -179,6 +179,13 @@ def _refuse_unserved(asked: schema.ResponsesBody) -> None:
         )
     if asked.truncation not in ("", "auto", "disabled"):
         raise InvalidRequest(f"invalid truncation: {quoted(asked.truncation)} (must be auto or disabled)")
+
+
+def _refuse_stored(response_id: str) -> None:
+    if response_id:
+        raise InvalidRequest(
+            "previous_response_id is not supported, send the whole conversation in input instead"
+        )
 
 
 def _toolbox(tools: list[Json], conversation: Conversation) -> Toolbox:

@@ -165,7 +165,7 @@ def _payload(wanted: Compaction, calls: Sequence[ToolCall]) -> str:
         raise _Unusable("The summary must be a text that is not empty.")
     if not isinstance(names, list):
         raise _Unusable("retain_item_ids must be a list of ids.")
-    unknown = [str(name) for name in names if name not in wanted.ids]
+    unknown = [name for name in map(str, names) if name not in wanted.ids]
     if unknown:
         raise _Unusable(f"There are no items with these ids: {', '.join(unknown[:20])}.")
     return write_payload(summary, messages_of(_retained(wanted, set(names))))

@@ -16,7 +16,7 @@ from app.api.openai.responses.echo import Echo, response_object
 from app.api.openai.responses.failure import stream_error
 from app.api.openai.responses.output import ItemStatus, OpenItem, Output, told_logprobs
 from app.api.openai.responses.tools import Toolbox
-from app.api.wire import BARE_JSON, dumps
+from app.api.wire import BARE_JSON, dumps, listed
 from app.core.events import Content, Done, Event, Started, Thinking, ToolCall, ToolUse
 
 EVENTS = "text/event-stream"
@@ -106,7 +106,7 @@ class ResponsesEncoder:
             current = self._output.begin(kind)
         current.pieces.append(event.text)
         if event.logprobs:
-            current.logprobs += told_logprobs(event.logprobs, self._top)
+            current.logprobs += map(dumps, told_logprobs(event.logprobs, self._top))
 
     # The stream.
 
@@ -138,10 +138,11 @@ class ResponsesEncoder:
                 return
             yield from self._close()
             current = yield from self._open(kind)
-        logprobs = told_logprobs(event.logprobs, self._top) if kind == "message" else []
+        scored = told_logprobs(event.logprobs, self._top) if kind == "message" else []
+        logprobs = [dumps(_by_name(each)) for each in scored]
         current.pieces.append(event.text)
         current.logprobs += logprobs
-        told = {"logprobs": logprobs} if kind == "message" else {}
+        told = {"logprobs": listed(logprobs)} if kind == "message" else {}
         yield self._event(_DELTA[kind], delta=event.text, **self._at(current), **told)
 
     def _open(self, kind: Literal["reasoning", "message"]) -> Generator[bytes, None, OpenItem]:
@@ -164,7 +165,7 @@ class ResponsesEncoder:
             return
         at, text = self._at(ended), "".join(ended.pieces)
         if ended.kind == "message":
-            yield self._event("response.output_text.done", text=text, logprobs=ended.logprobs, **at)
+            yield self._event("response.output_text.done", text=text, logprobs=listed(ended.logprobs), **at)
             yield self._event("response.content_part.done", part=ended.part(text), **at)
         else:
             part = {"type": "summary_text", "text": text}

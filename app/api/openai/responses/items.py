@@ -99,6 +99,7 @@ def read_input(value: Json, limits: InputLimits) -> Conversation:
             reader.read(at, item)
         except (InvalidRequest, Mismatch) as error:
             raise InvalidRequest(f"input[{at}]: {error}") from None
+    reader.forget()
     return found
 
 
@@ -120,6 +121,21 @@ class _Reader:
         if kind not in _READERS:
             raise InvalidRequest(f"unknown input item type: {quoted(kind)}")
         self._found.add(at, _READERS[kind](self, read))
+
+    def forget(self) -> None:
+        """Leave out what the newest compaction stands for, once all has been read.
+
+        The client's own words and instructions stay. Earlier summaries are in the newest one.
+        """
+        newest = max(self._summaries, default=0)
+        kept = [
+            (each, place)
+            for each, place in zip(self._found.items, self._found.places, strict=True)
+            if place >= newest
+            or (isinstance(each, Said) and each.role != "assistant" and place not in self._summaries)
+        ]
+        self._found.items[:] = [each for each, _ in kept]
+        self._found.places[:] = [place for _, place in kept]
 
     def message(self, item: Mapping[str, Any]) -> list[Item]:
         role = item.get("role", "user").lower()
@@ -165,19 +181,9 @@ class _Reader:
         return [Thought(text)] if text else []
 
     def compaction(self, item: Mapping[str, Any]) -> list[Item]:
-        """A summary stands for what was before it; the client's own words and instructions stay.
-
-        Earlier summaries are in the newest one.
-        """
+        """A summary, which stands for what was before it (`forget`)."""
         packed = item.get("encrypted_content", "")
         payload = read_payload(packed, self._limits)
-        kept = [
-            (each, place)
-            for each, place in zip(self._found.items, self._found.places, strict=True)
-            if isinstance(each, Said) and each.role != "assistant" and place not in self._summaries
-        ]
-        self._found.items[:] = [each for each, _ in kept]
-        self._found.places[:] = [place for _, place in kept]
         self._summaries.add(self._at)
         call_id = f"call_ollama_compaction_{hashlib.sha256(packed.encode()).hexdigest()[:12]}"
         return [

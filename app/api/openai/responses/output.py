@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from app.api.openai.responses.tools import Callee
-from app.api.wire import dumps
+from app.api.wire import dumps, listed
 from app.core.events import TokenLogprob, ToolCall, ToolUse
 
 LEAST_LOGPROB = -9999.0
@@ -26,7 +26,8 @@ class OpenItem:
     id: str
     index: int
     pieces: list[str] = field(default_factory=list[str])
-    logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    logprobs: list[bytes] = field(default_factory=list[bytes])
+    """Each as JSON: they are a hundred times the text, and a stream tells them four times at its end."""
 
     def item(self, status: ItemStatus) -> dict[str, Any]:
         text = "" if status == "in_progress" else "".join(self.pieces)
@@ -47,7 +48,7 @@ class OpenItem:
             "type": "output_text",
             "text": text,
             "annotations": [],
-            "logprobs": self.logprobs if text else [],
+            "logprobs": listed(self.logprobs) if text else [],
         }
 
 

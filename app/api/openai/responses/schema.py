@@ -83,6 +83,7 @@ class ResponsesBody:
     user: str = ""
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class CompactBody:
 
     model: str = ""
     input: Json = None
+    previous_response_id: str = ""
     tools: list[Json] = field(default_factory=list[Json])
     stream: bool = False
 
@@ -156,6 +158,7 @@ RESPONSES: Kind[ResponsesBody] = _struct(
         "user": STRING,
         "safety_identifier": STRING,
         "prompt_cache_key": STRING,
+        "prompt_cache_options": ANY,
     },
 )
 
@@ -165,6 +168,7 @@ COMPACT: Kind[CompactBody] = _struct(
     {
         "model": STRING,
         "input": ANY,
+        "previous_response_id": STRING,
         "tools": list_of(ANY, go_type="[]openai.ResponsesTool"),
         "stream": BOOL,
     },

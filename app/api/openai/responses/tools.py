@@ -67,6 +67,8 @@ class Toolbox:
         self._specs: dict[str, Mapping[str, Json]] = {}
         self._schemas: dict[str, Json] = {}
         self._callees: dict[str, Callee] = {}
+        self._bare: dict[str, list[str]] = {}
+        """What the model knows the tools by that have a name, of whatever namespace."""
         self.built_in: frozenset[str] = frozenset()
         """The tools that the server itself runs."""
 
@@ -96,15 +98,15 @@ class Toolbox:
         """The tool that the model means by `name`, which may lack its namespace where there is no doubt."""
         if name in self._callees:
             return self._callees[name]
-        bare = [each for each in self._callees.values() if each.name == name]
-        return bare[0] if len(bare) == 1 else Callee("function", name)
+        bare = self._bare.get(name, ())
+        return self._callees[bare[0]] if len(bare) == 1 else Callee("function", name)
 
     def named(self, name: str, namespace: str = "") -> str:
         """What the model knows the tool by that a client means; empty where there is none."""
         wanted = visible_name(name, namespace)
         if wanted in self._specs:
             return wanted
-        bare = [] if namespace else [known for known, each in self._callees.items() if each.name == name]
+        bare = () if namespace else self._bare.get(name, ())
         return bare[0] if len(bare) == 1 else ""
 
     def keep(self, names: set[str]) -> None:
@@ -174,6 +176,8 @@ class Toolbox:
         if self._callees.get(visible, callee) != callee:
             raise InvalidRequest(f"two different tools are named {quoted(visible)}")
         function = {"name": visible, "description": description, "parameters": parameters}
+        if visible not in self._callees:
+            self._bare.setdefault(name, []).append(visible)
         self._specs[visible] = TOOL.read({"type": "function", "function": function})
         self._schemas[visible], self._callees[visible] = parameters, callee
 

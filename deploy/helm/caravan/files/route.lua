@@ -16,6 +16,9 @@ local MOST_KEY = 16 * MOST_ESCAPED -- bytes of a key as it is written
 local MOST_MEMBERS = 10000
 local MOST_PIECES = 64 -- of what is hashed, so many texts and pictures; of more only how many they are
 local PART = 131072 -- bytes of a body that are copied at once
+-- Quotes, brackets and objects of a body that are looked at, some of them three times: what is within the limits of the
+-- servers (docs/limits.md: values, containers, characters) has less. More would keep the thread for seconds.
+local MOST_STEPS = 10485760
 
 local find, sub, byte, lower = string.find, string.sub, string.byte, string.lower
 
@@ -124,6 +127,7 @@ end
 -- A body of `length` bytes, read in parts: `read(first, count)` gives those from `first` on. Positions count from 1.
 local function reader(length, read)
   local body = { length = length }
+  local steps = MOST_STEPS
   local part, start, stop = "", 1, 0 -- what is held, and where it stands
   local run, runs_to = 0, 0 -- backslashes at the end of the part before, and where that ended
 
@@ -144,6 +148,12 @@ local function reader(length, read)
     run, runs_to = count, i - 1
     part = read(i, math.min(PART, length - i + 1))
     start, stop = i, i + #part - 1
+  end
+
+  -- Whether more of the body may be looked at; a body for which this is false once is not read any further.
+  function body.may_go_on()
+    steps = steps - 1
+    return steps >= 0
   end
 
   function body.byte(i)
@@ -191,7 +201,7 @@ local function past_string(body, i)
   local quote = i - 1
   while true do
     quote = body.find('"', quote + 1, true)
-    if not quote then
+    if not quote or not body.may_go_on() then
       return nil
     end
     if math.min(body.backslashes(quote), quote - i) % 2 == 0 then
@@ -212,7 +222,7 @@ local function past_value(body, i)
   local depth = 0
   while true do
     i = body.find('["%[%]{}]', i)
-    if not i then
+    if not i or not body.may_go_on() then
       return nil
     end
     local char = body.byte(i)
@@ -269,7 +279,7 @@ end
 -- that is written exactly counts before others, else the last.
 local function members(body, i, used)
   i = next_char(body, i)
-  if body.byte(i) ~= 123 then
+  if body.byte(i) ~= 123 or not body.may_go_on() then
     return nil
   end
   local found, exact = {}, {}
