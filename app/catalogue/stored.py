@@ -19,7 +19,7 @@ import orjson
 
 from app.catalogue import gguf
 from app.catalogue.digest import FileHashes
-from app.catalogue.facts import read_facts, with_go_template
+from app.catalogue.facts import read_facts, with_chat_template, with_go_template
 from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
 from app.catalogue.ggufheader import facts_of
@@ -202,29 +202,37 @@ class StoredModels:
         weights = manifest.last(media.MODEL)
         files = manifest.all(media.FILE)
         # The weights alone decide what their engine can do, so that all models on them can share it.
-        bare = replace(spec, system="", template="", parameters={}, messages=(), license=())
+        bare = replace(spec, system="", template="", chat_template="", parameters={}, messages=(), license=())
+        templates = {"template": spec.template, "chat_template": spec.chat_template}
         if weights is not None:
-            facts, bare = self._gguf(bare, spec.template, weights)
+            facts, bare = self._gguf(bare, templates, weights)
         elif files or serving.repository:
             path = self._folder(files) if files else _repository(serving)
-            bare = replace(bare, template="" if open_folder(path).template else spec.template)
+            bare = bare if open_folder(path).template else replace(bare, **templates)
             facts = read_facts(path, bare, _Unhashed())
         else:
             raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
         sampling, fault = read_sampling(spec.parameters)
-        if spec.template != bare.template:
-            facts = with_go_template(facts, spec.template)
+        is_seen = (spec.template, spec.chat_template) == (bare.template, bare.chat_template)
         return Model(
-            spec, facts, _engine_key(facts.path, bare), parent=parent, sampling=sampling, fault=fault
+            spec,
+            facts if is_seen else _seen_through(facts, spec),
+            _engine_key(facts.path, bare),
+            parent=parent,
+            sampling=sampling,
+            fault=fault,
+            engine_facts=facts,
         )
 
-    def _gguf(self, bare: ModelSpec, template: str, layer: Layer) -> tuple[ModelFacts, ModelSpec]:
+    def _gguf(
+        self, bare: ModelSpec, templates: Mapping[str, str], layer: Layer
+    ) -> tuple[ModelFacts, ModelSpec]:
         blob = self.store.blobs.path(layer.digest)
         folder = gguf.place(self._cache, _hex(layer))
         header = read_gguf(blob)
         own = header.metadata.get(GGUF_TEMPLATE)
-        bare = replace(bare, template="" if own else template)
+        bare = bare if own else replace(bare, **templates)
         if gguf.is_whole(folder):
             return read_facts(folder, bare, _Unhashed()), bare
         return facts_of(header, bare, folder), bare
@@ -299,18 +307,36 @@ def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) 
         raise BadManifest(f"it is made from {base}, which is not configured on this server")
     under = parent.spec
     parameters = {**under.parameters, **spec.parameters}
+    if not (spec.template or spec.chat_template):
+        spec = replace(spec, template=under.template, chat_template=under.chat_template)
     whole = replace(
         spec,
         source=under.source,
         system=spec.system or under.system,
-        template=spec.template or under.template,
         parameters=parameters,
         messages=spec.messages or under.messages,
         license=under.license + spec.license,
     )
     sampling, fault = read_sampling(parameters)
-    facts = with_go_template(parent.facts, spec.template)
-    return Model(whole, facts, parent.engine_key, parent=str(parent.name), sampling=sampling, fault=fault)
+    of_engine = parent.on_engine().facts
+    is_seen = (whole.template, whole.chat_template) == (under.template, under.chat_template)
+    facts = parent.facts if is_seen else _seen_through(of_engine, whole)
+    return Model(
+        whole,
+        facts,
+        parent.engine_key,
+        parent=str(parent.name),
+        sampling=sampling,
+        fault=fault,
+        engine_facts=of_engine,
+    )
+
+
+def _seen_through(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
+    """What an engine can do by the template that its model has; a Go template comes first, as in a prompt."""
+    if spec.template:
+        return with_go_template(facts, spec.template)
+    return with_chat_template(facts, spec.chat_template)
 
 
 def _repository(serving: Serving) -> Path:

@@ -1,7 +1,7 @@
 """What is known of a model: how it was configured and what its files say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -110,6 +110,7 @@ class Model:
     """A served model. Models with the same `engine_key` share one engine.
 
     `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
+    `engine_facts` are those of its engine, where a template of the model's own shows less of it, or other.
     """
 
     spec: ModelSpec
@@ -118,6 +119,7 @@ class Model:
     parent: str = ""
     sampling: Overrides = field(default_factory=dict[str, Any])
     fault: str = ""
+    engine_facts: ModelFacts | None = None
 
     @property
     def name(self) -> ModelName:
@@ -125,3 +127,7 @@ class Model:
 
     def can(self, capability: Capability) -> bool:
         return capability in self.facts.capabilities
+
+    def on_engine(self) -> "Model":
+        """As its engine is loaded: whichever of its models comes first, the engine can do the same."""
+        return self if self.engine_facts is None else replace(self, facts=self.engine_facts)

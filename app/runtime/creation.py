@@ -24,7 +24,7 @@ from app.core.errors import (
 )
 from app.core.model import Model, ModelName
 from app.golang.dumps import dumps
-from app.prompt.gotemplate import GoTemplate
+from app.prompt.jinja import is_jinja
 from app.registry.progress import SUCCESS, Progress
 from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
@@ -40,7 +40,7 @@ NOT_GGUF = "supplied file was not in GGUF format"
 QUANTISATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 
 _REPLACED = {
-    "template": (media.TEMPLATE, media.PROMPT),
+    "template": (media.TEMPLATE, media.PROMPT, media.CHAT_TEMPLATE),
     "system": (media.SYSTEM,),
     "parameters": (media.PARAMS,),
     "messages": (media.MESSAGES,),
@@ -91,8 +91,7 @@ class Creator:
         check_quantization(asked.quantize)
         if asked.base is None and asked.files is None:
             raise InvalidRequest("neither 'from' or 'files' was specified")
-        if asked.template:
-            await asyncio.to_thread(check_template, asked.template)
+        template = await asyncio.to_thread(template_layer, asked.template)
         with self.store.hold() as hold:
             if asked.base is not None:
                 async with aclosing(self._base(asked.base)) as lines:
@@ -104,7 +103,7 @@ class Creator:
                 if any(_is_gguf(name) for name in asked.files):
                     yield Progress("parsing GGUF")
                 base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
-            made = await asyncio.to_thread(self._made, asked, base, hold)
+            made = await asyncio.to_thread(self._made, asked, base, hold, template)
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
@@ -216,7 +215,9 @@ class Creator:
             raise CreateFailed(str(BlobMissing(digest)))
         return Layer(media_type, digest, size)
 
-    def _made(self, asked: Creation, base: Manifest, hold: Hold) -> "_Made":
+    def _made(
+        self, asked: Creation, base: Manifest, hold: Hold, template_type: str = media.TEMPLATE
+    ) -> "_Made":
         """The manifest and the lines about its layers; the model is looked at before anything names it."""
         replaced = [
             kind for field_name, kinds in _REPLACED.items() if getattr(asked, field_name) for kind in kinds
@@ -233,7 +234,7 @@ class Creator:
             return layer
 
         if asked.template:
-            layers.append(put(media.TEMPLATE, asked.template.encode()))
+            layers.append(put(template_type, asked.template.encode()))
         if asked.system:
             layers.append(put(media.SYSTEM, asked.system.encode()))
         layers += [put(media.LICENSE, text.encode()) for text in asked.license]
@@ -290,12 +291,14 @@ class _Made:
     statuses: tuple[str, ...]
 
 
-def check_template(template: str) -> None:
-    """Raises: InvalidRequest: in Ollama's words for a template that does not compile."""
-    if "{%" in template:
-        raise InvalidRequest("template error: a Go template is needed, and this looks like one of Jinja")
+def template_layer(template: str) -> str:
+    """The media type of a template's layer, by its kind.
+
+    Raises:
+        InvalidRequest: in Ollama's words for a template that does not compile.
+    """
     try:
-        GoTemplate(template)
+        return media.CHAT_TEMPLATE if is_jinja(template) else media.TEMPLATE
     except InvalidRequest as error:
         raise InvalidRequest(f"template error: {error}") from error
 

@@ -11,7 +11,8 @@ import yaml
 
 from app.access.keys import new_key
 from app.core.model import ModelName
-from app.store.manifest import MODEL, Layer, Manifest
+from app.store.manifest import CHAT_TEMPLATE, MODEL, TEMPLATE, Layer, Manifest
+from app.store.modelfile import parse_modelfile
 from app.store.store import Store
 from harness.fake_model import fake_model
 from tests.api.managed import Site, digest_of, gguf, managed
@@ -145,7 +146,9 @@ NEITHER = "neither 'from' or 'files' was specified"
             f"open blobs/sha256-{'1' * 64}: no such file or directory",
         ),
         ({"model": "m", "from": "plain", "template": "{{ if"}, 400, "template error: template: :1: unclosed"),
-        ({"model": "m", "from": "plain", "template": "{% if x %}"}, 400, "template error: a Go template"),
+        ({"model": "m", "from": "plain", "template": "{% if x %}"}, 400, "template error: template: :1: Un"),
+        ({"model": "m", "from": "plain", "template": "{{ messages }}"}, 400, "template error: template: :1"),
+        ({"model": "m", "from": "plain", "template": "{% if x %}" * 7000}, 400, "template: at most 65536"),
         (
             {"model": "m", "from": "plain", "quantize": "bogus"},
             500,
@@ -225,6 +228,37 @@ async def test_bad_parameters_are_taken_and_then_not_run(site: Site) -> None:
     answer = await site.answer("odd")
     assert (answer.status_code, answer.json()) == (500, {"error": 'option "stop" must be of type array'})
     assert (await site.client.request("DELETE", "/api/delete", json={"model": "odd"})).status_code == 200
+
+
+JINJA = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+async def test_a_jinja_template_is_the_models_own_on_the_engine_of_its_base(site: Site) -> None:
+    await site.answer("plain")
+    await site.made(model="go", **{"from": "plain"}, template="{{ .Prompt }}!")
+    await site.made(model="j", **{"from": "go"}, template=JINJA)
+    await site.made(model="k", **{"from": "j"}, system="You rhyme.")
+    for name in ("j", "k"):
+        assert (await site.shown(name))["template"] == JINJA
+        await site.answer(name)
+        assert site.engines[0].renderings[-1].chat_template == JINJA
+    assert len(site.loads) == 1
+    stored = site.store.manifests.find(ModelName("j"))
+    assert stored is not None
+    kinds = [layer.media_type for layer in stored.manifest.layers]
+    assert CHAT_TEMPLATE in kinds
+    assert TEMPLATE not in kinds, "one template at a time: that of Go would come first"
+    await site.made(model="go", **{"from": "j"}, template="{{ .Prompt }}?")
+    assert (await site.shown("go"))["template"] == "{{ .Prompt }}?"
+
+
+async def test_a_jinja_template_survives_its_modelfile(site: Site) -> None:
+    template = JINJA + """\n{# "quoted" \'twice\' #}\n{%- if tools %}{{ tools | tojson }}{% endif %}\n"""
+    await site.made(model="j", **{"from": "plain"}, template=template)
+    commands = parse_modelfile((await site.shown("j"))["modelfile"])
+    (found,) = (command.value for command in commands if command.name == "template")
+    await site.made(model="again", **{"from": "plain"}, template=found)
+    assert (await site.shown("again"))["template"] == template
 
 
 async def test_models_of_one_base_share_its_engine(site: Site) -> None:

@@ -115,8 +115,8 @@ def modelfile(model: Model, system: str, parameters: Mapping[str, Any], *, shows
 
 def _commands(model: Model, system: str, parameters: Mapping[str, Any]) -> Iterator[Command]:
     spec, facts = model.spec, model.facts
-    if spec.template or not facts.chat_template:
-        yield Command("template", spec.template or PLAIN_TEMPLATE)
+    if (template := spec.template or spec.chat_template) or not facts.chat_template:
+        yield Command("template", template or PLAIN_TEMPLATE)
     if system:
         yield Command("system", system)
     for key, value in _each(parameters):
