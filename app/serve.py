@@ -61,11 +61,12 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    context = _engine_processes(settings) if served(settings) else None
+    # A server that only lists its peers' models starts no engine; one of a store alone does.
+    context = _engine_processes(settings) if served(settings) or not settings.peers else None
     library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, library, context, traces=otlp.traces is not None)
-    app = build_app(settings, library, starter, telemetry, lifecycle)
+    app = build_app(settings, library, starter, telemetry, lifecycle, on_gpu=not _on_cpu())
     listen(app, settings, lifecycle, listener)
     if lifecycle.failure:
         raise GaveUp(lifecycle.failure)

@@ -24,13 +24,13 @@ from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
 from app.catalogue.ggufheader import facts_of
 from app.catalogue.headers import BadHeader, read_gguf
+from app.catalogue.layers import read_messages, read_params, read_sampling
 from app.catalogue.names import parse_name
-from app.catalogue.parameters import read_parameters
+from app.catalogue.quantizing import quantization_of
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
-from app.core.request import Overrides
 from app.store import manifest as media
-from app.store.config import MOST_BYTES, Serving, parse_serving
+from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
 from app.store.manifest import Layer, Manifest
 from app.store.manifests import Stored
 from app.store.store import Store
@@ -67,6 +67,7 @@ class Settings:
     messages: tuple[tuple[str, str], ...] = ()
     license: tuple[str, ...] = ()
     serving: Serving = field(default_factory=Serving)
+    config: ImageConfig = field(default_factory=ImageConfig)
 
 
 class StoredModels:
@@ -147,7 +148,15 @@ class StoredModels:
             messages=read_messages(text(media.MESSAGES)),
             license=tuple(self._text(layer) for layer in manifest.all(media.LICENSE)),
             serving=parse_serving(self._bytes(serving)) if serving else Serving(),
+            config=self._config(manifest),
         )
+
+    def _config(self, manifest: Manifest) -> ImageConfig:
+        """What a configuration is used for here is only shown: one that cannot be read is as none."""
+        try:
+            return parse_config(self._bytes(manifest.config)) if manifest.config else ImageConfig()
+        except AppError:
+            return ImageConfig()
 
     def _without_paths(self, error: Exception) -> str:
         """Its text without the folders of this server."""
@@ -187,6 +196,9 @@ class StoredModels:
             tool_parser=own.serving.tool_parser,
             reasoning_parser=own.serving.reasoning_parser,
             engine=own.serving.engine,
+            renderer=own.config.renderer,
+            parser=own.config.parser,
+            requires=own.config.requires,
         )
         if own.serving.base:
             model = _on_configured(spec, own.serving.base, configured)
@@ -210,6 +222,7 @@ class StoredModels:
             path = self._folder(files) if files else _repository(serving)
             bare = bare if open_folder(path).template else replace(bare, **templates)
             facts = read_facts(path, bare, _Unhashed())
+            facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
         else:
             raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
@@ -274,30 +287,6 @@ class _Unhashed(FileHashes):
 
     def of(self, path: Path, progress: Callable[[int], None] = lambda _done: None) -> str:
         return ""
-
-
-def read_params(text: str) -> dict[str, Any]:
-    """Raises: BadManifest: for what is no object."""
-    found = _json(text or "{}", "the parameters")
-    if not isinstance(found, dict):
-        raise BadManifest("the parameters are not an object")
-    return found
-
-
-def read_messages(text: str) -> tuple[tuple[str, str], ...]:
-    """Raises: BadManifest: for what is no list of messages."""
-    found = _json(text or "[]", "the messages")
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise BadManifest("the messages are not a list of objects")
-    return tuple((str(item.get("role", "")), str(item.get("content") or "")) for item in found)
-
-
-def read_sampling(parameters: Mapping[str, Any]) -> tuple[Overrides, str]:
-    """The sampling of a model's parameters, or what is wrong with them: nobody has checked them before."""
-    try:
-        return read_parameters(parameters), ""
-    except InvalidRequest as error:
-        return {}, str(error)
 
 
 def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -> Model:
@@ -371,10 +360,3 @@ def _origin(*layers: Layer | None) -> str:
 
 def _hex(layer: Layer) -> str:
     return layer.digest.removeprefix("sha256:")
-
-
-def _json(text: str, what: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        raise BadManifest(f"{what} are not JSON") from None

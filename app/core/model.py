@@ -39,6 +39,7 @@ class ModelSpec:
     `source` is a folder, a `.gguf` file, a hub repository or the name of another configured model,
     whose engine is then shared. `template` is a Go template as in a Modelfile; `chat_template` a Jinja
     one. `parsers` None means chosen from the model's own files. `engine` are vLLM engine arguments.
+    `renderer`, `parser` and `requires` are what a model of the store says to Ollama; nothing here reads them.
     """
 
     name: ModelName
@@ -52,6 +53,9 @@ class ModelSpec:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ def show(
         "capabilities": list(facts.capabilities),
         "thinking": facts.thinking and {"values": facts.thinking.values, "default": facts.thinking.default},
         "modified_at": local_stamp(facts.modified_at),
+        "requires": spec.requires,
     }
     return {key: value for key, value in answer.items() if value or key == "model_info"}
 
@@ -119,6 +120,9 @@ def _commands(model: Model, system: str, parameters: Mapping[str, Any]) -> Itera
         yield Command("template", template or PLAIN_TEMPLATE)
     if system:
         yield Command("system", system)
+    for name, value in (("renderer", spec.renderer), ("parser", spec.parser)):
+        if value:
+            yield Command(name, value)
     for key, value in _each(parameters):
         yield Command("parameter", value if isinstance(value, str) else _go(value), key)
     for text in spec.license:
