@@ -284,12 +284,19 @@ async def test_a_jinja_template_survives_its_modelfile(site: Site) -> None:
     assert (await site.shown("again"))["template"] == template
 
 
+async def loads(site: Site) -> float:
+    lines = (await site.client.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("caravan_model_loads_total"))
+
+
 async def test_models_of_one_base_share_its_engine(site: Site) -> None:
     await site.answer("plain")
+    before = await loads(site)
     for number in range(50):
         await site.made(model=f"m{number}", **{"from": "plain"}, system=f"You are number {number}.")
         assert (await site.answer(f"m{number}")).status_code == 200
     assert len(site.loads) == 1
+    assert await loads(site) == before == 1
     assert len(await site.names()) == 51
     digests = {item["digest"] for item in (await site.client.get("/api/tags")).json()["models"]}
     assert len(digests) == 51
