@@ -14,7 +14,8 @@ PLAIN = ("F16", "BF16", "F32")
 """Of weights that nobody has quantized yet."""
 
 _NAMES = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
-_ARGUMENTS = {"quantization": "fp8"}
+_ARGUMENTS = {"quantization": "fp8_per_tensor"}
+"""vLLM's name for making FP8 of plain weights; its `fp8` is for weights that are FP8 already."""
 
 
 def check_quantization(name: str, *, on_gpu: bool) -> None:
@@ -68,4 +69,5 @@ def quantized(model: Model, *, is_configured: bool) -> Mapping[str, Any]:
 
 def quantization_of(found: str, engine: Mapping[str, Any]) -> str:
     """What is shown of weights of the type `found` that are loaded with these arguments."""
-    return FP8 if found in PLAIN and engine.get("quantization") == "fp8" else found
+    makes_fp8 = str(engine.get("quantization")).startswith("fp8_per_")
+    return FP8 if found in PLAIN and makes_fp8 else found

@@ -398,7 +398,7 @@ async def test_weights_are_quantized_when_they_are_loaded(tmp_path: Path, name: 
         assert levels["eight"]["parent_model"] == "whole:latest"
         for each in levels:
             assert (await site.answer(each)).status_code == 200
-        assert [dict(model.spec.engine) for model in site.loads] == [{}, {"quantization": "fp8"}]
+        assert [dict(model.spec.engine) for model in site.loads] == [{}, {"quantization": "fp8_per_tensor"}]
         answer = await site.send("/api/create", model="again", **{"from": "eight"}, quantize=name)
         error = "quantization is only supported for F16, BF16 and F32 models"
         assert (answer.status_code, answer.json()) == (500, {"error": error})

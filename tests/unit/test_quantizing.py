@@ -35,14 +35,20 @@ def test_eight_bits_take_a_gpu(name: str) -> None:
 
 def test_weights_that_are_quantized_stay_so() -> None:
     model = fake_model("m")
-    assert quantized(model, is_configured=False) == {"quantization": "fp8"}
+    assert quantized(model, is_configured=False) == {"quantization": "fp8_per_tensor"}
     with pytest.raises(CreateFailed, match="only supported for F16, BF16 and F32"):
         quantized(replace(model, facts=replace(model.facts, quantization="AWQ")), is_configured=False)
 
 
 @pytest.mark.parametrize(
     ("found", "argument", "shown"),
-    [("BF16", "fp8", "FP8"), ("BF16", None, "BF16"), ("BF16", "other", "BF16"), ("AWQ", "fp8", "AWQ")],
+    [
+        ("BF16", "fp8_per_tensor", "FP8"),
+        ("F32", "fp8_per_channel", "FP8"),
+        ("BF16", None, "BF16"),
+        ("BF16", "other", "BF16"),
+        ("AWQ", "fp8_per_tensor", "AWQ"),
+    ],
 )
 def test_what_is_shown_of_weights(found: str, argument: str | None, shown: str) -> None:
     assert quantization_of(found, {"quantization": argument}) == shown

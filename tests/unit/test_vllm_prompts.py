@@ -259,7 +259,8 @@ async def test_each_request_may_have_a_template_of_its_own(tmp_path: Path) -> No
         ),
         parallel_config=SimpleNamespace(_api_process_rank=0),
     )
-    renderer: Any = HfRenderer(config, get_tokenizer(str(folder)))
+    read: Any = get_tokenizer(str(folder))
+    renderer: Any = HfRenderer(config, read)
     prompts = Prompts(model("m"), renderer, Pool(), InputLimits())
     chat = ChatPrompt((Message.of("user", "Hi"),), ({"type": "function", "function": {"name": "f"}},))
     for template, text in (("", "a"), ("{% if tools %}b{% endif %}{{ thinking }}", "bFalse"), ("", "a")):
