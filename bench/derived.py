@@ -196,8 +196,8 @@ def main() -> None:
     plan = options()
     sections = [machine_lines()]
     models = {
-        "smollm2:135m": convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None),
         "A tiny Llama": build("llama", plan.cache / "test-models"),
+        "smollm2:135m": convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None),
     }
     for name, folder in models.items():
         about = f"{plan.rounds} questions to each, {plan.models} derived models, {plan.cycles} cycles"

@@ -58,7 +58,7 @@ class _Generation(Extension):
 
 
 class _Unfolded(CodeGenerator):
-    """Leaves constants as they stand: `{{ 9**9**9 }}` would be worked out while it is compiled."""
+    """Leaves constants as they stand: `{{ 9**(9**9) }}` would be worked out while it is compiled."""
 
     def _output_child_to_const(self, *_args: Any, **_kwargs: Any) -> str:
         raise nodes.Impossible
