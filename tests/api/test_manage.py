@@ -1,6 +1,7 @@
 """Models that are made, copied and deleted over HTTP (docs/reference 11)."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -432,6 +433,19 @@ async def test_a_copy_is_a_model_of_its_own(site: Site) -> None:
     assert (await site.shown("two"))["system"] == "You rhyme."
     await delete(site, model="poet")
     assert (await site.answer("two")).status_code == 200
+
+
+@pytest.mark.point(172)
+async def test_the_id_of_a_stored_model_is_that_of_its_manifest(site: Site) -> None:
+    await site.made(model="alias", **{"from": "plain"})
+    await site.made(model="alias2", **{"from": "alias"})
+    await site.send("/api/copy", source="alias2", destination="copy")
+    ids = {item["model"]: item["digest"] for item in (await site.client.get("/api/tags")).json()["models"]}
+    for name in ("alias", "alias2", "copy"):
+        place = site.store.root / "manifests/registry.ollama.ai/library" / name / "latest"
+        assert ids[f"{name}:latest"] == hashlib.sha256(place.read_bytes()).hexdigest()
+    assert len({ids[f"{name}:latest"] for name in ("plain", "alias", "alias2")}) == 3
+    assert ids["copy:latest"] == ids["alias2:latest"]
 
 
 @pytest.mark.point(199)
