@@ -109,7 +109,7 @@ class Subject:
 
 
 def measure(model: Path, plan: argparse.Namespace) -> Found:
-    engine: Body = {"dtype": "float32", "kv_cache_memory_bytes": 128 * MIB}
+    engine: Body = {"dtype": "float32", "kv_cache_memory_bytes": 256 * MIB}
     port, found = free_port(), Found()
     with TemporaryDirectory() as store:
         command = f"env CARAVAN_MODELS_DIR={store} CARAVAN_PRELOAD=false CARAVAN_KEEP_ALIVE=-1 {CARAVAN}"
