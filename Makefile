@@ -20,7 +20,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
-	bench-load bench-pull library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
+	bench-load bench-pull bench-derived library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -137,6 +137,9 @@ bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache 
 
 bench-pull: dev tools ## Measure pulling from a local registry beside curl and sha256sum
 	@CACHE=$(CACHE) $(BIN)/python -m bench.pull
+
+bench-derived: dev ## Measure models made FROM a loaded one, and what an unload gives back, and write BENCHMARKS.md
+	@$(BIN)/python -m bench.derived --cache $(CACHE)
 
 library-check: dev ## Ask the hub for every model of app/registry/library.yaml (needs the hub)
 	@$(BIN)/python -m scripts.library_check

@@ -89,7 +89,9 @@ def build_app(
     telemetry: Telemetry | None = None,
     lifecycle: Lifecycle | None = None,
     toolbox: Toolbox | None = None,
+    *,
     ledger: Ledger | None = None,
+    on_gpu: bool = False,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine, and `ledger`
     the memory that engines share, where it is known.
@@ -104,7 +106,7 @@ def build_app(
     start_engine = _logged(start_engine, url, keyed=keys is not None)
     manager = _manager(settings, start_engine, telemetry, lifecycle, ledger, keyed=keys is not None)
     served = _services(
-        settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry)
+        settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry), on_gpu
     )
     store = _store(settings, telemetry)
     app = FastAPI(
@@ -167,6 +169,7 @@ def _services(
     telemetry: Telemetry,
     lifecycle: Lifecycle,
     toolbox: Toolbox,
+    on_gpu: bool,
 ) -> Services:
     # As many jobs may wait as requests: each of these has one at a time.
     pool = Pool(waiting=max(settings.max_queue, 64))
@@ -188,7 +191,7 @@ def _services(
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
-        _creator(settings, library, transfers),
+        _creator(settings, library, transfers, on_gpu=on_gpu),
         transfers,
     )
 
@@ -211,14 +214,14 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
     )
 
 
-def _creator(settings: Settings, library: Library, transfers: Transfers) -> Creator:
+def _creator(settings: Settings, library: Library, transfers: Transfers, *, on_gpu: bool) -> Creator:
     stored = StoredModels(transfers.store, settings.cache_dir)
     library.open(stored)
 
     def pull(name: ModelName) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login())
 
-    return Creator(transfers.store, stored, library, pull)
+    return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu)
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:

@@ -21,8 +21,9 @@ _log = logging.getLogger("caravan")
 
 
 def served(settings: Settings) -> list[ModelConfig]:
-    """The configured models; the bundled one where neither models nor peers are."""
-    return settings.models or ([] if settings.peers else [BUNDLED])
+    """The configured models; the bundled one where neither models, an empty list included, nor peers are."""
+    is_set = bool(settings.peers) or "models" in settings.model_fields_set
+    return settings.models or ([] if is_set else [BUNDLED])
 
 
 def prepare(settings: Settings) -> Library:

@@ -65,12 +65,15 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    context = _engine_processes(settings) if served(settings) else None
+    # A server that only lists its peers' models starts no engine; one of a store alone does.
+    runs_engines = bool(served(settings)) or not settings.peers
+    context = _engine_processes(settings) if runs_engines else None
     library = prepare(settings)
+    memory = _memory(settings, library) if runs_engines else Unlimited()
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
-    ledger = Ledger(_memory(settings, library), settings.max_loaded_models, settings.memory_bytes)
+    ledger = Ledger(memory, settings.max_loaded_models, settings.memory_bytes)
     starter = _starter(settings, library, context, ledger, traces=otlp.traces is not None)
-    app = build_app(settings, library, starter, telemetry, lifecycle, ledger=ledger)
+    app = build_app(settings, library, starter, telemetry, lifecycle, ledger=ledger, on_gpu=not _on_cpu())
     listen(app, settings, lifecycle, listener)
     if lifecycle.failure:
         raise GaveUp(lifecycle.failure)

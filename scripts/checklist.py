@@ -326,8 +326,8 @@ DEPARTURES: Mapping[int, str] = {
     119: _MISTAKE,
     138: "honoured: it is the system prompt of a chat whose first message is not a system message",
     145: "`done_reason` is `tool_calls`; `CARAVAN_TOOL_CALLS_DONE_REASON=stop` gives Ollama's `stop`",
-    170: "the bundled model is served when no other is configured, so a running server lists one also where "
-    "its store is empty",
+    170: "by default the bundled model is served, so that a server lists one also where its store is empty; "
+    "`CARAVAN_MODELS=[]` gives Ollama's empty list",
     221: "the parts of a message stay one message, texts and pictures in the client's order",
     224: "an error frame in OpenAI's shape comes before the stream ends, still without `[DONE]`",
     225: "a list of texts, token ids or lists of them is answered, a choice for each",
@@ -351,9 +351,11 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "2, 11, 12",
         "configured models cannot be changed (403), and a pull of one ends in `success`; adapters, drafts, "
-        "`quantize`, `info` and remote models are 400 with the reason; `renderer`, `parser` and `requires` "
-        "are kept for Ollama and not used; what a pull may fetch is the operator's to say (403); deleting "
-        "unloads what no other name holds; a blob posted as `sha256-` is taken",
+        "`info` and remote models are 400 with the reason, as is `quantize` but for 8 bits on a GPU, which "
+        "are FP8 made at each load; a template may be Jinja; `capabilities` that a model has not are 400; "
+        "`renderer`, `parser` and `requires` are kept for Ollama and not used; what a pull may fetch is the "
+        "operator's to say (403); deleting unloads what no other name holds; a blob posted as `sha256-` is "
+        "taken",
     ),
     (
         "4.3",

@@ -100,6 +100,27 @@ def with_go_template(facts: ModelFacts, template: str) -> ModelFacts:
     return replace(facts, capabilities=_granted(granted), thinking=None)
 
 
+def with_chat_template(facts: ModelFacts, template: str) -> ModelFacts:
+    """The same model seen through another Jinja template, as `with_go_template`."""
+    if not template or "embedding" in facts.capabilities:
+        return facts
+    thinks = facts.reasoning_parser is not None and _jinja_thinks(template)
+    granted: dict[Capability, bool] = {
+        "completion": True,
+        "vision": "vision" in facts.capabilities,
+        "tools": facts.tool_parser is not None and "tools" in variables(template),
+        "insert": facts.fim is not None,
+        "thinking": thinks,
+    }
+    return replace(
+        facts,
+        chat_template=template,
+        capabilities=_granted(granted),
+        thinking_variable=thinking_variable(template) if thinks else None,
+        thinking=thinking_levels(template, facts.reasoning_parser if thinks else None),
+    )
+
+
 def _gguf_content(folder: ModelFolder) -> _Content | None:
     """What a GGUF file said of itself, where the folder was made from one."""
     file = read_json(folder.path / SIDECAR)
@@ -184,6 +205,10 @@ def _takes_tools(template: str, spec: ModelSpec) -> bool:
 def _thinks(template: str, spec: ModelSpec) -> bool:
     if spec.template:
         return _go_thinks(spec.template)
+    return _jinja_thinks(template)
+
+
+def _jinja_thinks(template: str) -> bool:
     return thinking_variable(template) is not None or any(mark in template for mark in THINK_MARKS)
 
 

@@ -126,13 +126,13 @@ class Library:
                     _log.warning("the store is not pruned: %s", error)
 
     async def materialized(self, model: Model) -> Model:
-        """The model with its weights in a folder that vLLM can serve: a GGUF file is converted now.
+        """The model as its engine is loaded, its weights in a folder: a GGUF file is converted now.
 
         Raises:
             LoadFailed: where that fails, or the model has been deleted.
         """
         if (stored := self._stored) is None or not stored.is_lacking(model):
-            return model
+            return model.on_engine()
         _log.info("converting %s, which takes a while and is done once", model.name)
         await asyncio.to_thread(stored.convert, model)
         await self.reload()
@@ -140,7 +140,7 @@ class Library:
         found = next(same, None)
         if found is None:
             raise LoadFailed(f"the model {model.name} has been deleted")
-        return found
+        return found.on_engine()
 
 
 def key_of(name: ModelName) -> str:

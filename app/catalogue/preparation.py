@@ -136,13 +136,20 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         spec,
         system=spec.system or base.system,
         template=spec.template or base.template,
+        chat_template=base.chat_template,
         parameters={**base.parameters, **spec.parameters},
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
     )
-    facts = _with_digest(with_go_template(parent.facts, spec.template), spec)
+    of_engine = parent.on_engine().facts
+    seen = with_go_template(of_engine, spec.template) if spec.template else parent.facts
     return Model(
-        whole, facts, parent.engine_key, parent=str(parent.name), sampling=read_parameters(whole.parameters)
+        whole,
+        _with_digest(seen, spec),
+        parent.engine_key,
+        parent=str(parent.name),
+        sampling=read_parameters(whole.parameters),
+        engine_facts=of_engine,
     )
 
 

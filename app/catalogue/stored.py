@@ -19,19 +19,19 @@ import orjson
 
 from app.catalogue import gguf
 from app.catalogue.digest import FileHashes
-from app.catalogue.facts import read_facts, with_go_template
+from app.catalogue.facts import read_facts, with_chat_template, with_go_template
 from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
 from app.catalogue.ggufheader import facts_of
 from app.catalogue.headers import BadHeader, read_gguf
+from app.catalogue.layers import read_messages, read_params, read_sampling
 from app.catalogue.names import parse_name
-from app.catalogue.parameters import read_parameters
+from app.catalogue.quantizing import quantization_of
 from app.core import progress
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
-from app.core.request import Overrides
 from app.store import manifest as media
-from app.store.config import MOST_BYTES, Serving, parse_serving
+from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
 from app.store.manifest import Layer, Manifest
 from app.store.manifests import Stored
 from app.store.store import Store
@@ -68,6 +68,7 @@ class Settings:
     messages: tuple[tuple[str, str], ...] = ()
     license: tuple[str, ...] = ()
     serving: Serving = field(default_factory=Serving)
+    config: ImageConfig = field(default_factory=ImageConfig)
 
 
 class StoredModels:
@@ -151,7 +152,15 @@ class StoredModels:
             messages=read_messages(text(media.MESSAGES)),
             license=tuple(self._text(layer) for layer in manifest.all(media.LICENSE)),
             serving=parse_serving(self._bytes(serving)) if serving else Serving(),
+            config=self._config(manifest),
         )
+
+    def _config(self, manifest: Manifest) -> ImageConfig:
+        """What a configuration is used for here is only shown: one that cannot be read is as none."""
+        try:
+            return parse_config(self._bytes(manifest.config)) if manifest.config else ImageConfig()
+        except AppError:
+            return ImageConfig()
 
     def _without_paths(self, error: Exception) -> str:
         """Its text without the folders of this server."""
@@ -191,6 +200,9 @@ class StoredModels:
             tool_parser=own.serving.tool_parser,
             reasoning_parser=own.serving.reasoning_parser,
             engine=own.serving.engine,
+            renderer=own.config.renderer,
+            parser=own.config.parser,
+            requires=own.config.requires,
         )
         if own.serving.base:
             model = _on_configured(spec, own.serving.base, configured)
@@ -206,29 +218,38 @@ class StoredModels:
         weights = manifest.last(media.MODEL)
         files = manifest.all(media.FILE)
         # The weights alone decide what their engine can do, so that all models on them can share it.
-        bare = replace(spec, system="", template="", parameters={}, messages=(), license=())
+        bare = replace(spec, system="", template="", chat_template="", parameters={}, messages=(), license=())
+        templates = {"template": spec.template, "chat_template": spec.chat_template}
         if weights is not None:
-            facts, bare = self._gguf(bare, spec.template, weights)
+            facts, bare = self._gguf(bare, templates, weights)
         elif files or serving.repository:
             path = self._folder(files) if files else _repository(serving)
-            bare = replace(bare, template="" if open_folder(path).template else spec.template)
+            bare = bare if open_folder(path).template else replace(bare, **templates)
             facts = read_facts(path, bare, _Unhashed())
+            facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
         else:
             raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
         sampling, fault = read_sampling(spec.parameters)
-        if spec.template != bare.template:
-            facts = with_go_template(facts, spec.template)
+        is_seen = (spec.template, spec.chat_template) == (bare.template, bare.chat_template)
         return Model(
-            spec, facts, _engine_key(facts.path, bare), parent=parent, sampling=sampling, fault=fault
+            spec,
+            facts if is_seen else _seen_through(facts, spec),
+            _engine_key(facts.path, bare),
+            parent=parent,
+            sampling=sampling,
+            fault=fault,
+            engine_facts=facts,
         )
 
-    def _gguf(self, bare: ModelSpec, template: str, layer: Layer) -> tuple[ModelFacts, ModelSpec]:
+    def _gguf(
+        self, bare: ModelSpec, templates: Mapping[str, str], layer: Layer
+    ) -> tuple[ModelFacts, ModelSpec]:
         blob = self.store.blobs.path(layer.digest)
         folder = gguf.place(self._cache, _hex(layer))
         header = read_gguf(blob)
         own = header.metadata.get(GGUF_TEMPLATE)
-        bare = replace(bare, template="" if own else template)
+        bare = bare if own else replace(bare, **templates)
         if gguf.is_whole(folder):
             return read_facts(folder, bare, _Unhashed()), bare
         return facts_of(header, bare, folder), bare
@@ -272,30 +293,6 @@ class _Unhashed(FileHashes):
         return ""
 
 
-def read_params(text: str) -> dict[str, Any]:
-    """Raises: BadManifest: for what is no object."""
-    found = _json(text or "{}", "the parameters")
-    if not isinstance(found, dict):
-        raise BadManifest("the parameters are not an object")
-    return found
-
-
-def read_messages(text: str) -> tuple[tuple[str, str], ...]:
-    """Raises: BadManifest: for what is no list of messages."""
-    found = _json(text or "[]", "the messages")
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise BadManifest("the messages are not a list of objects")
-    return tuple((str(item.get("role", "")), str(item.get("content") or "")) for item in found)
-
-
-def read_sampling(parameters: Mapping[str, Any]) -> tuple[Overrides, str]:
-    """The sampling of a model's parameters, or what is wrong with them: nobody has checked them before."""
-    try:
-        return read_parameters(parameters), ""
-    except InvalidRequest as error:
-        return {}, str(error)
-
-
 def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -> Model:
     """A model on a configured one's engine: what it leaves out it takes from there at this moment."""
     parent = configured.get(parse_name(base).canonical.lower())
@@ -303,18 +300,36 @@ def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) 
         raise BadManifest(f"it is made from {base}, which is not configured on this server")
     under = parent.spec
     parameters = {**under.parameters, **spec.parameters}
+    if not (spec.template or spec.chat_template):
+        spec = replace(spec, template=under.template, chat_template=under.chat_template)
     whole = replace(
         spec,
         source=under.source,
         system=spec.system or under.system,
-        template=spec.template or under.template,
         parameters=parameters,
         messages=spec.messages or under.messages,
         license=under.license + spec.license,
     )
     sampling, fault = read_sampling(parameters)
-    facts = with_go_template(parent.facts, spec.template)
-    return Model(whole, facts, parent.engine_key, parent=str(parent.name), sampling=sampling, fault=fault)
+    of_engine = parent.on_engine().facts
+    is_seen = (whole.template, whole.chat_template) == (under.template, under.chat_template)
+    facts = parent.facts if is_seen else _seen_through(of_engine, whole)
+    return Model(
+        whole,
+        facts,
+        parent.engine_key,
+        parent=str(parent.name),
+        sampling=sampling,
+        fault=fault,
+        engine_facts=of_engine,
+    )
+
+
+def _seen_through(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
+    """What an engine can do by the template that its model has; a Go template comes first, as in a prompt."""
+    if spec.template:
+        return with_go_template(facts, spec.template)
+    return with_chat_template(facts, spec.chat_template)
 
 
 def _repository(serving: Serving) -> Path:
@@ -349,10 +364,3 @@ def _origin(*layers: Layer | None) -> str:
 
 def _hex(layer: Layer) -> str:
     return layer.digest.removeprefix("sha256:")
-
-
-def _json(text: str, what: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        raise BadManifest(f"{what} are not JSON") from None

@@ -43,6 +43,7 @@ class InputLimits:
         "api/ollama/upload.py",
         "413",
     )
+    layers: int = _row(4_096, "files and licenses of a model that is created", "api/ollama/changes.py", "400")
     body_bytes: int = _row(
         8 << 20, "bytes of a body besides its pictures", "golang/jsonsize.py, api/ollama/bounds.py", "400"
     )

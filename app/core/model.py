@@ -1,7 +1,7 @@
 """What is known of a model: how it was configured and what its files say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -39,6 +39,7 @@ class ModelSpec:
     `source` is a folder, a `.gguf` file, a hub repository or the name of another configured model,
     whose engine is then shared. `template` is a Go template as in a Modelfile; `chat_template` a Jinja
     one. `parsers` None means chosen from the model's own files. `engine` are vLLM engine arguments.
+    `renderer`, `parser` and `requires` are what a model of the store says to Ollama; nothing here reads them.
     """
 
     name: ModelName
@@ -52,6 +53,9 @@ class ModelSpec:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Model:
     """A served model. Models with the same `engine_key` share one engine.
 
     `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
+    `engine_facts` are those of its engine, where a template of the model's own shows less of it, or other.
     """
 
     spec: ModelSpec
@@ -118,6 +123,7 @@ class Model:
     parent: str = ""
     sampling: Overrides = field(default_factory=dict[str, Any])
     fault: str = ""
+    engine_facts: ModelFacts | None = None
 
     @property
     def name(self) -> ModelName:
@@ -125,3 +131,7 @@ class Model:
 
     def can(self, capability: Capability) -> bool:
         return capability in self.facts.capabilities
+
+    def on_engine(self) -> "Model":
+        """As its engine is loaded: whichever of its models comes first, the engine can do the same."""
+        return self if self.engine_facts is None else replace(self, facts=self.engine_facts)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from app.core.errors import InvalidRequest
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, CompletionPrompt, Generation, Message, Sampling
+from app.core.thinking import thinking_kwargs
 from app.engine.base import Engine, Prompt
 from app.golang.quote import quoted
 from app.prompt.assembly import (
@@ -193,8 +195,15 @@ class Composer:
             think=self._asked.think,
             continue_last=continue_last,
             chat_template=self._model.spec.chat_template,
-            variables=self._asked.template_variables,
+            variables={**self._asked.template_variables, **self._switches()},
         )
+
+    def _switches(self) -> dict[str, Any]:
+        """The template's own variable of thinking, where the engine knows another."""
+        facts, of_engine = self._model.facts, self._model.on_engine().facts
+        if facts.thinking_variable == of_engine.thinking_variable:
+            return {}
+        return thinking_kwargs(facts.thinking_variable, self._asked.think, facts.thinking)
 
     def _cut(self, prompt: Prompt) -> Prompt:
         """A single prompt that is still too long loses its middle, if it may (docs/reference 4.5)."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from app.catalogue.headers import BadHeader, read_gguf, read_safetensors
 from app.catalogue.library import Library, key_of
+from app.catalogue.quantizing import FP8, check_quantization, quantized
 from app.catalogue.stored import PICKLES, StoredModels, read_params
 from app.core.errors import (
     AppError,
@@ -24,11 +25,12 @@ from app.core.errors import (
 )
 from app.core.model import Model, ModelName
 from app.golang.dumps import dumps
-from app.prompt.gotemplate import GoTemplate
+from app.golang.quote import quoted
+from app.prompt.jinja import is_jinja
 from app.registry.progress import SUCCESS, Progress
 from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
-from app.store.config import ImageConfig, Serving, parse_config
+from app.store.config import ImageConfig, Serving, parse_config, parse_serving
 from app.store.digests import hex_of
 from app.store.holds import Hold
 from app.store.manifest import Layer, Manifest
@@ -37,10 +39,9 @@ from app.store.store import Store
 
 UNKNOWN_TYPE = "unknown type"
 NOT_GGUF = "supplied file was not in GGUF format"
-QUANTISATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 
 _REPLACED = {
-    "template": (media.TEMPLATE, media.PROMPT),
+    "template": (media.TEMPLATE, media.PROMPT, media.CHAT_TEMPLATE),
     "system": (media.SYSTEM,),
     "parameters": (media.PARAMS,),
     "messages": (media.MESSAGES,),
@@ -66,6 +67,7 @@ class Creation:
     messages: tuple[Mapping[str, Any], ...] = ()
     license: tuple[str, ...] = ()
     quantize: str = ""
+    capabilities: tuple[str, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict[str, str])
     """`renderer`, `parser` and `requires`: kept for Ollama and not used here."""
 
@@ -73,8 +75,11 @@ class Creation:
 class Creator:
     """Makes models in `store`; `pull` brings a base that is not here."""
 
-    def __init__(self, store: Store, stored: StoredModels, library: Library, pull: Pull) -> None:
+    def __init__(
+        self, store: Store, stored: StoredModels, library: Library, pull: Pull, *, on_gpu: bool = False
+    ) -> None:
         self.store = store
+        self._on_gpu = on_gpu
         self._stored = stored
         self._library = library
         self._pull = pull
@@ -88,11 +93,10 @@ class Creator:
             RegistryFailed, StoreFailed: as a pull, and where the store takes nothing.
         """
         self._library.check_changeable(asked.name)
-        check_quantization(asked.quantize)
+        check_quantization(asked.quantize, on_gpu=self._on_gpu)
         if asked.base is None and asked.files is None:
             raise InvalidRequest("neither 'from' or 'files' was specified")
-        if asked.template:
-            await asyncio.to_thread(check_template, asked.template)
+        template = await asyncio.to_thread(template_layer, asked.template)
         with self.store.hold() as hold:
             if asked.base is not None:
                 async with aclosing(self._base(asked.base)) as lines:
@@ -104,7 +108,7 @@ class Creator:
                 if any(_is_gguf(name) for name in asked.files):
                     yield Progress("parsing GGUF")
                 base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
-            made = await asyncio.to_thread(self._made, asked, base, hold)
+            made = await asyncio.to_thread(self._made, asked, base, hold, template)
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
@@ -216,7 +220,9 @@ class Creator:
             raise CreateFailed(str(BlobMissing(digest)))
         return Layer(media_type, digest, size)
 
-    def _made(self, asked: Creation, base: Manifest, hold: Hold) -> "_Made":
+    def _made(
+        self, asked: Creation, base: Manifest, hold: Hold, template_type: str = media.TEMPLATE
+    ) -> "_Made":
         """The manifest and the lines about its layers; the model is looked at before anything names it."""
         replaced = [
             kind for field_name, kinds in _REPLACED.items() if getattr(asked, field_name) for kind in kinds
@@ -233,7 +239,7 @@ class Creator:
             return layer
 
         if asked.template:
-            layers.append(put(media.TEMPLATE, asked.template.encode()))
+            layers.append(put(template_type, asked.template.encode()))
         if asked.system:
             layers.append(put(media.SYSTEM, asked.system.encode()))
         layers += [put(media.LICENSE, text.encode()) for text in asked.license]
@@ -243,8 +249,22 @@ class Creator:
         if asked.messages:
             layers.append(put(media.MESSAGES, dumps([dict(each) for each in asked.messages]) + b"\n"))
         model = self._tried(asked.name, Manifest(None, tuple(layers)))
+        if asked.quantize:
+            before = base.last(media.SERVING)
+            serving = self._quantized(model, before)
+            layers = [layer for layer in layers if layer is not before]
+            layers.append(replace(put(media.SERVING, serving), origin=before.origin if before else ""))
+            statuses.insert(0, f"quantizing {model.facts.quantization} model to {FP8} at each load")
+            model = self._tried(asked.name, Manifest(None, tuple(layers)))
+        check_capabilities(asked.capabilities, model)
         config = put(media.CONFIG, self._config(asked, base, model).encode())
         return _Made(Manifest(config, tuple(layers)), tuple(statuses))
+
+    def _quantized(self, model: Model, layer: Layer | None) -> bytes:
+        data = self.store.blobs.read(layer.digest, MOST_CONFIG_BYTES) if layer else None
+        serving = parse_serving(data) if data else Serving()
+        more = quantized(model, is_configured=bool(serving.base))
+        return replace(serving, engine={**serving.engine, **more}).encode()
 
     def _parameters(self, base: Manifest) -> dict[str, Any]:
         layer = base.last(media.PARAMS)
@@ -268,6 +288,7 @@ class Creator:
             model_families=facts.families,
             model_type=facts.parameter_size,
             file_type=facts.quantization,
+            capabilities=tuple(dict.fromkeys((*before.capabilities, *asked.capabilities))),
             **{key: value for key, value in asked.config.items() if value},
         )
 
@@ -290,30 +311,25 @@ class _Made:
     statuses: tuple[str, ...]
 
 
-def check_template(template: str) -> None:
-    """Raises: InvalidRequest: in Ollama's words for a template that does not compile."""
-    if "{%" in template:
-        raise InvalidRequest("template error: a Go template is needed, and this looks like one of Jinja")
+def template_layer(template: str) -> str:
+    """The media type of a template's layer, by its kind.
+
+    Raises:
+        InvalidRequest: in Ollama's words for a template that does not compile.
+    """
     try:
-        GoTemplate(template)
+        return media.CHAT_TEMPLATE if is_jinja(template) else media.TEMPLATE
     except InvalidRequest as error:
         raise InvalidRequest(f"template error: {error}") from error
 
 
-def check_quantization(name: str) -> None:
-    """Raises:
-    CreateFailed: in Ollama's words for a name that is none.
-    InvalidRequest: for any other, with the reason.
-    """
-    if not name:
-        return
-    if name.upper() not in QUANTISATIONS:
-        supported = ", ".join(QUANTISATIONS)
-        raise CreateFailed(f"unsupported quantization type {name.upper()} - supported types are {supported}")
-    raise InvalidRequest(
-        "this server does not quantize: vLLM serves weights as they are; create from a file that is "
-        "quantized, or configure the model with the engine argument 'quantization'"
-    )
+def check_capabilities(wanted: Iterable[str], model: Model) -> None:
+    """Raises: InvalidRequest: for one that the model has not: its files and its template decide, no list."""
+    if lacking := [each for each in wanted if each not in model.facts.capabilities]:
+        raise InvalidRequest(
+            f"capabilities: this model has no {quoted(lacking[0])} here, only "
+            f"{', '.join(model.facts.capabilities)}"
+        )
 
 
 def read_files(files: Mapping[str, str]) -> None:

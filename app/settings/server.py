@@ -62,7 +62,8 @@ class Settings(EngineSettings):
     )
     models: Annotated[list[ModelConfig], BeforeValidator(read_json), NoDecode] = Field(
         default_factory=list[ModelConfig],
-        description="Models to serve, as a JSON list; none means the bundled smollm2:135m.",
+        description="Models to serve, as a JSON list. Unset it is the bundled smollm2:135m; `[]` is none but "
+        "those of the store.",
     )
     peers: PeerList = Field(
         default_factory=list[str],

@@ -104,7 +104,9 @@ def inside(app: Any) -> FastAPI:
 
 
 @asynccontextmanager
-async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerator[Site]:
+async def managed(
+    folder: Path, *models: Model, on_gpu: bool = False, **settings: Any
+) -> AsyncGenerator[Site]:
     """A server of `models`, by default one named `plain`, and of the store in `folder`."""
     library = Library(models or (fake_model("plain", "completion"),))
     loads: list[Model] = []
@@ -117,7 +119,7 @@ async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerat
 
     root = folder / "models"
     read = read_settings(preload=False, models_dir=root, cache_dir=folder / "cache", **settings)
-    app = build_app(read, library, start)
+    app = build_app(read, library, start, on_gpu=on_gpu)
     inner = inside(app)
     async with (
         inner.router.lifespan_context(inner),

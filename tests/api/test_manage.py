@@ -1,6 +1,7 @@
 """Models that are made, copied and deleted over HTTP (docs/reference 11)."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,10 +12,12 @@ import yaml
 
 from app.access.keys import new_key
 from app.core.model import ModelName
-from app.store.manifest import MODEL, Layer, Manifest
+from app.store.manifest import CHAT_TEMPLATE, MODEL, TEMPLATE, Layer, Manifest
+from app.store.modelfile import parse_modelfile
 from app.store.store import Store
 from harness.fake_model import fake_model
 from tests.api.managed import Site, digest_of, gguf, managed
+from tests.unit.catalogue_folders import make_folder
 
 KEY, HASH = new_key("narrow")
 
@@ -121,6 +124,15 @@ async def test_a_body_is_needed(site: Site, method: str, path: str, body: bytes)
     assert (answer.status_code, answer.json()) == (400, {"error": "missing request body"})
 
 
+UNKEPT: dict[str, Any] = {
+    "images": ["aGk="],
+    "thinking": "Hm.",
+    "tool_calls": [{"function": {"name": "f"}}],
+    "tool_name": "f",
+    "tool_call_id": "1",
+}
+"""What a message of a request may have, and one of a model may not."""
+
 NEITHER = "neither 'from' or 'files' was specified"
 
 
@@ -145,13 +157,28 @@ NEITHER = "neither 'from' or 'files' was specified"
             f"open blobs/sha256-{'1' * 64}: no such file or directory",
         ),
         ({"model": "m", "from": "plain", "template": "{{ if"}, 400, "template error: template: :1: unclosed"),
-        ({"model": "m", "from": "plain", "template": "{% if x %}"}, 400, "template error: a Go template"),
+        ({"model": "m", "from": "plain", "template": "{% if x %}"}, 400, "template error: template: :1: Un"),
+        ({"model": "m", "from": "plain", "template": "{{ messages }}"}, 400, "template error: template: :1"),
+        ({"model": "m", "from": "plain", "template": "{% if x %}" * 7000}, 400, "template: at most 65536"),
         (
             {"model": "m", "from": "plain", "quantize": "bogus"},
             500,
             "unsupported quantization type BOGUS - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0",
         ),
-        ({"model": "m", "from": "plain", "quantize": "q4_K_M"}, 400, "this server does not quantize"),
+        ({"model": "m", "from": "plain", "quantize": "q4_K_M"}, 400, "quantize q4_K_M: vLLM makes no Q4_K_M"),
+        ({"model": "m", "from": "plain", "quantization": "q8_0"}, 400, "quantize q8_0: eight bits a weight"),
+        ({"model": "m", "from": "plain", "capabilities": ["vision"]}, 400, "capabilities: this model has no"),
+        ({"model": "m", "from": "plain", "capabilities": "x"}, 400, "json: cannot unmarshal string into Go"),
+        ({"model": "m", "from": "plain", "license": ["x"] * 4097}, 400, "files and licenses: at most 4096"),
+        ({"model": "m", "from": "plain", "draft_files": {"a": digest_of(b"x")}}, 400, "draft models are not"),
+        *(
+            (
+                {"model": "m", "from": "plain", "messages": [{"role": "user", key: value}]},
+                400,
+                "messages of a",
+            )
+            for key, value in UNKEPT.items()
+        ),
         ({"model": "m", "from": "plain", "adapters": {"a": digest_of(b"x")}}, 400, "adapters are not served"),
         ({"model": "m", "from": "plain", "draft_quantize": "x"}, 400, "--draft-quantize requires a DRAFT"),
         ({"model": "m", "from": "plain", "remote_host": "x"}, 400, "remote models are not served"),
@@ -227,12 +254,50 @@ async def test_bad_parameters_are_taken_and_then_not_run(site: Site) -> None:
     assert (await site.client.request("DELETE", "/api/delete", json={"model": "odd"})).status_code == 200
 
 
+JINJA = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+async def test_a_jinja_template_is_the_models_own_on_the_engine_of_its_base(site: Site) -> None:
+    await site.answer("plain")
+    await site.made(model="go", **{"from": "plain"}, template="{{ .Prompt }}!")
+    await site.made(model="j", **{"from": "go"}, template=JINJA)
+    await site.made(model="k", **{"from": "j"}, system="You rhyme.")
+    for name in ("j", "k"):
+        assert (await site.shown(name))["template"] == JINJA
+        await site.answer(name)
+        assert site.engines[0].renderings[-1].chat_template == JINJA
+    assert len(site.loads) == 1
+    stored = site.store.manifests.find(ModelName("j"))
+    assert stored is not None
+    kinds = [layer.media_type for layer in stored.manifest.layers]
+    assert CHAT_TEMPLATE in kinds
+    assert TEMPLATE not in kinds, "one template at a time: that of Go would come first"
+    await site.made(model="go", **{"from": "j"}, template="{{ .Prompt }}?")
+    assert (await site.shown("go"))["template"] == "{{ .Prompt }}?"
+
+
+async def test_a_jinja_template_survives_its_modelfile(site: Site) -> None:
+    template = JINJA + """\n{# "quoted" \'twice\' #}\n{%- if tools %}{{ tools | tojson }}{% endif %}\n"""
+    await site.made(model="j", **{"from": "plain"}, template=template)
+    commands = parse_modelfile((await site.shown("j"))["modelfile"])
+    (found,) = (command.value for command in commands if command.name == "template")
+    await site.made(model="again", **{"from": "plain"}, template=found)
+    assert (await site.shown("again"))["template"] == template
+
+
+async def loads(site: Site) -> float:
+    lines = (await site.client.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("caravan_model_loads_total"))
+
+
 async def test_models_of_one_base_share_its_engine(site: Site) -> None:
     await site.answer("plain")
+    before = await loads(site)
     for number in range(50):
         await site.made(model=f"m{number}", **{"from": "plain"}, system=f"You are number {number}.")
         assert (await site.answer(f"m{number}")).status_code == 200
     assert len(site.loads) == 1
+    assert await loads(site) == before == 1
     assert len(await site.names()) == 51
     digests = {item["digest"] for item in (await site.client.get("/api/tags")).json()["models"]}
     assert len(digests) == 51
@@ -295,6 +360,57 @@ async def test_a_safetensors_file_that_lies_is_refused(site: Site) -> None:
     assert answer.json()["error"].startswith("model.safetensors is not a sound safetensors file")
 
 
+# What is kept, and what is made of weights
+
+
+async def test_what_only_ollama_reads_is_kept_for_it(site: Site) -> None:
+    kept = {"renderer": "qwen3-coder", "parser": "qwen3", "requires": "0.14.0"}
+    await site.made(name="a", **{"from": "plain"}, **kept, capabilities=["completion"])
+    await site.made(model="b", **{"from": "a"}, parser="other", modelfile="FROM x", info={})
+    for name, parser in (("a", "qwen3"), ("b", "other")):
+        stored = site.store.manifests.find(ModelName(name))
+        assert stored is not None
+        assert stored.manifest.config is not None
+        config = json.loads(site.store.blobs.read(stored.manifest.config.digest, 10_000))
+        assert config["capabilities"] == ["completion"]
+        assert {key: config[key] for key in kept} == {**kept, "parser": parser}
+        shown = await site.shown(name)
+        assert list(shown)[-1] == "requires"
+        assert shown["requires"] == "0.14.0"
+        assert "renderer" not in shown
+        commands = {each.name: each.value for each in parse_modelfile(shown["modelfile"])}
+        assert (commands["renderer"], commands["parser"]) == ("qwen3-coder", parser)
+        item = next(x for x in (await site.client.get("/api/tags")).json()["models"] if x["name"][0] == name)
+        assert item["digest"] == stored.digest
+        assert "runner" not in item
+
+
+@pytest.mark.parametrize("name", ["q8_0", "Q8_0", "fp8"])
+async def test_weights_are_quantized_when_they_are_loaded(tmp_path: Path, name: str) -> None:
+    folder = make_folder(tmp_path / "folder")
+    async with managed(tmp_path, on_gpu=True) as site:
+        files = {file.name: await site.uploaded(file.read_bytes()) for file in folder.iterdir()}
+        await site.made(model="whole", files=files)
+        lines = await site.made(model="eight", **{"from": "whole"}, quantize=name)
+        assert lines[0] == {"status": "quantizing BF16 model to FP8 at each load"}
+        await site.made(model="rhymes", **{"from": "eight"}, system="You rhyme.")
+        levels = {each: (await site.shown(each))["details"] for each in ("whole", "eight", "rhymes")}
+        assert [each["quantization_level"] for each in levels.values()] == ["BF16", "FP8", "FP8"]
+        assert levels["eight"]["parent_model"] == "whole:latest"
+        for each in levels:
+            assert (await site.answer(each)).status_code == 200
+        assert [dict(model.spec.engine) for model in site.loads] == [{}, {"quantization": "fp8_per_tensor"}]
+        answer = await site.send("/api/create", model="again", **{"from": "eight"}, quantize=name)
+        error = "quantization is only supported for F16, BF16 and F32 models"
+        assert (answer.status_code, answer.json()) == (500, {"error": error})
+        await site.made(model="g", files={"w.gguf": await site.uploaded(gguf())})
+        for base, reason in (("g", "only weights in safetensors"), ("plain", "would run on the engine of")):
+            answer = await site.send("/api/create", model="again", **{"from": base}, quantize=name)
+            assert answer.status_code == 400
+            assert reason in answer.json()["error"]
+        assert "again:latest" not in await site.names()
+
+
 # Copy and delete
 
 
@@ -317,6 +433,19 @@ async def test_a_copy_is_a_model_of_its_own(site: Site) -> None:
     assert (await site.shown("two"))["system"] == "You rhyme."
     await delete(site, model="poet")
     assert (await site.answer("two")).status_code == 200
+
+
+@pytest.mark.point(172)
+async def test_the_id_of_a_stored_model_is_that_of_its_manifest(site: Site) -> None:
+    await site.made(model="alias", **{"from": "plain"})
+    await site.made(model="alias2", **{"from": "alias"})
+    await site.send("/api/copy", source="alias2", destination="copy")
+    ids = {item["model"]: item["digest"] for item in (await site.client.get("/api/tags")).json()["models"]}
+    for name in ("alias", "alias2", "copy"):
+        place = site.store.root / "manifests/registry.ollama.ai/library" / name / "latest"
+        assert ids[f"{name}:latest"] == hashlib.sha256(place.read_bytes()).hexdigest()
+    assert len({ids[f"{name}:latest"] for name in ("plain", "alias", "alias2")}) == 3
+    assert ids["copy:latest"] == ids["alias2:latest"]
 
 
 @pytest.mark.point(199)

@@ -71,6 +71,7 @@ def test_an_empty_store() -> None:
     with fake_site() as site:
         for path in ("/api/tags", "/api/ps"):
             assert site.client.get(path).text == '{"models":[]}'
+        assert site.client.get("/v1/models").json() == {"object": "list", "data": None}
 
 
 @pytest.mark.point(171, 174)

@@ -22,9 +22,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it is imported
     from vllm.tokenizers import get_tokenizer
 
+    from app.core.thinking import thinking_kwargs
     from app.decode.ids import call_id
     from app.decode.reply import ReplyDecoder
-    from app.engine.vllm.input.messages import thinking_kwargs
     from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
     from harness.models.train import Transcript, render
 

@@ -121,6 +121,25 @@ def test_a_model_built_on_another(tmp_path: Path) -> None:
     assert (poet.spec.license, poet.spec.messages) == (("A", "B"), (("user", "hi"),))
     assert chat.facts.capabilities == ("completion", "insert")
     assert root.facts.capabilities == ("completion", "tools", "thinking")
+    for model in (poet, chat, root):
+        assert model.on_engine().facts.capabilities == root.facts.capabilities, "whichever is loaded first"
+
+
+async def test_an_engine_is_loaded_as_its_weights_are(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "w", template=QWEN, tokens=QWEN_TOKENS)
+    specs = [spec("base", folder), spec("chat", "base", template="{{ .Prompt }}")]
+    library = prepare(specs, tmp_path / "cache")
+    loaded = await library.materialized(library.find("chat"))
+    assert not library.find("chat").can("tools")
+    assert loaded.can("tools")
+    assert str(loaded.name) == "chat:latest"
+
+
+def test_a_model_built_on_another_has_its_jinja_template(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "w", template="{{ x }}")
+    specs = [spec("base", folder, chat_template=QWEN), spec("chat", "base", system="be kind")]
+    base, chat = prepare(specs, tmp_path / "cache").all()
+    assert base.spec.chat_template == chat.spec.chat_template == QWEN
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """From manifests of a store to models, without a server."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,49 @@ def test_models_on_the_same_weights_share_an_engine(place: Place) -> None:
     keys = {name: model.engine_key for name, model in place.read().items()}
     assert keys["one"] == keys["two"]
     assert len({keys["one"], keys["other"], keys["long"]}) == 3
+
+
+SWITCHED = "{% if tools %}{{ tools }}{% endif %}{% if thinking %}<think>{% endif %}{{ messages }}"
+
+
+def test_models_that_differ_in_a_jinja_template_share_an_engine(place: Place) -> None:
+    weights = place.layer(media.MODEL, gguf(template=QWEN))
+    templates = {"bare": b"{% if messages %}x{% endif %}", "other": SWITCHED.encode()}
+    place.put("base", weights)
+    for name, template in templates.items():
+        place.put(name, weights, place.layer(media.CHAT_TEMPLATE, template))
+    place.put("go", weights, place.layer(media.TEMPLATE, b"{{ .Prompt }}"))
+    models = place.read()
+    assert len({model.engine_key for model in models.values()}) == 1
+    assert models["bare"].facts.capabilities == models["go"].facts.capabilities == ("completion",)
+    assert models["other"].facts.capabilities == ("completion", "tools", "thinking")
+    assert models["other"].facts.thinking_variable == "thinking"
+    assert models["other"].facts.chat_template == models["other"].spec.chat_template == SWITCHED
+    for model in models.values():
+        loaded = model.on_engine()
+        assert loaded.facts.capabilities == models["base"].facts.capabilities, "whichever is loaded first"
+        assert loaded.name == model.name
+
+
+def test_a_model_on_a_configured_one_has_its_templates_or_its_own(place: Place, tmp_path: Path) -> None:
+    base = fake_model("base", "completion", "tools")
+    facts = replace(base.facts, tool_parser="hermes")
+    layer = place.layer(media.SERVING, Serving(base="base").encode())
+    place.put("same", layer)
+    place.put("go", layer, place.layer(media.TEMPLATE, b"{{ .Prompt }}"))
+    place.put("jinja", layer, place.layer(media.CHAT_TEMPLATE, SWITCHED.encode()))
+    for template, chat_template in (("{{ .Tools }}", ""), ("", QWEN)):
+        spec = replace(base.spec, template=template, chat_template=chat_template)
+        under = {key_of(base.name): replace(base, spec=spec, facts=facts)}
+        found = {model.name.model: model for model in StoredModels(place.store, tmp_path).read(under).models}
+        specs = {name: (model.spec.template, model.spec.chat_template) for name, model in found.items()}
+        assert specs == {
+            "same": (template, chat_template),
+            "go": ("{{ .Prompt }}", ""),
+            "jinja": ("", SWITCHED),
+        }
+        assert {name for name, model in found.items() if model.can("tools")} == {"same", "jinja"}
+        assert all(model.on_engine().can("tools") for model in found.values())
 
 
 def test_a_folder_of_blobs_is_one_of_links(place: Place, tmp_path: Path) -> None:
@@ -192,7 +236,7 @@ async def test_weights_are_converted_when_they_are_first_needed(
     assert ready.engine_key == before.engine_key
     assert ready.facts.path.is_dir()
     assert not place.stored.is_lacking(library.find("n"))
-    assert await library.materialized(library.find("m")) is library.find("m")
+    assert await library.materialized(library.find("m")) == library.find("m").on_engine()
     assert len(made) == 1
 
 

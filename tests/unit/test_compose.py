@@ -114,6 +114,19 @@ async def test_what_the_engine_is_told_about_a_chat() -> None:
     assert (told.think, told.continue_last, told.chat_template) == ("low", False, "J")
 
 
+async def test_a_template_of_the_models_own_has_its_own_switch_of_thinking() -> None:
+    engine, on = FakeEngine(), served(chat_template="J")
+    on = replace(on, facts=replace(on.facts, thinking_variable="thinking"))
+    for variable, told in (
+        ("thinking", {}),
+        ("enable_thinking", {"thinking": False}),
+        (None, {"thinking": False}),
+    ):
+        model = replace(on, engine_facts=replace(on.facts, thinking_variable=variable))
+        await chat(USER, engine=engine, think=False, on=model)
+        assert engine.renderings.pop().variables == told
+
+
 # Completions of other kinds.
 
 

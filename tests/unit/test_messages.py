@@ -13,7 +13,8 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from app.core.errors import InvalidRequest
 from app.core.model import ThinkingLevels
 from app.core.request import Message, PastToolCall, Think
-from app.engine.vllm.input.messages import open_images, thinking_kwargs, to_conversation
+from app.core.thinking import thinking_kwargs
+from app.engine.vllm.input.messages import open_images, to_conversation
 
 
 def picture(form: str, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> bytes:

@@ -21,6 +21,7 @@ from app.core.pool import Pool
 from app.core.request import ChatPrompt, Message
 from app.engine.vllm.input.prompts import Prompts, batches
 from app.engine.vllm.input.window import in_window
+from tests.unit.catalogue_folders import make_folder
 from tests.unit.garage import model
 from tests.unit.growth import least_cpu_s
 from tests.unit.test_messages import picture
@@ -104,6 +105,13 @@ async def test_what_is_small_does_not_wait_for_what_is_large() -> None:
     prompts, renderer = made()
     assert (await rendered(prompts, Message.of("user", "Hi there"))).token_ids == [1, 1]
     assert {*renderer.tokenizer.threads} == {threading.main_thread().name}
+
+
+async def test_a_template_that_may_be_a_clients_is_rendered_beside_the_event_loop() -> None:
+    prompts, renderer = made()
+    chat = ChatPrompt((Message.of("user", "Hi there"),))
+    await prompts.render(chat, think=None, continue_last=False, chat_template="{{ messages }}{# J #}")
+    assert {*renderer.tokenizer.threads} == {"prompts"}
 
 
 async def test_pictures_are_measured_before_any_is_decoded() -> None:
@@ -215,6 +223,51 @@ def mistral(folder: Path) -> Prompts:
     )
     renderer: Any = MistralRenderer(config, MistralTokenizer.from_pretrained(str(folder)))
     return Prompts(model("m"), renderer, Pool(), InputLimits())
+
+
+async def test_each_request_may_have_a_template_of_its_own(tmp_path: Path) -> None:
+    """What lets models that differ in a Jinja template share an engine."""
+    from vllm.renderers.hf import HfRenderer
+    from vllm.tokenizers import get_tokenizer
+
+    words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"}
+    files = {
+        "tokenizer.json": {"version": "1.0", "added_tokens": [], "model": words},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"},
+    }
+    folder = make_folder(tmp_path / "m", template="{% for m in messages %}a{% endfor %}", files=files)
+    config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(
+            renderer_num_workers=1,
+            supports_multimodal_inputs=False,
+            is_multimodal_model=False,
+            multimodal_config=None,
+            is_encoder_decoder=False,
+            enable_prompt_embeds=False,
+            allowed_local_media_path="",
+            allowed_media_domains=None,
+            trust_remote_code=False,
+            hf_config=SimpleNamespace(model_type="llama"),
+            tokenizer=str(folder),
+            max_model_len=4096,
+            encoder_config=None,
+            revision=None,
+            code_revision=None,
+            tokenizer_revision=None,
+            model=str(folder),
+            get_vocab_size=lambda: 3,
+        ),
+        parallel_config=SimpleNamespace(_api_process_rank=0),
+    )
+    read: Any = get_tokenizer(str(folder))
+    renderer: Any = HfRenderer(config, read)
+    prompts = Prompts(model("m"), renderer, Pool(), InputLimits())
+    chat = ChatPrompt((Message.of("user", "Hi"),), ({"type": "function", "function": {"name": "f"}},))
+    for template, text in (("", "a"), ("{% if tools %}b{% endif %}{{ thinking }}", "bFalse"), ("", "a")):
+        prompt = await prompts.render(
+            chat, think=None, continue_last=False, chat_template=template, variables={"thinking": False}
+        )
+        assert prompt.text == text
 
 
 async def test_control_tokens_of_mistral_are_tokens_and_no_text(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from vllm import envs
+from vllm.config.quantization import resolve_quantization_config
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.tool_parsers import ToolParserManager
@@ -24,11 +25,13 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 from vllm.v1.sample.ops.logprobs import batched_count_greater_than
 
 from app.catalogue.parsers import REASONING_RULES, TOOL_RULES
+from app.catalogue.quantizing import quantized
 from app.engine.vllm.input.logits import OllamaLogits
 from app.engine.vllm.stream.client import StreamingLLM, TokenOutputs
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.detokenizer import StoppingDetokenizer
 from app.engine.vllm.stream.metrics import EngineMetrics
+from harness.fake_model import fake_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -285,3 +288,10 @@ def test_an_id_that_is_made_up_can_be_told() -> None:
 def test_parsers_have_the_names_that_models_are_given() -> None:
     assert {rule.parser for rule in TOOL_RULES} <= set(ToolParserManager.list_registered())
     assert {rule.parser for rule in REASONING_RULES} <= set(ReasoningParserManager.list_registered())
+
+
+def test_vllm_makes_eight_bits_of_plain_weights_by_this_name() -> None:
+    """Its `fp8` did so once, and now refuses weights that are no FP8 yet."""
+    (name,) = quantized(fake_model("m"), is_configured=False).values()
+    assert resolve_quantization_config(name, None) is not None
+    assert resolve_quantization_config("fp8", None) is None

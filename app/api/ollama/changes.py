@@ -7,7 +7,7 @@ from app.api.bounds import refuse_nested
 from app.api.ollama.codec import decode_body
 from app.catalogue.names import parse_name, split_source
 from app.core.errors import CreateFailed, Forbidden, InvalidRequest
-from app.core.limits import DEFAULTS, InputLimits
+from app.core.limits import DEFAULTS, InputLimits, refuse_over
 from app.core.model import ModelName
 from app.core.request import Json
 from app.golang.quote import quoted
@@ -37,6 +37,7 @@ class CreateBody:
     renderer: str = ""
     parser: str = ""
     requires: str = ""
+    capabilities: list[str] = field(default_factory=list[str])
     quantize: str = ""
     quantization: str = ""
     info: Mapping[str, Json] | None = None
@@ -94,6 +95,8 @@ def to_create(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAU
     """
     asked = parse(CREATE, _renamed(decode_body(body, limits)))
     refuse_nested("parameters", dict(asked.parameters), limits)
+    licenses = asked.license if isinstance(asked.license, list) else ()
+    refuse_over("files and licenses", limits.layers, len(asked.files or ()) + len(licenses))
     for files in (asked.files, asked.draft_files, asked.adapters):
         read_files(files or {})
     if asked.draft_quantize and not asked.draft_files:
@@ -119,6 +122,7 @@ def to_create(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAU
             messages=tuple(map(_message, asked.messages)),
             license=_licenses(asked.license),
             quantize=asked.quantize or asked.quantization,
+            capabilities=tuple(filter(None, asked.capabilities)),
             config={"renderer": asked.renderer, "parser": asked.parser, "requires": asked.requires},
         ),
         asked.stream,
@@ -267,6 +271,7 @@ CREATE: Kind[CreateBody] = struct(
         **dict.fromkeys(("quantize", "quantization", "draft_quantize", "remote_host"), STRING),
         **dict.fromkeys(("files", "adapters", "draft_files"), _TEXTS),
         "license": ANY,
+        "capabilities": list_of(STRING),
         "parameters": MAP,
         "messages": list_of(MAP, go_type="[]api.Message"),
         "info": MAP,

@@ -109,6 +109,7 @@ def show(
         "capabilities": list(facts.capabilities),
         "thinking": facts.thinking and {"values": facts.thinking.values, "default": facts.thinking.default},
         "modified_at": local_stamp(facts.modified_at),
+        "requires": spec.requires,
     }
     return {key: value for key, value in answer.items() if value or key == "model_info"}
 
@@ -126,10 +127,13 @@ def modelfile(model: Model, system: str, parameters: Mapping[str, Any], *, shows
 
 def _commands(model: Model, system: str, parameters: Mapping[str, Any]) -> Iterator[Command]:
     spec, facts = model.spec, model.facts
-    if spec.template or not facts.chat_template:
-        yield Command("template", spec.template or PLAIN_TEMPLATE)
+    if (template := spec.template or spec.chat_template) or not facts.chat_template:
+        yield Command("template", template or PLAIN_TEMPLATE)
     if system:
         yield Command("system", system)
+    for name, value in (("renderer", spec.renderer), ("parser", spec.parser)):
+        if value:
+            yield Command(name, value)
     for key, value in _each(parameters):
         yield Command("parameter", value if isinstance(value, str) else _go(value), key)
     for text in spec.license:

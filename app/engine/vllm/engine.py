@@ -25,9 +25,9 @@ from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, 
 from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
+from app.core.thinking import thinking_kwargs
 from app.engine.base import Admit, Prompt, Run, Vectors
 from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, engine_config
-from app.engine.vllm.input.messages import thinking_kwargs
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window

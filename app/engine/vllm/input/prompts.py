@@ -15,9 +15,10 @@ from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
 from app.core.request import ChatPrompt, Think
+from app.core.thinking import thinking_kwargs
 from app.core.weight import weight
 from app.engine.base import Prompt
-from app.engine.vllm.input.messages import open_images, thinking_kwargs, to_conversation
+from app.engine.vllm.input.messages import open_images, to_conversation
 from app.engine.vllm.process.failures import first_line
 
 _LONG_TEXT = 4096
@@ -71,7 +72,7 @@ class Prompts:
             },
         )
         try:
-            if images or chat.tools or variables or _size(chat) > _LONG_TEXT:
+            if images or chat.tools or variables or chat_template or _size(chat) > _LONG_TEXT:
                 prompt = await self._pool.run(self._tokenised, chat, pictures, params)
             else:
                 prompt = self._tokenised(chat, pictures, params)
