@@ -36,6 +36,11 @@ class Library:
         """Serve what that store holds too, from the next `reload` on."""
         self._stored = stored
 
+    def close(self) -> None:
+        """End a conversion under way."""
+        if self._stored is not None:
+            self._stored.close()
+
     def all(self) -> list[Model]:
         """Every model, the configured ones first and in their order."""
         return list(self._models.values())

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from app.catalogue.ggufheader import facts_of
 from app.catalogue.headers import BadHeader, read_gguf
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
-from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
+from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.core.request import Overrides
 from app.store import manifest as media
@@ -44,6 +45,8 @@ _UNSERVED: Mapping[str, str] = {
     media.TENSOR: "weights in a blob for each tensor, for Ollama's MLX engine, are not served",
     media.DRAFT: "",
 }
+_MOST_LENGTH = 2**31 - 1
+_WORD = re.compile(r"[\w. +-]{1,64}", re.ASCII)
 _log = logging.getLogger("caravan")
 
 
@@ -79,6 +82,11 @@ class StoredModels:
         self.store = store
         self._cache = cache_dir.resolve()
         self._known: dict[str, tuple[object, Model | str]] = {}
+        self._stop = threading.Event()
+
+    def close(self) -> None:
+        """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
+        self._stop.set()
 
     def signature(self) -> str:
         return self.store.manifests.signature()
@@ -108,7 +116,11 @@ class StoredModels:
         return path.parent == self._cache / gguf.FOLDER and not gguf.is_whole(path)
 
     def convert(self, model: Model) -> None:
-        """Raises: LoadFailed: where the weights cannot be made what vLLM serves."""
+        """
+        Raises:
+            LoadFailed: where the weights cannot be made what vLLM serves.
+            Draining: after `close`.
+        """
         digits = model.facts.path.name
         blob = self.store.blobs.path(f"sha256:{digits}")
 
@@ -116,7 +128,7 @@ class StoredModels:
             _log.debug("%s: %s, %.0f %%", model.name, phase, fraction * 100)
 
         try:
-            gguf.convert(blob, self._cache, report, digest=digits)
+            gguf.convert(blob, self._cache, report, digest=digits, stop=self._stop)
         except LoadFailed as error:
             raise LoadFailed(f"model '{model.name}': {error}") from error
 
@@ -124,12 +136,15 @@ class StoredModels:
         """What a manifest would be served as.
 
         Raises:
-            BadManifest, BadHeader, LoadFailed: where it cannot be.
+            LoadFailed: with the reason, where it cannot be.
+            StoreFailed: where the store cannot be read.
         """
         try:
             return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
-        except LoadFailed as error:
-            raise LoadFailed(self._without_paths(error)) from error
+        except StoreFailed:
+            raise
+        except Exception as error:  # files from anywhere: whatever they lead to is told as their fault
+            raise LoadFailed(self._reason(name, error)) from error
 
     def settings(self, manifest: Manifest) -> Settings:
         """Raises: BadManifest, BlobMissing, StoreFailed: for a layer that cannot be read."""
@@ -162,13 +177,19 @@ class StoredModels:
     def _made(self, stored: Stored, configured: Mapping[str, Model]) -> Model | str:
         try:
             return self._model(stored, configured)
-        except (AppError, BadHeader) as error:
-            return self._without_paths(error)
-        except OSError as error:
-            return error.strerror or type(error).__name__
         except Exception as error:  # files from anywhere: one that is odd must not hide the others
-            _log.debug("the stored model %s cannot be read", stored.name, exc_info=True)
-            return f"its files cannot be read ({type(error).__name__})"
+            return self._reason(stored.name, error)
+
+    def _reason(self, name: ModelName, error: Exception) -> str:
+        """Why a model cannot be served, for whoever sent its files."""
+        match error:
+            case AppError() | BadHeader():
+                return self._without_paths(error)
+            case OSError(strerror=str(text)):
+                return text
+            case _:
+                _log.debug("the stored model %s cannot be read", name, exc_info=error)
+                return f"its files cannot be read ({type(error).__name__})"
 
     def _model(self, stored: Stored, configured: Mapping[str, Model]) -> Model:
         manifest = stored.manifest
@@ -196,6 +217,7 @@ class StoredModels:
             model = self._on_weights(spec, manifest, own.serving)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
         facts = replace(model.facts, digest=stored.digest, size_bytes=size, modified_at=stored.modified_at)
+        _check(facts)
         return replace(model, facts=facts)
 
     def _on_weights(self, spec: ModelSpec, manifest: Manifest, serving: Serving) -> Model:
@@ -256,6 +278,19 @@ class StoredModels:
 
     def _text(self, layer: Layer) -> str:
         return self._bytes(layer).decode("utf-8", "replace")
+
+
+def _check(facts: ModelFacts) -> None:
+    """What every list of models shows must be such that it can be written, whatever the files say.
+
+    Raises:
+        BadManifest: where it is not.
+    """
+    lengths = facts.context_length, facts.embedding_length
+    if not all(0 <= length <= _MOST_LENGTH for length in lengths) or facts.parameter_count >= 1 << 63:
+        raise BadManifest("its files give it a size that no model has")
+    if not _WORD.fullmatch(facts.family) or not _WORD.fullmatch(facts.quantization):
+        raise BadManifest("its files name no architecture")
 
 
 class _Unhashed(FileHashes):

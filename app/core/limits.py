@@ -83,6 +83,12 @@ class InputLimits:
     image_ratio: int = _row(
         200, "long side of a picture by its short side, by its head", "engine/vllm/input/messages.py", "400"
     )
+    create_files: int = _row(
+        1_024,
+        "files of a model that is made (`/api/create`), and its licenses",
+        "api/ollama/changes.py",
+        "400",
+    )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
     choices: int = _row(128, "answers of one request: `n` times its prompts", "api/openai/bounds.py", "400")

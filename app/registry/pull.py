@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from datetime import datetime
 
 import httpx
 
@@ -17,7 +18,7 @@ from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
 from app.store.manifest import TENSOR, Layer
-from app.store.manifests import Manifests
+from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
 
@@ -58,12 +59,13 @@ async def pull(
             async for line in lines:
                 yield line
         yield Progress("writing manifest")
-        before = await asyncio.to_thread(_digests, store.manifests, name)
+        before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
-    unused = before - {layer.digest for layer in manifest.blobs}
-    if prune and unused:
+    needed = {layer.digest for layer in manifest.blobs}
+    unused = {layer.digest for layer in before.manifest.blobs} - needed if before else set[str]()
+    if prune and before and unused:
         yield Progress("removing unused layers")
-        await asyncio.to_thread(_remove, store.manifests, unused)
+        await asyncio.to_thread(_remove, store.manifests, unused, before.modified_at)
     yield SUCCESS
 
 
@@ -111,19 +113,18 @@ def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:
     return [layer for layer in manifest.blobs if blobs.size(layer.digest) is None]
 
 
-def _digests(manifests: Manifests, name: ModelName) -> set[str]:
-    """The blobs of the model that has the name now."""
+def _before(manifests: Manifests, name: ModelName) -> Stored | None:
+    """The model that has the name now."""
     try:
-        found = manifests.find(name)
+        return manifests.find(name)
     except BadManifest:
-        return set()
-    return {layer.digest for layer in found.manifest.blobs} if found else set()
+        return None
 
 
-def _remove(manifests: Manifests, digests: set[str]) -> None:
+def _remove(manifests: Manifests, digests: set[str], since: datetime) -> None:
     """What fails here is done by the next pruning: the model that was pulled is there."""
     try:
-        prune_unused(manifests, digests)
+        prune_unused(manifests, digests, since)
     except StoreFailed as error:
         _log.warning("what the replaced model had is not removed: %s", error)
 

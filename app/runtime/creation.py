@@ -253,7 +253,7 @@ class Creator:
     def _tried(self, name: ModelName, manifest: Manifest) -> Model:
         try:
             return self._stored.tried(name, manifest, self._library.configured)
-        except (BadHeader, LoadFailed, OSError) as error:
+        except LoadFailed as error:
             raise InvalidRequest(f"these files cannot be served: {error}") from error
 
     def _config(self, asked: Creation, base: Manifest, model: Model) -> ImageConfig:
@@ -279,7 +279,8 @@ class Creator:
         self.store.manifests.write(name, manifest)
         try:
             if before is not None:
-                prune_unused(self.store.manifests, (layer.digest for layer in before.manifest.blobs))
+                blobs = (layer.digest for layer in before.manifest.blobs)
+                prune_unused(self.store.manifests, blobs, before.modified_at)
         except StoreFailed as error:
             _log.warning("what the replaced model %s had is not removed: %s", name, error)
 

@@ -173,7 +173,7 @@ async def test_weights_are_converted_when_they_are_first_needed(
 ) -> None:
     made: list[str] = []
 
-    def convert(blob: Path, cache: Path, _progress: object, *, digest: str) -> Path:
+    def convert(blob: Path, cache: Path, _progress: object, *, digest: str, **_more: object) -> Path:
         made.append(blob.name)
         sidecar = {"architecture": "llama", "file_type": "F32", "parameter_count": 8, "info": {}}
         sidecar |= {"tensors": [], "sha256": digest, "size_bytes": blob.stat().st_size}
