@@ -33,7 +33,6 @@ from scripts.tools import tool
 MARK = "<!-- chaos:store -->"
 NOTHING = "Nothing was lost, nothing was half there, nothing was left over."
 MIB = 1 << 20
-PULLED_BYTES = 24 * MIB
 _PULLED = 3
 _REQUEST_S = 120.0
 _MOST_LIFE_S = 1.5
@@ -71,8 +70,10 @@ def client_of(server: FakeServer) -> httpx.AsyncClient:
 
 
 @contextmanager
-def place_with_registry(servers: FakeServers, scratch: Path, registry: str) -> Generator[Place]:
-    """An empty store; the registry has models of `PULLED_BYTES` that a server has pushed there."""
+def place_with_registry(
+    servers: FakeServers, scratch: Path, registry: str, size_bytes: int
+) -> Generator[Place]:
+    """An empty store; the registry has models of that size, which a server has pushed there."""
     names = tuple(f"{registry}/library/r{number}:latest" for number in range(_PULLED))
     settings = {
         "registry_allow": [registry],
@@ -81,15 +82,15 @@ def place_with_registry(servers: FakeServers, scratch: Path, registry: str) -> G
     }
     source = Place(servers, scratch / "pushed", settings)
     server = source.start()
-    asyncio.run(_push(server, names))
+    asyncio.run(_push(server, names, size_bytes))
     server.kill()
     yield Place(servers, scratch / "pulled", settings, names)
 
 
-async def _push(server: FakeServer, names: Sequence[str]) -> None:
+async def _push(server: FakeServer, names: Sequence[str], size_bytes: int) -> None:
     async with client_of(server) as http:
         for number, name in enumerate(names):
-            digest = await upload(http, gguf(number, PULLED_BYTES))
+            digest = await upload(http, gguf(number, size_bytes))
             await lines_of(http, "/api/create", model=name, files={"w.gguf": digest}, system=name)
             await lines_of(http, "/api/push", model=name, insecure=True)
 
@@ -155,7 +156,7 @@ async def _busy_until(
 async def crowded(place: Place, operations: int, processes: int, seed: int) -> Found:
     """Processes that create, copy and delete at one server; meanwhile all that is listed can be shown."""
     server, found = place.start(), Found()
-    command = [sys.executable, "-m", __name__, "--client", server.url, "--operations", str(operations)]
+    command = [sys.executable, "-m", "chaos.store", "--client", server.url, "--operations", str(operations)]
     started = [
         await asyncio.create_subprocess_exec(
             *command, "--seed", str(seed * 1000 + number), stdout=asyncio.subprocess.PIPE
@@ -259,7 +260,7 @@ def acts(plan: argparse.Namespace) -> Sequence[Callable[[FakeServers, Path], Fou
     def kills(servers: FakeServers, scratch: Path) -> Found:
         with (
             running_registry(tool("docker-registry"), scratch) as registry,
-            place_with_registry(servers, scratch, registry) as place,
+            place_with_registry(servers, scratch, registry, plan.pulled_mib * MIB) as place,
         ):
             return asyncio.run(killed(place, plan.kills, random.Random(plan.seed)))
 
@@ -298,6 +299,7 @@ def run(plan: argparse.Namespace) -> list[str]:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos.store", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--pulled-mib", type=int, default=96, help="of each model that is pulled meanwhile")
     parser.add_argument("--processes", type=int, default=8, help="clients at once")
     parser.add_argument("--operations", type=int, default=125, help="of each of them")
     parser.add_argument("--blob-mib", type=int, default=2048)

@@ -10,6 +10,7 @@ A process that has everything imported forks them, so that one is there in a mom
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -74,11 +75,20 @@ class FakeServers:
         self._log = log
         self._running: list[FakeServer] = []
 
-    def start(self, *, converts: bool = False, **settings: Any) -> FakeServer:
-        """A server that listens; `converts` makes of a GGUF file what vLLM would load, before its engine."""
+    def start(self, *, converts: bool = False, most_file_bytes: int = 0, **settings: Any) -> FakeServer:
+        """A server that listens.
+
+        `converts` makes of a GGUF file what vLLM would load, before its engine. No file may become larger
+        than `most_file_bytes` (0: no limit), as on a disk that is full.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"converts": converts, "log": str(self._log), "settings": settings}
+        asked = {
+            "converts": converts,
+            "most_file_bytes": most_file_bytes,
+            "log": str(self._log),
+            "settings": settings,
+        }
         self._process.stdin.write(json.dumps(asked, default=str).encode() + b"\n")
         self._process.stdin.flush()
         told = json.loads(cast(IO[bytes], self._process.stdout).readline())
@@ -112,12 +122,15 @@ def fake_servers(scratch: Path) -> Generator[FakeServers]:
     finally:
         servers.end()
         process.kill()
-        process.wait()
+        process.communicate()
 
 
-def request(server: FakeServer, method: str, path: str, **body: Any) -> httpx.Response:
+def request(
+    server: FakeServer, method: str, path: str, content: bytes | None = None, **body: Any
+) -> httpx.Response:
     """One request of a client that goes away again."""
-    return httpx.request(method, server.url + path, json=body or None, timeout=60, trust_env=False)
+    url = server.url + path
+    return httpx.request(method, url, json=body or None, content=content, timeout=60, trust_env=False)
 
 
 def _main() -> None:
@@ -156,6 +169,8 @@ def _serve(asked: dict[str, Any], listener: socket.socket) -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(2, 1)
+        if most := asked["most_file_bytes"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         logs.start("text", debug=False)
         library = Library([fake_model("plain", "completion")])
 

@@ -75,7 +75,11 @@ def run(
     """
     command = [
         *(sys.executable, "-P", "-s", "-m", PROGRAM, str(gguf), str(part), str(os.getpid())),
-        *(str(allowed.memory_bytes), str(allowed.file_bytes), str(int(allowed.time_s * allowed.threads))),
+        *(
+            str(allowed.memory_bytes),
+            str(allowed.file_bytes),
+            str(int(allowed.time_s * allowed.threads) + 60),
+        ),
     ]
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as home:
         # Not this process's environment, which holds secrets.
@@ -147,7 +151,7 @@ def _heard(line: bytes, progress: Progress) -> str:
 
 def _without_paths(text: str, *folders: Path) -> str:
     """Without the folders of this server: clients read it."""
-    for folder in folders:
+    for folder in sorted(folders, key=lambda each: -len(str(each))):
         text = text.replace(f"{folder}/", "").replace(str(folder), "the folder")
     return text
 

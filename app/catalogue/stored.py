@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -262,15 +263,17 @@ class StoredModels:
         if target.is_dir():
             return target
         part = target.with_name(f".{target.name}.{uuid4().hex}.part")
-        for name, digest in names:
-            link = part / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.store.blobs.path(digest).absolute())
         try:
+            for name, digest in names:
+                link = part / name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(self.store.blobs.path(digest).absolute())
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
                 raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
         return target
 
     def _bytes(self, layer: Layer) -> bytes:
