@@ -13,6 +13,28 @@ from typing import Any, TypeAlias
 import httpx
 
 PIECE_BYTES = 1 << 20
+_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10_000.0},
+    "quantization_config": {"quant_method": "awq", "bits": 4, "config_groups": {"a": {"weights": {}}}},
+    "vision_config": {"depth": 2, "hidden_size": 8},
+}
+_TOKENIZER: dict[str, Any] = {
+    "added_tokens": [{"id": 2, "content": "<think>"}, {"id": 3, "content": "</think>"}],
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]},
+}
+_TOKENIZER_CONFIG: dict[str, Any] = {
+    "eos_token": "b",
+    "bos_token": {"content": "a"},
+    "model_max_length": 4096,
+    "add_bos_token": True,
+    "chat_template": [{"name": "default", "template": "{% for m in messages %}{{ m.content }}{% endfor %}"}],
+}
 Act: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
 
 
@@ -189,8 +211,9 @@ def gguf(marker: int, padding: int = 0) -> bytes:
 
 def folder(chance: random.Random) -> dict[str, bytes]:
     """The files of a safetensors folder, by name."""
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "marker": chance.random()}
+    config = _CONFIG | {"marker": chance.random()}
     size = chance.randrange(1, 1 << 16)
     head = json.dumps({"w": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}).encode()
     weights = len(head).to_bytes(8, "little") + head + chance.randbytes(4 * size)
-    return {"config.json": json.dumps(config).encode(), "model.safetensors": weights}
+    texts = {"config.json": config, "tokenizer.json": _TOKENIZER, "tokenizer_config.json": _TOKENIZER_CONFIG}
+    return {name: json.dumps(text).encode() for name, text in texts.items()} | {"model.safetensors": weights}

@@ -1,5 +1,6 @@
 """Files whose headers lie, sent to a server and made models of; and what becomes of those that are taken."""
 
+import importlib
 import os
 import random
 import resource
@@ -17,7 +18,7 @@ from app.catalogue.conversion import allowance
 from app.catalogue.headers import read_gguf
 from chaos.store_clients import folder, upload
 from harness.fake_server import FakeServer
-from harness.lying_headers import fields_of_gguf, lying_gguf, lying_safetensors
+from harness.lying_headers import fields_of_gguf, lying_gguf, lying_json, lying_safetensors
 from harness.tiny_gguf import write_gguf
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ async def lied(place: "Place", headers: int, seed: int, *, converted: int | None
     good = write_gguf(place.root / "good.gguf").read_bytes()
     fields, head = fields_of_gguf(good)
     files = folder(random.Random(seed))
-    sound = files["model.safetensors"]
+    sound = files.pop("model.safetensors")
+    small = files
     taken: list[Path] = []
     server = place.start()
     async with client_of(server) as http:
@@ -49,11 +51,14 @@ async def lied(place: "Place", headers: int, seed: int, *, converted: int | None
                 "model.safetensors": lying_safetensors(sound, chance),
             }
             for name, data in lies.items():
-                more = {} if name == "w.gguf" else {"config.json": files["config.json"]}
+                more = {} if name == "w.gguf" else small
                 if await judge.takes({**more, name: data}):
                     counts[name] += 1
                     taken.append(place.root / f"{number}-{name}")
                     taken[-1].write_bytes(data)
+            name = chance.choice(sorted(small))
+            changed = {**small, name: lying_json(small[name], chance), "model.safetensors": sound}
+            counts["folder"] += await judge.takes(changed)
             if number == _WARM:
                 judge.warm()
         found.wrong += judge.grown()
@@ -65,7 +70,8 @@ async def lied(place: "Place", headers: int, seed: int, *, converted: int | None
     found.wrong += wrong
     found.told = (
         f"- {headers} headers of each format that lie: {counts['w.gguf']} GGUF and "
-        f"{counts['model.safetensors']} safetensors files are taken, all others refused with a sentence; "
+        f"{counts['model.safetensors']} safetensors files are taken, and {counts['folder']} folders whose "
+        "JSON lies, all others refused with a sentence; "
         f"of those taken {ends['served']} load, {ends['refused']} are refused with a reason, "
         f"{ends['killed']} end their own process; the slowest answer took {judge.slowest_s:.2f} s, "
         f"memory grew by {judge.growth_mib:.1f} MiB"
@@ -131,11 +137,8 @@ def judged_apart(files: list[Path]) -> tuple[Counter[str], list[str]]:
 
 def _judge_all(files: list[Path]) -> None:
     """A line for each file: how its loading ended, in a child that is bound as a conversion is."""
-    import gguf  # noqa: F401
-    import safetensors  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-
+    for library in ("gguf", "safetensors", "torch", "transformers"):
+        importlib.import_module(library)
     for file in files:
         began = time.monotonic()
         pid = os.fork()

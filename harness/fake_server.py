@@ -8,6 +8,7 @@ A process that has everything imported forks them, so that one is there in a mom
 """
 
 import asyncio
+import importlib
 import json
 import os
 import resource
@@ -126,7 +127,7 @@ def fake_servers(scratch: Path) -> Generator[FakeServers]:
 
 
 def request(
-    server: FakeServer, method: str, path: str, content: bytes | None = None, **body: Any
+    server: FakeServer, method: str, path: str, *, content: bytes | None = None, **body: Any
 ) -> httpx.Response:
     """One request of a client that goes away again."""
     url = server.url + path
@@ -149,8 +150,8 @@ def _main() -> None:
 
 
 def _warm() -> None:
-    import app.serve
-    import app.tools.setup  # noqa: F401
+    for module in ("app.serve", "app.tools.setup", "app.catalogue.facts", "huggingface_hub"):
+        importlib.import_module(module)
 
 
 def _serve(asked: dict[str, Any], listener: socket.socket) -> None:

@@ -117,6 +117,56 @@ def lying_safetensors(data: bytes, chance: random.Random) -> bytes:
     return told.to_bytes(8, "little") + text + _cut(data[8 + size :], 0, chance)
 
 
+def lying_json(data: bytes, chance: random.Random) -> bytes:
+    """A JSON file with one to three values, at any depth, replaced by what nobody expects there."""
+    value: Any = json.loads(data)
+    for _ in range(chance.randint(1, 3)):
+        at: Any = value
+        while True:
+            keys = sorted(at) if isinstance(at, dict) else list(range(len(at)))
+            if not keys:
+                break
+            key = chance.choice(keys)
+            if not isinstance(at[key], dict | list) or chance.random() < 0.3:
+                at[key] = chance.choice(
+                    [
+                        *(
+                            None,
+                            True,
+                            -1,
+                            0,
+                            2**31,
+                            2**63,
+                            2**64,
+                            1e308,
+                            -1.5,
+                            "",
+                            "x" * 3000,
+                            "\0",
+                            "{{" * 9000,
+                        ),
+                        *(
+                            "{% for",
+                            "(" * 5000,
+                            [],
+                            {},
+                            [[[]]],
+                            {"a": {"content": {}}},
+                            [None],
+                            [{}],
+                            "\u202e",
+                        ),
+                        _extreme(chance, len(data)),
+                    ]
+                )
+                break
+            at = at[key]
+    text = json.dumps(value).encode()
+    if chance.random() < 0.1:
+        text = text.replace(b"4096", chance.choice([b"1e999", b"[" * 20_000, b"9" * 400]))
+    return _cut(text, 0, chance)
+
+
 def _change_tensor(tensor: dict[str, Any], chance: random.Random, size: int) -> None:
     key = chance.choice(["dtype", "shape", "data_offsets", "shape", "data_offsets"])
     value = tensor.get(key)

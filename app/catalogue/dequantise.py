@@ -4,6 +4,7 @@ transformers dequantises the weights, so that the server never carries what that
 leads it to, it has been bound before the file is opened (`confinement.py`).
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -44,10 +45,8 @@ def main(
     try:
         with redirect_stdout(sys.stderr):
             report(phase="starting", fraction=0.0)
-            import gguf  # noqa: F401  # before the limits, as it is large
-            import torch  # noqa: F401
-            import transformers  # noqa: F401
-
+            for library in ("gguf", "torch", "transformers"):  # before the limits, as they are large
+                importlib.import_module(library)
             bind(memory_bytes=memory_bytes, file_bytes=file_bytes, processor_s=processor_s)
             dequantise(source, target, lambda phase, fraction: report(phase=phase, fraction=fraction))
     except ImportError as error:
@@ -73,13 +72,11 @@ def dequantise(source: Path, target: Path, progress: Callable[[str, float], None
     place: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), **place)
     progress("dequantising", 0.3)
-    model, told = AutoModelForCausalLM.from_pretrained(
-        str(source.parent),
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-        output_loading_info=True,
-        **place,
+    how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True), "output_loading_info": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source.parent), dtype=torch.bfloat16, **how, **place
     )
+    model, told = loaded
     _check(told)
     progress("writing", 0.8)
     model.save_pretrained(str(target))

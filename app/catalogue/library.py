@@ -126,7 +126,7 @@ class Library:
             if time.monotonic() - self._pruned_at > _PRUNE_S:
                 self._pruned_at = time.monotonic()
                 try:
-                    await asyncio.to_thread(stored.store.prune)
+                    await asyncio.to_thread(stored.prune)
                 except StoreFailed as error:
                     _log.warning("the store is not pruned: %s", error)
 

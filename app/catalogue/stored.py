@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import orjson
 
-from app.catalogue import gguf
+from app.catalogue import gguf, tidying
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.folder import open_folder
@@ -125,6 +125,8 @@ class StoredModels:
         digits = model.facts.path.name
         blob = self.store.blobs.path(f"sha256:{digits}")
 
+        tidying.mark(self._cache, digits)
+
         def report(phase: str, fraction: float) -> None:
             _log.debug("%s: %s, %.0f %%", model.name, phase, fraction * 100)
 
@@ -132,6 +134,15 @@ class StoredModels:
             gguf.convert(blob, self._cache, report, digest=digits, stop=self._stop)
         except LoadFailed as error:
             raise LoadFailed(f"model '{model.name}': {error}") from error
+
+    def prune(self) -> None:
+        """Remove what nobody needs, of the store and of what was made of it.
+
+        Raises:
+            StoreFailed: where what is in use cannot be told.
+        """
+        self.store.prune()
+        tidying.tidy(self.store, self._cache)
 
     def tried(self, name: ModelName, manifest: Manifest, configured: Mapping[str, Model]) -> Model:
         """What a manifest would be served as.
@@ -258,7 +269,9 @@ class StoredModels:
             raise BadManifest("pickled weights are not served")
         names = sorted((layer.name, layer.digest) for layer in files)
         target = (
-            self._cache / "stored" / hashlib.sha256(orjson.dumps([str(self.store.root), names])).hexdigest()
+            self._cache
+            / tidying.LINKS
+            / hashlib.sha256(orjson.dumps([str(self.store.root), names])).hexdigest()
         )
         if target.is_dir():
             return target

@@ -8,7 +8,7 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-MOST_CHARS = 256 << 10
+MOST_CHARS = 128 << 10
 """Of a chat template in a model's files: jinja2 reads about a megabyte a second. The longest have 50,000."""
 
 EFFORT = "reasoning_effort"

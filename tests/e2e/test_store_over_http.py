@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,16 +55,17 @@ def test_a_disk_that_is_full(servers: FakeServers, tmp_path: Path) -> None:
     server = place.start(most_file_bytes=256 << 10)
     data = gguf() + bytes(512 << 10)
     full = "the model store of this server is full"
-    request(server, "POST", "/api/create", model="here", **{"from": "plain"}, system="Here.")
+    here: dict[str, Any] = {"model": "here", "from": "plain", "system": "Here."}
+    request(server, "POST", "/api/create", **here)
     before = files_of(tmp_path / "models")
     answer = request(server, "POST", f"/api/blobs/{digest_of(data)}", content=data)
     assert answer.status_code == 507
     assert answer.json()["error"].startswith(full)
-    body = {"model": "new", "from": "plain", "system": "x" * (300 << 10), "stream": False}
-    answer = request(server, "POST", "/api/create", **body)
+    body: dict[str, Any] = {"model": "new", "from": "plain", "system": "x" * (300 << 10)}
+    answer = request(server, "POST", "/api/create", **body, stream=False)
     assert answer.status_code == 507
     assert answer.json()["error"].startswith(full)
-    lines = request(server, "POST", "/api/create", **body | {"stream": True}).text.splitlines()
+    lines = request(server, "POST", "/api/create", **body).text.splitlines()
     assert full in lines[-1]
     assert files_of(tmp_path / "models") == before
     answer = request(server, "POST", "/api/generate", model="here", prompt="Hi", stream=False)

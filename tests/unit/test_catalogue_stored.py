@@ -1,14 +1,17 @@
 """From manifests of a store to models, without a server."""
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.catalogue import conversion
 from app.catalogue.library import Library, key_of
 from app.catalogue.stored import StoredModels, read_messages, read_params
-from app.core.errors import BadManifest, Forbidden, LoadFailed
+from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
 from app.core.model import Model, ModelName
 from app.registry.policy import Policy
 from app.runtime.transfers import policy_of
@@ -194,6 +197,52 @@ async def test_weights_are_converted_when_they_are_first_needed(
     assert not place.stored.is_lacking(library.find("n"))
     assert await library.materialized(library.find("m")) is library.find("m")
     assert len(made) == 1
+
+
+async def test_a_conversion_goes_on_when_its_client_leaves(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release, runs = threading.Event(), threading.Event(), list[Path]()
+
+    def run(blob: Path, part: Path, _progress: object, _allowed: object, stop: threading.Event) -> None:
+        runs.append(blob)
+        begun.set()
+        while not release.wait(0.01):
+            if stop.is_set():
+                raise Draining
+        sidecar = {
+            "architecture": "llama",
+            "file_type": "F32",
+            "parameter_count": 8,
+            "info": {},
+            "tensors": [],
+        }
+        make_folder(part, template=QWEN, tokens=QWEN_TOKENS, files={"gguf.json": sidecar})
+
+    monkeypatch.setattr(conversion, "run", run)
+    place.put("m", place.layer(media.MODEL, gguf(template=QWEN)))
+    library = Library([])
+    library.open(place.stored)
+    await library.reload()
+    left = asyncio.create_task(library.materialized(library.find("m")))
+    await asyncio.to_thread(begun.wait)
+    left.cancel()
+    await asyncio.wait({left})
+    later = asyncio.create_task(library.materialized(library.find("m")))
+    await asyncio.sleep(0.2)
+    release.set()
+    ready = await later
+    assert not place.stored.is_lacking(ready)
+    assert len(runs) == 1
+    # At the end of the server nothing waits for a conversion.
+    release.clear()
+    place.put("n", place.layer(media.MODEL, gguf(2)))
+    await library.reload()
+    for last in [asyncio.create_task(library.materialized(library.find("n"))) for _ in range(2)]:
+        library.close()
+        with pytest.raises(Draining):
+            await last
+    assert not list(ready.facts.path.parent.glob("*.part"))
 
 
 async def test_a_model_that_went_while_it_was_converted(
