@@ -258,6 +258,7 @@ TOO_MUCH: tuple[dict[str, Any], ...] = (
     {"system": "x" * ((1 << 20) + 1)},
     {"license": ["x"] * 1025},
     {"license": "x" * ((1 << 20) + 1)},
+    {"system": "A layer that is written before the next is refused.", "license": "x" * ((1 << 20) + 1)},
     {"messages": [{"role": "user", "content": "x"}] * 10_001},
     {"parameters": {f"p{number}": number for number in range(257)}},
     {"parameters": {"stop": ["x"] * 300}},

@@ -118,6 +118,8 @@ def test_a_model_on_a_configured_one(place: Place) -> None:
         ([(media.SERVING, Serving(base="m").encode(), "")], "it is made from m, which is not"),
         ([(media.SERVING, b'{"later":"x"}', "")], "the serving layer has keys"),
         ([(media.SERVING, b"[", "")], "the serving layer is not JSON"),
+        ([(media.MODEL, gguf(architecture="x" * 65), "")], "its files name no architecture"),
+        ([(media.MODEL, gguf(template="x" * 200_000), "")], "its chat template has more than"),
         ([(media.MODEL, gguf(), ""), (media.PARAMS, b"[]", "")], "the parameters are not an object"),
         ([(media.MODEL, gguf(), ""), (media.MESSAGES, b"{}", "")], "the messages are not a list"),
     ],
