@@ -35,7 +35,7 @@ NOTHING = "Nothing was lost, nothing was half there, nothing was left over."
 MIB = 1 << 20
 _PULLED = 3
 _REQUEST_S = 120.0
-_MOST_LIFE_S = 1.5
+_MOST_LIFE_S = 3.0
 
 
 @dataclass
