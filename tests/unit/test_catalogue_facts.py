@@ -319,9 +319,7 @@ def test_a_broken_or_unwritable_cache_only_costs_time(tmp_path: Path, content: s
         ({"model.safetensors": "nonsense and more"}, "not a safetensors file"),
         ({"config.json": "[" + "[]," * 3_100_000 + "1]"}, "more than 6000000 values"),
         (
-            {
-                "tokenizer.json": '{"model": {"type": "BPE"}, "added_tokens": [{"content": "a", "id": 1000000000}]}'
-            },
+            {"tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 1000000000}}}'},
             "ids over 4194304",
         ),
         (
