@@ -52,14 +52,14 @@ def allowance(size_bytes: int, header: GgufHeader) -> Allowance:
     """For a file of `size_bytes`.
 
     It is mapped several times, and its elements are there as bfloat16 twice and, one tensor at a time, as
-    float32 thrice. A core does several million elements a second.
+    float32 thrice. A busy core does a million elements a second.
     """
     counts = [math.prod(tensor.shape) for tensor in header.tensors]
     elements, largest = sum(counts), max(counts, default=0)
     return Allowance(
         memory_bytes=4 * _GIB + 6 * size_bytes + 6 * elements + 16 * largest,
         file_bytes=_GIB + 4 * elements,
-        time_s=900 + elements / 1e6,
+        time_s=900 + 4 * elements / 1e6,
         threads=min(len(os.sched_getaffinity(0)), _MOST_THREADS),
     )
 

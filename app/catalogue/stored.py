@@ -28,6 +28,7 @@ from app.catalogue.ggufheader import facts_of
 from app.catalogue.headers import BadHeader, read_gguf
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
+from app.catalogue.serving import check_engine, repository_folder
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.core.request import Overrides
@@ -165,7 +166,9 @@ class StoredModels:
             layer = manifest.last(*types)
             return self._text(layer) if layer else ""
 
-        serving = manifest.last(media.SERVING)
+        layer = manifest.last(media.SERVING)
+        serving = parse_serving(self._bytes(layer)) if layer else Serving()
+        check_engine(serving.engine)
         return Settings(
             system=text(media.SYSTEM),
             template=text(media.TEMPLATE, media.PROMPT),
@@ -173,7 +176,7 @@ class StoredModels:
             parameters=read_params(text(media.PARAMS)),
             messages=read_messages(text(media.MESSAGES)),
             license=tuple(self._text(layer) for layer in manifest.all(media.LICENSE)),
-            serving=parse_serving(self._bytes(serving)) if serving else Serving(),
+            serving=serving,
         )
 
     def _without_paths(self, error: Exception) -> str:
@@ -240,7 +243,7 @@ class StoredModels:
         if weights is not None:
             facts, bare = self._gguf(bare, spec.template, weights)
         elif files or serving.repository:
-            path = self._folder(files) if files else _repository(serving)
+            path = self._folder(files) if files else repository_folder(serving)
             bare = replace(bare, template="" if open_folder(path).template else spec.template)
             facts = read_facts(path, bare, _Unhashed())
         else:
@@ -362,19 +365,6 @@ def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) 
     sampling, fault = read_sampling(parameters)
     facts = with_go_template(parent.facts, spec.template)
     return Model(whole, facts, parent.engine_key, parent=str(parent.name), sampling=sampling, fault=fault)
-
-
-def _repository(serving: Serving) -> Path:
-    """The folder of a repository that was pulled, in huggingface_hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(serving.repository, revision=serving.revision or None, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise BadManifest(f"{serving.repository} is not in this machine's cache: pull it again") from error
 
 
 def _engine_key(path: Path, bare: ModelSpec) -> str:

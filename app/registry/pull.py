@@ -9,15 +9,18 @@ from datetime import datetime
 
 import httpx
 
+from app.catalogue.serving import check_engine
 from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
 from app.core.model import ModelName
 from app.registry.client import Registry
 from app.registry.downloads import Downloads
 from app.registry.manifest import Document
+from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
-from app.store.manifest import TENSOR, Layer
+from app.store.config import MOST_BYTES, parse_serving
+from app.store.manifest import SERVING, TENSOR, Layer
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
@@ -58,6 +61,7 @@ async def pull(
         async with aclosing(_blobs(registry, manifest, blobs, downloads)) as lines:
             async for line in lines:
                 yield line
+        await asyncio.to_thread(_check_serving, manifest, blobs, policy)
         yield Progress("writing manifest")
         before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
@@ -107,6 +111,24 @@ async def _blob(registry: Registry, layer: Layer, blobs: Blobs, downloads: Downl
                 f"digest mismatch, file must be downloaded again: want {error.wanted}, got {error.got}"
             ) from error
     yield layer.size
+
+
+def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
+    """What a manifest of somebody else's may not say: it would run on, or reach, what is this server's alone.
+
+    Raises:
+        RegistryFailed, Forbidden: with the reason.
+    """
+    for layer in manifest.manifest.all(SERVING):
+        try:
+            serving = parse_serving(blobs.read(layer.digest, MOST_BYTES))
+            check_engine(serving.engine)
+        except BadManifest as error:
+            raise RegistryFailed(f"the manifest cannot be used: {error}") from error
+        if serving.base:
+            raise RegistryFailed("the manifest cannot be used: its model runs on a configured one")
+        if serving.repository:
+            policy.check_hub(serving.repository)
 
 
 def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:

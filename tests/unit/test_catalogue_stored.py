@@ -116,6 +116,21 @@ def test_a_model_on_a_configured_one(place: Place) -> None:
         ([(media.FILE, b"{", "config.json"), (media.FILE, b"x", "model.safetensors")], ""),
         ([(media.SERVING, Serving(base="nosuch").encode(), "")], "it is made from nosuch, which is not"),
         ([(media.SERVING, Serving(base="m").encode(), "")], "it is made from m, which is not"),
+        *(
+            ([(media.SERVING, Serving(engine=engine).encode(), "")], "engine argument")
+            for engine in (
+                *(
+                    {"trust_remote_code": True},
+                    {"model": "/etc"},
+                    {"tokenizer": "org/name"},
+                    {"worker_cls": "a.B"},
+                ),
+                *({"logits_processors": ["a:B"]}, {"load_format": "pt"}, {"load_format": ["auto"]}),
+                *({"max_model_len": -1}, {"max_model_len": True}, {"MODEL": "x"}, {"hf_overrides": {}}),
+            )
+        ),
+        ([(media.SERVING, Serving("org/name", "../../x").encode(), "")], "names no commit"),
+        ([(media.SERVING, Serving("../../etc", "main").encode(), "")], "is not in this machine's cache"),
         ([(media.SERVING, b'{"later":"x"}', "")], "the serving layer has keys"),
         ([(media.SERVING, b"[", "")], "the serving layer is not JSON"),
         ([(media.MODEL, gguf(architecture="x" * 65), "")], "its files name no architecture"),
