@@ -47,7 +47,7 @@ def test_a_large_blob_takes_little_memory(servers: FakeServers, tmp_path: Path) 
 
 
 def test_200_headers_that_lie(servers: FakeServers, tmp_path: Path) -> None:
-    held(asyncio.run(lied(Place(servers, tmp_path, {}), 100, SEED, converted=3)))
+    held(asyncio.run(lied(Place(servers, tmp_path, {}), 70, SEED, converted=2)))
 
 
 def test_a_disk_that_is_full(servers: FakeServers, tmp_path: Path) -> None:
