@@ -122,7 +122,8 @@ bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by sid
 DURATION ?= 30m
 REQUESTS ?= 10000
 
-chaos: dev ## Kill, stop and starve the engines under traffic, then 1,000 clients that leave (minutes)
+chaos: dev tools ## Harm the store of models, then the engines under traffic, then 1,000 clients that leave (minutes)
+	@CACHE=$(CACHE) $(BIN)/python -m chaos.store --markdown BENCHMARKS.md
 	@$(BIN)/python -m chaos --markdown BENCHMARKS.md
 
 soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, what has grown

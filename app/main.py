@@ -299,6 +299,7 @@ def _lifespan(
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
+        served.library.close()
         await served.manager.close()
         await served.toolbox.aclose()
         await served.transfers.aclose()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from app.catalogue import architecture
+from app.catalogue.dequantise import SIDECAR
 from app.catalogue.digest import FileHashes, folder_digest, manifest_digest
 from app.catalogue.folder import ModelFolder, model_files, open_folder, read_json
-from app.catalogue.gguf import SIDECAR
 from app.catalogue.parsers import REASONING_RULES, TOOL_RULES, Rule, choose
 from app.catalogue.templates import go_field, thinking_variable, variables
 from app.catalogue.thinking import thinking_levels

@@ -1,5 +1,6 @@
 """A model's folder: its JSON files, its chat templates, and which of its files make the model."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,12 @@ from typing import Any
 
 import orjson
 
+from app.catalogue.templates import MOST_CHARS as MOST_TEMPLATE_CHARS
 from app.core.errors import LoadFailed
+
+MOST_JSON_BYTES = 64 << 20
+MOST_JSON_VALUES = 6_000_000
+"""Of one file: the largest vocabularies have a quarter of a million tokens and twice the merges, in 35 MB."""
 
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
@@ -47,6 +53,8 @@ def open_folder(path: Path) -> ModelFolder:
     config = read_json(path / "config.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
     templates = dict(_templates(path, tokenizer_config))
+    if any(len(template) > MOST_TEMPLATE_CHARS for template in templates.values()):
+        raise LoadFailed(f"a chat template has more than {MOST_TEMPLATE_CHARS} characters")
     plain = templates.get("default", "")
     return ModelFolder(
         path=path,
@@ -93,11 +101,33 @@ def _parents(path: Path, folder: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> Any:
     try:
-        return orjson.loads(path.read_bytes())
+        data = _content(path, MOST_JSON_BYTES)
     except FileNotFoundError:
         return None
+    # Each value but the first follows one of these, and may take sixty bytes of memory for one of text.
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_JSON_VALUES:
+        raise LoadFailed(f"{path} has more than {MOST_JSON_VALUES} values")
+    try:
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise LoadFailed(f"{path} is not valid JSON: {error}") from error
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        LoadFailed: where it has more than such a file needs: its sender chose how much.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(min(most_bytes, os.fstat(stream.fileno()).st_size) + 1)
+    if len(data) > most_bytes:
+        raise LoadFailed(f"{path} has more than {most_bytes} bytes")
+    return data
+
+
+def _template(path: Path) -> str:
+    return _content(path, 4 * MOST_TEMPLATE_CHARS).decode("utf-8")
 
 
 def _read_list(path: Path) -> list[Mapping[str, Any]]:
@@ -122,6 +152,6 @@ def _templates(path: Path, tokenizer_config: Mapping[str, Any]) -> Iterator[tupl
         elif isinstance(given, list):
             yield from ((item["name"], item["template"]) for item in given)
     for file in sorted((path / "additional_chat_templates").glob("*.jinja")):
-        yield file.stem, file.read_text("utf-8")
+        yield file.stem, _template(file)
     if (main := path / "chat_template.jinja").is_file():
-        yield "default", main.read_text("utf-8")
+        yield "default", _template(main)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from app.catalogue.dequantise import DROPPED
 from app.catalogue.facts import THINK_MARKS
-from app.catalogue.gguf import DROPPED
-from app.catalogue.headers import GgufHeader
+from app.catalogue.headers import BadHeader, GgufHeader
 from app.catalogue.parsers import REASONING_RULES, TOOL_RULES, choose
-from app.catalogue.templates import go_field, thinking_variable, variables
+from app.catalogue.templates import MOST_CHARS, go_field, thinking_variable, variables
 from app.catalogue.thinking import thinking_levels
 from app.catalogue.weights import human_number
 from app.core.model import Capability, ModelFacts, ModelSpec
@@ -64,11 +64,17 @@ _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 
 
 def facts_of(header: GgufHeader, spec: ModelSpec, folder: Path) -> ModelFacts:
-    """The facts of a model whose weights will be in `folder`."""
+    """The facts of a model whose weights will be in `folder`.
+
+    Raises:
+        BadHeader: for a template that is too long to be read.
+    """
     said = header.metadata
     family = _text(said.get("general.architecture")) or "unknown"
     count = sum(math.prod(tensor.shape) for tensor in header.tensors)
     template = spec.chat_template or _text(said.get(CHAT_TEMPLATE))
+    if len(template) > MOST_CHARS:
+        raise BadHeader(f"its chat template has more than {MOST_CHARS} characters")
     embeds = family in _EMBEDDERS or bool(said.get(f"{family}.pooling_type"))
     tools = None if embeds else _tool_parser(spec, template, family)
     reasoning = None if embeds else _reasoning_parser(spec, template, family)

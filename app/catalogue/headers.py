@@ -24,8 +24,12 @@ MOST_KEYS = 65_536
 MOST_STRINGS = 2_000_000
 """Strings in all lists of a GGUF file together: a large vocabulary has a quarter of a million."""
 
-MOST_TEXT_BYTES = 64 << 20
-"""Of all texts of a GGUF header that are kept, the chat template and the names of tensors among them."""
+MOST_JSON_VALUES = 4_000_000
+"""Of a safetensors header, roughly: a tensor has about a dozen."""
+
+MOST_TEXT_BYTES = 8 << 20
+"""Of all texts of a GGUF header that are kept, the chat template and the names of tensors among them: of each
+model that is listed they stay in memory."""
 
 _MOST_DIMENSIONS = 4
 _MOST_NESTING = 3
@@ -124,6 +128,9 @@ def read_safetensors(file: Path) -> list[TensorInfo]:
         if size > MOST_HEADER_BYTES:
             raise BadHeader(f"its header has more than {MOST_HEADER_BYTES} bytes")
         header = stream.read(size)
+    # Before anything is built of it: a byte or two of text may be a value of sixty bytes of memory.
+    if sum(map(header.count, (b",", b"[", b"{"))) > MOST_JSON_VALUES:
+        raise BadHeader("its header has more values than any model's")
     try:
         entries = orjson.loads(header)
     except ValueError:
@@ -202,11 +209,19 @@ class _Gguf:
         found = [self._tensor(alignment) for _ in range(tensors)]
         if len({tensor.name for tensor, _ in found}) != tensors:
             raise BadHeader("two of its tensors have one name")
+        self._check_blocks(metadata, tensors)
         at = self._size - self._left
         start = -(-at // alignment) * alignment
         if tensors and _filled((span for _, span in found), gaps=True) > self._size - start:
             raise BadHeader("its tensors end behind the file")
         return GgufHeader(metadata, tuple(tensor for tensor, _ in found))
+
+    def _check_blocks(self, metadata: Mapping[str, Any], tensors: int) -> None:
+        """Each block of a model has a tensor at least: who converts it makes as many as it says."""
+        family = metadata.get("general.architecture")
+        blocks = metadata.get(f"{family}.block_count", 0)
+        if type(blocks) is not int or not 0 <= blocks <= max(tensors, 1):
+            raise BadHeader("it counts more blocks than it has tensors")
 
     def _metadata(self, count: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {}

@@ -36,6 +36,11 @@ class Library:
         """Serve what that store holds too, from the next `reload` on."""
         self._stored = stored
 
+    def close(self) -> None:
+        """End a conversion under way."""
+        if self._stored is not None:
+            self._stored.close()
+
     def all(self) -> list[Model]:
         """Every model, the configured ones first and in their order."""
         return list(self._models.values())
@@ -121,7 +126,7 @@ class Library:
             if time.monotonic() - self._pruned_at > _PRUNE_S:
                 self._pruned_at = time.monotonic()
                 try:
-                    await asyncio.to_thread(stored.store.prune)
+                    await asyncio.to_thread(stored.prune)
                 except StoreFailed as error:
                     _log.warning("the store is not pruned: %s", error)
 

@@ -8,6 +8,8 @@ import hashlib
 import logging
 import os
 import re
+import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,9 +19,10 @@ from uuid import uuid4
 
 import orjson
 
-from app.catalogue import gguf
+from app.catalogue import gguf, tidying
+from app.catalogue.derived import on_configured, seen_through
 from app.catalogue.digest import FileHashes
-from app.catalogue.facts import read_facts, with_chat_template, with_go_template
+from app.catalogue.facts import read_facts
 from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
 from app.catalogue.ggufheader import facts_of
@@ -27,8 +30,9 @@ from app.catalogue.headers import BadHeader, read_gguf
 from app.catalogue.layers import read_messages, read_params, read_sampling
 from app.catalogue.names import parse_name
 from app.catalogue.quantizing import quantization_of
+from app.catalogue.serving import check_engine, repository_folder
 from app.core import progress
-from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
+from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec
 from app.store import manifest as media
 from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
@@ -45,6 +49,8 @@ _UNSERVED: Mapping[str, str] = {
     media.TENSOR: "weights in a blob for each tensor, for Ollama's MLX engine, are not served",
     media.DRAFT: "",
 }
+_MOST_LENGTH = 2**31 - 1
+_WORD = re.compile(r"[\w. +-]{1,64}", re.ASCII)
 _log = logging.getLogger("caravan")
 
 
@@ -81,6 +87,11 @@ class StoredModels:
         self.store = store
         self._cache = cache_dir.resolve()
         self._known: dict[str, tuple[object, Model | str]] = {}
+        self._stop = threading.Event()
+
+    def close(self) -> None:
+        """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
+        self._stop.set()
 
     def signature(self) -> str:
         return self.store.manifests.signature()
@@ -110,31 +121,48 @@ class StoredModels:
         return path.parent == self._cache / gguf.FOLDER and not gguf.is_whole(path)
 
     def convert(self, model: Model) -> None:
-        """Raises: LoadFailed: where the weights cannot be made what vLLM serves."""
+        """
+        Raises:
+            LoadFailed: where the weights cannot be made what vLLM serves.
+            Draining: after `close`.
+        """
         digits = model.facts.path.name
         blob = self.store.blobs.path(f"sha256:{digits}")
 
         moved = progress.listener()
+        tidying.mark(self._cache, digits)
 
         def report(phase: str, fraction: float) -> None:
             moved()
             _log.debug("%s: %s, %.0f %%", model.name, phase, fraction * 100)
 
         try:
-            gguf.convert(blob, self._cache, report, digest=digits)
+            gguf.convert(blob, self._cache, report, digest=digits, stop=self._stop)
         except LoadFailed as error:
             raise LoadFailed(f"model '{model.name}': {error}") from error
+
+    def prune(self) -> None:
+        """Remove what nobody needs, of the store and of what was made of it.
+
+        Raises:
+            StoreFailed: where what is in use cannot be told.
+        """
+        self.store.prune()
+        tidying.tidy(self.store, self._cache)
 
     def tried(self, name: ModelName, manifest: Manifest, configured: Mapping[str, Model]) -> Model:
         """What a manifest would be served as.
 
         Raises:
-            BadManifest, BadHeader, LoadFailed: where it cannot be.
+            LoadFailed: with the reason, where it cannot be.
+            StoreFailed: where the store cannot be read.
         """
         try:
             return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
-        except LoadFailed as error:
-            raise LoadFailed(self._without_paths(error)) from error
+        except StoreFailed:
+            raise
+        except Exception as error:  # files from anywhere: whatever they lead to is told as their fault
+            raise LoadFailed(self._reason(name, error)) from error
 
     def settings(self, manifest: Manifest) -> Settings:
         """Raises: BadManifest, BlobMissing, StoreFailed: for a layer that cannot be read."""
@@ -143,7 +171,9 @@ class StoredModels:
             layer = manifest.last(*types)
             return self._text(layer) if layer else ""
 
-        serving = manifest.last(media.SERVING)
+        layer = manifest.last(media.SERVING)
+        serving = parse_serving(self._bytes(layer)) if layer else Serving()
+        check_engine(serving.engine)
         return Settings(
             system=text(media.SYSTEM),
             template=text(media.TEMPLATE, media.PROMPT),
@@ -151,7 +181,7 @@ class StoredModels:
             parameters=read_params(text(media.PARAMS)),
             messages=read_messages(text(media.MESSAGES)),
             license=tuple(self._text(layer) for layer in manifest.all(media.LICENSE)),
-            serving=parse_serving(self._bytes(serving)) if serving else Serving(),
+            serving=serving,
             config=self._config(manifest),
         )
 
@@ -175,13 +205,19 @@ class StoredModels:
     def _made(self, stored: Stored, configured: Mapping[str, Model]) -> Model | str:
         try:
             return self._model(stored, configured)
-        except (AppError, BadHeader) as error:
-            return self._without_paths(error)
-        except OSError as error:
-            return error.strerror or type(error).__name__
         except Exception as error:  # files from anywhere: one that is odd must not hide the others
-            _log.debug("the stored model %s cannot be read", stored.name, exc_info=True)
-            return f"its files cannot be read ({type(error).__name__})"
+            return self._reason(stored.name, error)
+
+    def _reason(self, name: ModelName, error: Exception) -> str:
+        """Why a model cannot be served, for whoever sent its files."""
+        match error:
+            case AppError() | BadHeader():
+                return self._without_paths(error)
+            case OSError(strerror=str(text)):
+                return text
+            case _:
+                _log.debug("the stored model %s cannot be read", name, exc_info=error)
+                return f"its files cannot be read ({type(error).__name__})"
 
     def _model(self, stored: Stored, configured: Mapping[str, Model]) -> Model:
         manifest = stored.manifest
@@ -205,13 +241,14 @@ class StoredModels:
             requires=own.config.requires,
         )
         if own.serving.base:
-            model = _on_configured(spec, own.serving.base, configured)
+            model = on_configured(spec, own.serving.base, configured)
             model = replace(model, parent=_origin(manifest.last(media.SERVING)) or model.parent)
             size = model.facts.size_bytes + manifest.size_bytes
         else:
             model = self._on_weights(spec, manifest, own.serving)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
         facts = replace(model.facts, digest=stored.digest, size_bytes=size, modified_at=stored.modified_at)
+        _check(facts)
         return replace(model, facts=facts)
 
     def _on_weights(self, spec: ModelSpec, manifest: Manifest, serving: Serving) -> Model:
@@ -223,7 +260,7 @@ class StoredModels:
         if weights is not None:
             facts, bare = self._gguf(bare, templates, weights)
         elif files or serving.repository:
-            path = self._folder(files) if files else _repository(serving)
+            path = self._folder(files) if files else repository_folder(serving)
             bare = bare if open_folder(path).template else replace(bare, **templates)
             facts = read_facts(path, bare, _Unhashed())
             facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
@@ -234,7 +271,7 @@ class StoredModels:
         is_seen = (spec.template, spec.chat_template) == (bare.template, bare.chat_template)
         return Model(
             spec,
-            facts if is_seen else _seen_through(facts, spec),
+            facts if is_seen else seen_through(facts, spec),
             _engine_key(facts.path, bare),
             parent=parent,
             sampling=sampling,
@@ -260,20 +297,24 @@ class StoredModels:
             raise BadManifest("pickled weights are not served")
         names = sorted((layer.name, layer.digest) for layer in files)
         target = (
-            self._cache / "stored" / hashlib.sha256(orjson.dumps([str(self.store.root), names])).hexdigest()
+            self._cache
+            / tidying.LINKS
+            / hashlib.sha256(orjson.dumps([str(self.store.root), names])).hexdigest()
         )
         if target.is_dir():
             return target
         part = target.with_name(f".{target.name}.{uuid4().hex}.part")
-        for name, digest in names:
-            link = part / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.store.blobs.path(digest).absolute())
         try:
+            for name, digest in names:
+                link = part / name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(self.store.blobs.path(digest).absolute())
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
                 raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
         return target
 
     def _bytes(self, layer: Layer) -> bytes:
@@ -281,6 +322,19 @@ class StoredModels:
 
     def _text(self, layer: Layer) -> str:
         return self._bytes(layer).decode("utf-8", "replace")
+
+
+def _check(facts: ModelFacts) -> None:
+    """What every list of models shows must be such that it can be written, whatever the files say.
+
+    Raises:
+        BadManifest: where it is not.
+    """
+    lengths = facts.context_length, facts.embedding_length
+    if not all(0 <= length <= _MOST_LENGTH for length in lengths) or facts.parameter_count >= 1 << 63:
+        raise BadManifest("its files give it a size that no model has")
+    if not _WORD.fullmatch(facts.family) or not _WORD.fullmatch(facts.quantization):
+        raise BadManifest("its files name no architecture")
 
 
 class _Unhashed(FileHashes):
@@ -291,58 +345,6 @@ class _Unhashed(FileHashes):
 
     def of(self, path: Path, progress: Callable[[int], None] = lambda _done: None) -> str:
         return ""
-
-
-def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -> Model:
-    """A model on a configured one's engine: what it leaves out it takes from there at this moment."""
-    parent = configured.get(parse_name(base).canonical.lower())
-    if parent is None:
-        raise BadManifest(f"it is made from {base}, which is not configured on this server")
-    under = parent.spec
-    parameters = {**under.parameters, **spec.parameters}
-    if not (spec.template or spec.chat_template):
-        spec = replace(spec, template=under.template, chat_template=under.chat_template)
-    whole = replace(
-        spec,
-        source=under.source,
-        system=spec.system or under.system,
-        parameters=parameters,
-        messages=spec.messages or under.messages,
-        license=under.license + spec.license,
-    )
-    sampling, fault = read_sampling(parameters)
-    of_engine = parent.on_engine().facts
-    is_seen = (whole.template, whole.chat_template) == (under.template, under.chat_template)
-    facts = parent.facts if is_seen else _seen_through(of_engine, whole)
-    return Model(
-        whole,
-        facts,
-        parent.engine_key,
-        parent=str(parent.name),
-        sampling=sampling,
-        fault=fault,
-        engine_facts=of_engine,
-    )
-
-
-def _seen_through(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
-    """What an engine can do by the template that its model has; a Go template comes first, as in a prompt."""
-    if spec.template:
-        return with_go_template(facts, spec.template)
-    return with_chat_template(facts, spec.chat_template)
-
-
-def _repository(serving: Serving) -> Path:
-    """The folder of a repository that was pulled, in huggingface_hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(serving.repository, revision=serving.revision or None, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise BadManifest(f"{serving.repository} is not in this machine's cache: pull it again") from error
 
 
 def _engine_key(path: Path, bare: ModelSpec) -> str:

@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.catalogue.folder import ModelFolder, read_json
+from app.core.errors import LoadFailed
 
 KINDS = {"BPE": "gpt2", "WordPiece": "bert", "Unigram": "t5", "WordLevel": "word"}
 """How GGUF names the tokenizer models of `tokenizer.json`."""
+
+MOST_TOKENS = 1 << 22
+"""An id beyond that is a mistake, or made to fill the memory: the list of tokens has a place for each id."""
 
 FIM = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -37,7 +41,10 @@ class Vocabulary:
 
     def tokens(self) -> list[str]:
         """Every token in the order of ids; ids without a token give an empty text."""
-        texts = [""] * (max(self.ids.values(), default=-1) + 1)
+        last = max(self.ids.values(), default=-1)
+        if last >= MOST_TOKENS:
+            raise LoadFailed(f"its vocabulary has ids over {MOST_TOKENS}")
+        texts = [""] * (last + 1)
         for text, number in self.ids.items():
             texts[number] = text
         return texts

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.catalogue.folder import TORCH_SUFFIXES, ModelFolder, model_files
-from app.catalogue.headers import BadHeader, read_safetensors
+from app.catalogue.headers import MOST_TENSORS, BadHeader, read_safetensors
 from app.core.errors import LoadFailed
 from app.core.model import TensorInfo
 
@@ -46,7 +46,11 @@ def read_weights(folder: ModelFolder) -> Weights:
     """Read the headers of the weight files; for PyTorch files only their size tells something."""
     files = model_files(folder.path)
     method = quantization_config(folder)
-    tensors = [tensor for file in files if file.suffix == ".safetensors" for tensor in read_header(file)]
+    tensors: list[TensorInfo] = []
+    for file in files:
+        tensors += read_header(file) if file.suffix == ".safetensors" else ()
+        if len(tensors) > MOST_TENSORS:
+            raise LoadFailed(f"{folder.path} has more than {MOST_TENSORS} tensors")
     if not tensors:
         return _from_sizes(folder, files, method)
     kinds = Counter[str]()

@@ -43,7 +43,6 @@ class InputLimits:
         "api/ollama/upload.py",
         "413",
     )
-    layers: int = _row(4_096, "files and licenses of a model that is created", "api/ollama/changes.py", "400")
     body_bytes: int = _row(
         8 << 20, "bytes of a body besides its pictures", "golang/jsonsize.py, api/ollama/bounds.py", "400"
     )
@@ -83,6 +82,12 @@ class InputLimits:
     )
     image_ratio: int = _row(
         200, "long side of a picture by its short side, by its head", "engine/vllm/input/messages.py", "400"
+    )
+    create_files: int = _row(
+        1_024,
+        "files of a model that is made (`/api/create`), and its licenses",
+        "api/ollama/changes.py",
+        "400",
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")

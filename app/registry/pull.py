@@ -5,19 +5,23 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from datetime import datetime
 
 import httpx
 
+from app.catalogue.serving import check_engine
 from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
 from app.core.model import ModelName
 from app.registry.client import Registry
 from app.registry.downloads import Downloads
 from app.registry.manifest import Document
+from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
-from app.store.manifest import TENSOR, Layer
-from app.store.manifests import Manifests
+from app.store.config import MOST_BYTES, parse_serving
+from app.store.manifest import SERVING, TENSOR, Layer
+from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
 
@@ -57,13 +61,15 @@ async def pull(
         async with aclosing(_blobs(registry, manifest, blobs, downloads)) as lines:
             async for line in lines:
                 yield line
+        await asyncio.to_thread(_check_serving, manifest, blobs, policy)
         yield Progress("writing manifest")
-        before = await asyncio.to_thread(_digests, store.manifests, name)
+        before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
-    unused = before - {layer.digest for layer in manifest.blobs}
-    if prune and unused:
+    needed = {layer.digest for layer in manifest.blobs}
+    unused = {layer.digest for layer in before.manifest.blobs} - needed if before else set[str]()
+    if prune and before and unused:
         yield Progress("removing unused layers")
-        await asyncio.to_thread(_remove, store.manifests, unused)
+        await asyncio.to_thread(_remove, store.manifests, unused, before.modified_at)
     yield SUCCESS
 
 
@@ -107,23 +113,40 @@ async def _blob(registry: Registry, layer: Layer, blobs: Blobs, downloads: Downl
     yield layer.size
 
 
+def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
+    """What a manifest of somebody else's may not say: it would run on, or reach, what is this server's alone.
+
+    Raises:
+        RegistryFailed, Forbidden: with the reason.
+    """
+    for layer in manifest.manifest.all(SERVING):
+        try:
+            serving = parse_serving(blobs.read(layer.digest, MOST_BYTES))
+            check_engine(serving.engine)
+        except BadManifest as error:
+            raise RegistryFailed(f"the manifest cannot be used: {error}") from error
+        if serving.base:
+            raise RegistryFailed("the manifest cannot be used: its model runs on a configured one")
+        if serving.repository:
+            policy.check_hub(serving.repository)
+
+
 def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:
     return [layer for layer in manifest.blobs if blobs.size(layer.digest) is None]
 
 
-def _digests(manifests: Manifests, name: ModelName) -> set[str]:
-    """The blobs of the model that has the name now."""
+def _before(manifests: Manifests, name: ModelName) -> Stored | None:
+    """The model that has the name now."""
     try:
-        found = manifests.find(name)
+        return manifests.find(name)
     except BadManifest:
-        return set()
-    return {layer.digest for layer in found.manifest.blobs} if found else set()
+        return None
 
 
-def _remove(manifests: Manifests, digests: set[str]) -> None:
+def _remove(manifests: Manifests, digests: set[str], since: datetime) -> None:
     """What fails here is done by the next pruning: the model that was pulled is there."""
     try:
-        prune_unused(manifests, digests)
+        prune_unused(manifests, digests, since)
     except StoreFailed as error:
         _log.warning("what the replaced model had is not removed: %s", error)
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,7 +96,20 @@ class Creator:
         check_quantization(asked.quantize, on_gpu=self._on_gpu)
         if asked.base is None and asked.files is None:
             raise InvalidRequest("neither 'from' or 'files' was specified")
-        template = await asyncio.to_thread(template_layer, asked.template)
+        await asyncio.to_thread(template_layer, asked.template)
+        new: list[str] = []
+        try:
+            async with aclosing(self._create(asked, new)) as lines:
+                async for line in lines:
+                    yield line
+        except Exception:
+            await asyncio.to_thread(self._forget, new)
+            raise
+        await self._library.reload()
+        yield SUCCESS
+
+    async def _create(self, asked: Creation, new: list[str]) -> AsyncGenerator[Progress]:
+        """The steps up to the manifest; `new` hears the digests of the layers that were not there."""
         with self.store.hold() as hold:
             if asked.base is not None:
                 async with aclosing(self._base(asked.base)) as lines:
@@ -108,13 +121,11 @@ class Creator:
                 if any(_is_gguf(name) for name in asked.files):
                     yield Progress("parsing GGUF")
                 base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
-            made = await asyncio.to_thread(self._made, asked, base, hold, template)
+            made = await asyncio.to_thread(self._made, asked, base, hold, new)
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
             await asyncio.to_thread(self._write, asked.name, made.manifest)
-        await self._library.reload()
-        yield SUCCESS
 
     async def copy(self, source: ModelName, destination: ModelName) -> None:
         """A second name for a model; what is configured is then built on.
@@ -128,7 +139,7 @@ class Creator:
         if self._library.is_configured(source):
             with self.store.hold() as hold:
                 base = await asyncio.to_thread(self._layers_of, source, hold)
-                made = await asyncio.to_thread(self._made, Creation(destination), base, hold)
+                made = await asyncio.to_thread(self._made, Creation(destination), base, hold, list[str]())
                 await asyncio.to_thread(self._write, destination, made.manifest)
         else:
             await asyncio.to_thread(self.store.manifests.copy, source, destination)
@@ -220,9 +231,7 @@ class Creator:
             raise CreateFailed(str(BlobMissing(digest)))
         return Layer(media_type, digest, size)
 
-    def _made(
-        self, asked: Creation, base: Manifest, hold: Hold, template_type: str = media.TEMPLATE
-    ) -> "_Made":
+    def _made(self, asked: Creation, base: Manifest, hold: Hold, new: list[str]) -> "_Made":
         """The manifest and the lines about its layers; the model is looked at before anything names it."""
         replaced = [
             kind for field_name, kinds in _REPLACED.items() if getattr(asked, field_name) for kind in kinds
@@ -235,11 +244,13 @@ class Creator:
                 raise InvalidRequest(f"a layer of text has {len(data)} bytes, of at most {MOST_CONFIG_BYTES}")
             before = _size_of(self.store, data)
             layer = Layer(media_type, self.store.blobs.put(data, hold), len(data))
+            if before is None:
+                new.append(layer.digest)
             statuses.append(_status(layer, is_new=before is None))
             return layer
 
         if asked.template:
-            layers.append(put(template_type, asked.template.encode()))
+            layers.append(put(template_layer(asked.template), asked.template.encode()))
         if asked.system:
             layers.append(put(media.SYSTEM, asked.system.encode()))
         layers += [put(media.LICENSE, text.encode()) for text in asked.license]
@@ -273,7 +284,7 @@ class Creator:
     def _tried(self, name: ModelName, manifest: Manifest) -> Model:
         try:
             return self._stored.tried(name, manifest, self._library.configured)
-        except (BadHeader, LoadFailed, OSError) as error:
+        except LoadFailed as error:
             raise InvalidRequest(f"these files cannot be served: {error}") from error
 
     def _config(self, asked: Creation, base: Manifest, model: Model) -> ImageConfig:
@@ -300,9 +311,17 @@ class Creator:
         self.store.manifests.write(name, manifest)
         try:
             if before is not None:
-                prune_unused(self.store.manifests, (layer.digest for layer in before.manifest.blobs))
+                blobs = (layer.digest for layer in before.manifest.blobs)
+                prune_unused(self.store.manifests, blobs, before.modified_at)
         except StoreFailed as error:
             _log.warning("what the replaced model %s had is not removed: %s", name, error)
+
+    def _forget(self, digests: Sequence[str]) -> None:
+        """Remove what was written for a creation that came to nothing, unless somebody else needs it now."""
+        try:
+            prune_unused(self.store.manifests, digests)
+        except StoreFailed as error:
+            _log.warning("what was written for a model that was not made is not removed: %s", error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,10 +352,15 @@ def check_capabilities(wanted: Iterable[str], model: Model) -> None:
 
 
 def read_files(files: Mapping[str, str]) -> None:
-    """Raises: InvalidRequest: in Ollama's words, for a path that leaves its folder or what is no digest."""
+    """Raises:
+    InvalidRequest: for a path that leaves its folder or what is no digest, in Ollama's words; for a path that
+        is there twice.
+    """
     for name in files:
         if not media.is_local(name):
             raise InvalidRequest("file path must be relative")
+    if len({name.lower() for name in files}) < len(files):  # on some file systems they are one
+        raise InvalidRequest("file paths must differ in more than case")
     for digest in files.values():
         if not digest:
             raise InvalidDigest

@@ -129,19 +129,19 @@ class Manifests:
             parse_manifest(data)
             return self._write(destination, data)
 
-    def delete(self, name: ModelName) -> Manifest | None:
+    def delete(self, name: ModelName) -> Stored | None:
         """Delete the manifest and the folders that are empty without it; None where there is none.
 
-        What it said is returned for the sake of its blobs: nothing of one that could not be read.
+        What it was is returned for the sake of its blobs: nothing of one that could not be read.
         """
         with explained(), changing(self.root):
             parts = _installed(self._path(), _parts(name))
             if parts is None:
                 return None
             try:
-                manifest = self._read(parts).manifest
+                stored = self._read(parts)
             except BadManifest:
-                manifest = Manifest(None, ())
+                stored = Stored(name, Manifest(None, ()), "", datetime.now(UTC))
             try:
                 with folder(self.root, MANIFESTS, *parts[:-1]) as held:
                     os.unlink(parts[-1], dir_fd=held)
@@ -149,7 +149,7 @@ class Manifests:
             except FileNotFoundError:
                 return None
             self._remove_empty(parts)
-            return manifest
+            return stored
 
     def list(self) -> Listing:
         """Every model that can be read; of a file that did not change since it is not read again."""

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.core.errors import InvalidDigest
 from app.store.digests import file_name
@@ -21,6 +22,9 @@ from app.store.partial import WROTE
 
 GRACE_S = 3600.0
 """How long a blob may be without a manifest: as long as with Ollama."""
+
+_TICK_S = 0.05
+"""A file system's clock stands still for some milliseconds: so far apart are two times that differ."""
 
 LEAVINGS_S = 86_400.0
 """How long a partial waits to be taken up, since it was last written to."""
@@ -59,13 +63,16 @@ def prune(
     return Pruned(tuple(sorted(blobs)), tuple(sorted(partials)), sum(removed.values()))
 
 
-def prune_unused(manifests: Manifests, digests: Iterable[str]) -> Pruned:
+def prune_unused(manifests: Manifests, digests: Iterable[str], since: datetime | None = None) -> Pruned:
     """Remove at once those of these blobs that were written here and no model uses, as after a deletion.
+
+    `since` is when their manifest was written: what was sent or asked for again after that (`Blobs.adopt`)
+    somebody is about to name, and `prune` looks after it.
 
     Raises:
         As `prune`.
     """
-    root = manifests.root
+    root, before = manifests.root, since.timestamp() + _TICK_S if since else float("inf")
     wanted = {file_name(digest) for digest in digests}
     if not wanted or not (root / OWN).is_dir():
         return Pruned()
@@ -73,7 +80,7 @@ def prune_unused(manifests: Manifests, digests: Iterable[str]) -> Pruned:
         ours = wanted.intersection(_names(manifests, *WROTE))
         if not ours:
             return Pruned()
-        blobs = _remove_blobs(manifests, ours - manifests.in_use() - held(root), float("inf"))
+        blobs = _remove_blobs(manifests, ours - manifests.in_use() - held(root), before)
     return Pruned(tuple(sorted(blobs)), (), sum(blobs.values()))
 
 

@@ -33,11 +33,12 @@ class Store:
 
     def delete(self, name: ModelName) -> bool:
         """Delete a model and the blobs that no other uses (docs/reference 11.4); whether it was there."""
-        manifest = self.manifests.delete(name)
-        if manifest is None:
+        gone = self.manifests.delete(name)
+        if gone is None:
             return False
         try:
-            prune_unused(self.manifests, (layer.digest for layer in manifest.blobs))
+            blobs = (layer.digest for layer in gone.manifest.blobs)
+            prune_unused(self.manifests, blobs, gone.modified_at)
         except StoreFailed as error:
             _log.warning("the model %s is deleted, and its blobs are not: %s", name, error)
         return True

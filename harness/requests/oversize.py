@@ -156,6 +156,7 @@ ELSEWHERE: Mapping[str, str] = {
     "open_body_bytes": "tests/api/test_body.py",
     "decoded_body_bytes": "tests/api/test_body.py",
     "blob_bytes": "tests/api/test_manage.py",
+    "create_files": "tests/api/test_manage_attacks.py",
 }
 """Rows that are no part of a body, and where they are tested."""
 

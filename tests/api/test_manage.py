@@ -169,7 +169,7 @@ NEITHER = "neither 'from' or 'files' was specified"
         ({"model": "m", "from": "plain", "quantization": "q8_0"}, 400, "quantize q8_0: eight bits a weight"),
         ({"model": "m", "from": "plain", "capabilities": ["vision"]}, 400, "capabilities: this model has no"),
         ({"model": "m", "from": "plain", "capabilities": "x"}, 400, "json: cannot unmarshal string into Go"),
-        ({"model": "m", "from": "plain", "license": ["x"] * 4097}, 400, "files and licenses: at most 4096"),
+        ({"model": "m", "from": "plain", "license": ["x"] * 1025}, 400, "license: at most 1024"),
         ({"model": "m", "from": "plain", "draft_files": {"a": digest_of(b"x")}}, 400, "draft models are not"),
         *(
             (

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
 from app.core.model import ModelName
-from app.store.config import parse_serving
+from app.store.config import Serving, parse_serving
 from app.store.manifest import SERVING
 from harness.fake_model import fake_model
 from harness.oci_registry import running_registry
@@ -150,6 +150,33 @@ async def test_a_registry_that_wants_a_newer_version(tmp_path: Path) -> None:
     ):
         lines = await site.lines("/api/pull", model=f"{registry.host}/library/m", insecure=True)
         assert lines[-1] == {"error": "pull model manifest: 412: newer"}
+
+
+@pytest.mark.parametrize(
+    ("serving", "error"),
+    [
+        (
+            Serving(base="plain"),
+            "the manifest cannot be used: its model runs on a configured one",
+        ),
+        (
+            Serving("org/name", engine={"trust_remote_code": True}),
+            "the manifest cannot be used: the engine arg",
+        ),
+        (Serving(engine={"model": "/etc"}), "the manifest cannot be used: the engine argument 'model'"),
+        (Serving("org/name"), "this server does not use the registry hf.co"),
+    ],
+)
+async def test_what_a_manifest_of_others_may_not_say(tmp_path: Path, serving: Serving, error: str) -> None:
+    model = model_of(serving.encode(), b"{}", media_type=SERVING)
+    async with faulty(model) as registry, managed(tmp_path, **reaching(registry.host)) as site:
+        name = f"{registry.host}/library/m"
+        lines = await site.lines("/api/pull", model=name, insecure=True)
+        assert lines[-1]["error"].startswith(error)
+        assert await site.names() == ["plain:latest"]
+        answer = await site.send("/api/create", model="m", **{"from": name}, stream=False)
+        assert answer.status_code in (403, 500)
+        assert await site.names() == ["plain:latest"]
 
 
 async def test_what_came_with_a_bad_digest_is_not_served(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import importlib.util
 import json
+import os
 import re
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,15 @@ def test_a_broken_or_unwritable_cache_only_costs_time(tmp_path: Path, content: s
         ({"config.json": "[]"}, "does not hold a JSON object"),
         ({"model.safetensors": None}, "holds no weights"),
         ({"model.safetensors": "nonsense and more"}, "not a safetensors file"),
+        ({"config.json": "[" + "[]," * 3_100_000 + "1]"}, "more than 6000000 values"),
+        (
+            {"tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 1000000000}}}'},
+            "ids over 4194304",
+        ),
+        (
+            {"tokenizer_config.json": json.dumps({"chat_template": "x" * 200_000})},
+            "more than 131072 characters",
+        ),
         (
             {"config.json": json.dumps({"architectures": ["BertForSequenceClassification"]})},
             "is a classifier",
@@ -396,3 +407,17 @@ def test_variables_of_templates() -> None:
 )
 def test_fields_of_go_templates(template: str, found: bool) -> None:
     assert go_field(template, "Tools") is found
+
+
+def test_braces_that_never_close_cost_nothing() -> None:
+    began = time.monotonic()
+    assert not go_field("{{" * (1 << 19), "Tools")
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "config.json"])
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, name: str) -> None:
+    folder = make_folder(tmp_path / "m", template="x")
+    os.truncate(folder / name, 1 << 40)
+    with pytest.raises(LoadFailed, match="has more than"):
+        facts_of(folder)

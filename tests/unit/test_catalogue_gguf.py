@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.catalogue import gguf
+from app.catalogue import conversion
 from app.catalogue.bundled import bundled
 from app.catalogue.gguf import SIDECAR, convert
 from app.catalogue.preparation import prepare
@@ -87,13 +87,13 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[in
     """A GGUF file, and how often it was converted, which writes three files."""
     runs = list[int]()
 
-    def run(_gguf: Path, part: Path, _progress: object) -> None:
+    def run(_gguf: Path, part: Path, *_more: object) -> None:
         runs.append(len(runs))
         (part / "model.safetensors").write_bytes(b"w" * 4096)
         (part / "config.json").write_text("{}")
         (part / SIDECAR).write_text('{"architecture": "llama"}')
 
-    monkeypatch.setattr(gguf, "_run", run)
+    monkeypatch.setattr(conversion, "run", run)
     (tmp_path / "m.gguf").write_bytes(EMPTY)
     return tmp_path / "m.gguf", runs
 

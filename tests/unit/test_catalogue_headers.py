@@ -126,6 +126,10 @@ GGUF_LIES: dict[str, bytes] = {
     "two tensors in one place": gguf(tensors=(tensor("a", (64,), 0, 0), tensor("b", (64,), 0, 32))),
     "two tensors of one name": gguf(tensors=(tensor("a", (8,), 0, 0), tensor("a", (8,), 0, 32))),
     "one byte short": gguf()[:-1],
+    "more blocks than tensors": gguf(keys=(*KEYS, key("llama.block_count", 4, struct.pack(U32, 2**31)))),
+    "fewer blocks than none": gguf(keys=(*KEYS, key("llama.block_count", 5, struct.pack("<i", -1)))),
+    "a count of blocks that is a text": gguf(keys=(*KEYS, key("llama.block_count", 8, text("2")))),
+    "a text of 9 MB": gguf(keys=(*KEYS, key("long", 8, text("x" * (9 << 20))))),
 }
 
 
@@ -164,6 +168,7 @@ SAFETENSORS_LIES: dict[str, bytes] = {
     "a place after a gap": safetensors(entry(data_offsets=[24, 32]), data=32),
     "bytes that are nobody's": safetensors(GOOD, data=25),
     "one byte short": safetensors(GOOD, data=23),
+    "values without end": struct.pack(U64, 10_000_002) + b"[" + b"[]," * 3_333_333 + b"]]",
 }
 
 

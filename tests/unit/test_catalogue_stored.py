@@ -1,15 +1,18 @@
 """From manifests of a store to models, without a server."""
 
+import asyncio
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.catalogue import conversion
 from app.catalogue.library import Library, key_of
 from app.catalogue.stored import StoredModels, read_messages, read_params
-from app.core.errors import BadManifest, Forbidden, LoadFailed
+from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
 from app.core.model import Model, ModelName
 from app.registry.policy import Policy
 from app.runtime.transfers import policy_of
@@ -157,8 +160,25 @@ def test_a_model_on_a_configured_one(place: Place) -> None:
         ([(media.FILE, b"{", "config.json"), (media.FILE, b"x", "model.safetensors")], ""),
         ([(media.SERVING, Serving(base="nosuch").encode(), "")], "it is made from nosuch, which is not"),
         ([(media.SERVING, Serving(base="m").encode(), "")], "it is made from m, which is not"),
+        *(
+            ([(media.SERVING, Serving(engine=engine).encode(), "")], "engine argument")
+            for engine in (
+                *(
+                    {"trust_remote_code": True},
+                    {"model": "/etc"},
+                    {"tokenizer": "org/name"},
+                    {"worker_cls": "a.B"},
+                ),
+                *({"logits_processors": ["a:B"]}, {"load_format": "pt"}, {"load_format": ["auto"]}),
+                *({"max_model_len": -1}, {"max_model_len": True}, {"MODEL": "x"}, {"hf_overrides": {}}),
+            )
+        ),
+        ([(media.SERVING, Serving("org/name", "../../x").encode(), "")], "names no commit"),
+        ([(media.SERVING, Serving("../../etc", "main").encode(), "")], "is not in this machine's cache"),
         ([(media.SERVING, b'{"later":"x"}', "")], "the serving layer has keys"),
         ([(media.SERVING, b"[", "")], "the serving layer is not JSON"),
+        ([(media.MODEL, gguf(architecture="x" * 65), "")], "its files name no architecture"),
+        ([(media.MODEL, gguf(template="x" * 200_000), "")], "its chat template has more than"),
         ([(media.MODEL, gguf(), ""), (media.PARAMS, b"[]", "")], "the parameters are not an object"),
         ([(media.MODEL, gguf(), ""), (media.MESSAGES, b"{}", "")], "the messages are not a list"),
     ],
@@ -217,7 +237,7 @@ async def test_weights_are_converted_when_they_are_first_needed(
 ) -> None:
     made: list[str] = []
 
-    def convert(blob: Path, cache: Path, _progress: object, *, digest: str) -> Path:
+    def convert(blob: Path, cache: Path, _progress: object, *, digest: str, **_more: object) -> Path:
         made.append(blob.name)
         sidecar = {"architecture": "llama", "file_type": "F32", "parameter_count": 8, "info": {}}
         sidecar |= {"tensors": [], "sha256": digest, "size_bytes": blob.stat().st_size}
@@ -238,6 +258,52 @@ async def test_weights_are_converted_when_they_are_first_needed(
     assert not place.stored.is_lacking(library.find("n"))
     assert await library.materialized(library.find("m")) == library.find("m").on_engine()
     assert len(made) == 1
+
+
+async def test_a_conversion_goes_on_when_its_client_leaves(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release, runs = threading.Event(), threading.Event(), list[Path]()
+
+    def run(blob: Path, part: Path, _progress: object, _allowed: object, stop: threading.Event) -> None:
+        runs.append(blob)
+        begun.set()
+        while not release.wait(0.01):
+            if stop.is_set():
+                raise Draining
+        sidecar = {
+            "architecture": "llama",
+            "file_type": "F32",
+            "parameter_count": 8,
+            "info": {},
+            "tensors": [],
+        }
+        make_folder(part, template=QWEN, tokens=QWEN_TOKENS, files={"gguf.json": sidecar})
+
+    monkeypatch.setattr(conversion, "run", run)
+    place.put("m", place.layer(media.MODEL, gguf(template=QWEN)))
+    library = Library([])
+    library.open(place.stored)
+    await library.reload()
+    left = asyncio.create_task(library.materialized(library.find("m")))
+    await asyncio.to_thread(begun.wait)
+    left.cancel()
+    await asyncio.wait({left})
+    later = asyncio.create_task(library.materialized(library.find("m")))
+    await asyncio.sleep(0.2)
+    release.set()
+    ready = await later
+    assert not place.stored.is_lacking(ready)
+    assert len(runs) == 1
+    # At the end of the server nothing waits for a conversion.
+    release.clear()
+    place.put("n", place.layer(media.MODEL, gguf(2)))
+    await library.reload()
+    for last in [asyncio.create_task(library.materialized(library.find("n"))) for _ in range(2)]:
+        library.close()
+        with pytest.raises(Draining):
+            await last
+    assert not list(ready.facts.path.parent.glob("*.part"))
 
 
 async def test_a_model_that_went_while_it_was_converted(

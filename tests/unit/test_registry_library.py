@@ -10,6 +10,7 @@ import pytest
 
 from app.catalogue.hub import is_repo
 from app.catalogue.names import parse_name
+from app.catalogue.serving import check_engine
 from app.core.model import ModelName
 from app.registry.library import Entry, find, load, read
 from scripts import library_check
@@ -32,6 +33,11 @@ def parsers_of(package: str) -> set[str]:
     found = set(_REGISTRY.findall(source_of(f"{package}/__init__.py")))
     assert len(found) > 20
     return found
+
+
+def test_engine_arguments_are_those_that_a_manifest_may_set() -> None:
+    for _, entry in ROWS:
+        check_engine(entry.engine)
 
 
 def test_there_are_enough_names() -> None:

@@ -240,6 +240,23 @@ def test_a_deletion_takes_nothing_that_ollama_wrote(tmp_path: Path) -> None:
     assert store.blobs.size(digest) == 7
 
 
+def test_what_is_sent_again_outlives_a_deletion(tmp_path: Path) -> None:
+    """Whoever sent it is about to make a model of it."""
+    store = Store(tmp_path / "models")
+    for name in ("m", "n"):
+        create(store, name, [f"text of {name}"])
+        then = time.time() - 10
+        os.utime(store.root / f"manifests/registry.ollama.ai/library/{name}/latest", (then, then))
+        aged(store.blobs, digest_of(f"text of {name}".encode()), 10)
+    again = digest_of(b"text of m")
+    assert store.blobs.adopt(again)
+    for name in ("m", "n"):
+        assert store.delete(ModelName(name))
+    assert os.listdir(store.root / "blobs") == [again.replace(":", "-")]
+    assert store.prune().blobs == ()
+    assert store.prune(grace_s=-60).blobs == (again.replace(":", "-"),)
+
+
 def test_an_old_partial_goes_unless_somebody_writes_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     left, live = digest_of(b"left"), digest_of(b"live")

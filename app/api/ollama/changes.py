@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.api.bounds import refuse_nested
+from app.api.bounds import items, refuse_nested
 from app.api.ollama.codec import decode_body
 from app.catalogue.names import parse_name, split_source
 from app.core.errors import CreateFailed, Forbidden, InvalidRequest
@@ -94,9 +94,7 @@ def to_create(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAU
     CreateFailed: for what Ollama calls its own fault.
     """
     asked = parse(CREATE, _renamed(decode_body(body, limits)))
-    refuse_nested("parameters", dict(asked.parameters), limits)
-    licenses = asked.license if isinstance(asked.license, list) else ()
-    refuse_over("files and licenses", limits.layers, len(asked.files or ()) + len(licenses))
+    _refuse_over_limits(asked, limits)
     for files in (asked.files, asked.draft_files, asked.adapters):
         read_files(files or {})
     if asked.draft_quantize and not asked.draft_files:
@@ -194,6 +192,20 @@ def _renamed(value: Json) -> Json:
     if not isinstance(value, dict):
         return value
     return {("base" if key.lower() == "from" else key): item for key, item in value.items() if key != "base"}
+
+
+def _refuse_over_limits(asked: CreateBody, limits: InputLimits) -> None:
+    """Raises: InvalidRequest: naming the field, the limit and what came."""
+    refuse_nested("parameters", dict(asked.parameters), limits)
+    refuse_over(
+        "parameters", limits.options, sum(max(1, len(items(each))) for each in asked.parameters.values())
+    )
+    refuse_over("messages", limits.messages, len(asked.messages))
+    refuse_over("template", limits.template_chars, len(asked.template), " characters")
+    refuse_over("system", limits.text_chars, len(asked.system), " characters")
+    for name in ("files", "adapters", "draft_files"):
+        refuse_over(name, limits.create_files, len(getattr(asked, name) or ()))
+    refuse_over("license", limits.create_files, len(items(asked.license)))
 
 
 def _refuse_unserved(asked: CreateBody) -> None:
