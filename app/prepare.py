@@ -21,8 +21,14 @@ _log = logging.getLogger("caravan")
 
 
 def served(settings: Settings) -> list[ModelConfig]:
-    """The configured models; the bundled one where neither models nor peers are."""
-    return settings.models or ([] if settings.peers else [BUNDLED])
+    """The configured models; the bundled one where neither models nor peers are named."""
+    if settings.models or "models" in settings.model_fields_set or lists_others(settings):
+        return settings.models
+    return [BUNDLED]
+
+
+def lists_others(settings: Settings) -> bool:
+    return bool(settings.peers or settings.peer_pools)
 
 
 def prepare(settings: Settings) -> Library:

@@ -22,7 +22,7 @@ from app.core.pool import Pool
 from app.engine.base import Engine
 from app.engine.vllm.process import environment, forkserver
 from app.main import StartEngine, base_url, build_app
-from app.prepare import prepare, served
+from app.prepare import lists_others, prepare, served
 from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.settings.environment import BadSetting
 from app.settings.otlp import hand_down, read_otlp
@@ -61,7 +61,9 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    context = _engine_processes(settings) if served(settings) else None
+    # Models of a store may come, but not to whoever only lists those of others.
+    loads = bool(served(settings)) or not lists_others(settings)
+    context = _engine_processes(settings) if loads else None
     library = prepare(settings)
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
     starter = _starter(settings, library, context, traces=otlp.traces is not None)

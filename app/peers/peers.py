@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -16,6 +17,9 @@ Rows: TypeAlias = list[dict[str, Any]]
 
 ASKED_BY_PEER = "x-caravan-peer"
 """Marks a request of this kind, which is answered for one server alone: servers may name each other."""
+
+TAGS = "/api/tags"
+"""Lists what there is; `/api/ps` what is loaded."""
 
 _Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
@@ -38,6 +42,9 @@ async def resolve(host: str, port: int) -> set[str]:
 class Peers:
     """`urls` are bases such as `http://qwen3:11434`; a host name stands for every address that it has.
 
+    `pools` are bases of which all addresses serve one store. So any of them tells which models there are,
+    and a name that one of `urls` has too is left out of theirs, as requests do not reach it there.
+
     Each server has `timeout_s` to answer. One that does not is left out, so that the others are listed, and
     `on_failure` hears of it.
     """
@@ -47,13 +54,16 @@ class Peers:
         urls: Sequence[str],
         timeout_s: float,
         resolve: Resolve = resolve,
+        *,
+        pools: Sequence[str] = (),
         on_failure: Callable[[Failure], None] = lambda _: None,
     ) -> None:
         self._urls = [httpx.URL(url) for url in urls]
+        self._pools = [httpx.URL(url) for url in pools]
         self._timeout_s = timeout_s
         self._resolve = resolve
         self._on_failure = on_failure
-        self._verifies = any(url.scheme == "https" for url in self._urls)
+        self._verifies = any(url.scheme == "https" for url in (*self._urls, *self._pools))
 
     async def rows(self, path: str, authorization: str) -> list[Rows]:
         """The `models` of `path` (`/api/tags` or `/api/ps`) on each server, asked with the client's key.
@@ -62,21 +72,46 @@ class Peers:
             Unauthorized, Forbidden, RateLimited: where servers refuse the key and none takes it.
             PeersSilent: where there are servers and none answers.
         """
-        found = await asyncio.gather(*(self._addresses(url) for url in self._urls))
-        servers = [(url, host) for url, hosts in zip(self._urls, found, strict=True) for host in hosts]
-        if not servers:
+        places = [*self._urls, *self._pools]
+        found = dict(zip(places, await asyncio.gather(*map(self._addresses, places)), strict=True))
+        asked = [[(url, host)] for url in self._urls for host in found[url]]
+        pooled = [[(url, host) for host in found[url]] for url in self._pools if found[url]]
+        if path != TAGS:
+            pooled = [[each] for pool in pooled for each in pool]
+        if not asked and not pooled:
             return []
         # No client that stays: the servers come and go, and are asked now and then.
         async with httpx.AsyncClient(
             trust_env=False, verify=self._verifies, limits=httpx.Limits(), timeout=self._timeout_s
         ) as client:
-            asked = (self._ask(client, url, host, path, authorization) for url, host in servers)
-            answers = await asyncio.gather(*asked)
-        rows = [answer for answer in answers if isinstance(answer, list)]
+            asking = (self._ask_one_of(client, each, path, authorization) for each in (*asked, *pooled))
+            answers = await asyncio.gather(*asking)
+        rows = [answer for answer in answers[: len(asked)] if isinstance(answer, list)]
+        own = {row["name"].lower() for each in rows for row in each}
+        rows += [
+            [row for row in answer if row["name"].lower() not in own]
+            for answer in answers[len(asked) :]
+            if isinstance(answer, list)
+        ]
         if not rows:
             refused = (answer for answer in answers if isinstance(answer, _Refused))
             raise next(refused, PeersSilent("none of the servers behind this one answers"))
         return rows
+
+    async def _ask_one_of(
+        self,
+        client: httpx.AsyncClient,
+        servers: Sequence[tuple[httpx.URL, str]],
+        path: str,
+        authorization: str,
+    ) -> Rows | _Refused | None:
+        """The answer of the first that lists its models, in any order; else the last one's."""
+        answer = None
+        for url, host in random.sample(servers, len(servers)):
+            answer = await self._ask(client, url, host, path, authorization)
+            if isinstance(answer, list):
+                break
+        return answer
 
     async def _addresses(self, url: httpx.URL) -> list[str]:
         """The hosts to ask: where a certificate is checked, the name; else each address of it."""
