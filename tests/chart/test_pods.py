@@ -226,17 +226,19 @@ def test_no_pod_is_scraped_twice(values: Path) -> None:
         assert len(list(scrapes(component, port, every))) <= 1
 
 
+def components(selector: Object) -> list[str]:
+    """The components that a selector of labels takes."""
+    expressions = selector.get("matchExpressions", ())
+    named = (each["values"] for each in expressions if each["key"].endswith("component"))
+    return next(named, [selector.get("matchLabels", {}).get("app.kubernetes.io/component")])
+
+
 def scrapes(component: str, port: str, every: list[Object]) -> Any:
     for each in of_kind("PodMonitor", every):
-        labels = each["spec"]["selector"]["matchLabels"]
-        if labels["app.kubernetes.io/component"] == component:
+        if component in components(each["spec"]["selector"]):
             yield from (end for end in each["spec"]["podMetricsEndpoints"] if end["port"] == port)
     for each in of_kind("ServiceMonitor", every):
-        (wanted,) = (
-            expression["values"]
-            for expression in each["spec"]["selector"]["matchExpressions"]
-            if expression["key"].endswith("component")
-        )
+        wanted = components(each["spec"]["selector"])
         for service in of_kind("Service", every):
             selects = service["spec"]["selector"]["app.kubernetes.io/component"] == component
             if selects and service["metadata"]["labels"]["app.kubernetes.io/component"] in wanted:

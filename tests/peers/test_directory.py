@@ -117,7 +117,7 @@ async def test_another_server_of_a_pool_is_asked_where_one_does_not_answer() -> 
         return [f"127.0.0.{number}" for number in range(1, 6)]
 
     # Only the first of these addresses is listened on.
-    with fake_site(fake_model("a")) as site:
+    with fake_site(fake_model("a"), host="0.0.0.0") as site:
         failed: list[str] = []
         peers = Peers([], TIMEOUT_S, resolve, pools=[url(site.port, "pool.test")], on_failure=failed.append)
         for _ in range(6):
