@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.lua_route import runtime
+from tests.gateway.test_route_apis import asks
 
 Pools = Sequence[tuple[str, int, Sequence[str]]]
 ONE: Pools = [("all", 1, ())]
@@ -163,3 +164,32 @@ def test_blobs_go_to_a_pool_each_to_its_own_pod() -> None:
     assert [script.blob(path) for path in digests] == found
     assert script.blob("/api/blobs") == (None, None)
     assert Script(()).blob(digests[0]) == (None, None)
+
+
+BLOB = f"/api/blobs/sha256:{0:064x}"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_a_blob_goes_to_a_pool_without_a_look_at_its_body(method: str) -> None:
+    """It may be larger than all memory. A body of none here would raise."""
+    ask = asks(pools=ONE, keyed=True)
+    found = ask(BLOB, None, method, x_api_key="k")
+    assert found == (b"all", ask(BLOB, None, "HEAD", x_api_key="k")[1], None)
+    assert ask(BLOB, None, method) == (None, None, None), "who shows no key gets no further"
+    assert ask(BLOB, b"", "GET", x_api_key="k") == (None, None, None)
+
+
+@pytest.mark.parametrize("path", ["/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", CHAT])
+def test_an_encoded_body_is_refused_where_there_are_pools(path: str) -> None:
+    models = {"qwen3": "q"}
+    assert asks(pools=ONE, models=models)(path, content_encoding="zstd")[2] == b"415"
+    assert asks(pools=ONE, models={})(path, content_encoding="zstd")[2] == b"415"
+    if path != CHAT:
+        assert asks(models=models)(path, content_encoding="zstd")[2] is None
+
+
+def test_a_request_has_the_hash_of_its_pool() -> None:
+    ask = asks(pools=ONE)
+    body = json.dumps(chat("mario")).encode()
+    assert ask(CHAT, body)[:2] == ask("/v1/models/mario", b"", "GET")[:2]
+    assert ask(CHAT, body)[0] == b"all"
