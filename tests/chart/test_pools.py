@@ -202,6 +202,22 @@ def test_the_pool_for_all_names_is_asked_last() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (pools(), 3600),
+        (pools(store={"uploadSeconds": 90}), 90),
+        (pools(store={"uploadSeconds": 9}, gateway={"bodySeconds": 70}), 70),
+        ({"gateway": {"bodySeconds": 70}}, 70),
+    ],
+)
+def test_a_blob_has_the_time_that_it_takes(given: dict[str, Any], seconds: int) -> None:
+    (gateway,) = (each for each in of_kind("ConfigMap", objects(given=given)) if "envoy.yaml" in each["data"])
+    listener = yaml.safe_load(gateway["data"]["envoy.yaml"])["static_resources"]["listeners"][0]
+    (http,) = listener["filter_chains"][0]["filters"]
+    assert http["typed_config"]["request_timeout"] == f"{seconds}s"
+
+
 @pytest.mark.parametrize("file", ["pool", "pool-alone"])
 def test_no_right_in_the_cluster_is_asked_for(file: str) -> None:
     every = objects(FILES[file])

@@ -260,6 +260,20 @@ def test_a_blob_may_be_larger_than_any_other_body(pool: Pool) -> None:
     assert large.status_code == 413
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    (line,) = (each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in each)
+    return int(line.split()[1]) * 1024
+
+
+def test_the_gateway_holds_no_blob(pool: Pool) -> None:
+    """Blobs are larger than its memory. Here none may be sent again either, as that is to hold it."""
+    data = bytes(96 * MIB)
+    before = peak_bytes(pool.gateway.pid)
+    assert pool.client.post(f"/api/blobs/{digest_of(data)}", content=data).status_code == 201
+    assert peak_bytes(pool.gateway.pid) - before < 24 * MIB
+
+
 def test_a_blob_and_the_create_that_needs_it_may_meet_different_servers(pool: Pool) -> None:
     for number in range(1, 7):
         weights = gguf(number)
