@@ -30,7 +30,7 @@ VALUES: dict[str, Any] = {
         {"name": "wide", "names": ["wide*"], "hashBalanceFactor": 100},
         {"name": "two", "names": ["two*"], "podsPerModel": 2},
     ],
-    "gateway": {"maxBodyBytes": MIB},
+    "gateway": {"maxBodyBytes": MIB, "bodySeconds": 1},
 }
 SEEN_S = 10.0
 """Longest time until all servers know what one has done. It is two seconds where the machine is not busy."""
@@ -258,6 +258,16 @@ def test_a_blob_may_be_larger_than_any_other_body(pool: Pool) -> None:
     assert "digest mismatch" in wrong.json()["error"]
     large = pool.client.post("/api/create", json={"model": "x", "from": "base", "system": "x" * 2 * MIB})
     assert large.status_code == 413
+
+
+def test_a_blob_may_take_longer_than_any_other_body(pool: Pool) -> None:
+    def slowly() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x"
+            time.sleep(0.7)
+
+    answer = pool.client.post(f"/api/blobs/{digest_of(b'xxx')}", content=slowly())
+    assert answer.status_code == 201, answer.text
 
 
 def peak_bytes(pid: int) -> int:
