@@ -186,7 +186,7 @@ def test_settings_of_a_pool_are_over_those_of_all() -> None:
 
 
 def test_the_directory_lists_pools_and_has_no_store_of_its_own() -> None:
-    found = config(objects(given=pools(models=[])), "caravan-gateway")
+    found = config(objects(given=pools(models=[], settings={"pull": True})), "caravan-gateway")
     assert (found["peers"], found["peer_pools"]) == ([], ["http://caravan-shared:11434"])
     assert (found["models"], found["pull"]) == ([], False)
     assert "peer_pools" not in config(objects(given={}), "caravan-gateway")

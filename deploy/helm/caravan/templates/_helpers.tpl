@@ -414,15 +414,16 @@ topologySpreadConstraints:
   "grace_period" (int .Values.shutdown.gracePeriodSeconds)
   "max_body_bytes" (int .Values.gateway.maxBodyBytes)
 }}
+{{- $settings := .Values.settings }}
 {{- if .Values.pools }}
 {{- $stores := list }}
 {{- range .Values.pools }}
 {{- $stores = append $stores (printf "http://%s-%s:11434" (include "caravan.fullname" $) (include "caravan.model.slug" .)) }}
 {{- end }}
 {{- /* What it made would be seen by nobody: the store is the pools'. */}}
-{{- $own = mustMergeOverwrite (deepCopy .Values.settings) $own (dict "models" list "peer_pools" $stores "pull" false) }}
+{{- $settings = mustMergeOverwrite (deepCopy $settings) (dict "models" list "peer_pools" $stores "pull" false) }}
 {{- end }}
-{{- toYaml (merge $own .Values.settings) }}
+{{- toYaml (merge $own $settings) }}
 {{- end }}
 
 {{- define "caravan.internet" -}}
