@@ -125,6 +125,7 @@ REQUESTS ?= 10000
 chaos: dev tools ## Harm the store of models, then the engines under traffic, then 1,000 clients that leave (minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m chaos.store --markdown BENCHMARKS.md
 	@$(BIN)/python -m chaos --markdown BENCHMARKS.md
+	@$(BIN)/python -m chaos.two_servers
 
 soak: dev ## Traffic for DURATION (30m) with two engine kills: what was lost, what has grown
 	@$(BIN)/python -m chaos.soak --duration $(DURATION) --markdown BENCHMARKS.md

@@ -185,7 +185,12 @@ def _services(
         settings.request_timeout,
         API_VERSION,
         lifecycle,
-        Peers(settings.peers, settings.peer_timeout, on_failure=telemetry.metrics.peer_left_out),
+        Peers(
+            settings.peers,
+            settings.peer_timeout,
+            pools=settings.peer_pools,
+            on_failure=telemetry.metrics.peer_left_out,
+        ),
         settings.limits,
         pool,
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),

@@ -22,8 +22,13 @@ _log = logging.getLogger("caravan")
 
 def served(settings: Settings) -> list[ModelConfig]:
     """The configured models; the bundled one where neither models, an empty list included, nor peers are."""
-    is_set = bool(settings.peers) or "models" in settings.model_fields_set
+    is_set = "models" in settings.model_fields_set or lists_others(settings)
     return settings.models or ([] if is_set else [BUNDLED])
+
+
+def lists_others(settings: Settings) -> bool:
+    """Whether the models of other servers are listed."""
+    return bool(settings.peers or settings.peer_pools)
 
 
 def prepare(settings: Settings) -> Library:

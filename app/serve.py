@@ -25,7 +25,7 @@ from app.engine.memory.memory import GpuMemory, HostMemory
 from app.engine.memory.need import Terms
 from app.engine.vllm.process import environment, forkserver
 from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
-from app.prepare import prepare, served
+from app.prepare import lists_others, prepare, served
 from app.runtime.ledger import Ledger, Memory, Unlimited
 from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.settings.environment import BadSetting
@@ -65,8 +65,8 @@ def run(settings: Settings) -> None:
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
     gc.set_threshold(*_GC_THRESHOLD)
-    # A server that only lists its peers' models starts no engine; one of a store alone does.
-    runs_engines = bool(served(settings)) or not settings.peers
+    # Models of a store may come, but not to whoever only lists those of others.
+    runs_engines = bool(served(settings)) or not lists_others(settings)
     context = _engine_processes(settings) if runs_engines else None
     library = prepare(settings)
     memory = _memory(settings, library) if runs_engines else Unlimited()

@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +83,7 @@ async def ask(client: httpx.AsyncClient, name: str) -> str:
 
 async def gauges(client: httpx.AsyncClient) -> dict[str, float]:
     """The sums of `caravan_device_memory_bytes` by state, and of unloads by reason."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families((await client.get("/metrics")).text):
         for sample in family.samples:
             if sample.name == "caravan_device_memory_bytes":

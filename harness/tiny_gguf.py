@@ -1,5 +1,6 @@
-"""A GGUF file that is whole, of a model that is tiny: real enough to be converted in seconds."""
+"""GGUF files that hold next to nothing: one that is whole and converts in seconds, and heads of others."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,29 @@ def write_gguf(file: Path, *, template: str = "{{ messages }}", seed: int = 0) -
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def gguf(marker: int | str = 0, template: str = "{{ messages }}", architecture: str = "llama") -> bytes:
+    """A small GGUF file of one tensor; files of other markers have other digests."""
+
+    def text(value: str) -> bytes:
+        data = value.encode()
+        return struct.pack("<Q", len(data)) + data
+
+    def entry(key: str, value: str | int) -> bytes:
+        if isinstance(value, str):
+            return text(key) + struct.pack("<I", 8) + text(value)
+        return text(key) + struct.pack("<II", 4, value)
+
+    metadata: dict[str, str | int] = {
+        "general.architecture": architecture,
+        "general.file_type": 0,
+        "marker": marker,
+        f"{architecture}.context_length": 2048,
+        f"{architecture}.embedding_length": 32,
+        "tokenizer.chat_template": template,
+    }
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(metadata))
+    head += b"".join(entry(key, value) for key, value in metadata.items())
+    head += text("token_embd.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
+    return head + bytes(-len(head) % 32) + bytes(32)

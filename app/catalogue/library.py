@@ -11,6 +11,9 @@ from app.core.errors import Forbidden, LoadFailed, ModelNotFound, StoreFailed
 from app.core.model import Model, ModelName
 
 _INTERVAL_S = 1.0
+_AGAIN_S = (2.0, 64.0)
+"""Shortest and longest time until what could not be served is looked at again: on a shared volume a host may
+see a manifest before what it names."""
 _PRUNE_S = 3600.0
 _log = logging.getLogger("caravan")
 
@@ -29,6 +32,8 @@ class Library:
         self._signature = ""
         self._told: dict[str, str] = {}
         self._pruned_at = time.monotonic()
+        self._again_s = _AGAIN_S[0]
+        self._again_at = 0.0
         self.on_new: Callable[[Iterable[str]], None] = lambda _: None
         """Hears the names that were not there before."""
 
@@ -90,21 +95,24 @@ class Library:
         """By `key_of` their names."""
         return self._configured
 
-    async def reload(self) -> None:
+    async def reload(self, *, again: bool = False) -> None:
         """Read the store's manifests again; those that did not change cost nothing.
 
-        One that cannot be served is left out, and that is told once in the log.
+        One that cannot be served is left out, and that is told once in the log. `again`: those that did not
+        change and could not be served are looked at too.
         """
         if (stored := self._stored) is None:
             return
         async with self._lock:
-            reading = await asyncio.to_thread(stored.read, self._configured)
+            reading = await asyncio.to_thread(stored.read, self._configured, again=again)
             self._signature = reading.signature
             models = self._configured | {
                 key: model for model in reading.models if (key := key_of(model.name)) not in self._configured
             }
             new = [str(model.name) for key, model in models.items() if key not in self._models]
             self._models = models
+            self._again_s = min(2 * self._again_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
+            self._again_at = time.monotonic() + self._again_s
         for place, reason in reading.skipped.items():
             if self._told.get(place) != reason:
                 _log.warning("the stored model %s is not served: %s", place, reason)
@@ -123,6 +131,8 @@ class Library:
                 continue
             if await asyncio.to_thread(stored.signature) != self._signature:
                 await self.reload()
+            elif self._told and time.monotonic() > self._again_at:
+                await self.reload(again=True)
             if time.monotonic() - self._pruned_at > _PRUNE_S:
                 self._pruned_at = time.monotonic()
                 try:

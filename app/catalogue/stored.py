@@ -96,8 +96,11 @@ class StoredModels:
     def signature(self) -> str:
         return self.store.manifests.signature()
 
-    def read(self, configured: Mapping[str, Model]) -> Reading:
-        """What there is now. A manifest that cannot be served is skipped, never a failure of the whole."""
+    def read(self, configured: Mapping[str, Model], *, again: bool = False) -> Reading:
+        """What there is now. A manifest that cannot be served is skipped, never a failure of the whole.
+
+        `again`: one that was skipped before is looked at although it did not change.
+        """
         listing = self.store.manifests.list()
         skipped = {bad.path: bad.reason for bad in listing.bad}
         known: dict[str, tuple[object, Model | str]] = {}
@@ -106,7 +109,8 @@ class StoredModels:
             place = str(stored.name)
             state = self._state(stored)
             before = self._known.get(place)
-            made = before[1] if before and before[0] == state else self._made(stored, configured)
+            stands = before and before[0] == state and not (again and isinstance(before[1], str))
+            made = before[1] if before and stands else self._made(stored, configured)
             known[place] = state, made
             if isinstance(made, Model):
                 models.append(made)

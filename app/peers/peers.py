@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
@@ -23,6 +24,9 @@ Its value is what the client signed (`METHOD,PATH?QUERY`), which is another requ
 
 LISTS = frozenset({"/api/tags", "/api/ps", "/api/experimental/model-recommendations"})
 """The paths that are asked for."""
+
+PS = "/api/ps"
+"""Lists what there is; `/api/ps` what is loaded."""
 
 _Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
@@ -58,8 +62,16 @@ class _Question:
         return found
 
 
+def _name(row: Mapping[str, Any]) -> str:
+    """Of a model in a list; recommendations have it as `model` alone."""
+    return str(row.get("name") or row.get("model", "")).lower()
+
+
 class Peers:
     """`urls` are bases such as `http://qwen3:11434`; a host name stands for every address that it has.
+
+    `pools` are bases of which all addresses serve one store. So any of them tells which models there are,
+    and a name that one of `urls` has too is left out of theirs, as requests do not reach it there.
 
     Each server has `timeout_s` to answer. One that does not is left out, so that the others are listed, and
     `on_failure` hears of it.
@@ -70,13 +82,16 @@ class Peers:
         urls: Sequence[str],
         timeout_s: float,
         resolve: Resolve = resolve,
+        *,
+        pools: Sequence[str] = (),
         on_failure: Callable[[Failure], None] = lambda _: None,
     ) -> None:
         self._urls = [httpx.URL(url) for url in urls]
+        self._pools = [httpx.URL(url) for url in pools]
         self._timeout_s = timeout_s
         self._resolve = resolve
         self._on_failure = on_failure
-        self._verifies = any(url.scheme == "https" for url in self._urls)
+        self._verifies = any(url.scheme == "https" for url in (*self._urls, *self._pools))
 
     async def rows(
         self, path: str, authorization: str, signed: str = "", *, member: str = "models"
@@ -89,22 +104,46 @@ class Peers:
             Unauthorized, Forbidden, RateLimited: where servers refuse the key and none takes it.
             PeersSilent: where there are servers and none answers.
         """
-        found = await asyncio.gather(*(self._addresses(url) for url in self._urls))
-        servers = [(url, host) for url, hosts in zip(self._urls, found, strict=True) for host in hosts]
-        if not servers:
+        places = [*self._urls, *self._pools]
+        found = dict(zip(places, await asyncio.gather(*map(self._addresses, places)), strict=True))
+        asked = [[(url, host)] for url in self._urls for host in found[url]]
+        pooled = [[(url, host) for host in found[url]] for url in self._pools if found[url]]
+        if path == PS:
+            pooled = [[each] for pool in pooled for each in pool]
+        if not asked and not pooled:
             return []
         question = _Question(path, member, authorization, signed)
         # No client that stays: the servers come and go, and are asked now and then.
         async with httpx.AsyncClient(
             trust_env=False, verify=self._verifies, limits=httpx.Limits(), timeout=self._timeout_s
         ) as client:
-            asked = (self._ask(client, url, host, question) for url, host in servers)
-            answers = await asyncio.gather(*asked)
-        rows = [answer for answer in answers if isinstance(answer, list)]
+            asking = (self._ask_one_of(client, each, question) for each in (*asked, *pooled))
+            answers = await asyncio.gather(*asking)
+        rows = [answer for answer in answers[: len(asked)] if isinstance(answer, list)]
+        own = {_name(row) for each in rows for row in each}
+        rows += [
+            [row for row in answer if _name(row) not in own]
+            for answer in answers[len(asked) :]
+            if isinstance(answer, list)
+        ]
         if not rows:
             refused = (answer for answer in answers if isinstance(answer, _Refused))
             raise next(refused, PeersSilent("none of the servers behind this one answers"))
         return rows
+
+    async def _ask_one_of(
+        self,
+        client: httpx.AsyncClient,
+        servers: Sequence[tuple[httpx.URL, str]],
+        question: _Question,
+    ) -> Rows | _Refused | None:
+        """The answer of the first that lists its models, in any order; else the last one's."""
+        answer = None
+        for url, host in random.sample(servers, len(servers)):
+            answer = await self._ask(client, url, host, question)
+            if isinstance(answer, list):
+                break
+        return answer
 
     async def _addresses(self, url: httpx.URL) -> list[str]:
         """The hosts to ask: where a certificate is checked, the name; else each address of it."""

@@ -62,13 +62,18 @@ class Settings(EngineSettings):
     )
     models: Annotated[list[ModelConfig], BeforeValidator(read_json), NoDecode] = Field(
         default_factory=list[ModelConfig],
-        description="Models to serve, as a JSON list. Unset it is the bundled smollm2:135m; `[]` is none but "
-        "those of the store.",
+        description="Models to serve, as a JSON list; left out it is the bundled smollm2:135m, "
+        "and `[]` is none besides those of the store.",
     )
     peers: PeerList = Field(
         default_factory=list[str],
         description="Servers to list the models of too, comma-separated: `http://name:port`, where a name "
         "stands for all its addresses. With peers, no models means none.",
+    )
+    peer_pools: PeerList = Field(
+        default_factory=list[str],
+        description="Peers of which all addresses of a name serve one store: one of them is asked for the "
+        "models, all for what is loaded.",
     )
     peer_timeout: Seconds = Field(
         default=2.0,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,36 +19,13 @@ from app.runtime.transfers import Transfers
 from app.settings.server import read_settings
 from app.store.store import Store
 from harness.fake_model import fake_model
+from harness.tiny_gguf import gguf
+
+__all__ = ["Site", "digest_of", "gguf", "inside", "managed"]
 
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def gguf(marker: int = 0, template: str = "{{ messages }}", architecture: str = "llama") -> bytes:
-    """A small GGUF file of one tensor; files of other markers have other digests."""
-
-    def text(value: str) -> bytes:
-        data = value.encode()
-        return struct.pack("<Q", len(data)) + data
-
-    def entry(key: str, value: str | int) -> bytes:
-        if isinstance(value, str):
-            return text(key) + struct.pack("<I", 8) + text(value)
-        return text(key) + struct.pack("<II", 4, value)
-
-    metadata = {
-        "general.architecture": architecture,
-        "general.file_type": 0,
-        "marker": marker,
-        f"{architecture}.context_length": 2048,
-        f"{architecture}.embedding_length": 32,
-        "tokenizer.chat_template": template,
-    }
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(metadata))
-    head += b"".join(entry(key, value) for key, value in metadata.items())
-    head += text("token_embd.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
-    return head + bytes(-len(head) % 32) + bytes(32)
 
 
 @dataclass

@@ -37,6 +37,10 @@ REASONS = (
     "than its limit",
     "mounts a volume that is not there",
     "does not fit its cache",
+    "give it another name",
+    "take every name",
+    "scale to no pod",
+    "has no model to ask",
 )
 """What the chart itself refuses: the schema cannot say it."""
 VALID = jsonschema_rs.Draft7Validator(SCHEMA)
@@ -153,6 +157,7 @@ def test_draws_reach_every_part_of_the_schema() -> None:
         count(values)
     assert len(seen) > 200
     assert min(seen[f".models.{key}"] for key in ("nodes", "cache", "autoscaling", "aliases", "engine")) > 30
+    assert min(seen[f".pools.{key}"] for key in ("names", "pull", "autoscaling", "settings")) > 30
 
 
 def test_a_broken_template_would_be_found(tmp_path: Path) -> None:

@@ -214,31 +214,35 @@ def test_no_pod_is_scraped_twice(values: Path) -> None:
     """Two monitors of one pod count every series twice, and what scales on them sees twice the load."""
     every = objects(values)
     ports = [
-        (name, each["metadata"]["labels"]["app.kubernetes.io/component"], port["name"])
+        (each["metadata"]["labels"], port["name"])
         for each in every
         if each["kind"] in ("Deployment", "StatefulSet", "LeaderWorkerSet")
-        for name, spec in pod_specs([each])[:1]
+        for _, spec in pod_specs([each])[:1]
         for container in spec["containers"]
         for port in container.get("ports", ())
     ]
     assert ports
-    for _, component, port in ports:
-        assert len(list(scrapes(component, port, every))) <= 1
+    for labels, port in ports:
+        assert len(list(scrapes(labels, port, every))) <= 1
 
 
-def scrapes(component: str, port: str, every: list[Object]) -> Any:
+def components(selector: Object) -> list[str]:
+    """The components that a selector of labels takes."""
+    expressions = selector.get("matchExpressions", ())
+    named = (each["values"] for each in expressions if each["key"].endswith("component"))
+    return next(named, [selector.get("matchLabels", {}).get("app.kubernetes.io/component")])
+
+
+def scrapes(pod: Mapping[str, str], port: str, every: list[Object]) -> Any:
+    """Who scrapes the port of pods with these labels."""
+    component = pod["app.kubernetes.io/component"]
     for each in of_kind("PodMonitor", every):
-        labels = each["spec"]["selector"]["matchLabels"]
-        if labels["app.kubernetes.io/component"] == component:
+        if component in components(each["spec"]["selector"]):
             yield from (end for end in each["spec"]["podMetricsEndpoints"] if end["port"] == port)
     for each in of_kind("ServiceMonitor", every):
-        (wanted,) = (
-            expression["values"]
-            for expression in each["spec"]["selector"]["matchExpressions"]
-            if expression["key"].endswith("component")
-        )
+        wanted = components(each["spec"]["selector"])
         for service in of_kind("Service", every):
-            selects = service["spec"]["selector"]["app.kubernetes.io/component"] == component
+            selects = service["spec"]["selector"].items() <= pod.items()
             if selects and service["metadata"]["labels"]["app.kubernetes.io/component"] in wanted:
                 yield from (
                     end

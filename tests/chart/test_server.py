@@ -19,6 +19,7 @@ from app.cli import _app as commands  # pyright: ignore[reportPrivateUsage]  # t
 from app.core.model import Model
 from app.engine.base import Engine
 from app.main import build_app
+from app.prepare import lists_others, served
 from app.settings.server import Settings, read_settings
 from app.telemetry.instruments import INSTRUMENTS
 from scripts.generate import prometheus_name
@@ -68,8 +69,10 @@ def test_the_server_takes_the_configuration(
     settings = read_settings()
     port = 11435 if name.endswith("-gateway") else 11434
     assert (settings.host.host, settings.host.port) == ("0.0.0.0", port)
-    assert bool(settings.peers) == name.endswith("-gateway")
-    assert bool(settings.models) != bool(settings.peers)
+    assert lists_others(settings) == name.endswith("-gateway")
+    # A pool serves what the store holds and nothing else.
+    is_pool = not settings.preload
+    assert bool(served(settings)) != (lists_others(settings) or is_pool)
 
 
 def test_environment_names_are_the_servers() -> None:
@@ -166,7 +169,9 @@ def test_files_are_mounted_where_the_server_looks() -> None:
         mounts = {each["mountPath"] for each in container["volumeMounts"]}
         assert env["CARAVAN_CONFIG"] == "/etc/caravan/caravan.yaml"
         assert mounts >= {"/etc/caravan", "/tmp"}
-        assert env["CARAVAN_CACHE_DIR"] in {"/cache", "/tmp/caravan"}
+        assert env["CARAVAN_CACHE_DIR"] in {"/cache", "/tmp/caravan", "/store/cache"}
+        for name in ("CARAVAN_CACHE_DIR", "CARAVAN_MODELS_DIR", "HF_HOME"):
+            assert name not in env or any(env[name].startswith(f"{mount}") for mount in mounts)
         assert env.get("CARAVAN_KEYS_FILE") in ({None, "/etc/caravan-keys"} & (mounts | {None}))
         volumes = {each["name"] for each in spec["volumes"]} | {"cache"}
         assert {each["name"] for each in container["volumeMounts"]} <= volumes

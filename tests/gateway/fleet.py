@@ -2,11 +2,7 @@
 
 import asyncio
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from harness.envoy import HOST, Gateway, gateway
+from harness.nursery import Nursery, nursery
 from harness.ports import free_port
 from tests.gateway.replica import MODEL, reply
 
 NAMES = ("a", "b", "c")
 VALUES: dict[str, Any] = {"models": [{"name": MODEL, "source": "x/y"}]}
 ANSWER_S = 60.0
-STOP_S = 90.0
 
 Outcome: TypeAlias = Literal["whole", "refused", "cut", "wrong"]
 """`cut` ends early for all to see; `wrong` is what must never be: half an answer that looks whole."""
@@ -36,48 +32,6 @@ class Answer:
     begun: float
     by: str
     received: str
-
-
-class Nursery:
-    """Starts replicas and sees them end."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self._handles: dict[str, int] = {}
-
-    def start(self, name: str, port: int, log: Path) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(name, port, log, file=self._process.stdin, flush=True)
-        self._handles[name] = os.pidfd_open(int(self._process.stdout.readline()))
-
-    def end(self, name: str, how: signal.Signals) -> None:
-        handle = self._handles.pop(name)
-        signal.pidfd_send_signal(handle, how)
-        gone, _, _ = select.select([handle], [], [], STOP_S)
-        os.close(handle)
-        assert gone, f"replica {name} does not end"
-
-    def close(self) -> None:
-        for handle in self._handles.values():
-            os.close(handle)
-
-
-@contextmanager
-def nursery() -> Generator[Nursery]:
-    command = [sys.executable, "-m", "tests.gateway.replica"]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"CARAVAN_HOST": "0.0.0.0"},
-    ) as process:
-        made = Nursery(process)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 @dataclass
@@ -208,7 +162,7 @@ def unchunked(rest: bytes) -> bytes:
 @contextmanager
 def fleet(scratch: Path) -> Generator[Fleet]:
     ports = {name: free_port() for name in NAMES}
-    with nursery() as replicas:
+    with nursery("tests.gateway.replica") as replicas:
         for name, port in ports.items():
             replicas.start(name, port, scratch / f"{name}.log")
         with gateway(VALUES, {MODEL: list(ports.values())}, free_port(), scratch) as made:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lupa.luajit21 import LuaRuntime
@@ -34,16 +34,27 @@ def runtime(
     steps: int = 0,
     before: str = "",
     models: Mapping[str, str] = MODELS,
+    pools: Sequence[tuple[str, int, Sequence[str]]] = (),
 ) -> Any:
-    """The script as the chart has it, where it wants to read `part` bytes at once, in at most `steps`."""
+    """The script as the chart has it, where it wants to read `part` bytes at once, in at most `steps`.
+
+    `pools` are slugs, pods over which a model is spread, and patterns of names.
+    """
     made: Any = LuaRuntime  # its stub leaves parameters out
     lua = made(encoding=None)
     names = "".join(f"[{json.dumps(name)}] = {json.dumps(slug)}," for name, slug in models.items())
     head = f"MODELS = {{{names}}} AFFINITY = {json.dumps(affinity)} KEYED = {json.dumps(keyed)}\n"
+    if pools:
+        head += f"POOLS = {{{''.join(_pool(*pool) for pool in pools)}}}\n"
     source = re.sub(r"(?<=local PART = )\d+", str(part) if part else r"\g<0>", SCRIPT)
     source = re.sub(r"(?<=local MOST_STEPS = )\d+", str(steps) if steps else r"\g<0>", source)
     lua.execute((before + head + source + OF_TEXT).encode())
     return lua
+
+
+def _pool(slug: str, pods: int, names: Sequence[str]) -> str:
+    taken = f", names = {{{', '.join(map(json.dumps, names))}}}" if names else ""
+    return f"{{ slug = {json.dumps(slug)}, pods = {pods}{taken} }},"
 
 
 def script(*, affinity: bool = True, part: int = 0) -> Route:

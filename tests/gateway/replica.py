@@ -1,14 +1,7 @@
 """Replicas as processes: the whole server, signals and drain included, over a scripted engine.
 
-`python -m tests.gateway.replica` forks one for each line `NAME PORT LOG` that it reads, so that all that is
-imported is imported once, and writes its process id. Those left are killed when the lines end. The replies of
-a replica begin with its name, so that a client sees who answered.
+The replies of a replica begin with its name, so that a client sees who answered.
 """
-
-import os
-import signal
-import sys
-from pathlib import Path
 
 from app.catalogue.library import Library
 from app.core.model import Model
@@ -19,6 +12,7 @@ from app.runtime.lifecycle import Lifecycle
 from app.serve import bind, listen
 from app.settings.server import read_settings
 from harness.fake_model import fake_model
+from harness.nursery import raise_them
 
 MODEL = "qwen3"
 WORDS = 200
@@ -43,36 +37,5 @@ def serve(name: str, port: int) -> None:
     listen(app, settings, lifecycle, bind(settings.host))
 
 
-def fork(name: str, port: int, log: Path) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        with log.open("ab") as output:
-            for stream in (1, 2):
-                os.dup2(output.fileno(), stream)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        serve(name, port)
-        status = 0
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for their status
-    started: list[int] = []
-    for line in sys.stdin:
-        name, port, log = line.split(maxsplit=2)
-        started.append(fork(name, int(port), Path(log.strip())))
-        print(started[-1], flush=True)
-    for pid in started:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
 if __name__ == "__main__":
-    main()
+    raise_them(serve)

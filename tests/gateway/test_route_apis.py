@@ -197,7 +197,7 @@ def asks(**changes: Any) -> Callable[..., tuple[Any, ...]]:
     lua = runtime(**changes)
     lua.execute(HANDLE.encode())
 
-    def ask(path: str, body: bytes = BODY, method: str = "POST", **headers: str) -> tuple[Any, ...]:
+    def ask(path: str, body: bytes | None = BODY, method: str = "POST", **headers: str) -> tuple[Any, ...]:
         given = {b":path": path.encode(), b":method": method.encode()}
         given |= {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         return lua.globals()[b"ask"](lua.table_from(given), body)

@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import ollama
+import pytest
 import yaml
 
+from app.core.errors import PeersSilent
 from app.peers.peers import Peers
 from harness.fake_model import fake_model
 from harness.ports import free_port
@@ -89,6 +91,53 @@ async def test_a_name_stands_for_all_of_its_addresses() -> None:
         peers = Peers([url(site.port, "replicas.test")], TIMEOUT_S, resolve)
         answers = await peers.rows("/api/tags", "")
     assert [[row["name"] for row in rows] for rows in answers] == [["a:latest"]] * 2
+
+
+async def test_one_server_of_a_pool_tells_of_the_models_and_all_of_what_is_loaded() -> None:
+    """They have one store, so what one lists they all would."""
+    asked: list[str] = []
+
+    async def resolve(host: str, _: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1", "localhost"] if host == "pool.test" else ["127.0.0.1"]
+
+    with (
+        fake_site(fake_model("a"), fake_model("b"), host="0.0.0.0") as pool,
+        fake_site(fake_model("B")) as own,
+    ):
+        peers = Peers([url(own.port)], TIMEOUT_S, resolve, pools=[url(pool.port, "pool.test")])
+        answers = await peers.rows("/api/tags", "")
+        # A workload of its own has the name, whatever the store says of it.
+        assert [[row["name"] for row in rows] for rows in answers] == [["B:latest"], ["a:latest"]]
+        pool.client.post("/api/chat", json={"model": "a", **LOAD}).raise_for_status()
+        loaded = [[row["name"] for row in rows] for rows in await peers.rows("/api/ps", "")]
+        assert loaded == [[], ["a:latest"], ["a:latest"]]
+
+
+async def test_another_server_of_a_pool_is_asked_where_one_does_not_answer() -> None:
+    async def resolve(_: str, __: int) -> list[str]:
+        return [f"127.0.0.{number}" for number in range(1, 6)]
+
+    # Only the first of these addresses is listened on.
+    with fake_site(fake_model("a"), host="0.0.0.0") as site:
+        failed: list[str] = []
+        peers = Peers([], TIMEOUT_S, resolve, pools=[url(site.port, "pool.test")], on_failure=failed.append)
+        for _ in range(6):
+            assert [[row["name"] for row in rows] for rows in await peers.rows("/api/tags", "")] == [
+                ["a:latest"]
+            ]
+        assert set(failed) == {"silent"}
+    with pytest.raises(PeersSilent):
+        await peers.rows("/api/tags", "")
+
+
+def test_a_directory_lists_pools(tmp_path: Path) -> None:
+    with (
+        fake_site(fake_model("a"), models_dir=tmp_path) as pool,
+        fake_site(peer_pools=[url(pool.port)]) as whole,
+    ):
+        assert names(whole, "/api/tags") == ["a:latest"]
+        assert [row["id"] for row in whole.client.get("/v1/models").json()["data"]] == ["a:latest"]
 
 
 def test_a_server_that_is_down_or_silent_does_not_break_the_list() -> None:

@@ -221,7 +221,8 @@ async def test_what_the_operator_does_not_let_come(host: str, tmp_path: Path) ->
                 assert answer.status_code == 403, answer.text
                 if path == "/api/pull" or "are off" not in reason:
                     assert reason in answer.json()["error"]
-    async with managed(tmp_path, **reaching(host) | {"fetch_allow": []}) as site:
+    closed: dict[str, Any] = {**reaching(host), "fetch_allow": []}
+    async with managed(tmp_path, **closed) as site:
         lines = await site.lines("/api/pull", model=name, insecure=True)
         assert "error" in lines[-1]
     async with managed(tmp_path, **reaching(host, models_max_bytes=10)) as site:
@@ -243,8 +244,11 @@ async def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     try:
         with stand_in({"org/tiny": files}) as hub:
-            allowed = {"fetch_allow": [hub.host, "127.0.0.1"]}
-            async with managed(tmp_path, **allowed, registry_allow=["hf.co/org"]) as site:
+            allowed: dict[str, Any] = {
+                "fetch_allow": [hub.host, "127.0.0.1"],
+                "registry_allow": ["hf.co/org"],
+            }
+            async with managed(tmp_path, **allowed) as site:
                 site.transfers.hub_endpoint = hub.endpoint
                 lines = await site.lines("/api/pull", model="hf.co/org/tiny")
                 assert [lines[0]["status"], lines[-1]["status"]] == ["pulling manifest", "success"]

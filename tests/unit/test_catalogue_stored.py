@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from app.catalogue import conversion
 from app.catalogue.library import Library, key_of
-from app.catalogue.stored import StoredModels, read_messages, read_params
+from app.catalogue.stored import Reading, StoredModels, read_messages, read_params
 from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
 from app.core.model import Model, ModelName
 from app.registry.policy import Policy
@@ -332,3 +333,40 @@ async def test_a_configured_model_hides_one_of_the_store(place: Place) -> None:
     assert heard == [["new:latest"]]
     with pytest.raises(Forbidden, match="comes from the configuration"):
         library.check_changeable(ModelName("BASE"))
+
+
+def test_what_was_skipped_is_looked_at_again_where_that_is_asked_for(place: Place) -> None:
+    """On a shared volume a manifest may be seen before the blobs that it names."""
+    layer = place.layer(media.MODEL, gguf())
+    place.put("late", layer)
+    blob = place.store.blobs.path(layer.digest)
+    away = blob.with_name("away")
+    blob.rename(away)
+    assert "late" not in place.read()
+    away.rename(blob)
+    assert "late" not in place.read()
+    assert [model.name.model for model in place.stored.read(CONFIGURED, again=True).models] == ["late"]
+    assert "late" in place.read()
+
+
+async def test_the_library_looks_again_by_itself_ever_less_often(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+    read = place.stored.read
+
+    def counted(configured: Mapping[str, Model], *, again: bool = False) -> Reading:
+        looked.append(again)
+        return read(configured, again=again)
+
+    monkeypatch.setattr(place.stored, "read", counted)
+    monkeypatch.setattr("app.catalogue.library._INTERVAL_S", 0.01)
+    monkeypatch.setattr("app.catalogue.library._AGAIN_S", (0.05, 0.2))
+    place.put("bad", place.layer(media.MODEL, b"no GGUF"))
+    library = Library([], place.stored)
+    watching = asyncio.create_task(library.watch())
+    await asyncio.sleep(1)
+    watching.cancel()
+    assert looked[0] is False
+    assert 3 <= looked.count(True) <= 8, looked
+    assert looked.count(False) == 1

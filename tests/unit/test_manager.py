@@ -345,7 +345,7 @@ async def test_a_load_may_take_long_as_long_as_it_moves(every_s: float, ends: bo
 
     async def start(_: Model) -> FakeEngine:
         moved = progress.listener()
-        for _ in range(6):
+        for _step in range(6):
             await asyncio.sleep(every_s)
             moved()
         return FakeEngine()

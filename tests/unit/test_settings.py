@@ -8,6 +8,7 @@ from pydantic import AliasChoices
 
 from app.api.origins import Origins
 from app.core.limits import InputLimits
+from app.prepare import served
 from app.settings.environment import BadSetting
 from app.settings.server import CONFIG_VARIABLE, Settings, read_settings
 from app.settings.values import Address, read_address
@@ -15,6 +16,7 @@ from app.settings.values import Address, read_address
 SET: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0:8080", Address(host="0.0.0.0", port=8080)),
     "peers": ("http://a:11434, https://b", ["http://a:11434", "https://b"]),
+    "peer_pools": ("http://a:11434, https://b", ["http://a:11434", "https://b"]),
     "peer_timeout": ("500ms", 0.5),
     "preload": ("false", False),
     "cache_dir": ("/var/caravan", Path("/var/caravan")),
@@ -95,6 +97,7 @@ BAD = {
     "host": ("h:port", "h:65536", "h:-1", "http://h:x/"),
     "models": ("{}", "[{", '"m"', '[{"name":"m"}]', '[{"name":"m","source":""}]'),
     "peers": ("a:11434", "http://", "ftp://a", "http://a/api"),
+    "peer_pools": ("a:11434",),
     "peer_timeout": ("0", "-1", "soon"),
     "preload": ("maybe",),
     "models_max_bytes": ("-1", "1G"),
@@ -317,6 +320,30 @@ def test_debug_is_a_switch_or_a_level(text: str, debug: bool, monkeypatch: pytes
 def test_a_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARAVAN_CACHE_DIR", "~/models")
     assert read_settings().cache_dir == Path.home() / "models"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["smollm2:135m"]),
+        ({"models": "[]"}, []),
+        ({"peers": "http://a"}, []),
+        ({"peer_pools": "http://a"}, []),
+        ({"peers": "http://a", "models": '[{"name":"m","source":"s"}]'}, ["m"]),
+    ],
+)
+def test_the_bundled_model_is_for_those_who_name_none(
+    given: dict[str, str], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in given.items():
+        monkeypatch.setenv(f"CARAVAN_{name.upper()}", text)
+    assert [model.name for model in served(read_settings())] == names
+
+
+def test_a_file_may_say_that_there_are_no_models(config: Path) -> None:
+    config.write_text("models: []\npreload: false\n")
+    settings = read_settings()
+    assert served(settings.model_copy(update={"host": settings.host})) == []
 
 
 def test_models_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 -- has the beginning of its prompt cached. docs/routing.md tells why.
 --
 -- Before this file stand `MODELS`, a table from a model's name to its workload, `AFFINITY`, true or false, and
--- `KEYED`, whether the servers want keys.
--- What cannot be read or is not known gets no route here; the directory answers it, as any server would.
+-- `KEYED`, whether the servers want keys. Where there are pools there is `POOLS`, a list of them: `slug`, `names` (patterns
+-- in lower case; nil takes all names) and `pods`, over how many of them a model is spread.
+-- A name that no workload of its own has goes to the first pool that takes it. What cannot be read, or nobody takes,
+-- gets no route here; the directory answers it, as any server would.
 --
 -- Clients choose how long everything is, and all streams of a thread stand while this runs. So a body is read in parts,
 -- once, and patterns with repetitions see texts of a bounded length only.
@@ -59,6 +61,11 @@ local FORMS = {
   ["/v1/responses/compact"] = ITEMS,
 }
 local MODEL_PATH = "/v1/models/"
+
+-- What changes the store of the pools. A copy names its models otherwise than all others.
+local STORE_PATHS = set("/api/copy", "/api/create", "/api/delete", "/api/pull", "/api/push")
+local COPY_PATH, BLOBS_PATH = "/api/copy", "/api/blobs/"
+local IN_COPY = set("destination")
 local ENCODED = "the gateway cannot read an encoded body, and so not tell its model: send it without Content-Encoding"
 
 local function is_space(char)
@@ -121,7 +128,35 @@ do
     count = count + (seen[workload] and 0 or 1)
     seen[workload], only = true, workload
   end
-  only = count == 1 and only or nil
+  only = count == 1 and not POOLS and only or nil
+end
+
+-- Whether a pattern, in which `*` stands for anything, is a name's.
+local function takes(pattern, name)
+  local first, at = true, 1
+  for part, star in pattern:gmatch("([^*]*)(%*?)") do
+    local from, to = find(name, part, at, true)
+    if star == "" then -- the last part ends the name
+      return #name - #part + 1 >= at and (not first or #name == #part) and sub(name, #name - #part + 1) == part
+    elseif not from or (first and from ~= 1) then
+      return false
+    end
+    first, at = false, to + 1
+  end
+end
+
+-- The pool for a name in its canonical form, or nil.
+local function pool_of(name)
+  for _, pool in ipairs(POOLS or {}) do
+    if not pool.names then
+      return pool
+    end
+    for _, pattern in ipairs(pool.names) do
+      if takes(pattern, name) then
+        return pool
+      end
+    end
+  end
 end
 
 -- A body of `length` bytes, read in parts: `read(first, count)` gives those from `first` on. Positions count from 1.
@@ -494,28 +529,75 @@ local function hashed(text)
   return string.format("%08x", hash)
 end
 
--- The workload for a body of `length` bytes and what to hash, or nil. `read` is as for `reader`; `path` is without its
--- query.
-function route(length, read, path)
-  local body = reader(length, read)
-  local found = members(body, 1, IN_BODY)
-  if not found then
+local turn = 0
+
+-- The pool for a name and what to hash: the name first, since a load costs more than a prompt that is not cached. Over
+-- the pods of one model conversations are spread as `common` tells, and what has none in turn.
+local function in_pool(name, common)
+  local pool = pool_of(name)
+  if not pool then
     return nil
   end
+  local key = pool.slug .. "\n" .. name
+  if pool.pods > 1 then
+    local opening = common()
+    turn = (turn + 1) % pool.pods
+    key = key .. "\n" .. (opening ~= "" and tonumber(hashed(opening), 16) % pool.pods or turn)
+  end
+  return pool.slug, hashed(key)
+end
+
+-- The name that a body means, or nil.
+local function named(body, found)
   local name = string_at(body, found.model)
   if not name or name == "" then
     name = string_at(body, found.name)
   end
-  local known = name and canonical(name)
-  local workload = known and workloads[known]
-  if not workload then
-    return nil
-  end
-  local common = AFFINITY and beginning(body, found, FORMS[path] or NOWHERE) or ""
-  return workload, common ~= "" and hashed(workload .. "\n" .. common) or nil
+  return name
 end
 
--- The workload of the model that a path names, or nil.
+-- The workload for a body of `length` bytes and what to hash, or nil. `read` is as for `reader`; `path` is without its
+-- query.
+function route(length, read, path)
+  local body = reader(length, read)
+  local copies = POOLS and path == COPY_PATH
+  local found = members(body, 1, copies and IN_COPY or IN_BODY)
+  if not found then
+    return nil
+  end
+  local name
+  if copies then
+    name = string_at(body, found.destination)
+  else
+    name = named(body, found)
+  end
+  local known = name and canonical(name)
+  if not known then
+    return nil
+  end
+  local function common()
+    return AFFINITY and beginning(body, found, FORMS[path] or NOWHERE) or ""
+  end
+  local workload = workloads[known]
+  if workload then
+    local opening = common()
+    return workload, opening ~= "" and hashed(workload .. "\n" .. opening) or nil
+  end
+  if trimmed(name) == "" then
+    return nil
+  end
+  return in_pool(known, common)
+end
+
+-- Where a blob goes, and what to hash of it: all pools have one store, so any of them takes it. Nil without pools.
+function route_blob(path)
+  if not POOLS or sub(path, 1, #BLOBS_PATH) ~= BLOBS_PATH then
+    return nil
+  end
+  return POOLS[#POOLS].slug, hashed(sub(path, 1, MOST_NAME))
+end
+
+-- The workload of the model that a path names and what to hash, or nil.
 function route_path(path)
   if sub(path, 1, #MODEL_PATH) ~= MODEL_PATH or #path > #MODEL_PATH + 3 * MOST_NAME then
     return nil
@@ -524,7 +606,14 @@ function route_path(path)
     return string.char(tonumber(code, 16))
   end)
   local known = canonical(name)
-  return known and workloads[known]
+  if not known then
+    return nil
+  elseif workloads[known] then
+    return workloads[known]
+  end
+  return in_pool(known, function()
+    return ""
+  end)
 end
 
 -- Whether a request shows a key, where keys are wanted; whether it is a good one the servers know. A signature, as
@@ -556,12 +645,28 @@ function envoy_on_request(handle)
   headers:remove(MODEL)
   headers:remove(AFFINITY_KEY)
   local method, path = headers:get(":method"), without_query(headers:get(":path") or "")
+  local function send(workload, hash)
+    headers:add(MODEL, workload)
+    if hash then
+      headers:add(AFFINITY_KEY, hash)
+    end
+  end
   if method == "GET" then
-    local workload = route_path(path)
+    local workload, hash = route_path(path)
     if workload then
-      headers:add(MODEL, workload)
+      send(workload, hash)
     end
     return
+  end
+  if method == "HEAD" or method == "POST" then
+    local pool, hash = route_blob(path)
+    if pool then
+      -- Never its body: that would be to hold it here. Whoever shows no key is refused by the directory.
+      if may_enter(headers:get("authorization"), headers:get("x-api-key")) then
+        send(pool, hash)
+      end
+      return
+    end
   end
   if method == "HEAD" or method == "OPTIONS" then
     return
@@ -570,7 +675,7 @@ function envoy_on_request(handle)
   if not may_enter(headers:get("authorization"), headers:get("x-api-key")) then
     return
   end
-  if FORMS[path] and is_encoded(headers:get("content-encoding")) then
+  if (FORMS[path] or (POOLS and STORE_PATHS[path])) and is_encoded(headers:get("content-encoding")) then
     if only then
       headers:add(MODEL, only)
     else
@@ -587,9 +692,6 @@ function envoy_on_request(handle)
   end, path)
   if workload then
     headers = handle:headers() -- the one from before the body came is no longer good
-    headers:add(MODEL, workload)
-    if hash then
-      headers:add(AFFINITY_KEY, hash)
-    end
+    send(workload, hash)
   end
 end

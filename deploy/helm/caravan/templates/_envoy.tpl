@@ -56,7 +56,8 @@ static_resources:
                 server_header_transformation: PASS_THROUGH
                 normalize_path: false
                 stream_idle_timeout: {{ $idle }}
-                request_timeout: {{ int .Values.gateway.bodySeconds }}s
+                {{- /* Envoy has one such limit for all paths, and blobs are long. */}}
+                request_timeout: {{ .Values.pools | empty | ternary (int .Values.gateway.bodySeconds) (max (int .Values.gateway.bodySeconds) (int .Values.store.uploadSeconds)) }}s
                 request_headers_timeout: 15s
                 common_http_protocol_options:
                   idle_timeout: 300s
@@ -103,8 +104,23 @@ static_resources:
                       # The whole body is read before a route is chosen; what is larger gets 413.
                       request_body_buffer_limit: {{ $maxBody }}
                       routes:
-                        {{- range .Values.models }}
+                        {{- range concat .Values.models .Values.pools }}
                         {{- $slug := include "caravan.model.slug" . }}
+                        {{- if not (hasKey . "source") }}
+                        # A blob may be larger than all memory: it passes as it comes, and is not held to be sent again.
+                        - match:
+                            prefix: /api/blobs/
+                            headers:
+                              - name: x-caravan-model
+                                string_match: {exact: {{ $slug | quote }}}
+                          request_body_buffer_limit: 65536
+                          route:
+                            timeout: 0s
+                            idle_timeout: {{ int $.Values.gateway.streamIdleSeconds }}s
+                            cluster: {{ printf "model-%s" $slug }}
+                            hash_policy:
+                              - header: {header_name: x-caravan-affinity}
+                        {{- end }}
                         - match:
                             prefix: /
                             headers:
@@ -199,8 +215,12 @@ static_resources:
               - endpoint:
                   address:
                     socket_address: {address: 127.0.0.1, port_value: 11435}
-    {{- range .Values.models }}
+    {{- range concat .Values.models .Values.pools }}
     {{- $slug := include "caravan.model.slug" . }}
+    {{- $factor := $.Values.gateway.hashBalanceFactor }}
+    {{- if not (hasKey . "source") }}
+    {{- $factor = default $.Values.poolDefaults.hashBalanceFactor .hashBalanceFactor }}
+    {{- end }}
     {{- $host := printf "%s-%s" (include "caravan.fullname" $) $slug }}
     - name: {{ printf "model-%s" $slug }}
       # Every address of the headless Service, looked up anew all the time.
@@ -222,7 +242,7 @@ static_resources:
         # A replica that stops has the least to do, and so would get every request until the news has spread.
         update_merge_window: 0s
         consistent_hashing_lb_config:
-          hash_balance_factor: {{ $.Values.gateway.hashBalanceFactor }}
+          hash_balance_factor: {{ $factor }}
       # Silence counts against a replica from the third time on, a bad answer at once.
       health_checks:
         - timeout: 3s
@@ -363,6 +383,13 @@ MODELS = {
 {{- end }}
 {{- end }}
 }
+{{- if .Values.pools }}
+POOLS = {
+{{- range include "caravan.pools.inOrder" . | fromYamlArray }}
+  { slug = {{ .slug | quote }}, pods = {{ .podsPerModel }}{{ with .names }}, names = { {{- range . }} {{ lower . | quote }}, {{- end }} }{{ end }} },
+{{- end }}
+}
+{{- end }}
 AFFINITY = {{ .Values.gateway.cacheAffinity }}
 KEYED = {{ ternary "true" "false" (ne (include "caravan.keysSecret" .) "") }}
 

@@ -39,6 +39,20 @@ caravan/model: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* A selector of all pods that serve models. */}}
+{{- define "caravan.servers" -}}
+{{- if .Values.pools -}}
+matchLabels:
+  app.kubernetes.io/name: {{ include "caravan.name" . | quote }}
+  app.kubernetes.io/instance: {{ .Release.Name | quote }}
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: [model, pool]}
+{{- else -}}
+matchLabels:
+  {{- include "caravan.selector" (dict "root" . "component" "model") | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "caravan.metadata" -}}
 name: {{ .name | quote }}
 namespace: {{ .root.Release.Namespace | quote }}
@@ -71,9 +85,25 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* A model with what it leaves out: (dict "root" $ "given" model) -> YAML. */}}
+{{- /* What serves, with what it leaves out: a model, which has a source, or a pool: (dict "root" $ "given" g) -> YAML. */}}
+{{- define "caravan.workload" -}}
+{{- include (hasKey .given "source" | ternary "caravan.model" "caravan.pool") . }}
+{{- end }}
+
 {{- define "caravan.model" -}}
-{{- $model := mustMergeOverwrite (deepCopy .root.Values.modelDefaults) (deepCopy .given) }}
+{{- include "caravan.filled" (merge (dict "defaults" (deepCopy .root.Values.modelDefaults) "component" "model") .) }}
+{{- end }}
+
+{{- /* A pool's pods are as a model's, on one node and without a model or cache of their own. */}}
+{{- define "caravan.pool" -}}
+{{- $defaults := omit (deepCopy .root.Values.modelDefaults) "aliases" }}
+{{- $defaults = mustMergeOverwrite $defaults (dict "nodes" 1 "cache" (dict "mode" "store")) (deepCopy .root.Values.poolDefaults) }}
+{{- include "caravan.filled" (merge (dict "defaults" $defaults "component" "pool") .) }}
+{{- end }}
+
+{{- /* (dict "root" $ "given" values "defaults" what they leave out "component" c) -> YAML. */}}
+{{- define "caravan.filled" -}}
+{{- $model := mustMergeOverwrite .defaults (deepCopy .given) }}
 {{- if hasKey .given "podDisruptionBudget" }}
 {{- $_ := set $model "podDisruptionBudget" .given.podDisruptionBudget }}
 {{- end }}
@@ -88,6 +118,7 @@ annotations:
 {{- $_ := set $model.cache "resources" (default (dict "requests" (dict "cpu" "500m" "memory" "2Gi") "limits" (dict "cpu" "4" "memory" "6Gi")) $model.cache.resources) }}
 {{- $_ := set $model.cache "size" (default (include "caravan.model.size" .given) $model.cache.size) }}
 {{- $_ := set $model "slug" (include "caravan.model.slug" .given) }}
+{{- $_ := set $model "component" .component }}
 {{- toYaml $model }}
 {{- end }}
 
@@ -139,16 +170,82 @@ annotations:
 {{- define "caravan.checkVolumes" -}}
 {{- $own := list "config" "tmp" "shm" "cache" "keys" }}
 {{- $there := list "config" "tmp" "cache" }}
+{{- if eq .model.component "pool" }}
+{{- $own = append $own "store" }}
+{{- $there = list "config" "tmp" "store" }}
+{{- end }}
 {{- range .model.extraVolumes }}
 {{- if has .name $own }}
-{{- fail (printf "model %s has a volume named %s, as the chart has" $.model.name .name) }}
+{{- fail (printf "%s has a volume named %s, as the chart has" $.what .name) }}
 {{- end }}
 {{- $there = append $there .name }}
 {{- end }}
 {{- range .model.extraVolumeMounts }}
 {{- if not (has .name $there) }}
-{{- fail (printf "model %s mounts a volume that is not there: %s" $.model.name .name) }}
+{{- fail (printf "%s mounts a volume that is not there: %s" $.what .name) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The pools, the one that takes every name as the last: the first that takes a name has it. */}}
+{{- define "caravan.pools.inOrder" -}}
+{{- $named := list }}
+{{- $open := list }}
+{{- range .Values.pools }}
+{{- $pool := include "caravan.pool" (dict "root" $ "given" .) | fromYaml }}
+{{- $row := dict "slug" $pool.slug "names" $pool.names "podsPerModel" (int $pool.podsPerModel) }}
+{{- if $pool.names }}
+{{- $named = append $named $row }}
+{{- else }}
+{{- $open = append $open $row }}
+{{- end }}
+{{- end }}
+{{- toYaml (concat $named $open) }}
+{{- end }}
+
+{{- /* The name of the first model; nothing where there are pools alone. */}}
+{{- define "caravan.firstModel" -}}
+{{- with .Values.models }}
+{{- (first .).name }}
+{{- end }}
+{{- end }}
+
+{{- /* What a pod needs for itself, models and pools alike: (dict "what" "model a" "spec" merged). */}}
+{{- define "caravan.checkPod" -}}
+{{- include "caravan.checkResources" (dict "of" .what "resources" .spec.resources) }}
+{{- include "caravan.checkVolumes" (dict "what" .what "model" .spec) }}
+{{- $scale := .spec.autoscaling }}
+{{- if and (ne $scale.kind "none") (not $scale.queueDepth) (not $scale.firstTokenSeconds) }}
+{{- fail (printf "%s scales on nothing: set queueDepth or firstTokenSeconds" .what) }}
+{{- end }}
+{{- end }}
+
+{{- /* Pools: one store for all, on a claim that all of their pods can write to. `seen` has the names that are taken. */}}
+{{- define "caravan.checkPools" -}}
+{{- $pods := 0 }}
+{{- $open := list }}
+{{- range .root.Values.pools }}
+{{- $pool := include "caravan.pool" (dict "root" $.root "given" .) | fromYaml }}
+{{- $what := printf "pool %s" .name }}
+{{- if hasKey $.seen $pool.slug }}
+{{- fail (printf "%s would be named %s, as is %s: give it another name" $what $pool.slug (get $.seen $pool.slug)) }}
+{{- end }}
+{{- $_ := set $.seen $pool.slug $what }}
+{{- include "caravan.checkPod" (dict "what" $what "spec" $pool) }}
+{{- if and (ne $pool.autoscaling.kind "none") (lt (int $pool.autoscaling.minReplicas) 1) }}
+{{- fail (printf "%s would scale to no pod, after which no request could bring one back: set minReplicas to 1 or more" $what) }}
+{{- end }}
+{{- if not $pool.names }}
+{{- $open = append $open .name }}
+{{- end }}
+{{- $pods = add $pods (ne $pool.autoscaling.kind "none" | ternary (max 2 (int $pool.autoscaling.maxReplicas)) (max 1 (int $pool.replicas))) }}
+{{- end }}
+{{- if gt (len $open) 1 }}
+{{- fail (printf "the pools %s all take every name: give all but one the names that it takes" (join " and " $open)) }}
+{{- end }}
+{{- $store := .root.Values.store }}
+{{- if and (gt (int $pods) 1) (not $store.existingClaim) (ne $store.accessMode "ReadWriteMany") }}
+{{- fail (printf "the %d pods of the pools share the store: its claim needs the access mode ReadWriteMany, not %s" (int $pods) $store.accessMode) }}
 {{- end }}
 {{- end }}
 
@@ -182,20 +279,25 @@ annotations:
 {{- fail (printf "model %s spans nodes, whose pods have no claims of their own: use the cache mode shared or ephemeral" .name) }}
 {{- end }}
 {{- end }}
-{{- include "caravan.checkResources" (dict "of" (printf "model %s" .name) "resources" $model.resources) }}
+{{- include "caravan.checkPod" (dict "what" (printf "model %s" .name) "spec" $model) }}
 {{- include "caravan.checkResources" (dict "of" (printf "the fetch of model %s" .name) "resources" $model.cache.resources) }}
-{{- include "caravan.checkVolumes" (dict "model" $model) }}
 {{- if gt (divf (include "caravan.model.billions" . | float64) 2.0) (divf (include "caravan.number" $model.cache.size | float64) 1e9) }}
 {{- fail (printf "model %s does not fit its cache: %s is less than half a byte for each of its parameters" .name $model.cache.size) }}
-{{- end }}
-{{- $scale := $model.autoscaling }}
-{{- if and (ne $scale.kind "none") (not $scale.queueDepth) (not $scale.firstTokenSeconds) }}
-{{- fail (printf "model %s scales on nothing: set queueDepth or firstTokenSeconds" .name) }}
 {{- end }}
 {{- $many := or (gt (int $model.replicas) 1) (gt (int $model.nodes) 1) (ne $model.autoscaling.kind "none") }}
 {{- if and $many (eq $model.cache.mode "shared") (not $model.cache.existingClaim) (ne $model.cache.accessMode "ReadWriteMany") }}
 {{- fail (printf "the pods of model %s share a claim: it needs the access mode ReadWriteMany" .name) }}
 {{- end }}
+{{- end }}
+{{- if .Values.pools }}
+{{- if hasKey $seen "store" }}
+{{- fail (printf "model %s would be named store, as the claim of the pools: give it a slug" (get $seen "store")) }}
+{{- end }}
+{{- $_ := set $seen "store" "the claim of the pools" }}
+{{- include "caravan.checkPools" (dict "root" . "seen" $seen) }}
+{{- end }}
+{{- if and .Values.loadtest.enabled (not .Values.models) (not .Values.loadtest.options.model) }}
+{{- fail "the load test has no model to ask: set loadtest.options.model to one of the store" }}
 {{- end }}
 {{- end }}
 
@@ -312,7 +414,16 @@ topologySpreadConstraints:
   "grace_period" (int .Values.shutdown.gracePeriodSeconds)
   "max_body_bytes" (int .Values.gateway.maxBodyBytes)
 }}
-{{- toYaml (merge $own .Values.settings) }}
+{{- $settings := .Values.settings }}
+{{- if .Values.pools }}
+{{- $stores := list }}
+{{- range .Values.pools }}
+{{- $stores = append $stores (printf "http://%s-%s:11434" (include "caravan.fullname" $) (include "caravan.model.slug" .)) }}
+{{- end }}
+{{- /* What it made would be seen by nobody: the store is the pools'. */}}
+{{- $settings = mustMergeOverwrite (deepCopy $settings) (dict "models" list "peer_pools" $stores "pull" false) }}
+{{- end }}
+{{- toYaml (merge $own $settings) }}
 {{- end }}
 
 {{- define "caravan.internet" -}}

@@ -2,7 +2,7 @@
 {{- define "caravan.model.pod" -}}
 {{- $root := .root }}
 {{- $model := .model }}
-{{- $where := dict "root" $root "component" "model" "slug" $model.slug "spec" $model }}
+{{- $where := dict "root" $root "component" $model.component "slug" $model.slug "spec" $model }}
 metadata:
   labels:
     {{- include "caravan.podLabels" (merge (dict "own" $model.podLabels) $where) | nindent 4 }}
@@ -22,8 +22,11 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- include "caravan.placement" $where | nindent 2 }}
+  {{- $pooled := eq $model.component "pool" }}
+  {{- if or (not $pooled) $model.initContainers }}
   initContainers:
-    {{- if eq $model.cache.mode "shared" }}
+    {{- if $pooled }}
+    {{- else if eq $model.cache.mode "shared" }}
     - {{- include "caravan.model.wait" . | nindent 6 }}
     {{- else }}
     - {{- include "caravan.model.fetch" . | nindent 6 }}
@@ -31,6 +34,7 @@ spec:
     {{- with $model.initContainers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- end }}
   containers:
     {{- if eq .role "worker" }}
     - {{- include "caravan.model.worker" . | nindent 6 }}
@@ -54,10 +58,30 @@ securityContext:
 
 {{- define "caravan.model.env" -}}
 {{- include "caravan.env" .root }}
+{{- if eq .model.component "pool" }}
+# All on the claim: what one pod has pulled or converted, every other one serves.
+- name: CARAVAN_MODELS_DIR
+  value: {{ printf "/store/%s" .root.Values.store.folder | quote }}
+- name: CARAVAN_CACHE_DIR
+  value: /store/cache
+- name: HF_HOME
+  value: /store/huggingface
+{{- else }}
 - name: CARAVAN_CACHE_DIR
   value: /cache
 - name: HF_HOME
   value: /cache/huggingface
+{{- end }}
+{{- end }}
+
+{{- define "caravan.hubToken" -}}
+{{- with include "caravan.hubSecret" . }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ . | quote }}
+      key: {{ $.Values.hub.secretKey | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "caravan.model.server" -}}
@@ -66,8 +90,14 @@ name: server
 args: [serve]
 env:
   {{- include "caravan.model.env" . | nindent 2 }}
+  {{- if and (eq .model.component "pool") .model.pull }}
+  {{- with include "caravan.hubToken" .root }}
+  {{- trim . | nindent 2 }}
+  {{- end }}
+  {{- else }}
   - name: HF_HUB_OFFLINE
     value: "1"
+  {{- end }}
   {{- if eq .role "leader" }}
   # The models once more, since the kubelet fills in the leader's address here and not in a file.
   - name: CARAVAN_MODELS
@@ -153,7 +183,11 @@ volumeMounts:
 
 {{- define "caravan.model.mounts" -}}
 - {name: config, mountPath: /etc/caravan, readOnly: true}
+{{- if eq .model.component "pool" }}
+- {name: store, mountPath: /store}
+{{- else }}
 - {name: cache, mountPath: /cache, readOnly: true}
+{{- end }}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
 {{- if include "caravan.keysSecret" .root }}
@@ -182,12 +216,8 @@ env:
     value: /cache
   - name: HF_HOME
     value: /cache/huggingface
-  {{- with include "caravan.hubSecret" .root }}
-  - name: HF_TOKEN
-    valueFrom:
-      secretKeyRef:
-        name: {{ . | quote }}
-        key: {{ $.root.Values.hub.secretKey | quote }}
+  {{- with include "caravan.hubToken" .root }}
+  {{- trim . | nindent 2 }}
   {{- end }}
   {{- with .model.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -295,6 +325,10 @@ volumeMounts:
 - name: cache
   persistentVolumeClaim:
     claimName: {{ default (printf "%s-cache" .name) .model.cache.existingClaim | quote }}
+{{- else if eq .model.cache.mode "store" }}
+- name: store
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-store" (include "caravan.fullname" .root)) .root.Values.store.existingClaim | quote }}
 {{- end }}
 {{- with .model.extraVolumes }}
 {{ toYaml . }}
@@ -318,6 +352,12 @@ volumeMounts:
 {{- range .model.aliases }}
 {{- $models = append $models (merge (dict "source" $.model.name) .) }}
 {{- end }}
+{{- $settings := .root.Values.settings }}
+{{- if eq .model.component "pool" }}
+{{- $models = list }}
+{{- /* Which model is needed first only requests tell. */}}
+{{- $settings = mustMergeOverwrite (deepCopy $settings) .model.settings (dict "preload" false "pull" .model.pull) }}
+{{- end }}
 {{- $own := dict
   "host" "0.0.0.0:11434"
   "models" $models
@@ -329,5 +369,5 @@ volumeMounts:
 {{- if .root.Values.browser.enabled }}
 {{- $_ := set $own "browser_url" (printf "http://%s-browser:9222" (include "caravan.fullname" .root)) }}
 {{- end }}
-{{- toYaml (merge $own .root.Values.settings) }}
+{{- toYaml (merge $own $settings) }}
 {{- end }}
