@@ -308,6 +308,7 @@ async def done(
         cached_tokens=last.cached_tokens,
         matched_stop=last.matched_stop,
         called_tools=reply.called_tools,
+        reasoning_tokens=reply.reasoning_tokens if admitted.model.can("thinking") else None,
     )
 
 

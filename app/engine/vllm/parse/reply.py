@@ -13,7 +13,7 @@ from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
 from app.decode.ids import call_id
 from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
-from app.engine.base import Decoder
+from app.engine.base import Decoder, Prompt
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,10 @@ class Parsers:
     _made: dict[tuple[bool, bool], type[Parser] | None] = field(
         default_factory=dict[tuple[bool, bool], type[Parser] | None]
     )
+
+    def token_id(self, text: str) -> int | None:
+        """Of the token that is this text; None where it is none, or several."""
+        return self.tokenizer.get_vocab().get(text) if text else None
 
     def get(self, *, tools: bool, thinking: bool) -> type[Parser] | None:
         key = (tools and self.tool is not None, thinking and self.reasoning is not None)
@@ -121,6 +125,27 @@ class VllmReplyParser:
     def reasoning_ended(self) -> bool | None:
         """For the engine: whether a constraint applies from the first token on."""
         return self.request.resolve_reasoning_ended(self._stream, self._prompt_token_ids)
+
+    @property
+    def closing(self) -> Prompt | None:
+        """What closes the reasoning; None where that is no fixed text."""
+        if not self._close_tag:
+            return None
+        token_ids = self._parsers.tokenizer.encode(self._close_tag, add_special_tokens=False)
+        return Prompt(self._close_tag, token_ids)
+
+    def reasoning_tokens(self, token_ids: list[int]) -> int:
+        """The tags do not count. vLLM's parsers count what they have read, or between tags of the reply."""
+        if not self.thinking or self._stream is None:
+            return 0
+        if counted := self._stream.count_reasoning_tokens(token_ids):
+            return counted
+        # Some count from the opening tag on, which the prompt has, and some do not count.
+        opened, closed = map(self._parsers.token_id, (self._open_tag, self._close_tag))
+        if closed is None:
+            return 0
+        end = token_ids.index(closed) if closed in token_ids else len(token_ids)
+        return end - token_ids[:end].count(opened) if opened is not None else end
 
     def feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
         if self._undecided:
