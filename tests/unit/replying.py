@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -75,6 +76,12 @@ class Reader:
         self._variable = facts.thinking_variable
         self.tokenizer: Any = get_tokenizer(str(folder))
         self._parsers = Parsers(self.tokenizer, None, facts.tool_parser, facts.reasoning_parser)
+
+    def reasoning_by(self, parser: str) -> "Reader":
+        """The same with another parser of vLLM for the reasoning, and none for calls."""
+        made = copy(self)
+        made._parsers = Parsers(self.tokenizer, None, None, parser)
+        return made
 
     def transcript(self, case: Case, *, think: bool) -> Transcript:
         return render(self.tokenizer, case, think=think)

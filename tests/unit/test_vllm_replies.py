@@ -287,6 +287,33 @@ def test_a_constrained_reply_keeps_the_reading_of_the_constraint() -> None:
         assert read(decoder, made.deltas(reply, decoder)) == Answer("Hm.", PERSON)
 
 
+@pytest.mark.parametrize("reasoning", ["qwen3", "deepseek_r1", "step3", "olmo3"])
+@pytest.mark.parametrize("opened", [False, True], ids=["by the model", "by the prompt"])
+@pytest.mark.parametrize(
+    ("reply", "finish"),
+    [("Hm, well.\n</think>\n\nHello", "stop"), ("Hm, well.\n</think>", "length"), ("Hm, well.\n", "length")],
+)
+@pytest.mark.parametrize("merges", [False, True], ids=["by token", "at once"])
+def test_tokens_of_the_reasoning_are_counted(
+    reasoning: str, opened: bool, reply: str, finish: Finish, merges: bool
+) -> None:
+    made = reader("qwen3").reasoning_by(reasoning)
+    prompt = made.transcript(case("qwen3", "hello"), think=True).prompt
+    decoder = made.decoder(prompt + "<think>" if opened else prompt)
+    assert decoder is not None
+    deltas = made.deltas(reply if opened else "<think>" + reply, decoder, finish)
+    read(decoder, merged(deltas, () if merges else range(1, len(deltas))))
+    assert decoder.reasoning_tokens == len(made.tokenizer.encode("Hm, well.\n"))
+
+
+def test_a_reply_without_reasoning_has_no_tokens_of_it() -> None:
+    made = reader("qwen3")
+    for decoder in (made.decoder("Hello"), made.decoder("Hello", (WEATHER,), think=False)):
+        assert decoder is not None
+        read(decoder, made.deltas("Hello there.", decoder))
+        assert decoder.reasoning_tokens == 0
+
+
 @pytest.mark.parametrize(("kind", "skipped"), [("qwen3", False), ("llama", True), ("coder", False)])
 def test_who_needs_to_see_special_tokens(kind: Kind, skipped: bool) -> None:
     decoder = reader(kind).decoder("Hello", (WEATHER,))

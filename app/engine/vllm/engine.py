@@ -249,7 +249,9 @@ class VllmEngine:
             payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             if run.cache_salt:
                 payload = {**payload, "cache_salt": run.cache_salt}
-            return await self._llm.submit(f"caravan-{next(self._ids)}", payload, params, convert, **arguments)
+            name = f"caravan-{next(self._ids)}"
+            hidden = parser.hidden if parser else frozenset[int]()
+            return await self._llm.submit(name, payload, params, convert, hidden=hidden, **arguments)
         except VLLM_ERRORS as error:
             raise self._failed(error) from error
 

@@ -15,7 +15,7 @@ Ask = Callable[[Prompt, Run, bool], AbstractAsyncContextManager[Answer]]
 
 @asynccontextmanager
 async def closed(ask: Ask, prompt: Prompt, run: Run, tag: Prompt) -> AsyncGenerator["ClosingAnswer", None]:
-    """An answer whose reasoning is closed with `tag` where the model ends within it, so that the rest follows.
+    """An answer whose reasoning is closed with `tag` where the model ends within it; then the rest follows.
 
     The rest is one more request: what was reasoned is a prefix of its prompt, and cached.
     """
