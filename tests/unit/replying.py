@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     from app.decode.reply import ReplyDecoder
     from app.engine.vllm.input.messages import thinking_kwargs
     from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
+    from app.engine.vllm.stream.detokenizer import hiding
     from harness.models.train import Transcript, render
 
 Finish = Literal["stop", "length"]
@@ -115,7 +116,9 @@ class Reader:
         token_ids = self.tokenizer.encode(reply + end, add_special_tokens=False)
         stream = DecodeStream(skip_special_tokens=decoder is None or parser_of(decoder).skip_special_tokens)
         tokenizer = self.tokenizer.backend_tokenizer
-        deltas = [Delta(stream.step(tokenizer, token_id) or "", [token_id]) for token_id in token_ids]
+        hidden = parser_of(decoder).hidden if decoder is not None else frozenset[int]()
+        decode = hiding(lambda token_id: stream.step(tokenizer, token_id) or "", hidden)
+        deltas = [Delta(decode(token_id), [token_id]) for token_id in token_ids]
         if finish == "stop":
             deltas[-1].text = ""
         deltas[-1].finish = finish

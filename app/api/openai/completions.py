@@ -72,12 +72,14 @@ class CompletionWords:
         return {
             "tokens": [item.token for item in scored],
             "token_logprobs": [_score(item) for item in scored],
-            "top_logprobs": [
-                {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
-                for item in scored
-            ],
+            "top_logprobs": [self._top(item) for item in scored],
             "text_offset": offsets,
         }
+
+    def _top(self, item: TokenLogprob) -> dict[str, float]:
+        """The alternatives, and the token itself, which may make one more than was asked for."""
+        told = {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
+        return told if item.token in told else {**told, item.token: _score(item)}
 
 
 def _score(item: TokenLogprob) -> float:

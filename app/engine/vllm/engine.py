@@ -247,8 +247,7 @@ class VllmEngine:
                 skip_special_tokens=parser is None or parser.skip_special_tokens,
             )
             payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
-            if run.cache_salt:
-                payload = {**payload, "cache_salt": run.cache_salt}
+            payload = {**payload, **({"cache_salt": run.cache_salt} if run.cache_salt else {})}
             name = f"caravan-{next(self._ids)}"
             hidden = parser.hidden if parser else frozenset[int]()
             return await self._llm.submit(name, payload, params, convert, hidden=hidden, **arguments)

@@ -11,6 +11,7 @@ from typing import Any
 from vllm.parser import Parser
 
 from app.decode.calls.base import CallReader
+from app.engine.vllm.parse.tool_calls import machine_of
 
 
 def hidden_tokens(
@@ -37,12 +38,7 @@ def hidden_tokens(
 def waits_for_text(parser: Parser | None) -> bool:
     """Whether a parser that is told of a token waits until it sees the token's text."""
     parts = (parser.reasoning_parser, parser.tool_parser) if parser else ()
-    return any(_machine(part) is not None for part in parts)
-
-
-def _machine(part: Any) -> Any:
-    """The state machine of a parser that follows a grammar."""
-    return getattr(getattr(part, "_parser_engine", None), "_engine", None)
+    return any(machine_of(part) is not None for part in parts)
 
 
 def _looked_for(parser: Parser | None) -> Iterator[str | None]:
@@ -50,7 +46,7 @@ def _looked_for(parser: Parser | None) -> Iterator[str | None]:
     for part in (parser.reasoning_parser, parser.tool_parser) if parser else ():
         if part is None:
             continue
-        if (machine := _machine(part)) is not None:
+        if (machine := machine_of(part)) is not None:
             config = machine.config
             yield from config.token_id_terminals.values()
             yield from config.terminal_literals
