@@ -53,7 +53,6 @@ def gone(found: list[Difference]) -> Iterator[str]:
                 yield f"{row.title}: nothing differs at {pattern!r}"
 
 
-@pytest.mark.differential
 def test_a_sample_differs_where_it_is_known_to(client: httpx.Client, tmp_path: Path) -> None:
     with vllm_server(MODELS[0], tmp_path) as theirs:
         found = list(compared(client, theirs, sample()))
