@@ -165,7 +165,8 @@ class VllmReplyParser:
         return end - token_ids[:end].count(opened[0])
 
     def feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
-        token_ids = self._seen(token_ids)
+        if not self._unseen.isdisjoint(token_ids):
+            token_ids = self._seen(token_ids)
         if self._undecided:
             self._waiting += text
             self._waiting_ids += token_ids
@@ -188,8 +189,6 @@ class VllmReplyParser:
 
     def _seen(self, token_ids: list[int]) -> list[int]:
         """Less those that have no text, where vLLM's parser would wait for it."""
-        if self._unseen.isdisjoint(token_ids):
-            return token_ids
         return [token_id for token_id in token_ids if token_id not in self._unseen]
 
     def _read(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
