@@ -129,15 +129,11 @@ ROWS: tuple[Row, ...] = (
         theirs="absent",
     ),
     Row(
-        "Tokens of the reasoning in `usage`",
-        (*CHAT, "chat, streamed with usage/*"),
-        (
-            "document.usage.completion_tokens_details",
-            "stream.usage.completion_tokens_details",
-            "stream.shapes.usage/completion_tokens_details/*",
-        ),
-        "they are not counted apart, as in Ollama",
-        ours="absent",
+        "Tokens of the reasoning in the `usage` of completions",
+        ("completion of one that reasons/*",),
+        ("document.usage.completion_tokens_details",),
+        "they are counted, as in chat",
+        theirs="null|absent",
     ),
     Row(
         "Tokens that went into the cache",
@@ -214,6 +210,7 @@ ROWS: tuple[Row, ...] = (
         (
             "*.content",
             "*.reasoning",
+            "*.reasoning_tokens",
             "stream.order",
             "stream.shapes.choices[]/delta/reasoning",
         ),
@@ -296,12 +293,6 @@ ROWS: tuple[Row, ...] = (
         ("*/structured json", "plain chat/schema", "completion/json", "completion/schema"),
         ("*.content", "*.text (white space)", "*.finish_reason", "*.usage.*_tokens"),
         "is bounded, so that a model cannot write of it without end",
-    ),
-    Row(
-        "Completions of a model that reasons",
-        ("completion of one that reasons/*",),
-        ("document.choices[].text", "document.choices[].logprobs*"),
-        "tell what comes after the reasoning alone, as Ollama's",
     ),
     Row(
         "`guided_choice`",
@@ -454,13 +445,6 @@ ROWS: tuple[Row, ...] = (
         ),
         ("*.text", "*.usage.*_tokens", "*finish_reason", "stream.order", "*shapes*"),
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",
-    ),
-    Row(
-        "`logprobs` of 0 in completions",
-        ("completion/logprobs of 0",),
-        ("document.choices[].logprobs.top_logprobs[].*",),
-        "has no alternatives, as many as were asked for; vLLM tells the token itself as one",
-        ours="absent",
     ),
     Row(
         "No prompt",
