@@ -136,6 +136,13 @@ ROWS: tuple[Row, ...] = (
         theirs="null|absent",
     ),
     Row(
+        "Tokens of the reasoning in the `usage` of streams",
+        ("chat, streamed with usage/unicode", "chat, streamed with usage/stop *"),
+        ("stream.usage.completion_tokens_details.reasoning_tokens",),
+        "are as many as those of the whole answer; vLLM's streams leave out those that end no character, or "
+        "are held back for a stop text",
+    ),
+    Row(
         "Tokens that went into the cache",
         (*CHAT, "chat, streamed with usage/*"),
         (
@@ -198,11 +205,11 @@ ROWS: tuple[Row, ...] = (
         theirs='"string"',
     ),
     Row(
-        "Special tokens in the text",
-        ("*/two text parts", "*/min_tokens", "*/ignore_eos"),
+        "Closing tags of reasoning in the text",
+        ("*/two text parts", "*/min_tokens"),
         ("*.content",),
-        "a model's parser reads them here, so that what it leaves is in the text; vLLM's server drops them "
-        "from whole answers and not from all streams",
+        "where no reasoning began they are text, and after reasoning they are none; vLLM drops them from "
+        "whole answers and not from all streams",
     ),
     Row(
         "Text where no reasoning began",
@@ -237,7 +244,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "`frequency_penalty`",
         ("*/frequency_penalty", "*/penalties"),
-        ("*.content", "*.text", "*.usage.*_tokens", "*.finish_reason", "*shapes*"),
+        ("*.content", "*.text", "*.usage.*_tokens", "*shapes*"),
         "counts the last 64 tokens, the prompt's too (`repeat_last_n`), as in Ollama; vLLM's the answer",
     ),
     Row(
@@ -270,6 +277,14 @@ ROWS: tuple[Row, ...] = (
         ),
         ("*.arguments", "*.usage.*_tokens"),
         "is one of a list of JSON, whatever the model's own format; vLLM's is in the model's format",
+    ),
+    Row(
+        "`finish_reason` of a call to the one function",
+        ("*/choice of one", "*/one without thinking"),
+        ("*.finish_reason",),
+        "is `tool_calls`, as of every answer that calls",
+        ours='"tool_calls"',
+        theirs='"stop"',
     ),
     Row(
         "A call that the model would not make",
@@ -443,7 +458,7 @@ ROWS: tuple[Row, ...] = (
         tuple(
             f"completion*/{name}" for name in ("text", "list of one", "list of two", "echo", "echo of two")
         ),
-        ("*.text", "*.usage.*_tokens", "*finish_reason", "stream.order", "*shapes*"),
+        ("*.text", "*.usage.*_tokens", "*finish_reason", "*shapes*"),
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",
     ),
     Row(

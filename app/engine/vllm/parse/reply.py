@@ -152,17 +152,19 @@ class VllmReplyParser:
         return Prompt(self._close_tag, self._parsers.encoded(self._close_tag))
 
     def reasoning_tokens(self, token_ids: list[int]) -> int:
-        """The tags do not count. vLLM's parsers count what they have read, or between tags of the reply."""
+        """The tags do not count. vLLM's count of a stream leaves out tokens that have no text of their own."""
         if not self.thinking or self._stream is None:
             return 0
-        if counted := self._stream.count_reasoning_tokens(token_ids):
-            return counted
-        # Some count from the opening tag on, which the prompt has, and some do not count.
         opened, closed = map(self._parsers.encoded, (self._open_tag, self._close_tag))
-        if len(opened) != 1 or len(closed) != 1:
-            return 0
-        end = token_ids.index(closed[0]) if closed[0] in token_ids else len(token_ids)
-        return end - token_ids[:end].count(opened[0])
+        if len(closed) != 1:
+            return self._stream.count_reasoning_tokens(token_ids)
+        ends = closed
+        if closed[0] not in token_ids:
+            # A call ends the reasoning of some formats too.
+            ends = getattr(self._stream.reasoning_parser, "reasoning_end_token_ids", None) or closed
+        end = next((at for at, token_id in enumerate(token_ids) if token_id in ends), len(token_ids))
+        marks = {*self._special, *(opened if len(opened) == 1 else ())}
+        return sum(token_id not in marks for token_id in token_ids[:end])
 
     def feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
         if not self._unseen.isdisjoint(token_ids):
