@@ -152,7 +152,7 @@ class VllmReplyParser:
         return Prompt(self._close_tag, self._parsers.encoded(self._close_tag))
 
     def reasoning_tokens(self, token_ids: list[int]) -> int:
-        """The tags do not count. vLLM's count of a stream leaves out tokens that have no text of their own."""
+        """The tags do not count. vLLM's count of a stream leaves out tokens without a text of their own."""
         if not self.thinking or self._stream is None:
             return 0
         opened, closed = map(self._parsers.encoded, (self._open_tag, self._close_tag))
