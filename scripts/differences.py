@@ -205,6 +205,12 @@ ROWS: tuple[Row, ...] = (
         theirs='"string"',
     ),
     Row(
+        "End tokens in a stream",
+        ("chat, streamed/ignore_eos",),
+        ("stream.choices[].content",),
+        "are no text, as in a whole answer; vLLM's streams show them",
+    ),
+    Row(
         "Closing tags of reasoning in the text",
         ("*/two text parts", "*/min_tokens"),
         ("*.content",),
@@ -213,7 +219,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "Text where no reasoning began",
-        ("*/logit_bias", "*/prefill", "*/unknown role"),
+        ("*/logit_bias", "*/prefill", "*/truncated", "*/unknown role"),
         (
             "*.content",
             "*.reasoning",
@@ -291,9 +297,7 @@ ROWS: tuple[Row, ...] = (
         ("*/call that it would not make",),
         (
             "*.arguments",
-            "*.finish_reason",
             "*.usage.*_tokens",
-            "*.cached_tokens",
         ),
         "has arguments of its schema here; vLLM's need not",
     ),
@@ -325,6 +329,8 @@ ROWS: tuple[Row, ...] = (
         "Log probabilities of half characters",
         ("*/logprobs unicode", "*/top_logprobs", "*/logprobs*"),
         (
+            "document.choices[].logprobs.top_logprobs[].",
+            "document.choices[].logprobs.top_logprobs[].\ufffd",
             "*logprobs.content[].token",
             "*logprobs.content[].bytes[]",
             "*top_logprobs[].token",
@@ -632,13 +638,14 @@ ROWS: tuple[Row, ...] = (
             "document.request_id",
             "stream.shapes.message_start.*",
             "stream.shapes.message_delta.*",
+            "stream.shapes.content_block_start.content_block/signature",
             "stream.shapes.content_block_delta.*",
             "*stop_sequence",
             "stream.order",
             "stream.shapes.ping",
         ),
         "are Ollama's and Anthropic's: errors have the API's envelope, a stream has `ping`, thinking has "
-        "no signature",
+        "a signature from its beginning on",
     ),
     Row(
         "What Ollama takes of messages",
