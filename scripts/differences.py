@@ -129,15 +129,18 @@ ROWS: tuple[Row, ...] = (
         theirs="absent",
     ),
     Row(
-        "Tokens of the reasoning in `usage`",
-        (*CHAT, "chat, streamed with usage/*"),
-        (
-            "document.usage.completion_tokens_details",
-            "stream.usage.completion_tokens_details",
-            "stream.shapes.usage/completion_tokens_details/*",
-        ),
-        "they are not counted apart, as in Ollama",
-        ours="absent",
+        "Tokens of the reasoning in the `usage` of completions",
+        ("completion of one that reasons/*",),
+        ("document.usage.completion_tokens_details",),
+        "they are counted, as in chat",
+        theirs="null|absent",
+    ),
+    Row(
+        "Tokens of the reasoning in the `usage` of streams",
+        ("chat, streamed with usage/unicode", "chat, streamed with usage/stop *"),
+        ("stream.usage.completion_tokens_details.reasoning_tokens",),
+        "are as many as those of the whole answer; vLLM's streams leave out those that end no character, or "
+        "are held back for a stop text",
     ),
     Row(
         "Tokens that went into the cache",
@@ -202,18 +205,25 @@ ROWS: tuple[Row, ...] = (
         theirs='"string"',
     ),
     Row(
-        "Special tokens in the text",
-        ("*/two text parts", "*/min_tokens", "*/ignore_eos"),
+        "End tokens in a stream",
+        ("chat, streamed/ignore_eos",),
+        ("stream.choices[].content",),
+        "are no text, as in a whole answer; vLLM's streams show them",
+    ),
+    Row(
+        "Closing tags of reasoning in the text",
+        ("*/two text parts", "*/min_tokens"),
         ("*.content",),
-        "a model's parser reads them here, so that what it leaves is in the text; vLLM's server drops them "
-        "from whole answers and not from all streams",
+        "where no reasoning began they are text, and after reasoning they are none; vLLM drops them from "
+        "whole answers and not from all streams",
     ),
     Row(
         "Text where no reasoning began",
-        ("*/logit_bias", "*/prefill", "*/unknown role"),
+        ("*/logit_bias", "*/prefill", "*/truncated", "*/unknown role"),
         (
             "*.content",
             "*.reasoning",
+            "*.reasoning_tokens",
             "stream.order",
             "stream.shapes.choices[]/delta/reasoning",
         ),
@@ -240,7 +250,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "`frequency_penalty`",
         ("*/frequency_penalty", "*/penalties"),
-        ("*.content", "*.text", "*.usage.*_tokens", "*.finish_reason", "*shapes*"),
+        ("*.content", "*.text", "*.usage.*_tokens", "*shapes*"),
         "counts the last 64 tokens, the prompt's too (`repeat_last_n`), as in Ollama; vLLM's the answer",
     ),
     Row(
@@ -275,13 +285,19 @@ ROWS: tuple[Row, ...] = (
         "is one of a list of JSON, whatever the model's own format; vLLM's is in the model's format",
     ),
     Row(
+        "`finish_reason` of a call to the one function",
+        ("*/choice of one", "*/one without thinking"),
+        ("*.finish_reason",),
+        "is `tool_calls`, as of every answer that calls",
+        ours='"tool_calls"',
+        theirs='"stop"',
+    ),
+    Row(
         "A call that the model would not make",
         ("*/call that it would not make",),
         (
             "*.arguments",
-            "*.finish_reason",
             "*.usage.*_tokens",
-            "*.cached_tokens",
         ),
         "has arguments of its schema here; vLLM's need not",
     ),
@@ -296,12 +312,6 @@ ROWS: tuple[Row, ...] = (
         ("*/structured json", "plain chat/schema", "completion/json", "completion/schema"),
         ("*.content", "*.text (white space)", "*.finish_reason", "*.usage.*_tokens"),
         "is bounded, so that a model cannot write of it without end",
-    ),
-    Row(
-        "Completions of a model that reasons",
-        ("completion of one that reasons/*",),
-        ("document.choices[].text", "document.choices[].logprobs*"),
-        "tell what comes after the reasoning alone, as Ollama's",
     ),
     Row(
         "`guided_choice`",
@@ -319,6 +329,8 @@ ROWS: tuple[Row, ...] = (
         "Log probabilities of half characters",
         ("*/logprobs unicode", "*/top_logprobs", "*/logprobs*"),
         (
+            "document.choices[].logprobs.top_logprobs[].",
+            "document.choices[].logprobs.top_logprobs[].\ufffd",
             "*logprobs.content[].token",
             "*logprobs.content[].bytes[]",
             "*top_logprobs[].token",
@@ -452,15 +464,8 @@ ROWS: tuple[Row, ...] = (
         tuple(
             f"completion*/{name}" for name in ("text", "list of one", "list of two", "echo", "echo of two")
         ),
-        ("*.text", "*.usage.*_tokens", "*finish_reason", "stream.order", "*shapes*"),
+        ("*.text", "*.usage.*_tokens", "*finish_reason", "*shapes*"),
         "are put into the model's template, as by Ollama, and reasoning is not told; ids are not",
-    ),
-    Row(
-        "`logprobs` of 0 in completions",
-        ("completion/logprobs of 0",),
-        ("document.choices[].logprobs.top_logprobs[].*",),
-        "has no alternatives, as many as were asked for; vLLM tells the token itself as one",
-        ours="absent",
     ),
     Row(
         "No prompt",
@@ -633,13 +638,14 @@ ROWS: tuple[Row, ...] = (
             "document.request_id",
             "stream.shapes.message_start.*",
             "stream.shapes.message_delta.*",
+            "stream.shapes.content_block_start.content_block/signature",
             "stream.shapes.content_block_delta.*",
             "*stop_sequence",
             "stream.order",
             "stream.shapes.ping",
         ),
         "are Ollama's and Anthropic's: errors have the API's envelope, a stream has `ping`, thinking has "
-        "no signature",
+        "a signature from its beginning on",
     ),
     Row(
         "What Ollama takes of messages",

@@ -206,8 +206,8 @@ class EngineFailed(AppError):
 class ConstraintFailed(EngineFailed):
     """The engine ended a constrained answer before it was whole."""
 
-    def __init__(self) -> None:
-        super().__init__("the answer could not be kept to the format: the engine's grammar matcher gave up")
+    def __init__(self, reason: str = "the engine's grammar matcher gave up") -> None:
+        super().__init__(f"the answer could not be kept to the format: {reason}")
 
 
 _DIED = (

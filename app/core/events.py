@@ -138,6 +138,8 @@ class ToolUse:
 class Done:
     """The end of a reply. `context` is prompt and output token ids, None where it is not wanted.
 
+    `reasoning_tokens` are those of the output that are reasoning; None of a model that has none.
+
     `cached_tokens` of the prompt's were not computed anew; None where the engine does not say. `matched_stop`
     is the stop string that ended it, `called_tools` whether it holds tool calls.
     """
@@ -152,6 +154,7 @@ class Done:
     cached_tokens: int | None = None
     matched_stop: str = ""
     called_tools: bool = False
+    reasoning_tokens: int | None = None
 
 
 Event: TypeAlias = Started | Content | Thinking | ToolCall | ToolUse | Done

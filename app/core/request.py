@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from app.core.once import Once
+
 _T = TypeVar("_T")
 
 Json: TypeAlias = Any
@@ -154,7 +156,7 @@ class Generation:
     leaves it to the message. Of a prompt with more than `prompt_tokens` tokens (0: any number) the last are
     kept. `builtin_tools` are those that the server itself runs, by switch or name (docs/tools.md), at most
     `most_tool_calls` times (None: as the server and the key allow), and `tells_tool_use` says whether their
-    use is told in the answer.
+    use is told in the answer. `rendered` is where several answers to one prompt have it, as the engine's.
     """
 
     model: str
@@ -177,6 +179,7 @@ class Generation:
     builtin_tools: frozenset[str] = frozenset()
     most_tool_calls: int | None = None
     tells_tool_use: bool = False
+    rendered: Once[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ class Reader(Protocol):
 
     def flush(self) -> list[Event]: ...
 
+    @property
+    def reasoning_tokens(self) -> int: ...
+
 
 class ForcedCalls:
     """A `Decoder`: what `inner` takes for the answer is the calls; what it takes for reasoning stays that.
@@ -47,6 +50,10 @@ class ForcedCalls:
         )
         return events
 
+    @property
+    def reasoning_tokens(self) -> int:
+        return 0 if self._inner is None else self._inner.reasoning_tokens
+
     def _kept(self, events: list[Event]) -> list[Event]:
         passed: list[Event] = []
         for event in events:
@@ -70,6 +77,10 @@ class OneCall:
 
     def flush(self) -> list[Event]:
         return _with_first(self._inner.flush())
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._inner.reasoning_tokens
 
 
 def _with_first(events: list[Event]) -> list[Event]:

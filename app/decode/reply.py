@@ -40,6 +40,10 @@ class ReplyParser(Protocol):
         """The whole reply. What cannot be read as a call, or was `cut` off within one, stays content."""
         ...
 
+    def reasoning_tokens(self, token_ids: list[int]) -> int:
+        """How many tokens of the whole reply are reasoning, which was fed before."""
+        ...
+
 
 class _Trimmed:
     """Text without the white space around it: leading is dropped, trailing held until more follows."""
@@ -113,6 +117,10 @@ class ReplyDecoder:
             for index, call in enumerate(reply.calls)
         )
         return events
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self.parser.reasoning_tokens(self._token_ids)
 
     def _events(self, thinking: str, content: str) -> list[Event]:
         events: list[Event] = []

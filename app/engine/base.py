@@ -67,6 +67,11 @@ class Decoder(Protocol):
         """What was held back, and the tool calls, once the last delta was fed."""
         ...
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens of the reply are reasoning, once it was flushed."""
+        ...
+
 
 class Answer(Protocol):
     """One answer while it is made."""

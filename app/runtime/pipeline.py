@@ -88,7 +88,8 @@ class Pipeline:
         admitted = self.admit(asked, ctx)
         async with self.lease(admitted, ctx) as lease:
             load_ns = time.monotonic_ns() - asked.received_ns
-            prompt = await self.compose(admitted, lease)
+            rendered, compose = asked.rendered, partial(self.compose, admitted, lease)
+            prompt = await (compose() if rendered is None else rendered.get(compose))
             async with self.turn(admitted, lease, prompt, ctx) as (answer, reply):
                 while reply.last.finish is None:
                     if events := reply.read(await answer.next()):
@@ -308,6 +309,7 @@ async def done(
         cached_tokens=last.cached_tokens,
         matched_stop=last.matched_stop,
         called_tools=reply.called_tools,
+        reasoning_tokens=reply.reasoning_tokens if admitted.model.can("thinking") else None,
     )
 
 

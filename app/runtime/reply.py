@@ -69,7 +69,7 @@ class Reply:
             return
         text = "".join(self._answer)
         if not text and self.decoder is not None:
-            return  # It ended while it was reasoning, before the constraint.
+            raise ConstraintFailed("the model ended its answer within its reasoning")
         if not self._constraint.is_json:
             if not is_whole(self._constraint, text):
                 raise ConstraintFailed
@@ -80,6 +80,10 @@ class Reply:
             raise ConstraintFailed from error
         except RecursionError:
             pass
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return 0 if self.decoder is None else self.decoder.reasoning_tokens
 
     @property
     def text(self) -> str:

@@ -68,12 +68,14 @@ class Sums:
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int | None = 0
+    reasoning_tokens: int = 0
     prompt_eval_ns: int = 0
     eval_ns: int = 0
 
     def add(self, done: Done) -> None:
         self.prompt_tokens += done.prompt_tokens
         self.output_tokens += done.output_tokens
+        self.reasoning_tokens += done.reasoning_tokens or 0
         if self.cached_tokens is not None and done.cached_tokens is not None:
             self.cached_tokens += done.cached_tokens
         else:
@@ -85,5 +87,7 @@ class Sums:
         """The end of the last turn as that of the whole request."""
         done.prompt_tokens, done.output_tokens = self.prompt_tokens, self.output_tokens
         done.cached_tokens = self.cached_tokens
+        if done.reasoning_tokens is not None:
+            done.reasoning_tokens = self.reasoning_tokens
         done.timings = Timings(self.prompt_eval_ns, self.eval_ns)
         return done

@@ -14,7 +14,7 @@ from app.engine.base import Prompt, Run
 from app.engine.fake.engine import FakeEngine
 from app.engine.fake.script import Reply
 from harness.fake_model import fake_model
-from tests.api.openai_site import CITY, DATA_URL, HI, WEATHER, levelled, refused, site
+from tests.api.openai_site import CITY, DATA_URL, HI, WEATHER, chunks, levelled, refused, site
 
 CALLED = Reply(("x",), events=((), (ToolCall(0, "call_1", "weather", {"city": "Rome"}),)))
 THOUGHT = Reply(("a", "b"), events=((Thinking("hm"),), (Content("so"),)))
@@ -41,9 +41,34 @@ async def test_a_whole_answer() -> None:
 async def test_usage_names_the_cached_tokens() -> None:
     async with site({"hi": Reply(("a", "b"), cached_tokens=3)}) as served:
         found = (await served.chat()).json()["usage"]
-    assert list(found) == ["prompt_tokens", "prompt_tokens_details", "completion_tokens", "total_tokens"]
+    assert list(found) == [
+        *("prompt_tokens", "prompt_tokens_details"),
+        *("completion_tokens", "completion_tokens_details", "total_tokens"),
+    ]
     assert found["prompt_tokens_details"] == {"cached_tokens": 3}
     assert found["total_tokens"] == found["prompt_tokens"] + 2
+
+
+async def test_usage_counts_the_tokens_of_the_reasoning_over_all_answers() -> None:
+    reasoned = Reply(("a b", " c", " d"), events=([Thinking("a b")], [Thinking(" c")], [Content(" d")]))
+    async with site({"hi": reasoned}) as served:
+        one = (await served.chat()).json()["usage"]
+        *_, counted = chunks(await served.chat(n=2, stream=True, stream_options={"include_usage": True}))
+    assert one["completion_tokens_details"] == {"reasoning_tokens": 3}
+    assert counted["usage"]["completion_tokens_details"] == {"reasoning_tokens": 6}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_prompt_is_rendered_once_for_all_answers_to_it(count: int) -> None:
+    async with site() as served:
+        assert len((await served.chat(n=count)).json()["choices"]) == count
+        assert len(served.engine.renderings) == 1
+        assert len({id(asked.prompt) for asked in served.engine.asked}) == 1
+
+
+async def test_a_model_that_cannot_reason_has_no_tokens_of_reasoning_to_tell() -> None:
+    async with site() as served:
+        assert "completion_tokens_details" not in (await served.chat(model="plain")).json()["usage"]
 
 
 async def test_timings_are_told_behind_usage() -> None:

@@ -52,6 +52,7 @@ async def test_token_ids_are_the_prompt_as_they_are() -> None:
         ids = list(served.engine._words.encode("some words"))  # pyright: ignore[reportPrivateUsage]
         await served.complete(prompt=ids)
         assert list(served.engine.asked[-1].prompt.token_ids) == ids
+        assert served.run.think is False  # the answer is not read: what the model writes is the text
         found = (await served.complete(prompt=[ids, ids])).json()
         assert [choice["index"] for choice in found["choices"]] == [0, 1]
         assert found["usage"]["prompt_tokens"] == 2 * len(ids)
@@ -111,6 +112,8 @@ async def test_log_probabilities_have_the_form_of_completions() -> None:
         "top_logprobs": [{"ab": -0.25}, {" c": -0.25}],
         "text_offset": [0, 2],
     }
+    tops = [chunk["choices"][0].get("logprobs", {}).get("top_logprobs") for chunk in streamed]
+    assert tops == [[{"ab": -0.25}], [{" c": -0.25}], None]
     offsets = [chunk["choices"][0].get("logprobs", {}).get("text_offset") for chunk in streamed]
     assert offsets == [[0], [2], None]
 
@@ -125,6 +128,13 @@ async def test_log_probabilities_of_reasoning_are_not_told_either() -> None:
         streamed = chunks(await served.complete(logprobs=0, stream=True))
     assert (choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]) == (["yes"], [0])
     assert [chunk["choices"][0].get("logprobs") for chunk in streamed] == [choice["logprobs"], None]
+
+
+async def test_a_token_is_told_with_its_alternatives_even_where_it_is_none_of_them() -> None:
+    scored = [TokenLogprob("x", -3.0, b"x", [TokenLogprob("a", -0.1, b"a"), TokenLogprob("b", -2.0, b"b")])]
+    async with site(lambda *_: Reply(("x",), events=((Content("x", scored),),))) as served:
+        (choice,) = (await served.complete(logprobs=1)).json()["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [{"a": -0.1, "x": -3.0}]
 
 
 async def test_an_answer_is_kept_to_a_constraint_and_reasoning_is_not_told() -> None:

@@ -408,6 +408,12 @@ async def test_a_failure_before_the_stream_has_its_status(stream: bool) -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
 
 
+async def test_tokens_of_the_reasoning() -> None:
+    async with site(replying(Thinking("hm"), Content("a"))) as made:
+        usage = (await made.respond(input="Hi"))["usage"]
+    assert 0 < usage["output_tokens_details"]["reasoning_tokens"] < usage["output_tokens"]
+
+
 async def test_cached_tokens() -> None:
     async with site(replying(Content("a"), cached_tokens=3)) as made:
         document = await made.respond(input="Hi")

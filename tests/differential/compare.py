@@ -28,6 +28,7 @@ _DRAWN = frozenset(
         "text",
         "completion_tokens",
         "total_tokens",
+        "reasoning_tokens",
         "finish_reason",
     }
 )

@@ -53,10 +53,11 @@ def gone(found: list[Difference]) -> Iterator[str]:
                 yield f"{row.title}: nothing differs at {pattern!r}"
 
 
-@pytest.mark.differential
 def test_a_sample_differs_where_it_is_known_to(client: httpx.Client, tmp_path: Path) -> None:
     with vllm_server(MODELS[0], tmp_path) as theirs:
         found = list(compared(client, theirs, sample()))
+    # Other tests have asked the session's server before, and vLLM's has just begun.
+    found = [each for each in found if not each.path.endswith("cached_tokens")]
     assert "\n".join(unexplained(found)) == ""
 
 

@@ -12,6 +12,11 @@ from harness.models.catalogue import GREETING, PARIS_QUESTION, WEATHER, user
 pytestmark = pytest.mark.engine
 
 HELLO = [user("Hello")]
+HELLO_IDS = [513, 307, 198, 430, 514, 198, 513, 311, 198]
+END = 514
+"""The end token of `tool`."""
+NOTHING_ELSE = {"additionalProperties": False}
+"""A small model has much to add."""
 SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
 
@@ -57,6 +62,38 @@ def test_a_tool_is_called_that_must_be(client: httpx.Client, wanted: Any, effort
     assert call["function"]["name"] == "get_weather"
     assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
     assert bool(found["message"].get("reasoning")) == (effort != "none")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_comes_of_a_model_that_ends_within_its_reasoning(client: httpx.Client, stream: bool) -> None:
+    """Its end token comes first wherever the grammar allows it, so it writes no reasoning and closes none."""
+    schema: dict[str, Any] = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema | NOTHING_ELSE}}
+    fields: dict[str, Any] = {"tools": [tool], "tool_choice": "required", "logit_bias": {str(END): 100}}
+    usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    if not stream:
+        answer = ask(client, "tool", max_tokens=128, **fields)
+        found, counts = choice(answer), answer["usage"]
+        (call,) = found["message"]["tool_calls"]
+        assert "reasoning" not in found["message"]
+    else:
+        body = {"model": "tool", "messages": HELLO, "temperature": 0, "max_tokens": 128, **fields, **usage}
+        *frames, _ = client.post("/v1/chat/completions", json=body).text.removesuffix("\n\n").split("\n\n")
+        *chunks, last, counted = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+        found, counts = choice(last), counted["usage"]
+        (call,) = [call for chunk in chunks for call in choice(chunk)["delta"].get("tool_calls", ())]
+    assert json.loads(call["function"]["arguments"])["n"] in (1, 2)
+    assert found["finish_reason"] == "tool_calls"
+    assert 10 < counts["completion_tokens"] < 128
+    assert counts["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
+def test_behind_token_ids_comes_all_that_the_model_writes(client: httpx.Client) -> None:
+    """`Hello` in the template of `tool`: it reasons first, as it was taught."""
+    body: dict[str, Any] = {"model": "tool", "prompt": HELLO_IDS, "temperature": 0, "max_tokens": 40}
+    (found,) = client.post("/v1/completions", json=body).json()["choices"]
+    assert found["text"].startswith("<think>")
+    assert found["text"].endswith(GREETING)
 
 
 @pytest.mark.parametrize("model", ["llama", "fim"])
@@ -117,6 +154,7 @@ def test_an_answer_that_may_not_end_is_as_long_as_it_may_be(client: httpx.Client
     assert plain < 60
     assert endless["usage"]["completion_tokens"] == 60
     assert choice(endless)["finish_reason"] == "length"
+    assert "<|" not in choice(endless)["message"]["content"]
 
 
 @pytest.mark.parametrize(

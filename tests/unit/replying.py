@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -26,6 +27,7 @@ with warnings.catch_warnings():
     from app.decode.ids import call_id
     from app.decode.reply import ReplyDecoder
     from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
+    from app.engine.vllm.stream.detokenizer import hiding
     from harness.models.train import Transcript, render
 
 Finish = Literal["stop", "length"]
@@ -76,6 +78,12 @@ class Reader:
         self.tokenizer: Any = get_tokenizer(str(folder))
         self._parsers = Parsers(self.tokenizer, None, facts.tool_parser, facts.reasoning_parser)
 
+    def reasoning_by(self, parser: str) -> "Reader":
+        """The same with another parser of vLLM for the reasoning, and none for calls."""
+        made = copy(self)
+        made._parsers = Parsers(self.tokenizer, None, None, parser)
+        return made
+
     def transcript(self, case: Case, *, think: bool) -> Transcript:
         return render(self.tokenizer, case, think=think)
 
@@ -108,7 +116,9 @@ class Reader:
         token_ids = self.tokenizer.encode(reply + end, add_special_tokens=False)
         stream = DecodeStream(skip_special_tokens=decoder is None or parser_of(decoder).skip_special_tokens)
         tokenizer = self.tokenizer.backend_tokenizer
-        deltas = [Delta(stream.step(tokenizer, token_id) or "", [token_id]) for token_id in token_ids]
+        hidden = parser_of(decoder).hidden if decoder is not None else frozenset[int]()
+        decode = hiding(lambda token_id: stream.step(tokenizer, token_id) or "", hidden)
+        deltas = [Delta(decode(token_id), [token_id]) for token_id in token_ids]
         if finish == "stop":
             deltas[-1].text = ""
         deltas[-1].finish = finish

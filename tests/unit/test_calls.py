@@ -239,6 +239,10 @@ class Plain:
         reading = read(self._name, text, cut=cut)
         return ParsedReply("", reading.content, reading.calls)
 
+    def reasoning_tokens(self, token_ids: list[int]) -> int:
+        del token_ids
+        return 0
+
 
 def events(name: str, pieces: Sequence[str]) -> tuple[str, list[tuple[str, Any]]]:
     decoder = ReplyDecoder(Plain(name), trims_content=False, make_id=lambda: "id")

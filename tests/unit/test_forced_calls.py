@@ -196,6 +196,13 @@ async def test_calls_that_do_not_come_are_a_failure_and_no_empty_answer() -> Non
         await Site("no call").ask(ToolChoice("required"))
 
 
+async def test_an_answer_that_ends_within_its_reasoning_is_no_answer_without_calls() -> None:
+    site = Site("")
+    site.engine = FakeEngine(default=Reply(("hm",), events=([Thinking("hm")],)))
+    with pytest.raises(ConstraintFailed, match="the model ended its answer within its reasoning"):
+        await site.ask(ToolChoice("required"))
+
+
 async def test_none_leaves_the_tools_out() -> None:
     site = Site("hi")
     await site.ask(ToolChoice("none"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.events import Content, Delta, Event, Thinking, TokenLogprob, ToolCall
+from app.decode.forced import ForcedCalls, OneCall
 from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
 
 Piece = tuple[str, str]
@@ -31,6 +32,9 @@ class Scripted:
     def parse(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
         self.parsed.append((text, token_ids, cut))
         return self.whole
+
+    def reasoning_tokens(self, token_ids: list[int]) -> int:
+        return len(token_ids) - 1
 
 
 def decoder(parser: Scripted, *, trims_content: bool = True) -> ReplyDecoder:
@@ -188,3 +192,12 @@ def test_however_much_a_stream_shows_the_reply_is_the_same(
     assert texts([events]) == (thinking.strip(), wanted.lstrip() if trims else wanted)
     texted = [event for event in events if isinstance(event, Thinking | Content)]
     assert [item for event in texted for item in event.logprobs or ()] == numbered(*range(len(shown)))
+
+
+def test_the_parser_counts_the_tokens_of_all_deltas() -> None:
+    made = decoder(Scripted((("a", ""), ("b", "c")), ParsedReply("ab", "c")))
+    made.feed(Delta("x", [1, 2]))
+    made.feed(Delta("y", [3], finish="stop"))
+    assert made.reasoning_tokens == 2
+    assert (ForcedCalls(made).reasoning_tokens, OneCall(made).reasoning_tokens) == (2, 2)
+    assert ForcedCalls(None).reasoning_tokens == 0

@@ -102,13 +102,15 @@ def request(stops: list[str]) -> EngineCoreRequest:
 class Run:
     """One request through an output processor: what was sent, and what it came to."""
 
-    def __init__(self, processor: OutputProcessor, stops: list[str]) -> None:
+    def __init__(
+        self, processor: OutputProcessor, stops: list[str], hidden: frozenset[int] = frozenset()
+    ) -> None:
         self.sent: list[str] = []
         self.token_ids: list[int] = []
         self.aborted: list[str] = []
         self.count = 0
         self._processor = processor
-        self._deltas = Deltas("id", self._convert)
+        self._deltas = Deltas("id", self._convert, hidden=hidden)
         processor.add_request(request(stops), None, queue=self._deltas)
 
     def step(self, token_ids: list[int], finish: FinishReason | None) -> None:
@@ -167,3 +169,13 @@ def test_a_request_without_stop_strings_keeps_vllm_s_detokenizer() -> None:
     processor = TokenOutputs(KIND, log_stats=True)
     Run(processor, [])
     assert not isinstance(processor.request_states["id"].detokenizer, StoppingDetokenizer)
+
+
+@pytest.mark.parametrize(("stops", "expected"), [([], "abab<"), (["zz"], "abab<"), (["b<"], "aba")])
+async def test_hidden_tokens_are_counted_and_are_no_text(stops: list[str], expected: str) -> None:
+    run = Run(TokenOutputs(KIND, log_stats=True), stops, hidden=frozenset({6, 9}))
+    for token_ids in ([2], [6, 2], [9], [4, 6]):
+        run.step(token_ids, FinishReason.LENGTH if token_ids == [4, 6] else None)
+        await run.read()
+    assert "".join(run.sent) == expected
+    assert run.token_ids[:4] == [2, 6, 2, 9]

@@ -2,14 +2,17 @@
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.decode.calls.table import READERS
 from app.decode.ids import call_id
 from app.decode.reply import ReplyDecoder
+from app.engine.vllm.parse.hidden import hidden_tokens
 from app.engine.vllm.parse.reply import Parsers
 from harness.models.catalogue import (
     ADD,
@@ -27,6 +30,7 @@ from harness.models.catalogue import (
     hermes,
     llama_json,
 )
+from harness.models.tokens import VOCABULARIES
 from tests.unit.replying import (
     Answer,
     Finish,
@@ -285,6 +289,77 @@ def test_a_constrained_reply_keeps_the_reading_of_the_constraint() -> None:
         assert decoder is not None
         assert parser_of(decoder).reasoning_ended() is False
         assert read(decoder, made.deltas(reply, decoder)) == Answer("Hm.", PERSON)
+
+
+@pytest.mark.parametrize("reasoning", ["qwen3", "deepseek_r1", "olmo3"])
+@pytest.mark.parametrize("opened", [False, True], ids=["by the model", "by the prompt"])
+@pytest.mark.parametrize(
+    ("reply", "finish"),
+    [
+        ("Hm, 🧀.\n</think>\n\nHello", "stop"),
+        ("Hm, 🧀.\n</think>", "length"),
+        ("Hm, 🧀.\n", "length"),
+        ("Hm, 🧀.\n", "stop"),
+    ],
+)
+@pytest.mark.parametrize("merges", [False, True], ids=["by token", "at once"])
+def test_tokens_of_the_reasoning_are_counted(
+    reasoning: str, opened: bool, reply: str, finish: Finish, merges: bool
+) -> None:
+    made = reader("qwen3").reasoning_by(reasoning)
+    prompt = made.transcript(case("qwen3", "hello"), think=True).prompt
+    decoder = made.decoder(prompt + "<think>" if opened else prompt)
+    assert decoder is not None
+    deltas = made.deltas(reply if opened else "<think>" + reply, decoder, finish)
+    read(decoder, merged(deltas, () if merges else range(1, len(deltas))))
+    assert decoder.reasoning_tokens == len(made.tokenizer.encode("Hm, 🧀.\n")) > 8
+
+
+@pytest.mark.parametrize("tools", [(), (WEATHER,)], ids=["no tools", "tools"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_are_no_part_of_the_format_are_no_text(kind: Kind, tools: Any) -> None:
+    """They come in the middle of a reply where a client wants no end."""
+    made = reader(kind)
+    end = VOCABULARIES[kind].end
+    thinking = kind == "qwen3"
+    reply = f"<think>\nH{end}m.\n</think>\n\n" if thinking else ""
+    reply += f"Hel{end}lo{end}{end}, you{end}"
+    deltas = made.deltas(reply, made.decoder("", tools), "length")
+    for cuts in (range(1, len(deltas)), ()):
+        wanted = Answer("Hm." if thinking else "", "Hello, you")
+        assert read(made.decoder("", tools), merged(deltas, cuts)) == wanted
+
+
+SPECIAL = {"<|im_start|>": 1, "<|im_end|>": 2, "<tool_call>": 3, "</think>": 4, "[TOOL_CALLS]": 5}
+
+
+@pytest.mark.parametrize(
+    ("tool", "reasoning", "hidden"),
+    [
+        ("hermes", "qwen3", {1, 2, 5}),
+        ("mistral", "qwen3", {1, 2}),  # vLLM's parser of the reasoning knows the mark of Qwen's calls
+        ("mistral", None, {1, 2, 3, 4}),
+        ("functiongemma", None, {2}),
+    ],
+)
+def test_special_tokens_that_a_format_needs_stay(tool: str, reasoning: str | None, hidden: set[int]) -> None:
+    """Of a parser that does not say what it looks for, only ends are hidden."""
+    known = reader("qwen3").tokenizer
+    reading = READERS.get(tool)
+    made = Parsers(known, None, tool, reasoning).get(tools=reading is None, thinking=True)
+    vocabulary = SimpleNamespace(
+        all_special_tokens=list(SPECIAL), all_special_ids=list(SPECIAL.values()), eos_token_id=2
+    )
+    found = hidden_tokens(vocabulary, None, made(known) if made else None, reading)
+    assert found == hidden
+
+
+def test_a_reply_without_reasoning_has_no_tokens_of_it() -> None:
+    made = reader("qwen3")
+    for decoder in (made.decoder("Hello"), made.decoder("Hello", (WEATHER,), think=False)):
+        assert decoder is not None
+        read(decoder, made.deltas("Hello there.", decoder))
+        assert decoder.reasoning_tokens == 0
 
 
 @pytest.mark.parametrize(("kind", "skipped"), [("qwen3", False), ("llama", True), ("coder", False)])

@@ -16,6 +16,7 @@ from app.api.openai.tools import allowed, read_choice, schemas_of
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits
+from app.core.once import Once
 from app.core.request import (
     ChatPrompt,
     CompletionPrompt,
@@ -25,6 +26,7 @@ from app.core.request import (
     Generation,
     Json,
     Overrides,
+    Text,
     Think,
 )
 from app.golang.json import decode
@@ -143,7 +145,7 @@ def to_completion(body: bytes, received_ns: int, *, limits: InputLimits = DEFAUL
     echo = read_bool(asked.extra, "echo", default=False)
     if echo and (asked.logprobs is not None or not all(isinstance(each, str) for each in prompts)):
         raise InvalidRequest("echo is not supported with logprobs or prompts of token ids")
-    each = [replace(wanted, prompt=_completion(prompt, asked.suffix)) for prompt in prompts]
+    each = [_prompted(wanted, prompt) for prompt in prompts]
     return Asked(
         asked.model,
         wanted,
@@ -275,7 +277,17 @@ def _count(extra: Mapping[str, Json], prompts: int, limits: InputLimits) -> int:
 
 def _answers(prompts: Sequence[Generation], count: int) -> tuple[Generation, ...]:
     """`count` answers to each; those with a seed have one each, or they would all be the same."""
+    if count > 1:
+        prompts = [each if _has_pictures(each) else replace(each, rendered=Once()) for each in prompts]
     return tuple(_nth(each, nth) for each in prompts for nth in range(count))
+
+
+def _has_pictures(asked: Generation) -> bool:
+    """The engine's cache of pictures follows the order in which prompts are rendered."""
+    prompt = asked.prompt
+    return isinstance(prompt, ChatPrompt) and any(
+        not isinstance(part, Text) for message in prompt.messages for part in message.parts
+    )
 
 
 def _nth(asked: Generation, nth: int) -> Generation:
@@ -312,12 +324,15 @@ def _prompts(value: Json) -> list[str | list[int]]:
     raise InvalidRequest("prompt must be a string, a list of strings, or token ids")
 
 
-def _completion(prompt: str | list[int], suffix: str) -> CompletionPrompt:
+def _prompted(wanted: Generation, prompt: str | list[int]) -> Generation:
+    """Behind token ids comes whatever the model writes: no template says that it would reason first."""
+    suffix = wanted.prompt.suffix if isinstance(wanted.prompt, CompletionPrompt) else ""
     if isinstance(prompt, str):
-        return CompletionPrompt(prompt, suffix=suffix, wants_context=False)
+        return replace(wanted, prompt=CompletionPrompt(prompt, suffix=suffix, wants_context=False))
     if suffix:
         raise InvalidRequest("suffix is not supported with prompts of token ids")
-    return CompletionPrompt(token_ids=tuple(prompt), raw=True, wants_context=False)
+    whole = CompletionPrompt(token_ids=tuple(prompt), raw=True, wants_context=False)
+    return replace(wanted, prompt=whole, think=False)
 
 
 def _go_type(value: Json) -> str:

@@ -74,9 +74,6 @@ class CompletionWords:
         choice = {"text": text, "index": index, **more, "finish_reason": reason}
         return frame({**self.head, "choices": [choice], **self._behind})
 
-    def _top(self, item: TokenLogprob) -> dict[str, float]:
-        return {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
-
     def _scored(self, index: int, scored: Sequence[_Kept]) -> dict[str, Any]:
         """`text_offset` counts characters from the beginning of the choice's text."""
         offsets: list[int] = []
@@ -89,6 +86,11 @@ class CompletionWords:
             "top_logprobs": listed([item.top for item in scored]),
             "text_offset": offsets,
         }
+
+    def _top(self, item: TokenLogprob) -> dict[str, float]:
+        """The alternatives, and the token itself, which may make one more than was asked for."""
+        told = {other.token: _score(other) for other in item.top[: self._form.top_logprobs]}
+        return told if item.token in told else {**told, item.token: _score(item)}
 
 
 def _score(item: TokenLogprob) -> float:

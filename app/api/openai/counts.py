@@ -17,10 +17,13 @@ def usage(ends: Sequence[Done], per_prompt: int = 1) -> dict[str, Any]:
     output = sum(end.output_tokens for end in ends)
     known = [end.cached_tokens for end in firsts if end.cached_tokens is not None]
     cached = {"prompt_tokens_details": {"cached_tokens": sum(known)}} if known else {}
+    reasoned = [end.reasoning_tokens for end in ends if end.reasoning_tokens is not None]
+    told = {"completion_tokens_details": {"reasoning_tokens": sum(reasoned)}} if reasoned else {}
     return {
         "prompt_tokens": prompt,
         **cached,
         "completion_tokens": output,
+        **told,
         "total_tokens": prompt + output,
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from app.core.errors import AppError
-from app.core.events import Delta, Event
+from app.core.events import Delta, Event, Thinking
 from app.engine.base import Decoder, Prompt, Run
 
 Gate: TypeAlias = asyncio.Event | Callable[[int], Awaitable[None]]
@@ -38,14 +38,18 @@ HELLO = Reply(("Hello", " from", " the", " scripted", " engine."))
 
 
 class ScriptedDecoder:
-    """Gives the events of a `Reply`, delta by delta."""
+    """Gives the events of a `Reply`, delta by delta. The tokens of a delta with reasoning are reasoning."""
 
     def __init__(self, events: Sequence[Sequence[Event]], delta_count: int) -> None:
         self._events: Iterator[Sequence[Event]] = iter(events[:delta_count])
         self._rest = [event for group in events[delta_count:] for event in group]
+        self.reasoning_tokens = 0
 
     def feed(self, delta: Delta) -> list[Event]:
-        return list(next(self._events, ()))
+        events = list(next(self._events, ()))
+        if any(isinstance(event, Thinking) for event in events):
+            self.reasoning_tokens += len(delta.token_ids)
+        return events
 
     def flush(self) -> list[Event]:
         return self._rest

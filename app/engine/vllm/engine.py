@@ -26,7 +26,7 @@ from app.core.events import Delta
 from app.core.model import Model
 from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
-from app.engine.base import Admit, Prompt, Run, Vectors
+from app.engine.base import Admit, Answer, Prompt, Run, Vectors
 from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, engine_config
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
@@ -39,11 +39,12 @@ from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_
 from app.engine.vllm.process.watchdog import Look, wait_hung
 from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
+from app.engine.vllm.stream.closing import closed
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.logprobs import TokenBytes
 from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.stream.tracing import headers_for, trace_requests
-from app.engine.vllm.stream.usage import account, last_delta
+from app.engine.vllm.stream.usage import account, to_delta
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
@@ -186,21 +187,31 @@ class VllmEngine:
         return thinking_kwargs(facts.thinking_variable, run.think, facts.thinking)
 
     @asynccontextmanager
-    async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[VllmAnswer, None]:
+    async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[Answer, None]:
         self._check_constraint(run)
         parser = self._parser(run, prompt)
+        ask = partial(self._answer, parser)
+        # Where no reasoning is expected the constraint must not wait for its end.
+        ended = parser.reasoning_ended() if parser and parser.thinking else True
+        tag = parser.closing if parser and run.constraint is not None and not ended else None
+        async with closed(ask, prompt, run, tag) if tag else ask(prompt, run, ended) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _answer(
+        self, parser: VllmReplyParser | None, prompt: Prompt, run: Run, reasoning_ended: bool | None
+    ) -> AsyncGenerator[VllmAnswer, None]:
         output: RequestOutput | None = None
 
         def convert(made: RequestOutput) -> Delta:
             """Called for the first output at least; what vLLM counts in it goes on counting."""
             nonlocal output
             output = made
-            return self._delta(made, constrained=run.constraint is not None)
+            return to_delta(made, self._token_bytes, constrained=run.constraint is not None)
 
         try:
-            answer = VllmAnswer(
-                await self._submit(prompt, run, parser, convert), decoder_of(parser), self._failed
-            )
+            deltas = await self._submit(prompt, run, parser, convert, reasoning_ended)
+            answer = VllmAnswer(deltas, decoder_of(parser), self._failed)
             try:
                 yield answer
             finally:
@@ -216,15 +227,15 @@ class VllmEngine:
         run: Run,
         parser: VllmReplyParser | None,
         convert: Callable[[RequestOutput], Delta],
+        reasoning_ended: bool | None,
     ) -> Deltas:
         arguments: dict[str, Any] = {
             "priority": run.priority,
             "trace_headers": headers_for(self._llm, run.trace),
         }
         if run.constraint is not None and self._parsers.reasoning is not None:
-            # Where no reasoning is expected the constraint must not wait for its end.
             arguments |= {
-                "reasoning_ended": parser.reasoning_ended() if parser and parser.thinking else True,
+                "reasoning_ended": reasoning_ended,
                 "reasoning_parser_kwargs": {"chat_template_kwargs": self._thinking_kwargs(run)},
             }
         try:
@@ -234,9 +245,10 @@ class VllmEngine:
                 skip_special_tokens=parser is None or parser.skip_special_tokens,
             )
             payload: Any = prompt.payload or TokensPrompt(prompt_token_ids=list(prompt.token_ids))
-            if run.cache_salt:
-                payload = {**payload, "cache_salt": run.cache_salt}
-            return await self._llm.submit(f"caravan-{next(self._ids)}", payload, params, convert, **arguments)
+            payload = {**payload, **({"cache_salt": run.cache_salt} if run.cache_salt else {})}
+            name = f"caravan-{next(self._ids)}"
+            hidden = parser.hidden if parser else frozenset[int]()
+            return await self._llm.submit(name, payload, params, convert, hidden=hidden, **arguments)
         except VLLM_ERRORS as error:
             raise self._failed(error) from error
 
@@ -258,20 +270,6 @@ class VllmEngine:
             raise InvalidRequest(
                 f'{self._model.name} does not support "format": its tokenizer is no fast one'
             )
-
-    def _delta(self, output: RequestOutput, *, constrained: bool) -> Delta:
-        piece = output.outputs[0]
-        token_ids: Any = piece.token_ids
-        logprobs = self._token_bytes.logprobs(piece) if piece.logprobs else None
-        if not output.finished:
-            return Delta(
-                piece.text,
-                token_ids,
-                logprobs,
-                prompt_tokens=len(output.prompt_token_ids or ()),
-                cached_tokens=output.num_cached_tokens,
-            )
-        return last_delta(output, logprobs, constrained=constrained)
 
     async def embed(
         self,

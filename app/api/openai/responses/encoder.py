@@ -241,12 +241,12 @@ class ResponsesEncoder:
 
 
 def usage_of(end: Done) -> dict[str, Any]:
-    """What an answer took. Tokens of reasoning are not told apart by the engine."""
+    """What an answer took."""
     return {
         "input_tokens": end.prompt_tokens,
         "input_tokens_details": {"cached_tokens": end.cached_tokens or 0},
         "output_tokens": end.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": end.reasoning_tokens or 0},
         "total_tokens": end.prompt_tokens + end.output_tokens,
     }
 

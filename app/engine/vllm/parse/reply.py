@@ -13,7 +13,8 @@ from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
 from app.decode.ids import call_id
 from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
-from app.engine.base import Decoder
+from app.engine.base import Decoder, Prompt
+from app.engine.vllm.parse.hidden import hidden_tokens, waits_for_text
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
@@ -32,12 +33,26 @@ class Parsers:
     _made: dict[tuple[bool, bool], type[Parser] | None] = field(
         default_factory=dict[tuple[bool, bool], type[Parser] | None]
     )
+    _hidden: dict[tuple[bool, bool], frozenset[int]] = field(
+        default_factory=dict[tuple[bool, bool], frozenset[int]]
+    )
+
+    def encoded(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
     def get(self, *, tools: bool, thinking: bool) -> type[Parser] | None:
         key = (tools and self.tool is not None, thinking and self.reasoning is not None)
         if key not in self._made:
             self._made[key] = self._compose(*key)
         return self._made[key]
+
+    def hidden(self, parser: Parser | None, *, tools: bool, thinking: bool) -> frozenset[int]:
+        """See `hidden_tokens`, for the `parser` of this pair."""
+        key = (tools, thinking)
+        if key not in self._hidden:
+            reader = READERS.get(self.tool or "") if tools else None
+            self._hidden[key] = hidden_tokens(self.tokenizer, self.model_config, parser, reader)
+        return self._hidden[key]
 
     def _compose(self, tools: bool, thinking: bool) -> type[Parser] | None:
         if not tools and not thinking:
@@ -93,6 +108,8 @@ class VllmReplyParser:
         self._schemas = schemas(tools)
         self._passage = self._reader.passage() if self._reader else None
         self._stream = self._instance(tools=self._by_vllm)
+        self._special = parsers.hidden(self._stream, tools=self._tools, thinking=thinking)
+        self._unseen = self._special if waits_for_text(self._stream) else frozenset[int]()
         self._waiting = ""
         self._waiting_ids: list[int] = []
         self._called = False
@@ -111,6 +128,11 @@ class VllmReplyParser:
         """Whether the engine may leave special tokens out of the text; some formats are made of them."""
         return self.request.skip_special_tokens
 
+    @property
+    def hidden(self) -> frozenset[int]:
+        """Tokens whose text is none of the reply's, where the engine does not leave out all special ones."""
+        return frozenset() if self.skip_special_tokens else self._special
+
     def adjusted(self) -> "VllmReplyParser":
         """Let the parsers say what they need of the engine."""
         parser = self._instance(tools=self._tools)
@@ -122,7 +144,31 @@ class VllmReplyParser:
         """For the engine: whether a constraint applies from the first token on."""
         return self.request.resolve_reasoning_ended(self._stream, self._prompt_token_ids)
 
+    @property
+    def closing(self) -> Prompt | None:
+        """What closes the reasoning; None where that is no fixed text."""
+        if not self._close_tag:
+            return None
+        return Prompt(self._close_tag, self._parsers.encoded(self._close_tag))
+
+    def reasoning_tokens(self, token_ids: list[int]) -> int:
+        """The tags do not count. vLLM's count of a stream leaves out tokens without a text of their own."""
+        if not self.thinking or self._stream is None:
+            return 0
+        opened, closed = map(self._parsers.encoded, (self._open_tag, self._close_tag))
+        if len(closed) != 1:
+            return self._stream.count_reasoning_tokens(token_ids)
+        ends = closed
+        if closed[0] not in token_ids:
+            # A call ends the reasoning of some formats too.
+            ends = getattr(self._stream.reasoning_parser, "reasoning_end_token_ids", None) or closed
+        end = next((at for at, token_id in enumerate(token_ids) if token_id in ends), len(token_ids))
+        marks = {*self._special, *(opened if len(opened) == 1 else ())}
+        return sum(token_id not in marks for token_id in token_ids[:end])
+
     def feed(self, text: str, token_ids: list[int], *, last: bool) -> tuple[str, str]:
+        if not self._unseen.isdisjoint(token_ids):
+            token_ids = self._seen(token_ids)
         if self._undecided:
             self._waiting += text
             self._waiting_ids += token_ids
@@ -134,6 +180,7 @@ class VllmReplyParser:
         return self._feed(text, token_ids, last=last)
 
     def parse(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
+        token_ids = self._seen(token_ids)
         reply = (
             self._read(text, token_ids, cut=cut)
             if self._reader
@@ -141,6 +188,10 @@ class VllmReplyParser:
         )
         reply.content = self._untagged(reply.content)
         return reply
+
+    def _seen(self, token_ids: list[int]) -> list[int]:
+        """Less those that have no text, where vLLM's parser would wait for it."""
+        return [token_id for token_id in token_ids if token_id not in self._unseen]
 
     def _read(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
         assert self._reader is not None

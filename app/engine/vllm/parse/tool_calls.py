@@ -115,8 +115,12 @@ def _read(machine: Any, text: str) -> list[SemanticEvent]:
 
 
 def _machine(parser: Parser) -> Any:
-    """The state machine of a grammar-driven tool parser."""
-    return getattr(getattr(parser.tool_parser, "_parser_engine", None), "_engine", None)
+    return machine_of(parser.tool_parser)
+
+
+def machine_of(part: Any) -> Any:
+    """The state machine of a parser, of calls or of reasoning, that is driven by a grammar."""
+    return getattr(getattr(part, "_parser_engine", None), "_engine", None)
 
 
 def _has_endings(config: Any) -> bool:

@@ -36,7 +36,7 @@ from app.core.deferred import DeferredQueue
 from app.core.events import Delta
 from app.core.tasks import supervise
 from app.engine.vllm.stream.deltas import Deltas
-from app.engine.vllm.stream.detokenizer import StoppingDetokenizer
+from app.engine.vllm.stream.detokenizer import StoppingDetokenizer, hiding
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +62,11 @@ class TokenOutputs(OutputProcessor):
         super().add_request(request, prompt, parent_req, request_index, queue)
         state = self.request_states[request.request_id]
         made = state.detokenizer
-        if type(queue) is Deltas and isinstance(made, BaseIncrementalDetokenizer) and made.stop:
-            state.detokenizer = StoppingDetokenizer(made)
+        if type(queue) is Deltas and isinstance(made, BaseIncrementalDetokenizer):
+            if queue.hidden:
+                made.decode_next = hiding(made.decode_next, queue.hidden)  # type: ignore[method-assign]
+            if made.stop:
+                state.detokenizer = StoppingDetokenizer(made)
 
     def do_tracing(
         self,
@@ -160,12 +163,15 @@ class StreamingLLM(AsyncLLM):
         params: SamplingParams,
         convert: Callable[[RequestOutput], Delta],
         *,
+        hidden: frozenset[int] = frozenset(),
         trace_headers: Mapping[str, str] | None = None,
         priority: int = 0,
         reasoning_ended: bool | None = None,
         reasoning_parser_kwargs: dict[str, Any] | None = None,
     ) -> Deltas:
         """Send one request to the engine core; `withdraw` it unless its last delta was read.
+
+        The tokens `hidden` have no text.
 
         Raises:
             VLLMValidationError: for what vLLM does not accept.
@@ -187,7 +193,7 @@ class StreamingLLM(AsyncLLM):
             request.reasoning_parser_kwargs = reasoning_parser_kwargs
         self.input_processor.assign_request_id(request)
         # The engine core would send the headers back with every token.
-        deltas = Deltas(request.request_id, convert, trace_headers)
+        deltas = Deltas(request.request_id, convert, trace_headers, hidden=hidden)
         await self._add_request(request, None, None, 0, deltas)
         return deltas
 

@@ -14,7 +14,8 @@ class Deltas(RequestOutputCollector):
     """vLLM's collector with deltas in the place of its outputs.
 
     A reader that falls behind finds one delta that holds all that it missed. `convert` reads what vLLM made
-    in full: a request's first output and its last. `trace` are the headers that its span is to be joined to.
+    in full: a request's first output and its last. `trace` are the headers that its span is to be joined to;
+    the tokens `hidden` have no text.
     """
 
     def __init__(
@@ -22,10 +23,13 @@ class Deltas(RequestOutputCollector):
         request_id: str,
         convert: Callable[[RequestOutput], Delta],
         trace: Mapping[str, str] | None = None,
+        *,
+        hidden: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__(RequestOutputKind.DELTA, request_id)
         self._convert = convert
         self.trace = trace
+        self.hidden = hidden
         self._delta: Delta | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None

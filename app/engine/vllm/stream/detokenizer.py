@@ -4,9 +4,20 @@ vLLM holds back as many characters as its longest stop string has but one, whate
 the text for every token.
 """
 
+from collections.abc import Callable
+
 from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDetokenizer
 
 from app.engine.stops import Stops
+
+
+def hiding(decode: Callable[[int], str], hidden: frozenset[int]) -> Callable[[int], str]:
+    """`BaseIncrementalDetokenizer.decode_next` for which the tokens `hidden` are no text."""
+
+    def decode_next(next_token_id: int) -> str:
+        return "" if next_token_id in hidden else decode(next_token_id)
+
+    return decode_next
 
 
 class StoppingDetokenizer(IncrementalDetokenizer):

@@ -6,6 +6,7 @@ from vllm.outputs import RequestOutput
 
 from app.core.errors import ConstraintFailed, EngineDied, EngineFailed
 from app.core.events import Delta, Timings, TokenLogprob, Usage
+from app.engine.vllm.stream.logprobs import TokenBytes
 
 
 def account(usage: Usage, output: RequestOutput) -> None:
@@ -21,6 +22,26 @@ def account(usage: Usage, output: RequestOutput) -> None:
     usage.queue_ns = _ns(stats.scheduled_ts - stats.queued_ts)
     usage.prefill_ns = _ns(stats.first_token_ts - stats.scheduled_ts)
     usage.decode_ns = _ns(stats.last_token_ts - stats.first_token_ts)
+
+
+def to_delta(output: RequestOutput, vocabulary: TokenBytes, *, constrained: bool) -> Delta:
+    """What vLLM made in full, as a delta.
+
+    Raises:
+        EngineFailed: the engine ended the reply before its end.
+    """
+    piece = output.outputs[0]
+    logprobs = vocabulary.logprobs(piece) if piece.logprobs else None
+    if output.finished:
+        return last_delta(output, logprobs, constrained=constrained)
+    token_ids: Any = piece.token_ids
+    return Delta(
+        piece.text,
+        token_ids,
+        logprobs,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        cached_tokens=output.num_cached_tokens,
+    )
 
 
 def last_delta(
