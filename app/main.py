@@ -181,7 +181,7 @@ def _services(
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
-        _creator(settings, library, transfers),
+        _creator(settings, library, manager, transfers),
         transfers,
     )
 
@@ -204,9 +204,10 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
     )
 
 
-def _creator(settings: Settings, library: Library, transfers: Transfers) -> Creator:
-    stored = StoredModels(transfers.store, settings.cache_dir)
+def _creator(settings: Settings, library: Library, manager: Manager, transfers: Transfers) -> Creator:
+    stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
+    library.on_gone = manager.forget
 
     def pull(name: ModelName) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login())

@@ -18,7 +18,8 @@ from uuid import uuid4
 import orjson
 
 from app.catalogue import gguf
-from app.catalogue.digest import FileHashes
+from app.catalogue.adapters import CONFIG, WEIGHTS, AdapterFiles, check_engine_takes, take_adapter
+from app.catalogue.digest import FileHashes, manifest_digest
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
@@ -27,7 +28,8 @@ from app.catalogue.headers import BadHeader, read_gguf
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.core.limits import DEFAULTS, InputLimits
+from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
 from app.core.request import Overrides
 from app.store import manifest as media
 from app.store.config import MOST_BYTES, Serving, parse_serving
@@ -39,8 +41,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 """Files of these kinds are programs that run where they are read."""
 
 _UNSERVED: Mapping[str, str] = {
-    media.ADAPTER: "adapters are not served",
-    media.ADAPTER_FILE: "adapters are not served",
+    media.ADAPTER: "adapters in GGUF are not served",
     media.TENSOR: "weights in a blob for each tensor, for Ollama's MLX engine, are not served",
     media.DRAFT: "",
 }
@@ -70,13 +71,15 @@ class Settings:
 
 
 class StoredModels:
-    """Makes models of what is in `store`. `cache_dir` holds what is made of their weights.
+    """Makes models of what is in `store`. `cache_dir` holds what is made of their weights; `limits` bind
+    their adapters.
 
     Every method may be called from any thread, one at a time, and blocks.
     """
 
-    def __init__(self, store: Store, cache_dir: Path) -> None:
+    def __init__(self, store: Store, cache_dir: Path, *, limits: InputLimits = DEFAULTS) -> None:
         self.store = store
+        self._limits = limits
         self._cache = cache_dir.resolve()
         self._known: dict[str, tuple[object, Model | str]] = {}
 
@@ -195,6 +198,8 @@ class StoredModels:
         else:
             model = self._on_weights(spec, manifest, own.serving)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
+        if adapter_files := manifest.all(media.ADAPTER_FILE):
+            model = replace(model, adapter=self._adapter(adapter_files, model))
         facts = replace(model.facts, digest=stored.digest, size_bytes=size, modified_at=stored.modified_at)
         return replace(model, facts=facts)
 
@@ -218,6 +223,23 @@ class StoredModels:
         return Model(
             spec, facts, _engine_key(facts.path, bare), parent=parent, sampling=sampling, fault=fault
         )
+
+    def _adapter(self, layers: tuple[Layer, ...], model: Model) -> Adapter:
+        if model.adapter is not None:
+            raise BadManifest("its base has an adapter, and a model has at most one")
+        if not model.can("completion"):
+            raise BadManifest("an adapter is served on a model that generates text alone")
+        found = {layer.name: layer for layer in layers}
+        if not {CONFIG, WEIGHTS} <= found.keys():
+            raise BadManifest(f"an adapter has the files {CONFIG} and {WEIGHTS}")
+        used = [(name, found[name]) for name in (CONFIG, WEIGHTS)]
+        digest = manifest_digest((name, _hex(layer), layer.size) for name, layer in used)
+        config, weights = (self.store.blobs.path(layer.digest) for _, layer in used)
+        files = AdapterFiles(config, weights, digest)
+        base = None if self.is_lacking(model) else model.facts.path
+        adapter = take_adapter(files, base, self._cache, limits=self._limits)
+        check_engine_takes(adapter, model.spec.engine)
+        return adapter
 
     def _gguf(self, bare: ModelSpec, template: str, layer: Layer) -> tuple[ModelFacts, ModelSpec]:
         blob = self.store.blobs.path(layer.digest)
@@ -307,10 +329,18 @@ def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) 
         parameters=parameters,
         messages=spec.messages or under.messages,
         license=under.license + spec.license,
+        engine=under.engine,  # the model that causes a load is not always the parent
     )
     sampling, fault = read_sampling(parameters)
-    facts = with_go_template(parent.facts, spec.template)
-    return Model(whole, facts, parent.engine_key, parent=str(parent.name), sampling=sampling, fault=fault)
+    return Model(
+        whole,
+        with_go_template(parent.facts, spec.template),
+        parent.engine_key,
+        parent=str(parent.name),
+        sampling=sampling,
+        fault=fault,
+        adapter=parent.adapter,
+    )
 
 
 def _repository(serving: Serving) -> Path:

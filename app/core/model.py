@@ -39,6 +39,7 @@ class ModelSpec:
     `source` is a folder, a `.gguf` file, a hub repository or the name of another configured model,
     whose engine is then shared. `template` is a Go template as in a Modelfile; `chat_template` a Jinja
     one. `parsers` None means chosen from the model's own files. `engine` are vLLM engine arguments.
+    `adapter` is the folder of a LoRA adapter.
     """
 
     name: ModelName
@@ -52,6 +53,7 @@ class ModelSpec:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,22 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that was checked against its base.
+
+    `path` is a folder with PEFT's two files, which nobody changes. `digest` is 64 hex characters over them:
+    equal ones are the same adapter. `rank` is the largest of its modules.
+    """
+
+    path: Path
+    digest: str
+    rank: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A served model. Models with the same `engine_key` share one engine.
+    """A served model. Models with the same `engine_key` share one engine, whatever their `adapter`.
 
     `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
     """
@@ -118,6 +134,7 @@ class Model:
     parent: str = ""
     sampling: Overrides = field(default_factory=dict[str, Any])
     fault: str = ""
+    adapter: Adapter | None = None
 
     @property
     def name(self) -> ModelName:

@@ -50,7 +50,8 @@ Step: TypeAlias = Load | Close | Evict | Drop
 
 
 class Entries:
-    """At most one entry for each engine; `queue` are those to load, `doomed` those to close.
+    """At most one entry for each engine; `queue` are those to load, `doomed` those to close. What an
+    `outgrown` one still serves ends there, before another is loaded in its place.
 
     `waiting` are the requests that wait for a load, `users` those that hold an engine or wait for one. The
     other fields are those of `Manager`.
@@ -74,6 +75,7 @@ class Entries:
         self._by_key: dict[str, Entry] = {}
         self._queue: deque[Entry] = deque()
         self._doomed: list[Entry] = []
+        self.outgrown: list[Entry] = []
         self.waiting = self.users = 0
 
     # What there is.
@@ -96,7 +98,8 @@ class Entries:
 
     def loaded(self) -> list[tuple[Entry, Engine]]:
         """What is loaded, in no order. May be read from any thread."""
-        return [(each, each.engine) for each in list(self._by_key.values()) if each.engine is not None]
+        entries = [*self._by_key.values(), *self.outgrown]
+        return [(each, each.engine) for each in entries if each.engine is not None]
 
     def context_length(self, engine: Engine, num_ctx: int | None) -> int:
         """The context of a request that asked for `num_ctx`."""
@@ -164,8 +167,14 @@ class Entries:
         entry.state = State.READY
         entry.settled.set()
 
+    def outgrow(self, entry: Entry) -> None:
+        """Take a ready entry out of the books; its engine is closed once nobody uses it."""
+        self._remove(entry)
+        entry.state = State.OUTGROWN
+        self.outgrown.append(entry)
+
     def retire(self, entry: Entry) -> None:
-        """Take a ready entry away; its engine is to be closed."""
+        """Take a ready or outgrown entry away; its engine is to be closed."""
         self._remove(entry)
         entry.turns.close()
         self._doomed.append(entry)
@@ -181,16 +190,18 @@ class Entries:
     # What is next.
 
     def next_step(self) -> Step | None:
-        """Close what is doomed; else load the head of the queue, or make room for it if that is possible."""
+        """Close what is doomed; else load the first of the queue that can be, or make room for it."""
         if self._doomed:
             doomed, self._doomed = self._doomed, []
             return Close(doomed)
-        if not self._queue:
+        still_there = {each.key for each in self.outgrown}
+        entry = next((each for each in self._queue if each.key not in still_there), None)
+        if entry is None:
             return None
-        entry = self._queue[0]
-        victims = policy.victims(_snapshots(self.within(State.READY)), self._max_loaded)
+        loaded = _snapshots((*self.within(State.READY), *self.outgrown))
+        victims = policy.victims(loaded, self._max_loaded)
         if victims == []:
-            self._queue.popleft()
+            self._queue.remove(entry)
             entry.state = State.LOADING
             return Load(entry)
         if not entry.users:
@@ -199,8 +210,11 @@ class Entries:
 
     def _remove(self, entry: Entry) -> None:
         entry.stop_timer()
+        if entry.state is State.OUTGROWN:
+            self.outgrown.remove(entry)  # what has its key in the books now is another
+        else:
+            del self._by_key[entry.key]
         entry.state = State.GONE
-        del self._by_key[entry.key]
 
     def _whose(self, model: Model) -> ModelName | None:
         """Under what an entry's keep-alive by this model is kept."""

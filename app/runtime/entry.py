@@ -44,12 +44,16 @@ class LoadedModel:
 
 
 class State(Enum):
-    """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet."""
+    """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet.
+
+    `OUTGROWN`: a model has come that its engine cannot serve as it is; it goes when its last user ends.
+    """
 
     BACKING_OFF = auto()
     QUEUED = auto()
     LOADING = auto()
     READY = auto()
+    OUTGROWN = auto()
     GONE = auto()
 
 
@@ -92,6 +96,13 @@ class Entry:
             # One exception per waiter: an instance raised in many tasks would gather all their tracebacks.
             raise copy(self.error) from self.error.__cause__
         return self.engine
+
+    def serves(self, model: Model) -> bool:
+        """Whether its engine can answer for the model as it is."""
+        try:
+            return self.engine is not None and self.engine.takes(model.adapter)
+        except LoadFailed:
+            return False
 
     def claim(self, name: ModelName | None, keep_alive_s: float | None, default_s: float = 0.0) -> None:
         """Set the keep-alive of one model, or of all (None); without `keep_alive_s` it stays what it was."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from app.core.errors import Draining, LoadFailed, Overloaded
+from app.core.model import Model
 from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.runtime import policy
@@ -49,7 +50,7 @@ class Upkeep:
             self._entries.discard(entry, Draining())
         self._loader.stop()
         while True:
-            for entry in self._entries.within(State.READY):
+            for entry in (*self._entries.within(State.READY), *self._entries.outgrown):
                 self._retire(entry, "shutdown")
             self.pump()
             if self._worker is None:
@@ -72,6 +73,19 @@ class Upkeep:
             self.pump()
         elif (delay_s := policy.next_look_s(loaded, now)) is not None:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self.check_idle, entry)
+
+    def outgrow(self, entry: Entry, model: Model) -> None:
+        """Have the engine of a ready entry loaded anew, for `model`, once those who use it have ended."""
+        _log.info("%s needs the engine of %s loaded anew", model.name, entry.model.name)
+        self._entries.outgrow(entry)
+        self.keep(Entry(model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), 0.0)
+        if not entry.users:
+            self.end_outgrown(entry)
+
+    def end_outgrown(self, entry: Entry) -> None:
+        """The last request of an outgrown entry has ended."""
+        self._retire(entry, "reloaded")
+        self.pump()
 
     def _retire(self, entry: Entry, reason: UnloadReason) -> None:
         """Take a ready entry away; the worker closes its engine."""
