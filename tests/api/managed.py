@@ -112,7 +112,7 @@ async def managed(folder: Path, *models: Model, **settings: Any) -> AsyncGenerat
 
     async def start(model: Model) -> FakeEngine:
         loads.append(model)
-        engines.append(FakeEngine())
+        engines.append(FakeEngine(adapter_rank=library.adapter_rank(model)))
         return engines[-1]
 
     root = folder / "models"
