@@ -1,4 +1,4 @@
-"""LoRA adapters over HTTP: made, listed, run on their base's engine, copied, deleted; engines are scripted."""
+"""LoRA adapters over HTTP: listed, run on their base's engine, copied, deleted, over scripted engines."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.catalogue.stored import StoredModels
+from app.core.errors import LoadFailed
 from app.core.model import Model
 from harness.fake_model import fake_model
 from tests.api.managed import Site, digest_of, gguf, managed
@@ -190,8 +192,13 @@ async def test_what_embeds_has_none(tmp_path: Path) -> None:
         assert "generates text" in answer.json()["error"]
 
 
-async def test_a_gguf_base_that_cannot_be_converted(site: Site) -> None:
-    """An adapter is held against the weights that are served, so these are made first."""
+async def test_a_base_of_gguf_is_converted_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter is held against the weights that are served."""
+
+    def convert(_self: StoredModels, model: Model) -> None:
+        raise LoadFailed(f"model '{model.name}': no weights came of it")
+
+    monkeypatch.setattr(StoredModels, "convert", convert)
     blob = await site.uploaded(gguf())
     answer = await refused(site, files={"m.gguf": blob}, adapters=await uploaded(site))
-    assert answer.status_code >= 400
+    assert (answer.status_code, answer.json()["error"]) == (500, "model 'bad:latest': no weights came of it")
