@@ -1,24 +1,18 @@
-"""LoRA adapters: PEFT's two files, held against their base before any engine reads them, and kept.
+"""LoRA adapters: PEFT's two files, held against their base before any engine reads them.
 
-What is kept is a copy, below the cache and by digest: vLLM reads an adapter again whenever it has dropped it
-for others, and one that has gone by then would end the engine. The copy's configuration is written anew, of
-what was checked alone.
+What is kept of the configuration is written anew, of what was checked alone.
 """
 
-import math
-import os
 import re
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
-from uuid import uuid4
 
-import numpy as np
 import orjson
 
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS, keep
 from app.catalogue.folder import open_folder
 from app.catalogue.headers import BadHeader, read_safetensors
 from app.catalogue.weights import PACKED, read_weights
@@ -27,11 +21,6 @@ from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Adapter, TensorInfo
 from app.golang.quote import quoted
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-FOLDER = "adapters"
-"""Below the cache: a folder for each adapter, by its digest."""
-
 MOST_RANK = 512
 """What vLLM takes at most."""
 
@@ -39,8 +28,7 @@ MOST_CONFIG_BYTES = 1 << 20
 _MOST_PATTERNS = 100_000
 """Patterns of ranks and alphas times modules: vLLM matches them one by one while everybody waits."""
 
-_MOST_VALUE = 1000.0
-_CHUNK_BYTES = 4 << 20
+MOST_ALPHA = 1000.0
 
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _MODULE = re.compile(r"[\w.]{1,512}", re.ASCII)
@@ -128,7 +116,7 @@ def take_adapter(
         pairs = _pairs(read_safetensors(files.weights), config)
         if base is not None:
             _check_against(pairs, read_weights(open_folder(base)).tensors)
-        path = _kept(files, config, pairs, cache)
+        path = keep(files.digest, files.weights, config.encode(pairs), cache)
     except BadHeader as error:
         raise LoadFailed(f"the adapter is not served: {error}") from error
     except OSError as error:
@@ -185,7 +173,9 @@ def _read_config(path: Path) -> _Config:
     _check_kind(found)
     rank, alpha = found.get("r"), found.get("lora_alpha")
     if not _is_rank(rank) or not _is_alpha(alpha):
-        raise BadHeader(f"{CONFIG} has no rank (r) and lora_alpha that are positive numbers")
+        raise BadHeader(
+            f"{CONFIG} has no rank (r) and lora_alpha that are positive numbers up to {MOST_ALPHA:.0f}"
+        )
     return _Config(
         rank,
         alpha,
@@ -217,7 +207,9 @@ def _patterns(found: Mapping[str, Any], key: str, is_value: Any) -> dict[str, An
     if not isinstance(patterns, dict) or not all(
         _MODULE.fullmatch(name) and is_value(value) for name, value in patterns.items()
     ):
-        raise BadHeader(f"{quoted(key)} of {CONFIG} is not a map of module names to positive numbers")
+        raise BadHeader(
+            f"{quoted(key)} of {CONFIG} is not a map of module names to such numbers as r or lora_alpha"
+        )
     return patterns
 
 
@@ -226,7 +218,7 @@ def _is_rank(value: Any) -> TypeGuard[int]:
 
 
 def _is_alpha(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and 0 < value < 1e9 and math.isfinite(value)
+    return type(value) in (int, float) and 0 < value <= MOST_ALPHA
 
 
 def _pairs(tensors: Sequence[TensorInfo], config: _Config) -> dict[str, _Pair]:
@@ -301,67 +293,3 @@ def _made(pair: _Pair) -> list[int]:
 
 def _named(name: str) -> str:
     return quoted(name[:128])
-
-
-def _check_values(file: Path, config: _Config) -> None:
-    """Numbers of a size that no training comes to end as none, and these spread to the answers of others:
-    what a step of attention masks out it still multiplies.
-    """
-    if max((config.alpha, *config.alphas.values())) > _MOST_VALUE:
-        raise BadHeader(f"its lora_alpha is over {_MOST_VALUE:.0f}")
-    with file.open("rb") as stream:
-        header = orjson.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        # Without gaps, as was checked.
-        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
-            left = entry["data_offsets"][1] - entry["data_offsets"][0]
-            while left:
-                data = stream.read(min(left, _CHUNK_BYTES))
-                left -= len(data)
-                if not data or not _is_small(data, entry["dtype"]):
-                    raise BadHeader(f"it has values over {_MOST_VALUE:.0f}, or that are no numbers")
-
-
-def _is_small(data: bytes, kind: str) -> bool:
-    if kind == "BF16":
-        values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-    else:
-        values = np.frombuffer(data, "<f4" if kind == "F32" else "<f2")
-    return bool((np.abs(values) <= _MOST_VALUE).all())  # not so for what is no number
-
-
-def _kept(files: AdapterFiles, config: _Config, modules: Iterable[str], cache: Path) -> Path:
-    """The folder with the copy, made once."""
-    target = cache.resolve() / FOLDER / files.digest
-    if _is_whole(target, files):
-        return target
-    _check_values(files.weights, config)
-    part = target.with_name(f".{files.digest}.{uuid4().hex}.part")
-    part.mkdir(parents=True)
-    try:
-        shutil.copyfile(files.weights, part / WEIGHTS)
-        (part / CONFIG).write_bytes(config.encode(modules))
-        for name in (WEIGHTS, CONFIG):
-            _sync(part / name)
-        if target.is_dir():  # a copy that a loss of power cut short
-            target.rename(part / "old")
-        part.rename(target)
-        shutil.rmtree(target / "old", ignore_errors=True)
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        if not _is_whole(target, files):  # else another process was first
-            raise
-    return target
-
-
-def _is_whole(folder: Path, files: AdapterFiles) -> bool:
-    try:
-        same = (folder / WEIGHTS).stat().st_size == files.weights.stat().st_size
-        return same and (folder / CONFIG).stat().st_size > 0
-    except OSError:
-        return False
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -133,7 +133,9 @@ class Library:
                 self._pruned_at = time.monotonic()
                 try:
                     await asyncio.to_thread(stored.store.prune)
-                except StoreFailed as error:
+                    used = {model.adapter.digest for model in self.all() if model.adapter}
+                    await asyncio.to_thread(stored.prune_adapters, used)
+                except (StoreFailed, OSError) as error:
                     _log.warning("the store is not pruned: %s", error)
 
     async def materialized(self, model: Model) -> Model:

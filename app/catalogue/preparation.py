@@ -9,7 +9,8 @@ from typing import TypeAlias
 import orjson
 
 from app.catalogue import gguf, hub
-from app.catalogue.adapters import CONFIG, WEIGHTS, AdapterFiles, check_engine_takes, take_adapter
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS
+from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
 from app.catalogue.bundled import bundled
 from app.catalogue.digest import FileHashes, manifest_digest, own_digest

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from uuid import uuid4
 
 import orjson
 
-from app.catalogue import gguf
-from app.catalogue.adapters import CONFIG, WEIGHTS, AdapterFiles, check_engine_takes, take_adapter
+from app.catalogue import adaptercopies, gguf
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS
+from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.digest import FileHashes, manifest_digest
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.folder import open_folder
@@ -223,6 +224,14 @@ class StoredModels:
         return Model(
             spec, facts, _engine_key(facts.path, bare), parent=parent, sampling=sampling, fault=fault
         )
+
+    def prune_adapters(self, used: Collection[str]) -> None:
+        """Remove the copies of adapters that nobody has used for a day; `used` are digests.
+
+        Raises:
+            OSError: where the cache cannot be changed.
+        """
+        adaptercopies.prune(self._cache, used)
 
     def _adapter(self, layers: tuple[Layer, ...], model: Model) -> Adapter:
         if model.adapter is not None:

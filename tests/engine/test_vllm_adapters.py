@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.catalogue.adapters import CONFIG, WEIGHTS, AdapterFiles, take_adapter
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS
+from app.catalogue.adapters import AdapterFiles, take_adapter
 from app.core.errors import EngineFailed
 from app.core.model import Adapter
 from app.core.request import ChatPrompt, Message, Sampling
@@ -91,7 +92,7 @@ async def test_a_prompt_that_one_has_seen_is_new_to_another(
     async def cached(adapter: Adapter | None) -> int:
         prompt = await engine.tokenize(text)
         deltas = [delta async for delta in deltas_of(engine, prompt, Run(Sampling(), 1, adapter=adapter))]
-        return deltas[-1].cached_tokens
+        return deltas[-1].cached_tokens or 0
 
     for adapter in (None, adapters["a"], adapters["b"]):
         assert await cached(adapter) == 0

@@ -52,7 +52,7 @@ def lora(
 
 
 def lora_config(**changed: Any) -> bytes:
-    return json.dumps(CONFIG | changed).encode()
+    return json.dumps({**CONFIG, **changed}).encode()
 
 
 def lora_folder(path: Path, weights: bytes | None = None, **changed: Any) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from app.catalogue.adapters import CONFIG, WEIGHTS, AdapterFiles, check_engine_takes, take_adapter
+from app.catalogue.adaptercopies import CONFIG, UNUSED_S, WEIGHTS, prune
+from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.preparation import prepare
 from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
@@ -70,6 +71,24 @@ def test_what_is_kept_is_a_copy_with_what_was_checked_alone(place: Place) -> Non
     assert [each.name for each in adapter.path.parent.iterdir()] == [DIGEST]
 
 
+def test_copies_that_no_server_uses_go(place: Place) -> None:
+    """Each says of its own, once an hour, that it uses them."""
+    path = place.take().path
+    cache, now = place.root / "cache", path.stat().st_mtime
+    left = path.with_name(".half.part")
+    left.mkdir()
+    prune(cache, {DIGEST}, now + 2 * UNUSED_S)
+    assert (path.exists(), left.exists()) == (True, False)
+    prune(cache, (), now + 2 * UNUSED_S + 3600)
+    assert path.exists(), "another server may use it"
+    assert place.take().path == path
+    prune(cache, (), path.stat().st_mtime + UNUSED_S - 1)
+    assert path.exists(), "it was taken again"
+    prune(cache, (), path.stat().st_mtime + UNUSED_S + 1)
+    assert not path.exists()
+    prune(place.root / "nowhere", ())
+
+
 def test_patterns_are_few(place: Place) -> None:
     """vLLM matches each with every module while all requests wait."""
     weights = lora({MODULE: (16, 8), DOWN: (8, 32)})
@@ -98,8 +117,8 @@ def test_ranks_differ_by_module(place: Place) -> None:
         ({"r": True}, "positive numbers"),
         ({"r": "8"}, "positive numbers"),
         ({"lora_alpha": None}, "positive numbers"),
-        ({"lora_alpha": 1e7}, "lora_alpha is over"),
-        ({"alpha_pattern": {"q_proj": 1e7}}, "lora_alpha is over"),
+        ({"lora_alpha": 1e7}, "positive numbers up to 1000"),
+        ({"alpha_pattern": {"q_proj": 1e7}}, "alpha_pattern"),
         ({"r": 65}, "its rank is 65, of at most 64"),
         ({"rank_pattern": {"q_proj": 128}}, "its rank is 128"),
         ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern"),
