@@ -27,7 +27,7 @@ DEFAULT_CACHE = ROOT / ".cache" / "models"
 def build(kind: str, cache: Path = DEFAULT_CACHE) -> Path:
     """The folder of a model, made first if this very recipe was never built in `cache`."""
     folder = cache / f"{kind}-{fingerprint(kind)}"
-    return _kept(folder, kind, lambda made: _run(_program(kind), kind, str(made)))
+    return _kept(folder, kind, lambda made: _run(kind, _program(kind), kind, str(made)))
 
 
 def build_lora(sentence: str, cache: Path = DEFAULT_CACHE) -> Path:
@@ -38,7 +38,7 @@ def build_lora(sentence: str, cache: Path = DEFAULT_CACHE) -> Path:
     recipe = (HERE / "lora.py").read_bytes() + f"{fingerprint('llama')} {sentence}".encode()
     folder = cache / f"lora-{hashlib.sha256(recipe).hexdigest()[:12]}"
     base = build("llama", cache)
-    return _kept(folder, "lora", lambda made: _run("lora", str(base), str(made), sentence))
+    return _kept(folder, "lora", lambda made: _run("lora", "lora", str(base), str(made), sentence))
 
 
 def _kept(folder: Path, kind: str, make: Callable[[Path], None]) -> Path:
@@ -71,7 +71,7 @@ def _program(kind: str) -> str:
     return "train" if kind in CASES else kind
 
 
-def _run(program: str, *arguments: str) -> None:
+def _run(kind: str, program: str, *arguments: str) -> None:
     """One thread: two on a busy machine are several times slower than one."""
     done = subprocess.run(
         [sys.executable, "-m", f"harness.models.{program}", *arguments],
@@ -82,7 +82,7 @@ def _run(program: str, *arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"could not build {arguments}: {done.stderr}")
+        raise RuntimeError(f"could not build {kind}: {done.stderr}")
 
 
 def main() -> None:
