@@ -264,7 +264,7 @@ def _check_against(pairs: Mapping[str, _Pair], base: Sequence[TensorInfo]) -> No
         found = next((by_tail[tail] for tail in _tails(module, least) if tail in by_tail), None)
         if found is None:
             raise BadHeader(f"the base has no {_named(module)}")
-        if not any(_fits(pair, tensor) for tensor in found):
+        if not any(_fits(module, pair, tensor) for tensor in found):
             raise BadHeader(
                 f"the weights of {_named(module)} are for {_made(pair)}, and the base has "
                 f"{list(found[0].shape)}"
@@ -277,10 +277,13 @@ def _tails(module: str, least: int) -> list[str]:
     return [".".join(parts[at:]) for at in range(len(parts) - least + 1)]
 
 
-def _fits(pair: _Pair, tensor: TensorInfo) -> bool:
+def _fits(module: str, pair: _Pair, tensor: TensorInfo) -> bool:
     if tensor.type not in _FLOATS and not tensor.type.startswith("F8"):
         return len(tensor.shape) >= 1  # packed weights: the shape is not that of the matrix
-    return list(tensor.shape) in (_made(pair), _made(pair)[::-1])  # GPT-2 keeps its matrices transposed
+    shape = list(tensor.shape)
+    if module.rpartition(".")[2].startswith("c_"):  # as GPT-2 names matrices that it keeps transposed
+        return shape in (_made(pair), _made(pair)[::-1])
+    return shape == _made(pair)
 
 
 def _made(pair: _Pair) -> list[int]:

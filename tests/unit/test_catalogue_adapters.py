@@ -160,6 +160,7 @@ def renamed(data: bytes, old: str, new: str) -> bytes:
         (save({}), "no weights"),
         (lora({MODULE: (16, 9)}), "are for [16, 9], and the base has [16, 8]"),
         (lora({MODULE: (17, 8)}), "are for [17, 8]"),
+        (lora({MODULE: (8, 16)}), "are for [8, 16]"),
         (lora({"model.layers.7.self_attn.q_proj": (16, 8)}), "the base has no"),
         (lora({"lm_head": (6, 8)}), 'the base has no "lm_head"'),
         (lora({"model.vision_tower.q_proj": (16, 8)}), "no part of the language model"),
