@@ -26,11 +26,16 @@ UNUSED_S = 86400.0
 """A copy goes when no server has said for so long that it uses it: several may share a cache."""
 
 _MOST_VALUE = 1000.0
+_MOST_PRODUCT = 10_000.0
+"""Some hundred times what training comes to, and too little for an overflow in the widest layers."""
+
 _CHUNK_BYTES = 4 << 20
 
 
-def keep(digest: str, weights: Path, config: bytes, cache: Path) -> Path:
+def keep(digest: str, weights: Path, config: bytes, cache: Path, *, factor: float) -> Path:
     """The folder with a copy of the weights, whose header was checked, and with that configuration.
+
+    `factor` is what the products of the two halves are multiplied by, and added up, at most.
 
     Raises:
         BadHeader: for values that are not served.
@@ -40,7 +45,7 @@ def keep(digest: str, weights: Path, config: bytes, cache: Path) -> Path:
     if _is_whole(target, weights):
         target.touch()
         return target
-    _check_values(weights)
+    _check_values(weights, factor)
     part = target.with_name(f".{digest}.{uuid4().hex}.part")
     part.mkdir(parents=True)
     try:
@@ -74,29 +79,33 @@ def prune(cache: Path, used: Collection[str], now: float | None = None) -> None:
             shutil.rmtree(copy, ignore_errors=True)
 
 
-def _check_values(file: Path) -> None:
+def _check_values(file: Path, factor: float) -> None:
     """Numbers of a size that no training comes to end as none, and these spread to the answers of others:
     what a step of attention masks out it still multiplies.
     """
+    most = {"A": 0.0, "B": 0.0}
     with file.open("rb") as stream:
         header = orjson.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         header.pop("__metadata__", None)
         # Without gaps, as was checked.
-        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
-            left = entry["data_offsets"][1] - entry["data_offsets"][0]
-            while left:
-                data = stream.read(min(left, _CHUNK_BYTES))
-                left -= len(data)
-                if not data or not _is_small(data, entry["dtype"]):
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            part = name.removesuffix(".weight")[-1]
+            start, end = entry["data_offsets"]
+            for at in range(start, end, _CHUNK_BYTES):
+                largest = _largest(stream.read(min(_CHUNK_BYTES, end - at)), entry["dtype"])
+                if not largest <= _MOST_VALUE:  # not so for what is no number
                     raise BadHeader(f"it has values over {_MOST_VALUE:.0f}, or that are no numbers")
+                most[part] = max(most[part], largest)
+    if most["A"] * most["B"] * factor > _MOST_PRODUCT:
+        raise BadHeader(f"what it adds to a weight may come to more than {_MOST_PRODUCT:.0f}")
 
 
-def _is_small(data: bytes, kind: str) -> bool:
+def _largest(data: bytes, kind: str) -> float:
     if kind == "BF16":
         values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     else:
         values = np.frombuffer(data, "<f4" if kind == "F32" else "<f2")
-    return bool((np.abs(values) <= _MOST_VALUE).all())  # not so for what is no number
+    return float(np.abs(values).max())
 
 
 def _is_whole(folder: Path, weights: Path) -> bool:

@@ -3,6 +3,7 @@
 What is kept of the configuration is written anew, of what was checked alone.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -67,6 +68,12 @@ class _Config:
     def most_rank(self) -> int:
         return max((self.rank, *self.ranks.values()))
 
+    @property
+    def factor(self) -> float:
+        """Rank times scale, at most."""
+        alpha = max((self.alpha, *self.alphas.values()))
+        return alpha * math.sqrt(self.most_rank) if self.rank_stabilised else alpha
+
     def rank_of(self, module: str) -> int:
         """By PEFT's rule: the first pattern that is the end of the name from a dot on."""
         found = (rank for key, rank in self.ranks.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module))
@@ -116,7 +123,7 @@ def take_adapter(
         pairs = _pairs(read_safetensors(files.weights), config)
         if base is not None:
             _check_against(pairs, read_weights(open_folder(base)).tensors)
-        path = keep(files.digest, files.weights, config.encode(pairs), cache)
+        path = keep(files.digest, files.weights, config.encode(pairs), cache, factor=config.factor)
     except BadHeader as error:
         raise LoadFailed(f"the adapter is not served: {error}") from error
     except OSError as error:

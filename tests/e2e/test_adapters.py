@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from harness.models.build import build_lora
 from harness.models.catalogue import GREETING, LONG_STORY
@@ -64,7 +65,7 @@ class Site:
         return loads_of(self.server)
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]:
     scratch: Path = tmp_path_factory.mktemp("adapters")
     served = [model for model in models() if model["name"] == "llama"]

@@ -1,12 +1,15 @@
 """Real adapters in a real engine: base and adapters in one batch, bad ones, and what an engine forgets."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import pytest_asyncio
 
 from app.catalogue.adaptercopies import CONFIG, WEIGHTS
 from app.catalogue.adapters import AdapterFiles, take_adapter
@@ -39,7 +42,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapter]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(adapters: dict[str, Adapter]) -> AsyncGenerator[Any]:
     """One for all tests here, with room for two adapters in a batch and four in memory."""
     started = await load(model("llama", max_loras=2, max_cpu_loras=5), adapter_rank=8)
@@ -126,6 +129,34 @@ async def test_a_bad_adapter_fails_alone(engine: Any, adapters: dict[str, Adapte
         assert str(tmp_path) not in str(caught.value)
     assert await others == [GREETING, *SENTENCES.values()]
     assert await ask(engine) == GREETING
+
+
+async def test_the_largest_values_that_are_served_reach_nobody_else(
+    engine: Any, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    """What becomes no number would stay in the memory that others get next."""
+    from safetensors.numpy import load_file, save_file
+
+    given = load_file(adapters["a"].path / WEIGHTS)
+    folder = tmp_path / "large"
+    folder.mkdir()
+    signs = np.random.default_rng(0)
+    save_file(
+        {
+            name: (1000.0 if "lora_A" in name else 9.9) * signs.choice([-1.0, 1.0], value.shape).astype("f4")
+            for name, value in given.items()
+        },
+        folder / WEIGHTS,
+    )
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 1, "target_modules": []}
+    (folder / CONFIG).write_text(json.dumps(config))
+    base = model("llama").facts.path
+    large = take_adapter(AdapterFiles(folder / CONFIG, folder / WEIGHTS, "f" * 64), base, tmp_path)
+    for _ in range(3):
+        await ask(engine, large)
+        answers = await asyncio.gather(*(ask(engine, each) for each in (None, large, adapters["b"], None)))
+        assert [answers[0], *answers[2:]] == [GREETING, SENTENCES["b"], GREETING]
+    engine.forget(large)
 
 
 async def test_an_adapter_that_is_forgotten_makes_room_and_its_number_stays_its_own(

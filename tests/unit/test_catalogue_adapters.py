@@ -71,6 +71,14 @@ def test_what_is_kept_is_a_copy_with_what_was_checked_alone(place: Place) -> Non
     assert [each.name for each in adapter.path.parent.iterdir()] == [DIGEST]
 
 
+def test_what_is_added_to_a_weight_is_bounded_with_its_scale(place: Place) -> None:
+    """35 times 35 is 1225: with an alpha of 8 it is just served, times the root of 4 not."""
+    assert place.take(lora(fill=35.0)).rank == 4
+    other = Place(place.root / "other")
+    assert "more than 10000" in other.refused(lora(fill=35.0), use_rslora=True)
+    assert "more than 10000" in other.refused(lora(fill=35.0), alpha_pattern={"x": 9})
+
+
 def test_copies_that_no_server_uses_go(place: Place) -> None:
     """Each says of its own, once an hour, that it uses them."""
     path = place.take().path
@@ -174,6 +182,7 @@ def renamed(data: bytes, old: str, new: str) -> bytes:
         (lora(fill=float("nan")), "no numbers"),
         (lora(fill=float("inf")), "no numbers"),
         (lora(fill=-2e30), "values over 1000"),
+        (lora(fill=-40.0), "more than 10000"),
         (lora(fill=float("nan"), dtype="f2"), "no numbers"),
     ],
 )
