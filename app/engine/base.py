@@ -115,7 +115,7 @@ class Engine(Protocol):
     def vram_bytes(self) -> int: ...
 
     def takes(self, adapter: Adapter | None) -> bool:
-        """Whether it can answer with the adapter as it is; else it must be loaded anew, for a model with it.
+        """Whether it can answer with the adapter as it is; else it must be loaded anew, knowing of it.
 
         Raises:
             LoadFailed: where that would not help, with the reason.

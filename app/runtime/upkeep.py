@@ -75,10 +75,10 @@ class Upkeep:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self.check_idle, entry)
 
     def outgrow(self, entry: Entry, model: Model) -> None:
-        """Have the engine of a ready entry loaded anew, for `model`, once those who use it have ended."""
+        """Have a ready entry's engine loaded anew, as `model` needs it, once those who use it have ended."""
         _log.info("%s needs the engine of %s loaded anew", model.name, entry.model.name)
         self._entries.outgrow(entry)
-        self.keep(Entry(model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), 0.0)
+        self.keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), 0.0)
         if not entry.users:
             self.end_outgrown(entry)
 
