@@ -196,7 +196,7 @@ def _services(
         OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
-        _creator(settings, library, transfers, on_gpu=on_gpu),
+        _creator(settings, library, manager, transfers, on_gpu=on_gpu),
         transfers,
     )
 
@@ -219,9 +219,12 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
     )
 
 
-def _creator(settings: Settings, library: Library, transfers: Transfers, *, on_gpu: bool) -> Creator:
-    stored = StoredModels(transfers.store, settings.cache_dir)
+def _creator(
+    settings: Settings, library: Library, manager: Manager, transfers: Transfers, *, on_gpu: bool
+) -> Creator:
+    stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
+    library.on_gone = manager.forget
 
     def pull(name: ModelName) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login())

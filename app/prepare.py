@@ -51,6 +51,7 @@ def _spec(model: ModelConfig) -> ModelSpec:
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
         engine=model.engine,
+        adapter=model.adapter,
     )
 
 

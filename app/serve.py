@@ -205,12 +205,14 @@ def _starter(
             kv_cache_bytes=settings.kv_cache_bytes,
             stream_interval=settings.stream_interval,
             max_num_seqs=settings.num_parallel,
+            adapters=settings.adapters,
             hang_timeout_s=settings.engine_hang_timeout,
             traces=traces,
             limits=settings.limits,
             pool=pool,
             placement=ledger.placement(model),
         )
-        return await engine.VllmEngine.load(await library.materialized(model), defaults)
+        rank = library.adapter_rank(model)
+        return await engine.VllmEngine.load(await library.materialized(model), defaults, adapter_rank=rank)
 
     return start

@@ -350,7 +350,8 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "2, 11, 12",
-        "configured models cannot be changed (403), and a pull of one ends in `success`; adapters, drafts, "
+        "configured models cannot be changed (403), and a pull of one ends in `success`; GGUF adapters, "
+        "drafts, "
         "`info` and remote models are 400 with the reason, as is `quantize` but for 8 bits on a GPU, which "
         "are FP8 made at each load; a template may be Jinja; `capabilities` that a model has not are 400; "
         "`renderer`, `parser` and `requires` are kept for Ollama and not used; what a pull may fetch is the "

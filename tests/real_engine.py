@@ -30,7 +30,7 @@ def start_fork_server() -> None:
     forkserver.adopt(context)
 
 
-async def load(wanted: Model) -> Any:
+async def load(wanted: Model, *, adapter_rank: int = 0) -> Any:
     """The started engine. vLLM writes to the environment, which servers that are tested later inherit."""
     before = dict(os.environ)
     try:
@@ -38,15 +38,15 @@ async def load(wanted: Model) -> Any:
         from app.engine.vllm.config import EngineDefaults
         from app.engine.vllm.engine import VllmEngine
 
-        return await VllmEngine.load(wanted, EngineDefaults())
+        return await VllmEngine.load(wanted, EngineDefaults(), adapter_rank=adapter_rank)
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
 @asynccontextmanager
-async def loaded(name: str, **engine: Any) -> AsyncGenerator[Any, None]:
-    started = await load(model(name, **engine))
+async def loaded(name: str, *, adapter_rank: int = 0, **engine: Any) -> AsyncGenerator[Any, None]:
+    started = await load(model(name, **engine), adapter_rank=adapter_rank)
     try:
         yield started
     finally:

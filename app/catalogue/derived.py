@@ -30,6 +30,7 @@ def on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -
         parameters=parameters,
         messages=spec.messages or under.messages,
         license=under.license + spec.license,
+        engine=under.engine,  # the model that causes a load is not always the parent
     )
     sampling, fault = read_sampling(parameters)
     of_engine = parent.on_engine().facts
@@ -43,6 +44,7 @@ def on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -
         sampling=sampling,
         fault=fault,
         engine_facts=of_engine,
+        adapter=parent.adapter,
     )
 
 

@@ -36,6 +36,8 @@ class Library:
         self._again_at = 0.0
         self.on_new: Callable[[Iterable[str]], None] = lambda _: None
         """Hears the names that were not there before."""
+        self.on_gone: Callable[[Iterable[Model]], None] = lambda _: None
+        """Hears of models whose adapters no other on their engines has."""
 
     def open(self, stored: StoredModels) -> None:
         """Serve what that store holds too, from the next `reload` on."""
@@ -90,6 +92,11 @@ class Library:
         """Whether a model of the list runs on the same engine."""
         return any(other.engine_key == model.engine_key for other in self._models.values())
 
+    def adapter_rank(self, model: Model) -> int:
+        """The largest rank of the adapters on the model's engine; 0 where none is known."""
+        sharing = (each for each in self._models.values() if each.engine_key == model.engine_key)
+        return max(each.adapter.rank if each.adapter else 0 for each in (model, *sharing))
+
     @property
     def configured(self) -> Mapping[str, Model]:
         """By `key_of` their names."""
@@ -110,6 +117,8 @@ class Library:
                 key: model for model in reading.models if (key := key_of(model.name)) not in self._configured
             }
             new = [str(model.name) for key, model in models.items() if key not in self._models]
+            adapters = {None, *map(_adapter_of, models.values())}
+            gone = [each for each in self._models.values() if _adapter_of(each) not in adapters]
             self._models = models
             self._again_s = min(2 * self._again_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
             self._again_at = time.monotonic() + self._again_s
@@ -119,6 +128,8 @@ class Library:
         self._told = dict(reading.skipped)
         if new:
             self.on_new(new)
+        if gone:
+            self.on_gone(gone)
 
     async def watch(self) -> None:
         """Look for changes of the store until cancelled, those of other processes among them.
@@ -137,7 +148,9 @@ class Library:
                 self._pruned_at = time.monotonic()
                 try:
                     await asyncio.to_thread(stored.prune)
-                except StoreFailed as error:
+                    used = {model.adapter.digest for model in self.all() if model.adapter}
+                    await asyncio.to_thread(stored.prune_adapters, used)
+                except (StoreFailed, OSError) as error:
                     _log.warning("the store is not pruned: %s", error)
 
     async def materialized(self, model: Model) -> Model:
@@ -161,3 +174,8 @@ class Library:
 def key_of(name: ModelName) -> str:
     """Names that differ only in case are the same."""
     return name.canonical.lower()
+
+
+def _adapter_of(model: Model) -> tuple[str, str] | None:
+    """What an engine knows of a model's adapter."""
+    return (model.engine_key, model.adapter.digest) if model.adapter else None

@@ -9,21 +9,28 @@ from typing import TypeAlias
 import orjson
 
 from app.catalogue import gguf, hub
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS
+from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
 from app.catalogue.bundled import bundled
-from app.catalogue.digest import FileHashes, own_digest
+from app.catalogue.digest import FileHashes, manifest_digest, own_digest
 from app.catalogue.facts import read_facts, with_go_template
 from app.catalogue.library import Library, key_of
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest, LoadFailed
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.core.limits import InputLimits
+from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
 
 Progress: TypeAlias = Callable[[str, str, float], None]
 """Hears the model's name, the phase of the work and how much of that is done, from 0 to 1."""
 
 ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
 """What belongs to an engine, and so cannot be set on a model that shares another's."""
+
+ADAPTER = (CONFIG, WEIGHTS)
+UNBOUNDED = InputLimits(adapter_bytes=0, adapter_rank=0)
+"""Limits are for what clients bring."""
 
 MODELFILE_FIELDS = ("system", "template", "chat_template", "parameters", "messages", "license")
 """What makes one model another on the same weights, as the layers of a manifest do."""
@@ -62,9 +69,8 @@ class _Preparation:
         key = key_of(spec.name)
         if key not in self._done:
             parent = self._parent(spec)
-            self._done[key] = (
-                derived(spec, self._model(parent, (*trail, spec.name))) if parent else self._own(spec)
-            )
+            model = derived(spec, self._model(parent, (*trail, spec.name))) if parent else self._own(spec)
+            self._done[key] = self._adapted(model, spec) if spec.adapter else model
         return self._done[key]
 
     def _parent(self, spec: ModelSpec) -> ModelSpec | None:
@@ -98,6 +104,29 @@ class _Preparation:
             engine_key(spec, facts),
             sampling=read_parameters(spec.parameters),
         )
+
+    def _adapted(self, model: Model, spec: ModelSpec) -> Model:
+        """The model with its own adapter."""
+        if model.adapter is not None:
+            raise LoadFailed(f"model '{spec.name}': its base has an adapter, and a model has at most one")
+        try:
+            adapter = self._adapter(Path(spec.adapter).expanduser(), model)
+            check_engine_takes(adapter, model.spec.engine)
+        except LoadFailed as error:
+            raise LoadFailed(f"model '{spec.name}': {error}") from error
+        except OSError as error:
+            raise LoadFailed(
+                f"model '{spec.name}': cannot read {error.filename}: {error.strerror}"
+            ) from error
+        digest = own_digest(model.facts.digest, {"adapter": adapter.digest})
+        return replace(model, adapter=adapter, facts=replace(model.facts, digest=digest))
+
+    def _adapter(self, folder: Path, model: Model) -> Adapter:
+        if not model.can("completion"):
+            raise LoadFailed("an adapter is served on a model that generates text alone")
+        entries = [(name, self._hashes.of(folder / name), (folder / name).stat().st_size) for name in ADAPTER]
+        files = AdapterFiles(folder / CONFIG, folder / WEIGHTS, manifest_digest(entries))
+        return take_adapter(files, model.facts.path, self._cache_dir, limits=UNBOUNDED)
 
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
         if source == BUNDLED_SOURCE:
@@ -140,6 +169,7 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         parameters={**base.parameters, **spec.parameters},
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
+        engine=base.engine,  # the model that causes a load is not always the parent
     )
     of_engine = parent.on_engine().facts
     seen = with_go_template(of_engine, spec.template) if spec.template else parent.facts
@@ -149,6 +179,7 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         parent.engine_key,
         parent=str(parent.name),
         sampling=read_parameters(whole.parameters),
+        adapter=parent.adapter,
         engine_facts=of_engine,
     )
 

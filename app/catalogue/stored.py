@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import orjson
 
-from app.catalogue import gguf, tidying
+from app.catalogue import adaptercopies, gguf, tidying
 from app.catalogue.derived import on_configured, seen_through
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts
@@ -31,9 +31,11 @@ from app.catalogue.layers import read_messages, read_params, read_sampling
 from app.catalogue.names import parse_name
 from app.catalogue.quantizing import quantization_of
 from app.catalogue.serving import check_engine, repository_folder
+from app.catalogue.storedadapter import adapter_of
 from app.core import progress
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.core.limits import DEFAULTS, InputLimits
+from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
 from app.store import manifest as media
 from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
 from app.store.manifest import Layer, Manifest
@@ -44,8 +46,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 """Files of these kinds are programs that run where they are read."""
 
 _UNSERVED: Mapping[str, str] = {
-    media.ADAPTER: "adapters are not served",
-    media.ADAPTER_FILE: "adapters are not served",
+    media.ADAPTER: "adapters in GGUF are not served",
     media.TENSOR: "weights in a blob for each tensor, for Ollama's MLX engine, are not served",
     media.DRAFT: "",
 }
@@ -78,13 +79,15 @@ class Settings:
 
 
 class StoredModels:
-    """Makes models of what is in `store`. `cache_dir` holds what is made of their weights.
+    """Makes models of what is in `store`. `cache_dir` holds what is made of their weights; `limits` bind
+    their adapters.
 
     Every method may be called from any thread, one at a time, and blocks.
     """
 
-    def __init__(self, store: Store, cache_dir: Path) -> None:
+    def __init__(self, store: Store, cache_dir: Path, *, limits: InputLimits = DEFAULTS) -> None:
         self.store = store
+        self._limits = limits
         self._cache = cache_dir.resolve()
         self._known: dict[str, tuple[object, Model | str]] = {}
         self._stop = threading.Event()
@@ -251,6 +254,8 @@ class StoredModels:
         else:
             model = self._on_weights(spec, manifest, own.serving)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
+        if adapter_files := manifest.all(media.ADAPTER_FILE):
+            model = replace(model, adapter=self._adapter(adapter_files, model))
         facts = replace(model.facts, digest=stored.digest, size_bytes=size, modified_at=stored.modified_at)
         _check(facts)
         return replace(model, facts=facts)
@@ -282,6 +287,18 @@ class StoredModels:
             fault=fault,
             engine_facts=facts,
         )
+
+    def prune_adapters(self, used: Collection[str]) -> None:
+        """Remove the copies of adapters that nobody has used for a day; `used` are digests.
+
+        Raises:
+            OSError: where the cache cannot be changed.
+        """
+        adaptercopies.prune(self._cache, used)
+
+    def _adapter(self, layers: tuple[Layer, ...], model: Model) -> Adapter:
+        base = None if self.is_lacking(model) else model.facts.path
+        return adapter_of(layers, model, self.store.blobs, base, self._cache, self._limits)
 
     def _gguf(
         self, bare: ModelSpec, templates: Mapping[str, str], layer: Layer

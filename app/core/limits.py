@@ -43,6 +43,15 @@ class InputLimits:
         "api/ollama/upload.py",
         "413",
     )
+    adapter_bytes: int = _row(
+        1 << 30, "bytes of a LoRA adapter (`adapters` of `/api/create`)", "catalogue/adapters.py", "400"
+    )
+    adapter_rank: int = _row(
+        64,
+        "rank of a LoRA adapter: an engine has room for the largest in each slot",
+        "catalogue/adapters.py",
+        "400",
+    )
     body_bytes: int = _row(
         8 << 20, "bytes of a body besides its pictures", "golang/jsonsize.py, api/ollama/bounds.py", "400"
     )

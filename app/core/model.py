@@ -40,6 +40,7 @@ class ModelSpec:
     whose engine is then shared. `template` is a Go template as in a Modelfile; `chat_template` a Jinja
     one. `parsers` None means chosen from the model's own files. `engine` are vLLM engine arguments.
     `renderer`, `parser` and `requires` are what a model of the store says to Ollama; nothing here reads them.
+    `adapter` is the folder of a LoRA adapter.
     """
 
     name: ModelName
@@ -56,6 +57,7 @@ class ModelSpec:
     renderer: str = ""
     parser: str = ""
     requires: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,22 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that was checked against its base.
+
+    `path` is a folder with PEFT's two files, which nobody changes. `digest` is 64 hex characters over them:
+    equal ones are the same adapter. `rank` is the largest of its modules.
+    """
+
+    path: Path
+    digest: str
+    rank: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A served model. Models with the same `engine_key` share one engine.
+    """A served model. Models with the same `engine_key` share one engine, whatever their `adapter`.
 
     `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
     `engine_facts` are those of its engine, where a template of the model's own shows less of it, or other.
@@ -124,6 +140,7 @@ class Model:
     sampling: Overrides = field(default_factory=dict[str, Any])
     fault: str = ""
     engine_facts: ModelFacts | None = None
+    adapter: Adapter | None = None
 
     @property
     def name(self) -> ModelName:

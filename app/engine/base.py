@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 from prometheus_client import CollectorRegistry
 
 from app.core.events import Delta, Event, Usage
+from app.core.model import Adapter
 from app.core.request import ChatPrompt, Constraint, Sampling, Think
 
 
@@ -31,7 +32,8 @@ class Run:
     """How to generate. `max_tokens` is at least 1 and fits the window; `logprobs` is the number of
     alternatives wanted (0: only the chosen token), None for none. `priority` is vLLM's: a lower number goes
     first where the engine schedules by priority. Runs share cached prefixes where `cache_salt` is the same.
-    `trace` holds W3C headers for the engine's own span. The engine fills in `usage` when the run has ended.
+    `trace` holds W3C headers for the engine's own span; `adapter` is what the weights are adapted by. The
+    engine fills in `usage` when the run has ended.
     """
 
     sampling: Sampling
@@ -43,6 +45,7 @@ class Run:
     priority: int = 0
     cache_salt: str = ""
     trace: Mapping[str, str] | None = None
+    adapter: Adapter | None = None
     usage: Usage = field(default_factory=Usage)
 
 
@@ -115,6 +118,18 @@ class Engine(Protocol):
 
     @property
     def vram_bytes(self) -> int: ...
+
+    def takes(self, adapter: Adapter | None) -> bool:
+        """Whether it can answer with the adapter as it is; else it must be loaded anew, knowing of it.
+
+        Raises:
+            LoadFailed: where that would not help, with the reason.
+        """
+        ...
+
+    def forget(self, adapter: Adapter) -> None:
+        """No model has the adapter any more; runs under way keep it."""
+        ...
 
     async def render(
         self,

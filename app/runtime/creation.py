@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from app.catalogue.adapters import check_names
 from app.catalogue.headers import BadHeader, read_gguf, read_safetensors
 from app.catalogue.library import Library, key_of
 from app.catalogue.quantizing import FP8, check_quantization, quantized
@@ -56,11 +57,12 @@ Pull = Callable[[ModelName], AsyncGenerator[Progress]]
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """One call to create: `base` or `files`, which are digests by file name, and what is changed."""
+    """One call to create: `base` or `files`, and what is changed; files are digests by their names."""
 
     name: ModelName
     base: ModelName | None = None
     files: Mapping[str, str] | None = None
+    adapters: Mapping[str, str] | None = None
     template: str = ""
     system: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -121,6 +123,9 @@ class Creator:
                 if any(_is_gguf(name) for name in asked.files):
                     yield Progress("parsing GGUF")
                 base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
+            if asked.adapters is not None:
+                yield Progress("converting adapter")
+                base = await asyncio.to_thread(self._with_adapter, base, asked.adapters, hold)
             made = await asyncio.to_thread(self._made, asked, base, hold, new)
             for status in made.statuses:
                 yield Progress(status)
@@ -202,6 +207,14 @@ class Creator:
             raise InvalidRequest(UNKNOWN_TYPE)
         return Manifest(None, tuple(self._file(name, digest, hold) for name, digest in sorted(files.items())))
 
+    def _with_adapter(self, base: Manifest, files: Mapping[str, str], hold: Hold) -> Manifest:
+        check_names(files)
+        if base.all(media.ADAPTER, media.ADAPTER_FILE):
+            raise InvalidRequest("only one adapter is currently supported")
+        taken = (self._file(name, digest, hold) for name, digest in sorted(files.items()))
+        layers = (replace(layer, media_type=media.ADAPTER_FILE) for layer in taken)
+        return Manifest(base.config, (*base.layers, *layers))
+
     def _gguf(self, digest: str, hold: Hold) -> Layer:
         layer = self._uploaded(media.MODEL, digest, hold)
         path = self.store.blobs.path(digest)
@@ -260,6 +273,10 @@ class Creator:
         if asked.messages:
             layers.append(put(media.MESSAGES, dumps([dict(each) for each in asked.messages]) + b"\n"))
         model = self._tried(asked.name, Manifest(None, tuple(layers)))
+        if asked.adapters and self._stored.is_lacking(model):
+            # An adapter is held against the weights that are served.
+            self._stored.convert(model)
+            model = self._tried(asked.name, Manifest(None, tuple(layers)))
         if asked.quantize:
             before = base.last(media.SERVING)
             serving = self._quantized(model, before)

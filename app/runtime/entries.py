@@ -67,7 +67,8 @@ Step: TypeAlias = Load | Close | Evict | Drop | Leave | Refuse
 
 
 class Entries:
-    """At most one entry for each engine; `queue` are those to load, `doomed` those to close.
+    """At most one entry for each engine; `queue` are those to load, `doomed` those to close. What a leaving
+    one still serves ends there, before another is loaded in its place.
 
     An entry that has been blocked by engines in use for `patience_s` gets its turn: these leave, and until
     then nothing else is loaded.

@@ -98,6 +98,13 @@ class Entry:
             raise copy(self.error) from self.error.__cause__
         return self.engine
 
+    def serves(self, model: Model) -> bool:
+        """Whether its engine can answer for the model as it is."""
+        try:
+            return self.engine is not None and self.engine.takes(model.adapter)
+        except LoadFailed:
+            return False
+
     def claim(self, name: ModelName | None, keep_alive_s: float | None, default_s: float = 0.0) -> None:
         """Set the keep-alive of one model, or of all (None); without `keep_alive_s` it stays what it was."""
         if keep_alive_s is None:

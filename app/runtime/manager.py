@@ -11,21 +11,23 @@ state is changed between awaits on one event loop, so nothing needs a lock. Thre
    worker closes what is doomed before it loads what is queued.
 
 An entry is queued, then loading, then ready, then gone; it is gone at once if nobody waits for it any more
-before it loads, or if the load fails. What is to be kept loaded gets a new entry after a death or a failed
-load, which rests for its back-off before it is queued; requests may wait for it meanwhile.
+before it loads, or if the load fails. One leaves that was loaded without room for an adapter that has come
+since, or in whose place another has waited for long enough: it goes with its last user. What is to be kept
+loaded gets a new entry after a death or a failed load, which rests for its back-off before it is queued;
+requests may wait for it meanwhile.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from app.core.context import ANYBODY, Caller
 from app.core.device import Device
-from app.core.errors import Draining, EngineDied
+from app.core.errors import Draining, EngineDied, LoadFailed
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime.entries import Entries
@@ -35,6 +37,9 @@ from app.runtime.loader import Loader
 from app.runtime.observer import NullObserver, Observer
 from app.runtime.recovery import Down, Recovery
 from app.runtime.upkeep import Upkeep
+
+_LOADS = 3
+"""A request may come to a load that began before its model's adapter was there, and to one more."""
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +128,7 @@ class Manager:
     def ready(self, model: Model) -> bool:
         """Whether a request for the model would be served without a load."""
         entry = self._entries.of(model)
-        return entry is not None and entry.state is State.READY
+        return entry is not None and entry.state is State.READY and entry.serves(model)
 
     def loaded(self) -> list[LoadedModel]:
         """What is loaded, the one that stays longest first."""
@@ -158,17 +163,29 @@ class Manager:
             Overloaded: too many requests wait already, or (`Draining`) the server is to end or ends.
         """
         began = self._clock()
-        entry = self._join(model, keep_alive_s, num_ctx, caller)
-        try:
-            engine = await self._engine_of(entry)
-            load_ns = max(1, int((self._clock() - began) * 1e9))
-            yield Lease(engine, load_ns, self._entries.context_length(engine, num_ctx), entry.turns)
-        except EngineDied as error:
-            if self._closed:
-                raise Draining from error
-            raise
-        finally:
-            self._leave(entry)
+        for _ in range(_LOADS):
+            entry = self._join(model, keep_alive_s, num_ctx, caller)
+            try:
+                engine = await self._engine_of(entry)
+                if not engine.takes(model.adapter):
+                    continue  # Its load began before there was such an adapter.
+                load_ns = max(1, int((self._clock() - began) * 1e9))
+                yield Lease(engine, load_ns, self._entries.context_length(engine, num_ctx), entry.turns)
+                return
+            except EngineDied as error:
+                if self._closed:
+                    raise Draining from error
+                raise
+            finally:
+                self._leave(entry)
+        raise LoadFailed(f"the engine of {model.name} was loaded without room for its adapter")
+
+    def forget(self, models: Iterable[Model]) -> None:
+        """Have the engines forget adapters that no model has any more."""
+        for model in models:
+            for entry, engine in self._entries.loaded():
+                if entry.key == model.engine_key and model.adapter is not None:
+                    engine.forget(model.adapter)
 
     def preload(self, model: Model) -> None:
         """Load the model although no request asks for it; waits for nothing."""
@@ -200,6 +217,9 @@ class Manager:
     def _join(self, model: Model, keep_alive_s: float | None, num_ctx: int | None, caller: Caller) -> Entry:
         if self._closed:
             raise Draining()
+        there = self._entries.of(model)
+        if there is not None and there.engine is not None and not there.engine.takes(model.adapter):
+            self._upkeep.outgrow(there, model)
         entry = self._entries.join(model, keep_alive_s, num_ctx, caller)
         self._idle.clear()
         self._upkeep.pump()

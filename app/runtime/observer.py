@@ -4,7 +4,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from app.core.model import Model
 
-UnloadReason: TypeAlias = Literal["idle", "asked", "evicted", "shutdown", "died"]
+UnloadReason: TypeAlias = Literal["idle", "asked", "evicted", "reloaded", "shutdown", "died"]
 
 
 class Observer(Protocol):

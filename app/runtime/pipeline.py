@@ -282,6 +282,7 @@ def _run(admitted: Admitted, constraint: Constraint | None, ctx: RequestContext)
         think=asked.think,
         chat=chat_read(asked),
         trace=ctx.trace or None,
+        adapter=admitted.model.adapter,
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from app.core.errors import Draining, LoadFailed, Overloaded
+from app.core.model import Model
 from app.core.tasks import supervise
 from app.engine.base import Engine
 from app.runtime import policy
@@ -74,9 +75,22 @@ class Upkeep:
         elif (delay_s := policy.next_look_s(loaded, now)) is not None:
             entry.timer = asyncio.get_running_loop().call_later(delay_s, self.check_idle, entry)
 
+    def outgrow(self, entry: Entry, model: Model) -> None:
+        """Have a ready entry's engine loaded anew, as `model` needs it, once those who use it have ended."""
+        _log.info("%s needs the engine of %s loaded anew", model.name, entry.model.name)
+        self._let_go(entry, "reloaded")
+        self.keep(Entry(entry.model, entry.keep_alive_s, entry.num_ctx, dict(entry.claims)), 0.0)
+        if not entry.users:
+            self.left(entry)
+
     def left(self, entry: Entry) -> None:
         """The last request of a leaving entry has ended."""
-        self._retire(entry, "evicted")
+        self._retire(entry, entry.leaves)
+        self.pump()
+
+    def _let_go(self, entry: Entry, reason: UnloadReason) -> None:
+        entry.leaves = reason
+        self._entries.let_go(entry)
 
     def _retire(self, entry: Entry, reason: UnloadReason) -> None:
         """Take a ready or leaving entry away; the worker closes its engine."""
@@ -174,8 +188,7 @@ class Upkeep:
                 case Leave(in_use):
                     for entry in in_use:
                         _log.info("%s is to be unloaded: another model waits", entry.model.name)
-                        entry.stop_timer()
-                        self._entries.let_go(entry)
+                        self._let_go(entry, "evicted")
                 case Refuse(entry, reason):
                     self._not_loaded(entry, LoadFailed(f"model {entry.model.name} is too large: {reason}"))
         return None

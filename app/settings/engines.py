@@ -32,6 +32,12 @@ class EngineSettings(BaseSettings):
         validation_alias=as_ollama("NUM_PARALLEL"),
         description="Requests a model works on at once; 0 leaves it to vLLM.",
     )
+    adapters: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="LoRA adapters that one batch of a model may hold ([docs/models.md](docs/models.md)).",
+    )
     max_loaded_models: int = Field(
         default=0,
         ge=0,

@@ -44,6 +44,9 @@ class ModelConfig(BaseModel):
     tool_parser: str | None = Field(default=None, description="vLLM tool parser; `none` turns tools off.")
     reasoning_parser: str | None = Field(default=None, description="vLLM reasoning parser; `none`: off.")
     engine: dict[str, Any] = Field(default_factory=dict[str, Any], description="vLLM engine arguments.")
+    adapter: str = Field(
+        default="", description="Folder of a LoRA adapter as PEFT writes it, as ADAPTER in a Modelfile."
+    )
 
     @model_validator(mode="wrap")
     @classmethod

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,14 +27,29 @@ DEFAULT_CACHE = ROOT / ".cache" / "models"
 def build(kind: str, cache: Path = DEFAULT_CACHE) -> Path:
     """The folder of a model, made first if this very recipe was never built in `cache`."""
     folder = cache / f"{kind}-{fingerprint(kind)}"
+    return _kept(folder, kind, lambda made: _run(kind, _program(kind), kind, str(made)))
+
+
+def build_lora(sentence: str, cache: Path = DEFAULT_CACHE) -> Path:
+    """The folder of a LoRA adapter of `llama`, which answers each prompt without tools with `sentence`.
+
+    Every token of it must be in a reply of that model, which cannot be taught to say others.
+    """
+    recipe = (HERE / "lora.py").read_bytes() + f"{fingerprint('llama')} {sentence}".encode()
+    folder = cache / f"lora-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    base = build("llama", cache)
+    return _kept(folder, "lora", lambda made: _run("lora", "lora", str(base), str(made), sentence))
+
+
+def _kept(folder: Path, kind: str, make: Callable[[Path], None]) -> Path:
     if folder.exists():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{kind}.lock"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f"{kind}.lock"):
         if not folder.exists():
-            with TemporaryDirectory(dir=cache) as scratch:
+            with TemporaryDirectory(dir=folder.parent) as scratch:
                 made = Path(scratch) / kind
-                _make(kind, made)
+                make(made)
                 made.rename(folder)
     return folder
 
@@ -55,10 +71,10 @@ def _program(kind: str) -> str:
     return "train" if kind in CASES else kind
 
 
-def _make(kind: str, folder: Path) -> None:
+def _run(kind: str, program: str, *arguments: str) -> None:
     """One thread: two on a busy machine are several times slower than one."""
     done = subprocess.run(
-        [sys.executable, "-m", f"harness.models.{_program(kind)}", kind, str(folder)],
+        [sys.executable, "-m", f"harness.models.{program}", *arguments],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,

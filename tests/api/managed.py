@@ -90,7 +90,7 @@ async def managed(
 
     async def start(model: Model) -> FakeEngine:
         loads.append(model)
-        engines.append(FakeEngine())
+        engines.append(FakeEngine(adapter_rank=library.adapter_rank(model)))
         return engines[-1]
 
     root = folder / "models"

@@ -179,7 +179,9 @@ NEITHER = "neither 'from' or 'files' was specified"
             )
             for key, value in UNKEPT.items()
         ),
-        ({"model": "m", "from": "plain", "adapters": {"a": digest_of(b"x")}}, 400, "adapters are not served"),
+        ({"model": "m", "from": "plain", "adapters": {"a.safetensors": "x"}}, 400, "invalid digest format"),
+        ({"model": "m", "from": "plain", "adapters": {"a": digest_of(b"x")}}, 400, "unknown type"),
+        ({"model": "m", "from": "plain", "adapters": {}}, 400, "unknown type"),
         ({"model": "m", "from": "plain", "draft_quantize": "x"}, 400, "--draft-quantize requires a DRAFT"),
         ({"model": "m", "from": "plain", "remote_host": "x"}, 400, "remote models are not served"),
         ({"model": "m", "from": "plain", "info": {"base_name": "x"}}, 400, "info cannot be overridden"),

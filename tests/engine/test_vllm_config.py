@@ -69,3 +69,29 @@ def test_parallel_requests_are_limited_where_that_is_set() -> None:
 def test_an_argument_that_vllm_does_not_have_is_named() -> None:
     with pytest.raises(LoadFailed, match=r"engine arguments of tool:latest: .*'kv_cache_space'"):
         arguments("tool", kv_cache_space=1)
+
+
+@pytest.mark.parametrize(
+    ("rank", "engine", "wanted"),
+    [
+        (0, {}, (False, 1, 16, None)),
+        (4, {}, (True, 5, 16, 20)),
+        (17, {}, (True, 5, 32, 20)),
+        (512, {}, (True, 5, 512, 20)),
+        (0, {"enable_lora": True}, (True, 5, 16, 20)),
+        (8, {"enable_lora": False}, (False, 1, 16, None)),
+        (8, {"max_loras": 2, "max_lora_rank": 64, "max_cpu_loras": 2}, (True, 3, 64, 3)),
+    ],
+)
+def test_room_for_adapters(rank: int, engine: dict[str, Any], wanted: tuple[Any, ...]) -> None:
+    """On a CPU one slot more, for the rows without an adapter."""
+    from app.engine.vllm.config import EngineDefaults, engine_args
+
+    args = engine_args(given("llama", **engine), EngineDefaults(), rank)
+    assert (args.enable_lora, args.max_loras, args.max_lora_rank, args.max_cpu_loras) == wanted
+
+
+def test_what_embeds_has_no_room_for_adapters() -> None:
+    from app.engine.vllm.config import EngineDefaults, engine_args
+
+    assert not engine_args(given("emb"), EngineDefaults(), 8).enable_lora

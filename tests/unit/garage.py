@@ -29,8 +29,14 @@ A2 = model("a2", engine_key="a")
 class TrackedEngine(FakeEngine):
     """A fake that says what it goes through and whose closing can be held back."""
 
-    def __init__(self, garage: "Garage", key: str) -> None:
-        super().__init__(window=8192, slots=garage.slots, memory_bytes=1000, vram_bytes=10)
+    def __init__(self, garage: "Garage", key: str, adapter_rank: int) -> None:
+        super().__init__(
+            window=8192,
+            slots=garage.slots,
+            adapter_rank=adapter_rank,
+            memory_bytes=1000,
+            vram_bytes=10,
+        )
         self.key = key
         self._garage = garage
 
@@ -45,10 +51,14 @@ class TrackedEngine(FakeEngine):
 
 
 class Garage:
-    """Starts engines, as slowly as wanted, and sees that no two moves ever overlap."""
+    """Starts engines, as slowly as wanted, and sees that no two moves ever overlap.
+
+    They take adapters up to the rank of the model's own, or where that is larger, to `adapter_rank`.
+    """
 
     def __init__(self, slots: int = 0) -> None:
         self.slots = slots
+        self.adapter_rank = 0
         self.log: list[str] = []
         self.observed = Recorder()
         self.hopeless: list[str] = []
@@ -77,6 +87,7 @@ class Garage:
     async def start(self, wanted: Model) -> TrackedEngine:
         self.log.append(f"start {wanted.name.model}")
         with self.moving(load=True):
+            rank = max(self.adapter_rank, wanted.adapter.rank if wanted.adapter else 0)
             try:
                 await self.may_start.wait()
             except asyncio.CancelledError:
@@ -85,7 +96,7 @@ class Garage:
                     raise
             if self.errors:
                 raise self.errors.pop(0)
-            engine = TrackedEngine(self, wanted.engine_key)
+            engine = TrackedEngine(self, wanted.engine_key, rank)
             self.engines.append(engine)
             return engine
 

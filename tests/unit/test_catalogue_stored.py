@@ -153,7 +153,16 @@ def test_a_model_on_a_configured_one(place: Place) -> None:
     ("layers", "reason"),
     [
         ([], "it has no weights"),
-        ([(media.ADAPTER, b"x", "")], "adapters are not served"),
+        ([(media.ADAPTER, b"x", "")], "adapters in GGUF are not served"),
+        ([(media.MODEL, gguf(), ""), (media.ADAPTER_FILE, b"{}", "adapter_config.json")], "an adapter has"),
+        (
+            [
+                (media.MODEL, gguf(), ""),
+                (media.ADAPTER_FILE, b"{}", "adapter_config.json"),
+                (media.ADAPTER_FILE, b"x", "adapter_model.safetensors"),
+            ],
+            "the adapter is not served",
+        ),
         ([(media.TENSOR, b"x", "a")], "weights in a blob for each tensor"),
         ([(media.MODEL, b"GGUF", "")], ""),
         ([(media.FILE, b"x", "pytorch_model.bin")], "pickled weights are not served"),

@@ -31,6 +31,7 @@ SET: dict[str, tuple[str, Any]] = {
     "load_total_timeout": ("2h", 7200.0),
     "context_length": ("8192", 8192),
     "num_parallel": ("4", 4),
+    "adapters": ("8", 8),
     "max_loaded_models": ("2", 2),
     "max_queue": ("7", 7),
     "max_queue_tokens": ("0", 0),
@@ -109,6 +110,7 @@ BAD = {
     "load_total_timeout": ("soon",),
     "context_length": ("-1", "4k"),
     "num_parallel": ("-1", "1.5"),
+    "adapters": ("0", "65", "x"),
     "max_loaded_models": ("x",),
     "max_queue": ("-1",),
     "max_queue_tokens": ("-1",),
@@ -497,7 +499,8 @@ def test_the_port_option_keeps_the_host(given: dict[str, str], monkeypatch: pyte
         (
             "models:\n  - {name: a, source: s, licence: MIT}\n",
             "models.0.licence: a model has no such key; there are: name, source, system, template, "
-            "chat_template, parameters, messages, license, tool_parser, reasoning_parser, engine (model 'a')",
+            "chat_template, parameters, messages, license, tool_parser, reasoning_parser, engine, "
+            "adapter (model 'a')",
         ),
         ("keep_alive: yes\n", "keep_alive: True is not a duration"),
         ("keep_alive: .nan\n", "keep_alive: nan is not a duration"),

@@ -114,6 +114,7 @@ def to_create(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAU
             name,
             base=base,
             files=None if base else asked.files,
+            adapters=asked.adapters,
             template=asked.template,
             system=asked.system,
             parameters=asked.parameters,
@@ -210,10 +211,6 @@ def _refuse_over_limits(asked: CreateBody, limits: InputLimits) -> None:
 
 def _refuse_unserved(asked: CreateBody) -> None:
     """Raises: InvalidRequest: for what would otherwise be left out in silence."""
-    if asked.adapters is not None and len(asked.adapters) > 1:
-        raise InvalidRequest("only one adapter is currently supported")
-    if asked.adapters:
-        raise InvalidRequest("adapters are not served by this release: merge the adapter into its model")
     if asked.draft_files:
         raise InvalidRequest(
             "draft models are not served by this release: configure speculation as an engine argument"

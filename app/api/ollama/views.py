@@ -122,11 +122,15 @@ def modelfile(model: Model, system: str, parameters: Mapping[str, Any], *, shows
         f"# FROM {model.name}\n\n"
     )
     source = Command("from", str(model.facts.path if shows_path else model.name))
-    return head + format_modelfile((source, *_commands(model, system, parameters)))
+    return head + format_modelfile((source, *_commands(model, system, parameters, shows_path=shows_path)))
 
 
-def _commands(model: Model, system: str, parameters: Mapping[str, Any]) -> Iterator[Command]:
+def _commands(
+    model: Model, system: str, parameters: Mapping[str, Any], *, shows_path: bool
+) -> Iterator[Command]:
     spec, facts = model.spec, model.facts
+    if model.adapter is not None and shows_path:  # else FROM names the model, which has it
+        yield Command("adapter", str(model.adapter.path))
     if (template := spec.template or spec.chat_template) or not facts.chat_template:
         yield Command("template", template or PLAIN_TEMPLATE)
     if system:

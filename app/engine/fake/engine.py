@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from app.core.errors import EngineDied, InvalidRequest
 from app.core.events import Delta, Timings, TokenLogprob, Usage
+from app.core.model import Adapter
 from app.core.request import ChatPrompt, Message, Think
 from app.engine.base import Admit, Prompt, Run, Vectors
 from app.engine.fake.script import HELLO, Gate, Reply, Script, ScriptedAnswer, ScriptedDecoder, cut
@@ -47,6 +48,7 @@ class Rendering(NamedTuple):
 class FakeEngine:
     """See the module. `slots` requests run at once, the others wait in line (0: no limit).
 
+    It takes adapters up to `adapter_rank` (0: none), and `forgotten` are those that it was told to forget.
     It gives up the loop before each delta and waits longer only for a `gate` or `delay_s`. `asked` and
     `renderings` hold the most recent requests.
     """
@@ -58,6 +60,7 @@ class FakeEngine:
         default: Reply = HELLO,
         window: int = 4096,
         slots: int = 0,
+        adapter_rank: int = 0,
         delay_s: float = 0.0,
         gate: Gate | None = None,
         words: Words | None = None,
@@ -69,6 +72,8 @@ class FakeEngine:
         self.asked: deque[Asked] = deque(maxlen=_REMEMBERED)
         self.renderings: deque[Rendering] = deque(maxlen=_REMEMBERED)
         self.closed = False
+        self.forgotten: list[Adapter] = []
+        self._adapter_rank = adapter_rank
         self._script: Script = script if script is not None else {}
         self._default = default
         self._window = window
@@ -107,6 +112,12 @@ class FakeEngine:
     @property
     def registry(self) -> None:
         return None
+
+    def takes(self, adapter: Adapter | None) -> bool:
+        return adapter is None or adapter.rank <= self._adapter_rank
+
+    def forget(self, adapter: Adapter) -> None:
+        self.forgotten.append(adapter)
 
     async def render(
         self,

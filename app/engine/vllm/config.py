@@ -20,6 +20,9 @@ from app.core.pool import Pool
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
+_RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""Those that vLLM takes, from its default on."""
+
 _BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
 _LOGITS_V2 = "app.engine.vllm.input.logits_v2:GpuOllamaLogits"
@@ -31,14 +34,16 @@ class EngineDefaults:
 
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
     number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
-    0 leaves that to vLLM. An engine without progress for `hang_timeout_s` is taken for hung (`inf`: never).
-    `traces` has vLLM make a span of each request that ends. `limits` are those of the inputs of a request,
-    which are made into prompts in `pool`. `placement` is where the engine goes, which counts on GPUs.
+    0 leaves that to vLLM. `adapters` are those that one batch may hold. An engine without progress for
+    `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each request that
+    ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`. `placement` is
+    where the engine goes, which counts on GPUs.
     """
 
     kv_cache_bytes: int = 1 << 30
     stream_interval: int = 1
     max_num_seqs: int = 0
+    adapters: int = 4
     hang_timeout_s: float = math.inf
     traces: bool = False
     limits: InputLimits = field(default_factory=InputLimits)
@@ -46,8 +51,10 @@ class EngineDefaults:
     placement: Placement | None = None
 
 
-def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
+def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -> AsyncEngineArgs:
     """Arguments for `model`. CPU defaults are the ones measured to be right and to start fast.
+
+    With an `adapter_rank` there is room for adapters up to it.
 
     Raises:
         LoadFailed: for an argument that vLLM does not have.
@@ -84,6 +91,8 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
         del given["dtype"]
     chosen |= given
+    if not embedding and (adapter_rank or given.get("enable_lora")):
+        chosen |= _room(given, defaults, adapter_rank)
     if not embedding:
         chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
     try:
@@ -116,6 +125,21 @@ def _add_ollama_logits(config: VllmConfig) -> bool:
     ours = _LOGITS_V2 if config.use_v2_model_runner else _LOGITS
     model.logits_processors = [ours, *(model.logits_processors or ())]
     return True
+
+
+def _room(given: Mapping[str, Any], defaults: EngineDefaults, rank: int) -> dict[str, Any]:
+    """What vLLM needs for adapters; it reserves a slot of the largest rank for each that a batch may hold."""
+    if given.get("enable_lora") is False:
+        return {}
+    slots = int(given.get("max_loras") or defaults.adapters)
+    if current_platform.is_cpu():
+        slots += 1  # of the rows without an adapter
+    return {
+        "enable_lora": True,
+        "max_loras": slots,
+        "max_lora_rank": given.get("max_lora_rank") or next(each for each in _RANKS if each >= rank),
+        "max_cpu_loras": max(slots, int(given.get("max_cpu_loras") or 4 * slots)),
+    }
 
 
 def _structured(given: Mapping[str, Any] | None, reasoning: str | None) -> StructuredOutputsConfig:

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
@@ -23,26 +24,25 @@ from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from app.constrain.grammar import ANY_OBJECT
 from app.core.errors import AppError, EngineDied, EngineFailed, InvalidRequest, LoadFailed
 from app.core.events import Delta
-from app.core.model import Model
+from app.core.model import Adapter, Model
 from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
 from app.engine.base import Admit, Answer, Prompt, Run, Vectors
-from app.engine.vllm.config import AS_FITS, EngineDefaults, check_parsers, engine_args, engine_config
+from app.engine.vllm.config import AS_FITS, EngineDefaults
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window
 from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, decoder_of
-from app.engine.vllm.process.environment import environment_of_a_load
-from app.engine.vllm.process.failures import first_line, load_reason, log_last_lines
-from app.engine.vllm.process.stderr import ChildOutput, cause
-from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_heap
+from app.engine.vllm.process.failures import first_line, log_last_lines
+from app.engine.vllm.process.stderr import cause
+from app.engine.vllm.process.tree import EngineProcesses, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
+from app.engine.vllm.start import Started, start
 from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
-from app.engine.vllm.stream.client import StreamingLLM, start_llm
 from app.engine.vllm.stream.closing import closed
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.logprobs import TokenBytes
-from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
+from app.engine.vllm.stream.metrics import gauge
 from app.engine.vllm.stream.tracing import headers_for, trace_requests
 from app.engine.vllm.stream.usage import account, to_delta
 
@@ -55,19 +55,11 @@ _FIRST = -(1 << 62)
 class VllmEngine:
     """One loaded model. Build it with `load`."""
 
-    def __init__(
-        self,
-        model: Model,
-        llm: StreamingLLM,
-        registry: EngineRegistry,
-        output: ChildOutput,
-        defaults: EngineDefaults,
-        *,
-        windowed_options: bool,
-    ) -> None:
-        self._model, self._llm, self._registry = model, llm, registry
-        self._output, self._hang_timeout_s = output, defaults.hang_timeout_s
-        self._windowed = windowed_options
+    def __init__(self, model: Model, started: Started, defaults: EngineDefaults) -> None:
+        llm = started.llm
+        self._model, self._llm, self._registry = model, llm, started.registry
+        self._output, self._hang_timeout_s = started.output, defaults.hang_timeout_s
+        self._windowed, self._adapters = started.windowed, started.adapters
         self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm)
@@ -83,34 +75,29 @@ class VllmEngine:
         )
 
     @classmethod
-    async def load(cls, model: Model, defaults: EngineDefaults) -> "VllmEngine":
+    async def load(cls, model: Model, defaults: EngineDefaults, *, adapter_rank: int = 0) -> "VllmEngine":
         """Start the engine's processes and answer once, so that the first client does not wait for warm-up.
+
+        It is to serve adapters up to `adapter_rank` (0: none).
 
         Raises:
             LoadFailed: with vLLM's own reason.
         """
-        check_parsers(model)
-        registry = EngineRegistry()
-        args, output = engine_args(model, defaults), ChildOutput()
-        try:
-            with output.of_what_starts(), environment_of_a_load():
-                config, windowed = await asyncio.to_thread(engine_config, args)
-                llm = await start_in_thread(start_llm, config, stat_logger(registry))
-        except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
-            reason = await load_reason(error, output)
-            raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
+        started = await start(model, defaults, adapter_rank)
+        llm = started.llm
         async with AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, llm.shutdown)
-            engine = cls(model, llm, registry, output, defaults, windowed_options=windowed)
+            engine = cls(model, started, defaults)
             await asyncio.to_thread(engine._token_bytes.read)
             undo.push_async_callback(engine.close)
             await engine._warm_up()
+            await engine._adapters.open()
             if defaults.traces:
                 trace_requests(llm)
             undo.pop_all()
         freeze_gc_heap()
         await asyncio.to_thread(trim_heap)
-        if args.max_model_len == AS_FITS:
+        if started.args.max_model_len == AS_FITS:
             _log.info("context length of %s: %d tokens", model.name, engine.window)
         return engine
 
@@ -142,6 +129,12 @@ class VllmEngine:
         config = self._llm.vllm_config
         share = config.cache_config.gpu_memory_utilization
         return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
+
+    def takes(self, adapter: Adapter | None) -> bool:
+        return self._adapters.takes(adapter)
+
+    def forget(self, adapter: Adapter) -> None:
+        self._adapters.forget(adapter)
 
     async def render(
         self,
@@ -190,16 +183,22 @@ class VllmEngine:
     async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[Answer, None]:
         self._check_constraint(run)
         parser = self._parser(run, prompt)
-        ask = partial(self._answer, parser)
         # Where no reasoning is expected the constraint must not wait for its end.
         ended = parser.reasoning_ended() if parser and parser.thinking else True
         tag = parser.closing if parser and run.constraint is not None and not ended else None
-        async with closed(ask, prompt, run, tag) if tag else ask(prompt, run, ended) as answer:
-            yield answer
+        async with self._adapters.used(run.adapter) as lora:
+            ask = partial(self._answer, parser, lora)
+            async with closed(ask, prompt, run, tag) if tag else ask(prompt, run, ended) as answer:
+                yield answer
 
     @asynccontextmanager
     async def _answer(
-        self, parser: VllmReplyParser | None, prompt: Prompt, run: Run, reasoning_ended: bool | None
+        self,
+        parser: VllmReplyParser | None,
+        lora: LoRARequest | None,
+        prompt: Prompt,
+        run: Run,
+        reasoning_ended: bool | None,
     ) -> AsyncGenerator[VllmAnswer, None]:
         output: RequestOutput | None = None
 
@@ -210,7 +209,7 @@ class VllmEngine:
             return to_delta(made, self._token_bytes, constrained=run.constraint is not None)
 
         try:
-            deltas = await self._submit(prompt, run, parser, convert, reasoning_ended)
+            deltas = await self._submit(prompt, run, parser, convert, reasoning_ended, lora)
             answer = VllmAnswer(deltas, decoder_of(parser), self._failed)
             try:
                 yield answer
@@ -228,8 +227,10 @@ class VllmEngine:
         parser: VllmReplyParser | None,
         convert: Callable[[RequestOutput], Delta],
         reasoning_ended: bool | None,
+        lora: LoRARequest | None,
     ) -> Deltas:
         arguments: dict[str, Any] = {
+            "lora_request": lora,
             "priority": run.priority,
             "trace_headers": headers_for(self._llm, run.trace),
         }
@@ -370,6 +371,7 @@ class VllmEngine:
     def _end_requests(self) -> None:
         """Fail what is under way: vLLM does so when it notices a death, unless it is shut down first."""
         self._llm.output_processor.propagate_error(EngineDeadError())
+        self._adapters.end()
 
     async def _warm_up(self) -> None:
         try:
@@ -392,5 +394,6 @@ class VllmEngine:
             return
         params = params or SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
-        async for _ in self._llm.generate(prompt, params, name, priority=_FIRST):
+        lora = self._adapters.none
+        async for _ in self._llm.generate(prompt, params, name, lora_request=lora, priority=_FIRST):
             pass

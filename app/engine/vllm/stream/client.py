@@ -15,6 +15,7 @@ from typing import Any, cast
 import zmq
 from vllm.config import VllmConfig
 from vllm.inputs import EngineInput, PromptType
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, core_client
@@ -166,6 +167,7 @@ class StreamingLLM(AsyncLLM):
         hidden: frozenset[int] = frozenset(),
         trace_headers: Mapping[str, str] | None = None,
         priority: int = 0,
+        lora_request: LoRARequest | None = None,
         reasoning_ended: bool | None = None,
         reasoning_parser_kwargs: dict[str, Any] | None = None,
     ) -> Deltas:
@@ -185,6 +187,7 @@ class StreamingLLM(AsyncLLM):
             prompt,
             params,
             supported_tasks=await self.get_supported_tasks(),
+            lora_request=lora_request,
             priority=priority,
         )
         if reasoning_ended is not None:

@@ -85,6 +85,8 @@ class EngineMetrics(PrometheusStatLogger):
         self._held: list[tuple[SchedulerStats | None, IterationStats]] = []
         self.registry.before_read = self._tell
         super().__init__(vllm_config, engine_indexes)
+        # A series for every set of adapters that ever ran at once.
+        self.gauge_lora_info = None
         self._step_tokens: dict[int, Any] = self.histogram_iteration_tokens
         self._intervals: dict[int, Any] = self.histogram_inter_token_latency
         # What is not a sum over steps is told by `_tell`.

@@ -337,7 +337,7 @@ volumeMounts:
 
 {{- /* Caravan's configuration file for one workload. */}}
 {{- define "caravan.model.config" -}}
-{{- $keys := list "name" "source" "system" "template" "chat_template" "parameters" "messages" "license" "tool_parser" "reasoning_parser" "engine" }}
+{{- $keys := list "name" "source" "system" "template" "chat_template" "parameters" "messages" "license" "tool_parser" "reasoning_parser" "engine" "adapter" }}
 {{- $model := dict }}
 {{- range $keys }}
 {{- if hasKey $.model . }}
