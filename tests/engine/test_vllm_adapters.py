@@ -170,10 +170,10 @@ async def test_an_adapter_that_is_forgotten_makes_room_and_its_number_stays_its_
     async with asyncio.timeout(10):
         while len(engine._adapters._calls):  # noqa: ASYNC110 - calls under way, which no event tells of
             await asyncio.sleep(0.01)
-    before = await engine._llm.list_loras()
+    before = set(await engine._llm.list_loras())
     other = replace(adapters["b"], digest="e" * 64)
     assert await ask(engine, other) == SENTENCES["b"]
-    new = await engine._llm.list_loras() - before
+    new = set(await engine._llm.list_loras()) - before
     assert new
     assert max(new) > max(before)
     engine.forget(other)
