@@ -98,6 +98,8 @@ class Creator:
         check_quantization(asked.quantize, on_gpu=self._on_gpu)
         if asked.base is None and asked.files is None:
             raise InvalidRequest("neither 'from' or 'files' was specified")
+        if asked.adapters is not None:
+            check_names(asked.adapters)
         await asyncio.to_thread(template_layer, asked.template)
         new: list[str] = []
         try:
@@ -208,7 +210,6 @@ class Creator:
         return Manifest(None, tuple(self._file(name, digest, hold) for name, digest in sorted(files.items())))
 
     def _with_adapter(self, base: Manifest, files: Mapping[str, str], hold: Hold) -> Manifest:
-        check_names(files)
         if base.all(media.ADAPTER, media.ADAPTER_FILE):
             raise InvalidRequest("only one adapter is currently supported")
         taken = (self._file(name, digest, hold) for name, digest in sorted(files.items()))
