@@ -37,6 +37,7 @@ from app.engine.vllm.process.failures import first_line, load_reason, log_last_l
 from app.engine.vllm.process.stderr import ChildOutput, cause
 from app.engine.vllm.process.tree import EngineProcesses, start_in_thread, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
+from app.engine.vllm.process.work import Work, computing_on
 from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
 from app.engine.vllm.stream.deltas import Deltas
@@ -69,7 +70,8 @@ class VllmEngine:
         self._windowed = windowed_options
         self._ids = itertools.count()
         self._closing = self._died = False
-        self._processes = EngineProcesses(llm)
+        self._processes = EngineProcesses(llm, self.vram_bytes)
+        self._work = Work(self._processes.worker_cpu_s, computing_on(llm.vllm_config.parallel_config))
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(tokenizer)
@@ -341,8 +343,7 @@ class VllmEngine:
 
     def _look(self) -> Look:
         owes = self._llm.output_processor.has_unfinished_requests()
-        computes = owes and current_platform.is_cpu()
-        return Look(self._registry.outputs, owes, self._processes.worker_cpu_s if computes else 0.0)
+        return self._work.look(self._registry.outputs, owes=owes)
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait forever."""
