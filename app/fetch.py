@@ -17,5 +17,7 @@ def run(settings: Settings) -> None:
     """
     logs.start(settings.log_format, debug=settings.debug)
     _log.info("fetching into %s", settings.cache_dir)
+    # A server that may write to nothing else of the cache finds it mounted in its place.
+    settings.server_dir.mkdir(parents=True, exist_ok=True)
     for model in prepare(settings).all():
         _log.info("%s is ready: %s", model.name, model.facts.path)

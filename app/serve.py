@@ -150,9 +150,11 @@ def bind(address: Address) -> socket.socket:
 
 def _engine_processes(settings: Settings) -> ForkServerContext | None:
     """What engine processes are forked from; None where they are spawned."""
+    folder = settings.server_dir
+    caches = environment.compile_caches(folder) if environment.writable(folder) else {}
     if _on_cpu():
-        return forkserver.start(debug=settings.debug)
-    environment.prepare({}, debug=settings.debug, spawns=True)
+        return forkserver.start(caches, debug=settings.debug)
+    environment.prepare(caches, debug=settings.debug, spawns=True)
     return None
 
 
@@ -167,7 +169,7 @@ def _on_cpu() -> bool:
 def _memory(settings: Settings, library: Library) -> Memory:
     """The host's memory, or that of GPUs where their driver tells of any."""
     terms = Terms(settings.kv_cache_bytes, settings.context_length or DEFAULT_CONTEXT)
-    file = settings.cache_dir / "memory.json"
+    file = settings.server_dir / "memory.json"
     if _on_cpu():
         return HostMemory(terms, Measured(file, "cpu"))
     from app.engine.vllm.gpus import Gpus  # it imports vLLM

@@ -26,7 +26,7 @@ def model(name: str, **engine: Any) -> Model:
 
 @cache
 def start_fork_server() -> None:
-    context = forkserver.start(debug=False)
+    context = forkserver.start({}, debug=False)
     forkserver.adopt(context)
 
 

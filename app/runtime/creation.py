@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from app.core.errors import (
     AppError,
     BlobMissing,
     CreateFailed,
-    InvalidDigest,
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
@@ -26,9 +25,8 @@ from app.core.errors import (
 )
 from app.core.model import Model, ModelName
 from app.golang.dumps import dumps
-from app.golang.quote import quoted
-from app.prompt.jinja import is_jinja
 from app.registry.progress import SUCCESS, Progress
+from app.runtime.creationchecks import UNKNOWN_TYPE, check_capabilities, template_layer
 from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
@@ -38,7 +36,6 @@ from app.store.manifest import Layer, Manifest
 from app.store.prune import prune_unused
 from app.store.store import Store
 
-UNKNOWN_TYPE = "unknown type"
 NOT_GGUF = "supplied file was not in GGUF format"
 
 _REPLACED = {
@@ -346,48 +343,6 @@ class Creator:
 class _Made:
     manifest: Manifest
     statuses: tuple[str, ...]
-
-
-def template_layer(template: str) -> str:
-    """The media type of a template's layer, by its kind.
-
-    Raises:
-        InvalidRequest: in Ollama's words for a template that does not compile.
-    """
-    try:
-        return media.CHAT_TEMPLATE if is_jinja(template) else media.TEMPLATE
-    except InvalidRequest as error:
-        raise InvalidRequest(f"template error: {error}") from error
-
-
-def check_capabilities(wanted: Iterable[str], model: Model) -> None:
-    """Raises: InvalidRequest: for one that the model has not: its files and its template decide, no list."""
-    if lacking := [each for each in wanted if each not in model.facts.capabilities]:
-        raise InvalidRequest(
-            f"capabilities: this model has no {quoted(lacking[0])} here, only "
-            f"{', '.join(model.facts.capabilities)}"
-        )
-
-
-def read_files(files: Mapping[str, str]) -> None:
-    """Raises:
-    InvalidRequest: for a path that leaves its folder or what is no digest, in Ollama's words; for a path that
-        is there twice.
-    """
-    for name in files:
-        if not media.is_local(name):
-            raise InvalidRequest("file path must be relative")
-    if len({name.lower() for name in files}) < len(files):  # on some file systems they are one
-        raise InvalidRequest("file paths must differ in more than case")
-    for digest in files.values():
-        if not digest:
-            raise InvalidDigest
-    for name, digest in files.items():
-        try:
-            hex_of(digest)
-        except InvalidDigest:
-            known = Path(name).suffix.lower() in (".gguf", ".safetensors")
-            raise (InvalidDigest() if known else InvalidRequest(UNKNOWN_TYPE)) from None
 
 
 def _status(layer: Layer, *, is_new: bool) -> str:

@@ -87,7 +87,7 @@ class Settings(EngineSettings):
     cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default=Path("~/.cache/caravan"),
         validate_default=True,
-        description="Converted models and file digests.",
+        description="Converted models and file digests; in its folder `server` what engines compile.",
     )
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default=Path("~/.caravan/models"),
@@ -295,6 +295,11 @@ class Settings(EngineSettings):
         default=False,
         description="Whether the last line of a stream has the whole text once more; Ollama's has none.",
     )
+
+    @property
+    def server_dir(self) -> Path:
+        """All that a server writes to in a cache that was filled before it: what it compiles and measures."""
+        return self.cache_dir / "server"
 
     @classmethod
     def settings_customise_sources(

@@ -54,8 +54,8 @@ class Site:
 
 
 @asynccontextmanager
-async def site(**settings: Any) -> AsyncGenerator[Site]:
-    engine = FakeEngine()
+async def site(window: int = 4096, **settings: Any) -> AsyncGenerator[Site]:
+    engine = FakeEngine(window=window)
 
     async def start(_: Model) -> FakeEngine:
         return engine
@@ -148,6 +148,21 @@ async def test_the_levels_of_a_model_that_is_not_allowed_are_not_told(keyed: Sit
 async def test_a_model_that_cannot_think_is_not_asked_to(open_site: Site, think: Any) -> None:
     answer = await open_site.think("plain", think=think)
     assert (answer.status_code, answer.json()) == (400, {"error": '"plain" does not support thinking'})
+
+
+# Lengths of context
+
+
+@pytest.mark.parametrize("num_ctx", [None, 100, 4096])
+async def test_what_runs_tells_the_length_that_found_room(num_ctx: int | None) -> None:
+    """On a GPU less than the model's own length may have, and less than what is served by default."""
+    asked = {"options": {"num_ctx": num_ctx}} if num_ctx else {}
+    async with site(window=1536) as made:
+        await made.think("plain", stream=False, **asked)
+        (row,) = (await made.client.get("/api/ps")).json()["models"]
+        assert row["context_length"] == min(num_ctx or 1536, 1536)
+        listed = (await made.client.get("/api/tags")).json()["models"]
+    assert {each["details"]["context_length"] for each in listed} == {4096}, "the model's own, as in Ollama"
 
 
 # What a key may see (F21)

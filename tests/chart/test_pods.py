@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.engine.vllm.process.environment import compile_caches
+from app.settings.server import read_settings
 from tests.chart.helm import CHART, VALUES, Object, containers, objects, of_kind, parse, pod_specs, template
 from tests.chart.sense import pod_faults, pod_names, quantity, queried
 
@@ -114,6 +116,32 @@ def test_a_model_scales_on_its_own_pods_alone(own: str, others: str) -> None:
         for pattern in queried(scaled):
             matched = {pod for names in pods.values() for pod in names if re.fullmatch(pattern, pod)}
             assert matched == pods[target]
+
+
+@pytest.mark.parametrize(
+    "cache", [{"mode": "ephemeral"}, {"mode": "perPod"}, SHARED], ids=lambda each: each["mode"]
+)
+def test_of_its_cache_a_server_writes_to_its_own_folder_alone(cache: dict[str, Any]) -> None:
+    """Each pod compiled for minutes what the one before it had; no server may change a model."""
+    (spec,) = (
+        spec for name, spec in pod_specs(objects(given=model(cache=cache))) if name.endswith(" caravan-a")
+    )
+    (server,) = (each for each in spec["containers"] if each["name"] == "server")
+    mounts = {each["mountPath"]: each for each in server["volumeMounts"] if each["name"] == "cache"}
+    assert mounts.keys() == {"/cache", "/cache/server"}
+    assert mounts["/cache"]["readOnly"] is True
+    assert mounts["/cache/server"]["subPath"] == "server"
+    assert "readOnly" not in mounts["/cache/server"]
+    assert read_settings(cache_dir="/cache").server_dir == Path("/cache/server")
+
+
+def test_compilers_on_a_further_node_write_where_those_on_the_first_do() -> None:
+    """vLLM's own workers know nothing of what Caravan sets for its processes."""
+    (group,) = of_kind("LeaderWorkerSet", objects(given=model(nodes=2)))
+    (worker,) = group["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]["containers"]
+    env = {each["name"]: each.get("value", "") for each in worker["env"]}
+    for name, place in compile_caches(Path("/cache/server")).items():
+        assert env[name] == place
 
 
 class TestRestarts:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -229,3 +230,5 @@ def test_a_killed_server_takes_its_engines_with_it(healthy: OwnServer) -> None:
     assert len(family) == 4, "resource tracker, fork server, core and worker"
     os.kill(healthy.live.pid, signal.SIGKILL)
     assert psutil.wait_procs(family, GONE_S)[1] == []
+    with pytest.raises(httpx.ConnectError):
+        healthy.client.get("/livez")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from app.engine.memory.measured import Measured
 from app.engine.memory.memory import GpuMemory, HostMemory
 from app.engine.memory.need import Terms, cache_bytes_per_token, need_on_gpu, need_on_host, weights_bytes
 from app.engine.vllm.gpus import Gpus
+from app.engine.vllm.process.work import computing_on
 from harness.fake_model import fake_model
 
 MIB = 1 << 20
@@ -195,6 +197,10 @@ class Nvml:
     """NVIDIA's library as this code calls it, over a list of devices."""
 
     names = ("GPU-a", "GPU-b", "GPU-c")
+    NVMLError = ValueError
+
+    def __init__(self, busy: Sequence[int | None] = (0, 0, 0)) -> None:
+        self._busy = busy
 
     def nvmlInit(self) -> None: ...
 
@@ -209,6 +215,12 @@ class Nvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(total=100 + handle, free=50 + handle)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        percent = self._busy[handle]
+        if percent is None:
+            raise self.NVMLError("not supported")
+        return SimpleNamespace(gpu=percent, memory=0)
 
     def nvmlDeviceGetName(self, handle: int) -> bytes:
         return b"NVIDIA H200"
@@ -235,3 +247,38 @@ def test_all_devices_are_visible_by_default(monkeypatch: pytest.MonkeyPatch) -> 
     gpus = Gpus(Nvml())
     assert gpus.read()[1] == Device(1, 101, 51)
     assert gpus.kind == "NVIDIA H200"
+
+
+def engine_on(devices: list[int] | None, count: int = 1) -> Any:
+    """vLLM's `ParallelConfig`, as far as it tells of devices."""
+    return SimpleNamespace(
+        local_world_size=count, data_parallel_size_local=1, assigned_physical_gpu_ids=devices
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy", "devices", "count", "computes"),
+    [
+        ((0, 99, 99), None, 1, False),
+        ((0, 99, 99), None, 2, True),
+        ((99, 0, 0), [1, 2], 2, False),
+        ((0, 0, 5), [1, 2], 2, True),
+        ((4, 0, 0), None, 3, False),
+        ((None, 99, 0), None, 1, False),
+        ((None, 99, 0), None, 2, True),
+    ],
+)
+def test_an_engine_computes_where_one_of_its_own_devices_does(
+    monkeypatch: pytest.MonkeyPatch,
+    busy: Sequence[int | None],
+    devices: list[int] | None,
+    count: int,
+    computes: bool,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert computing_on(engine_on(devices, count), Nvml(busy))() is computes
+
+
+def test_without_a_driver_nothing_is_known_of_devices() -> None:
+    assert not computing_on(engine_on(None))()
+    assert not computing_on(engine_on(None), object())()

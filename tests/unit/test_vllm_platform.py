@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,6 +154,37 @@ def test_what_the_operator_has_set_stays() -> None:
     environment.prepare({}, debug=True, spawns=True)
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
     assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_compilers_make_is_kept_in_the_cache(tmp_path: Path) -> None:
+    """It was lost with each container, and made anew for minutes."""
+    folder = tmp_path / "cache" / "server"
+    assert environment.writable(folder)
+    assert folder.is_dir()
+    caches = environment.compile_caches(folder)
+    assert caches == {
+        "VLLM_CACHE_ROOT": f"{folder}/vllm",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+        "CUDA_CACHE_PATH": f"{folder}/cuda",
+        "FLASHINFER_WORKSPACE_BASE": f"{folder}/flashinfer",
+    }
+    os.environ["TRITON_CACHE_DIR"] = "/own"
+    environment.prepare(caches, debug=False, spawns=True)
+    assert (os.environ["TRITON_CACHE_DIR"], os.environ["CUDA_CACHE_PATH"]) == ("/own", f"{folder}/cuda")
+    assert f"{folder}/vllm" == envs.VLLM_CACHE_ROOT
+
+
+@pytest.mark.parametrize("refused", ["made", "written to"])
+def test_a_cache_that_cannot_be_written_to_is_found_out(
+    tmp_path: Path, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    if refused == "made":
+        cache.touch()
+    else:  # tests may run as root, who may write anywhere
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not environment.writable(cache / "server")
 
 
 async def test_no_variable_is_final_before_the_configuration_is_made(

@@ -32,6 +32,13 @@ def test_a_long_prompt_is_no_hang_while_the_workers_compute() -> None:
     assert HUNG not in verdicts(*looks)
 
 
+def test_a_long_prompt_is_no_hang_while_the_gpus_compute() -> None:
+    """Their workers wait for them, so that after a minute the engine was killed."""
+    assert HUNG not in verdicts(*[Look(0, True, computing=True)] * 58)
+    assert verdicts(*[Look(0, True, computing=True)] * 60)[-1] is HUNG
+    assert verdicts(*[Look(0, True, computing=True)] * 20, *[Look(0, True)] * 6)[-1] is HUNG
+
+
 def test_computing_without_end_is_a_hang_too() -> None:
     looks = [Look(0, True, cpu_s=10.0 * count) for count in range(1, 61)]
     assert verdicts(*looks)[-1] is HUNG

@@ -13,7 +13,8 @@ from app.core.request import Json
 from app.golang.quote import quoted
 from app.golang.types import ANY, BOOL, MAP, STRING, Kind, Mismatch, list_of, parse, struct
 from app.registry.challenge import Login
-from app.runtime.creation import Creation, read_files
+from app.runtime.creation import Creation
+from app.runtime.creationchecks import read_files
 
 _ROLES = ("system", "user", "assistant", "tool")
 

@@ -37,6 +37,7 @@ from app.engine.vllm.process.failures import first_line, log_last_lines
 from app.engine.vllm.process.stderr import cause
 from app.engine.vllm.process.tree import EngineProcesses, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
+from app.engine.vllm.process.work import Work, computing_on
 from app.engine.vllm.start import Started, start
 from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
 from app.engine.vllm.stream.closing import closed
@@ -62,7 +63,8 @@ class VllmEngine:
         self._windowed, self._adapters = started.windowed, started.adapters
         self._ids = itertools.count()
         self._closing = self._died = False
-        self._processes = EngineProcesses(llm)
+        self._processes = EngineProcesses(llm, self.vram_bytes)
+        self._work = Work(self._processes.worker_cpu_s, computing_on(llm.vllm_config.parallel_config))
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
         self._token_bytes = TokenBytes(tokenizer)
@@ -340,8 +342,7 @@ class VllmEngine:
 
     def _look(self) -> Look:
         owes = self._llm.output_processor.has_unfinished_requests()
-        computes = owes and current_platform.is_cpu()
-        return Look(self._registry.outputs, owes, self._processes.worker_cpu_s if computes else 0.0)
+        return self._work.look(self._registry.outputs, owes=owes)
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait forever."""

@@ -30,6 +30,19 @@ class Gpus:
         found = [self._nvml.nvmlDeviceGetMemoryInfo(handle) for handle in self._handles]
         return [Device(index, int(each.total), int(each.free)) for index, each in enumerate(found)]
 
+    def utilisation(self) -> Sequence[int]:
+        """Of each device the share in percent of the last moment, a second at most, in which it computed.
+
+        Whoever computed is not told. A part of a device (MIG) tells none, which is 0.
+        """
+        return [self._utilisation(handle) for handle in self._handles]
+
+    def _utilisation(self, handle: Any) -> int:
+        try:
+            return int(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        except self._nvml.NVMLError:
+            return 0
+
     def _handle(self, name: str) -> Any:
         if name.isdigit():
             return self._nvml.nvmlDeviceGetHandleByIndex(int(name))

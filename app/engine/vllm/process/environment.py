@@ -4,7 +4,14 @@ import logging
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+_CACHES = {
+    "VLLM_CACHE_ROOT": "vllm",  # torch.compile, autotuning, DeepGEMM; what it knows of models' classes
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+}
 _OURS = "VLLM_"
 _OVERRIDES_KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _log = logging.getLogger(__name__)
@@ -31,6 +38,20 @@ def prepare(more: Mapping[str, str], *, debug: bool, spawns: bool) -> None:
             "%s is ignored: set CARAVAN_KV_CACHE_BYTES, or kv_cache_memory_bytes of a model, instead",
             _OVERRIDES_KV_CACHE,
         )
+
+
+def compile_caches(folder: Path) -> dict[str, str]:
+    """Where compilers keep what they make: by default in the home folder, which ends with a container."""
+    return {name: str(folder.absolute() / below) for name, below in _CACHES.items()}
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be put into `folder`, which is made; not so where a volume is mounted read-only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @contextmanager

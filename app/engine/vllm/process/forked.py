@@ -1,8 +1,7 @@
-"""How the fork server and its engine cores behave as processes. Only the fork server imports this.
+"""How the fork server behaves as a process. Only the fork server imports this.
 
-Two things could go wrong at the end of a server. Ctrl+C in a terminal reaches every process of the group, and
-an engine core would stop before the streams it works on have ended: only the server decides when an engine
-stops. And a server that is killed (by the kernel, for memory) can stop nothing any more.
+What holds for every engine process is in `death_pipe.py`. The fork server itself imports for seconds, in
+which it looks at no pipe, and Ctrl+C in a terminal reaches it.
 """
 
 import ctypes
@@ -18,7 +17,7 @@ _FORK_SERVER = os.getpid()
 def end_with_parent() -> None:
     """Have the kernel kill this process when its parent dies; for the fork server and its own children.
 
-    A worker needs it not: it watches a pipe to its core.
+    A core is of no use without the fork server, through which alone this server hears of its end.
     """
     if _FORK_SERVER in (os.getpid(), os.getppid()) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,6 +6,7 @@ pays once, while this process imports vLLM itself, and every later load forks fr
 
 import multiprocessing
 import os
+from collections.abc import Mapping
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -27,13 +28,14 @@ _PRELOAD = [
 ]
 
 
-def start(*, debug: bool) -> ForkServerContext:
+def start(more: Mapping[str, str], *, debug: bool) -> ForkServerContext:
     """Start the fork server; call it before anything imports torch. Returns its context.
 
-    Later changes of the environment would not reach the engine processes.
+    `more` is set besides what the number of cores asks for. Later changes of the environment would not reach
+    the engine processes.
     """
     of_cores = cpu_quota.environment(os.environ, len(os.sched_getaffinity(0)), cpu_quota.quota())  # noqa: TID251
-    environment.prepare(of_cores, debug=debug, spawns=False)
+    environment.prepare({**of_cores, **more}, debug=debug, spawns=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     forkserver.ensure_running()

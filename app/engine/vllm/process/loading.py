@@ -56,7 +56,7 @@ def effort(processes: Sequence[BaseProcess]) -> Effort:
     return Effort(cpu_s, read, resident)
 
 
-def families(processes: Iterable[BaseProcess]) -> list[psutil.Process]:
+def families(processes: Iterable[BaseProcess | psutil.Process]) -> list[psutil.Process]:
     """These processes and all that they have started."""
     found: list[psutil.Process] = []
     for process in processes:

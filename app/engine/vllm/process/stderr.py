@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 from app.core import progress
+from app.engine.vllm.process.death_pipe import DeathPipe, end_with
 
 _KEPT_LINES = 400
 _SHOWN_LINES = 12
@@ -36,6 +37,7 @@ class ChildOutput:
 
     def __init__(self) -> None:
         self._reader, self.writer = Pipe(duplex=False)
+        self.death_pipe = DeathPipe()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._report = progress.listener()
         self._copying = Thread(target=self._copy, name="engine output", daemon=True)
@@ -50,6 +52,7 @@ class ChildOutput:
         finally:
             current.reset(token)
             self.writer.close()
+            self.death_pipe.reader.close()
 
     def wait_end(self) -> None:
         """Wait a moment for what processes that have ended wrote last."""
@@ -78,7 +81,10 @@ class ChildOutput:
 
 
 class CapturingContext:
-    """A multiprocessing context whose processes write to `output`; the rest is the context's own."""
+    """A multiprocessing context whose processes write to `output` and end with this one.
+
+    The rest is the context's own.
+    """
 
     def __init__(self, context: Any, output: ChildOutput) -> None:
         self._context = context
@@ -86,15 +92,22 @@ class CapturingContext:
 
     def Process(self, *, target: Callable[..., None], name: str, kwargs: Any) -> BaseProcess:
         return self._context.Process(
-            target=write_to, name=name, args=(self._output.writer, target), kwargs=kwargs
+            target=write_to,
+            name=name,
+            args=(self._output.writer, self._output.death_pipe.reader, target),
+            kwargs=kwargs,
         )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
 
-def write_to(writer: Connection, target: Callable[..., None], **arguments: Any) -> None:
-    """Run a process' work with all it writes going to `writer`; its own children inherit that."""
+def write_to(writer: Connection, server: Connection, target: Callable[..., None], **arguments: Any) -> None:
+    """Run a process' work with all it writes going to `writer`, and for as long as `server` is open.
+
+    This is the first that runs in a process of an engine, on every platform; its own children inherit both.
+    """
+    end_with(server)
     for standard in (1, _STDERR):
         os.dup2(writer.fileno(), standard)
     writer.close()

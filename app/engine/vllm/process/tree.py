@@ -20,6 +20,7 @@ from app.engine.vllm.stream.client import StreamingLLM
 
 _P = ParamSpec("_P")
 _KILL_S = 5.0
+_FREED_BYTES_S = 4 << 30
 _ABANDON_S = 30.0
 _LOOK_S = 0.1
 _POLL_S = 0.01
@@ -29,10 +30,12 @@ _log = logging.getLogger(__name__)
 class EngineProcesses:
     """The cores of one engine with their workers.
 
-    They are noted while all are alive: a worker whose core was killed has no parent to be found by.
+    They are noted while all are alive: a worker whose core was killed has no parent to be found by. They
+    hold `device_bytes` of the memory of GPUs.
     """
 
-    def __init__(self, llm: StreamingLLM) -> None:
+    def __init__(self, llm: StreamingLLM, device_bytes: int = 0) -> None:
+        self._device_bytes = device_bytes
         manager: Any = llm.engine_core.resources.engine_manager  # type: ignore[attr-defined]
         cores: Sequence[BaseProcess] = manager.processes if manager else []
         self._sentinels = [core.sentinel for core in cores]
@@ -45,10 +48,9 @@ class EngineProcesses:
     def resident_bytes(self) -> int:
         return sum(map(_resident, self._all))
 
-    @property
     def worker_cpu_s(self) -> float:
-        """What those that run the model have computed so far."""
-        return sum(map(_cpu_s, self._workers))
+        """What those that run the model have computed so far, with the compilers they have started."""
+        return sum(map(_cpu_s, set(families(self._workers))))
 
     async def wait_gone(self, hung: Callable[[], Coroutine[Any, Any, None]], model: str) -> None:
         """Return when a core has ended. The kernel makes its sentinel readable then, so nothing polls.
@@ -80,15 +82,21 @@ class EngineProcesses:
         _kill(self._all)
 
     def kill(self) -> None:
-        """Kill what is still alive and wait until the kernel has its memory back."""
+        """Kill what is still alive and wait until the kernel has its memory back, and a driver its own."""
+        limit_s = end_limit_s(self.resident_bytes + self._device_bytes)
         self.kill_all()
-        deadline, left = time.monotonic() + _KILL_S, self._all
+        deadline, left = time.monotonic() + limit_s, self._all
         while left := [process for process in left if not _ended(process)]:
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_S)  # noqa: TID251  # in a thread of its own
         for process in left:
             _log.error("process %d of an engine did not exit", process.pid)
+
+
+def end_limit_s(held_bytes: int) -> float:
+    """How long processes may take to end once they are killed: what they hold is freed first."""
+    return _KILL_S + held_bytes / _FREED_BYTES_S
 
 
 async def start_in_thread(
@@ -143,11 +151,12 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def _cpu_s(process: psutil.Process) -> float:
+    """Its own and that of its children that have ended."""
     try:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
-    return times.user + times.system
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _resident(process: psutil.Process) -> int:

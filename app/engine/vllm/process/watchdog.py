@@ -1,8 +1,9 @@
 """Whether an engine hangs: judged by its outputs, looked at now and then and never counted per token.
 
 A hung engine owes something, an answer or the token of a probe, and gives no output. One that computes on
-a long prompt looks the same from outside, so on a CPU the time that its workers compute counts for it, up to
-a point.
+a long prompt, or compiles what it needs for the first time, looks the same from outside. So the CPU time of
+its workers and the work of its GPUs count for it, up to a point: kernels that wait for each other for ever
+look like work too.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 _BUSY_FACTOR = 10
-"""How many times the limit an engine may go without output while its workers compute."""
+"""How many times the limit an engine may go without output while its workers or GPUs compute."""
 _IDLE_FACTOR = 5
 """How many times the limit an engine is left alone for without a request."""
 _LOOKS = 20
@@ -30,11 +31,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """An engine at a moment: outputs so far, whether anything waits for one, its workers' CPU time so far."""
+    """An engine at a moment: outputs so far, whether anything waits for one, its workers' CPU time so far,
+    whether its GPUs compute."""
 
     outputs: int
     owes: bool
     cpu_s: float = 0.0
+    computing: bool = False
 
 
 class Judge:
@@ -55,7 +58,7 @@ class Judge:
             self._silent_s = self._stopped_s = 0.0
             return self._probe_after(_IDLE_FACTOR * self._limit_s, self._quiet_s)
         self._silent_s += passed_s
-        if seen.cpu_s - last.cpu_s < _WORKING_SHARE * passed_s:
+        if not seen.computing and seen.cpu_s - last.cpu_s < _WORKING_SHARE * passed_s:
             self._stopped_s += passed_s
         if self._stopped_s >= self._limit_s or self._silent_s >= _BUSY_FACTOR * self._limit_s:
             return Verdict.HUNG

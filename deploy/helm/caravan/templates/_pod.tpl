@@ -164,6 +164,15 @@ args:
   {{- end }}
 env:
   {{- include "caravan.model.env" . | nindent 2 }}
+  # As Caravan sets them for its own processes.
+  - name: VLLM_CACHE_ROOT
+    value: /cache/server/vllm
+  - name: TRITON_CACHE_DIR
+    value: /cache/server/triton
+  - name: CUDA_CACHE_PATH
+    value: /cache/server/cuda
+  - name: FLASHINFER_WORKSPACE_BASE
+    value: /cache/server/flashinfer
   - name: HF_HUB_OFFLINE
     value: "1"
   - name: VLLM_HOST_IP
@@ -187,6 +196,8 @@ volumeMounts:
 - {name: store, mountPath: /store}
 {{- else }}
 - {name: cache, mountPath: /cache, readOnly: true}
+{{- /* What engines compile and took outlives the pod; a server can still change no model. */}}
+- {name: cache, mountPath: /cache/server, subPath: server}
 {{- end }}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
