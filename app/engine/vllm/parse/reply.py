@@ -11,14 +11,13 @@ from vllm.parser import Parser, ParserManager
 from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
-from app.decode.ids import call_id
-from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
-from app.engine.base import Decoder
+from app.decode.reply import ParsedCall, ParsedReply
+from app.engine.vllm.input.harmony import is_harmony
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"
-_UNREAD = "a tool call that is cut off or cannot be read was left in the text"
+UNREAD = "a tool call that is cut off or cannot be read was left in the text"
 
 
 @dataclass
@@ -32,6 +31,11 @@ class Parsers:
     _made: dict[tuple[bool, bool], type[Parser] | None] = field(
         default_factory=dict[tuple[bool, bool], type[Parser] | None]
     )
+
+    @property
+    def harmony(self) -> bool:
+        """Whether replies come in gpt-oss's channels."""
+        return is_harmony(self.tool, self.reasoning)
 
     def get(self, *, tools: bool, thinking: bool) -> type[Parser] | None:
         key = (tools and self.tool is not None, thinking and self.reasoning is not None)
@@ -47,7 +51,7 @@ class Parsers:
             reasoning_parser_name=self.reasoning if thinking else None,
             enable_auto_tools=tools,
             tokenizer=self.tokenizer,
-            is_harmony=self.tool == "openai" or self.reasoning == "openai_gptoss",
+            is_harmony=self.harmony,
         )
         if made is None:
             return None
@@ -147,7 +151,7 @@ class VllmReplyParser:
         reply = self._split(text, token_ids)
         reading = self._reader.read(reply.content, self._schemas, cut=cut)
         if reading.unread:
-            _log.warning(_UNREAD)
+            _log.warning(UNREAD)
         return ParsedReply(reply.thinking, reading.content, reading.calls)
 
     def _read_by_vllm(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
@@ -170,7 +174,7 @@ class VllmReplyParser:
             or not fit_schemas(self._parsers.tool, reply.calls, self._schemas)
             or not are_whole(parser, plain.content)
         ):
-            _log.warning(_UNREAD)
+            _log.warning(UNREAD)
             return plain
         reply.content = text_around(parser, plain.content, reply.content)
         return reply
@@ -257,8 +261,3 @@ def _tags(parser: Parser | None) -> tuple[str, str]:
     names = ("reasoning_start_str", "reasoning_end_str")
     opened, closed = ((getattr(reasoning, name, None) or "").strip() for name in names)
     return opened, closed
-
-
-def decoder_of(parser: VllmReplyParser | None) -> Decoder | None:
-    """What reads a reply by `parser`, where it may hold more than text."""
-    return parser and ReplyDecoder(parser, trims_content=parser.thinking, make_id=call_id)
