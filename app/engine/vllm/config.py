@@ -75,6 +75,7 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
     elif not embedding:
         # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
         chosen["max_model_len"] = AS_FITS
+    chosen |= facts.engine
     given = dict(model.spec.engine)
     if current_platform.is_cpu() and given.get("dtype") == "auto":
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.

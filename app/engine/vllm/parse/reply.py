@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import Parser, ParserManager
+from vllm.utils.mistral import is_mistral_tokenizer
 
 from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
@@ -31,6 +33,13 @@ class Parsers:
     _made: dict[tuple[bool, bool], type[Parser] | None] = field(
         default_factory=dict[tuple[bool, bool], type[Parser] | None]
     )
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """The texts of the special tokens, which an engine may leave out."""
+        added: Mapping[int, Any] = getattr(self.tokenizer, "added_tokens_decoder", {})
+        named = getattr(self.tokenizer, "all_special_tokens", ())
+        return frozenset((*named, *(str(token) for token in added.values() if token.special)))
 
     @property
     def harmony(self) -> bool:
@@ -85,6 +94,7 @@ class VllmReplyParser:
         self._tools = bool(tools)
         self.thinking = thinking
         self._prompt_token_ids = list(prompt_token_ids)
+        self._stream_prompt: list[int] | None = self._prompt_token_ids
         self._template_kwargs = dict(template_kwargs)
         self.request = ChatCompletionRequest.model_validate(
             {
@@ -112,11 +122,19 @@ class VllmReplyParser:
 
     @property
     def skip_special_tokens(self) -> bool:
-        """Whether the engine may leave special tokens out of the text; some formats are made of them."""
-        return self.request.skip_special_tokens
+        """Whether the engine may leave special tokens out of the text; some formats are made of them.
+
+        Whether a mark is such a token differs between models of one format, so the tokenizer is asked.
+        """
+        marks = (self._open_tag, self._close_tag, *getattr(self._reader, "marks", ()))
+        return self.request.skip_special_tokens and self._parsers.special.isdisjoint(marks)
 
     def adjusted(self) -> "VllmReplyParser":
         """Let the parsers say what they need of the engine."""
+        if is_mistral_tokenizer(self._parsers.tokenizer):
+            # vLLM's would write a grammar of calls, by an interface that the library changed since.
+            self.request.skip_special_tokens = False
+            return self
         parser = self._instance(tools=self._tools)
         if parser is not None:
             parser.adjust_request(self.request)
@@ -216,7 +234,10 @@ class VllmReplyParser:
 
     def _settle(self, *, opened: bool) -> None:
         self._undecided = False
-        if not opened:
+        if opened:
+            # The reasoning that a parser finds ended in the prompt is that of an earlier turn.
+            self._stream_prompt = None
+        else:
             self.thinking = False
             self._stream = self._instance(tools=self._by_vllm)
 
@@ -224,7 +245,7 @@ class VllmReplyParser:
         if self._stream is None:
             return "", self._certain(text)
         found = self._stream.parse_delta(
-            text, token_ids, self.request, prompt_token_ids=self._prompt_token_ids, finished=last
+            text, token_ids, self.request, prompt_token_ids=self._stream_prompt, finished=last
         )
         if found is None:
             return "", ""
