@@ -15,9 +15,13 @@ from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
+from app.engine.vllm.weights import device_of, gguf_arguments
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
+_NO_OTHERS = {"video": 0, "audio": 0}
+"""Of the modalities those that no request can have."""
+
 _BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
 
@@ -46,7 +50,7 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
     """Arguments for `model`. CPU defaults are the ones measured to be right and to start fast.
 
     Raises:
-        LoadFailed: for an argument that vLLM does not have.
+        LoadFailed: for an argument that vLLM does not have, and for a GGUF file that does not fit.
     """
     facts = model.facts
     embedding = "embedding" in facts.capabilities
@@ -77,6 +81,11 @@ def engine_args(model: Model, defaults: EngineDefaults) -> AsyncEngineArgs:
         chosen["max_model_len"] = AS_FITS
     chosen |= facts.engine
     given = dict(model.spec.engine)
+    if facts.format == "gguf":
+        chosen |= gguf_arguments(model, device_of(given))
+    if "vision" in facts.capabilities:
+        # Nothing of them is ever taken in, and vLLM would keep memory for the largest there can be.
+        given["limit_mm_per_prompt"] = _NO_OTHERS | dict(given.get("limit_mm_per_prompt") or {})
     if current_platform.is_cpu() and given.get("dtype") == "auto":
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
         del given["dtype"]

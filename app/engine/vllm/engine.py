@@ -46,6 +46,7 @@ from app.engine.vllm.stream.logprobs import TokenBytes
 from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
 from app.engine.vllm.stream.tracing import headers_for, trace_requests
 from app.engine.vllm.stream.usage import account, last_delta
+from app.engine.vllm.weights import check_weights
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
@@ -91,6 +92,7 @@ class VllmEngine:
             LoadFailed: with vLLM's own reason.
         """
         check_parsers(model)
+        check_weights(model)
         registry = EngineRegistry()
         args, output = engine_args(model, defaults), ChildOutput()
         try:
