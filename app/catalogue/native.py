@@ -100,9 +100,7 @@ def mistral_tokens(path: Path) -> dict[str, int]:
 
 def _lacks_other(folder: ModelFolder) -> bool:
     """Whether nothing else there could write a prompt of this model."""
-    return folder.is_mistral_format or not (
-        folder.template and (folder.path / "tokenizer.json").is_file()
-    )
+    return folder.is_mistral_format or not (folder.template and (folder.path / "tokenizer.json").is_file())
 
 
 def _mistral(files: list[Path]) -> Native:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.catalogue.native import mistral_tokens
 from app.catalogue.folder import ModelFolder, read_json
+from app.catalogue.native import mistral_tokens
 
 KINDS = {"BPE": "gpt2", "WordPiece": "bert", "Unigram": "t5", "WordLevel": "word"}
 """How GGUF names the tokenizer models of `tokenizer.json`."""
@@ -45,7 +45,9 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: ModelFolder) -> Vocabulary:
-    """Read `tokenizer.json`, or at least the control tokens of `tekken.json`, or the added tokens that `tokenizer_config.json` lists."""
+    """Read `tokenizer.json`, or at least the control tokens that `tekken.json` names, or the added ones that
+    `tokenizer_config.json` lists.
+    """
     file = read_json(folder.path / "tokenizer.json")
     if not file:
         if tokens := mistral_tokens(folder.path):

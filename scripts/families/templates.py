@@ -46,18 +46,24 @@ def quoted(text: str) -> str:
 
 
 def jinja(turns: Turns, example: str = "", reasoning: Reasoning | None = None) -> str:
-    """A template with these turns; `example` is what it tells the model of calls, "" where it takes no tools."""
+    """A template with these turns; `example` is what it tells of calls, "" where it takes no tools."""
     tools = ""
     if example:
         tools = (
-            "{% if tools %}" + quoted(turns.open("system") + "Tools: ") + "{{ tools | tojson }}"
-            + quoted(f"\nCall one like this: {example}" + turns.closes) + "{% endif %}"
+            "{% if tools %}"
+            + quoted(turns.open("system") + "Tools: ")
+            + "{{ tools | tojson }}"
+            + quoted(f"\nCall one like this: {example}" + turns.closes)
+            + "{% endif %}"
         )
     past = ""
     if reasoning is not None:
         past = (
-            "{% if m.reasoning_content %}" + quoted(reasoning.opens) + "{{ m.reasoning_content }}"
-            + quoted(reasoning.closes) + "{% endif %}"
+            "{% if m.reasoning_content %}"
+            + quoted(reasoning.opens)
+            + "{{ m.reasoning_content }}"
+            + quoted(reasoning.closes)
+            + "{% endif %}"
         )
     calls = "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}" if example else ""
     return "".join((
@@ -102,5 +108,7 @@ def _begun(reasoning: Reasoning | None) -> str:
     if not reasoning.switch:
         return note + opened
     off = quoted(reasoning.off) or quoted(" ")
-    return f"{note}{named}{{% if {reasoning.switch} is defined and not {reasoning.switch} %}}{off}" \
+    return (
+        f"{note}{named}{{% if {reasoning.switch} is defined and not {reasoning.switch} %}}{off}"
         f"{{% else %}}{opened}{{% endif %}}"
+    )

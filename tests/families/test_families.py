@@ -7,7 +7,7 @@ import pytest
 
 from app.constrain.compile import written
 from app.core.request import Constraint, Think
-from scripts.families.rows import FAMILIES, MELODY, Family
+from scripts.families.rows import FAMILIES, Family
 from tests.families.site import TOOL, Site, make_site
 from tests.unit.replying import Answer, called
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 WRITERS = [family for family in FAMILIES if not family.embeds]
 PROMPTED = [family for family in WRITERS if family.kind != "kimi_k3"]
-READ = [family for family in PROMPTED if family.needs != MELODY and "its reasoning" not in family.unseen]
+READ = [family for family in WRITERS if family.is_read]
 CALLING = [family for family in READ if family.tool_parser]
 THINKING = [family for family in READ if family.reasoning_parser]
 CALL = (called("get_weather", city="Paris"),)

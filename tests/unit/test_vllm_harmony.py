@@ -57,7 +57,9 @@ def answer_to(
 ) -> Answer:
     sampling = sampling or Sampling()
     run = Run(sampling, max_tokens=1, think=think, chat=ChatPrompt((), tuple(tools)))
-    prompt = Prompt(f"<|start|>user<|message|>Hi<|end|><|start|>assistant{opened}", (), continues=bool(opened))
+    prompt = Prompt(
+        f"<|start|>user<|message|>Hi<|end|><|start|>assistant{opened}", (), continues=bool(opened)
+    )
     decoder = decoder_of(parser_for(PARSERS, run, prompt, {}))
     ids = ENCODING.encode(reply, allowed_special="all")
     pieces = [ids[at : at + at_once] for at in range(0, len(ids), at_once)]

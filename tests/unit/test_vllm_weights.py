@@ -65,7 +65,7 @@ def test_an_operator_s_word_comes_first() -> None:
 
 
 def test_bitsandbytes_is_refused_with_a_way_out() -> None:
-    with pytest.raises(LoadFailed, match="bitsandbytes.*AWQ, GPTQ or FP8"):
+    with pytest.raises(LoadFailed, match=r"bitsandbytes.*AWQ, GPTQ or FP8"):
         check_weights(gguf(8, "BNB4"))
     check_weights(gguf(8, "AWQ"))
 

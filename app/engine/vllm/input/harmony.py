@@ -1,6 +1,6 @@
 """gpt-oss: a conversation as the tokens of its own format, and what a constraint binds within that.
 
-Its messages are written in channels: `analysis` for reasoning, `commentary` for calls, `final` for the answer.
+Messages are written in channels: `analysis` for reasoning, `commentary` for calls, `final` for the answer.
 The prompt is made as vLLM's own server makes it, whatever template a repository has.
 """
 

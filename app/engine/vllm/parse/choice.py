@@ -45,7 +45,7 @@ def decoder_of(parser: EngineParser | None) -> Decoder | None:
 
 
 def bound(run: Run, parser: EngineParser | None) -> Run:
-    """The same run, its constraint one of the whole reply where the answer is a part of that by its format."""
+    """The same run; its constraint is one of the whole reply where the answer is a part of that."""
     if run.constraint is None or not isinstance(parser, HarmonyReply) or parser.begun:
         return run
     return replace(run, constraint=replace(run.constraint, grammar=in_channels(run.constraint.grammar)))
