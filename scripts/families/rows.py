@@ -542,7 +542,6 @@ FAMILIES: tuple[Family, ...] = (
         "real code",
         vision=True,
         needs=REMOTE,
-        is_read=False,
         unseen="its prompts, which code of its repository writes",
     ),
     Family(

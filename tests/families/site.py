@@ -30,11 +30,13 @@ from tests.unit.replying import Answer, read
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from openai_harmony import HarmonyEncodingName, load_harmony_encoding
+    from transformers import PreTrainedTokenizerFast
     from vllm.renderers.deepseek_v4 import DeepseekV4Renderer
     from vllm.renderers.deepseek_v32 import DeepseekV32Renderer
     from vllm.renderers.hf import HfRenderer
     from vllm.renderers.mistral import MistralRenderer
     from vllm.tokenizers import get_tokenizer
+    from vllm.tokenizers.hf import get_cached_tokenizer
     from vllm.tokenizers.mistral import MistralTokenizer
 
     from app.engine.vllm.input.messages import thinking_kwargs
@@ -99,6 +101,10 @@ class Site:
             return HarmonyTokenizer()
         if self.is_mistral:
             return MistralTokenizer.from_pretrained(str(self.folder))
+        if self.family.kind == "kimi_k3":
+            # Its configuration is code of vLLM that wants the whole of the real one.
+            file = str(self.folder / "tokenizer.json")
+            return get_cached_tokenizer(PreTrainedTokenizerFast(tokenizer_file=file, eos_token=END))
         mode, _ = _RENDERERS.get(self.family.architecture, ("hf", HfRenderer))
         return get_tokenizer(str(self.folder), tokenizer_mode=mode)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.constrain.compile import written
-from app.core.request import Constraint, Think
+from app.core.request import Constraint, Message, PastToolCall, Think
+from app.engine.base import Prompt
 from scripts.families.rows import FAMILIES, Family
 from tests.families.site import TOOL, Site, make_site
 from tests.unit.replying import Answer, called
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 WRITERS = [family for family in FAMILIES if not family.embeds]
 PROMPTED = [family for family in WRITERS if family.kind != "kimi_k3"]
-READ = [family for family in WRITERS if family.is_read]
+READ = [family for family in PROMPTED if family.is_read]
 CALLING = [family for family in READ if family.tool_parser]
 THINKING = [family for family in READ if family.reasoning_parser]
 CALL = (called("get_weather", city="Paris"),)
@@ -100,6 +101,18 @@ async def test_a_call_goes_there_and_back(site: Open, family: Family) -> None:
         assert here.answer(reply, prompt, here.run(think=think, tools=True)) == Answer(shown, "", CALL)
 
 
+@rows([family for family in PROMPTED if family.tool_parser])
+@pytest.mark.parametrize("given", ["", "call_abcdefgh"])
+async def test_a_result_goes_back(site: Open, family: Family, given: str) -> None:
+    """Clients of Ollama's API name the tool, those of other APIs the call."""
+    call = PastToolCall("get_weather", {"city": "Paris"}, id=given)
+    result = Message.of("tool", "Sunny.", tool_name="" if given else "get_weather", tool_call_id=given)
+    said = Message.of("assistant", "", thinking="I look.", tool_calls=(call,))
+    prompt = await site(family).prompt(Message.of("user", "Weather?"), said, result, tools=True)
+    assert "Sunny." in prompt.text
+    assert prompt.text.count("Paris") > prompt.text.count("Call one like this: " + family.call)
+
+
 @rows(READ)
 async def test_a_schema_binds_the_answer_and_not_the_reasoning(site: Open, family: Family) -> None:
     here = site(family)
@@ -118,6 +131,23 @@ async def test_a_schema_binds_the_answer_and_not_the_reasoning(site: Open, famil
 async def test_without_tools_no_tool_is_told_of(site: Open, family: Family) -> None:
     prompt = await site(family).prompt()
     assert TOOL["function"]["name"] not in prompt.text
+
+
+@pytest.mark.parametrize("tools", [True, False])
+@pytest.mark.parametrize("think", [None, False])
+def test_kimi_k3_is_read_behind_any_prompt(site: Open, think: Think, tools: bool) -> None:
+    """The answer stands between marks of its own, also where neither calls nor reasoning are wanted."""
+    family = next(each for each in FAMILIES if each.kind == "kimi_k3")
+    here = site(family)
+    assert family.reasoning is not None
+    text = family.reasoning.opens if think is None else "<|sep|>"
+    prompt = Prompt(text, here.tokenizer.encode(text, add_special_tokens=False))
+    run = here.run(think=think, tools=tools)
+    answer = thought(family, "<|open|>response<|sep|>Sunny.<|close|>response<|sep|>", think=think)
+    shown = "Hm." if think is None else ""
+    assert here.answer(answer, prompt, run) == Answer(shown, "Sunny.")
+    if tools:
+        assert here.answer(thought(family, family.call, think=think), prompt, run) == Answer(shown, "", CALL)
 
 
 def test_a_repository_in_mistrals_own_format_is_one(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from vllm.entrypoints.openai.parser.harmony_utils import (
 from app.core.errors import InvalidRequest
 from app.core.request import ChatPrompt, Think
 from app.engine.vllm.input.messages import EFFORT, to_conversation
+from app.engine.vllm.input.results import paired
 from app.engine.vllm.process.failures import first_line
 
 EFFORTS = ("low", "medium", "high")
@@ -104,26 +105,12 @@ def in_channels(grammar: str) -> str:
 
 
 def _openai(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With arguments as text, and each result under the name of the tool that gave it.
-
-    A client of Ollama's API need not send ids: results without a name are those of the calls in their order.
-    """
-    names: dict[str, str] = {}
-    waiting: list[str] = []
-    for at, message in enumerate(conversation):
+    """With arguments as text, and each result under the name of the tool that gave it."""
+    messages = paired(conversation)
+    for message in messages:
         for call in message.get("tool_calls") or ():
-            function = call["function"]
-            function["arguments"] = orjson.dumps(function["arguments"]).decode()
-            names[call["id"]] = function["name"]
-            waiting.append(function["name"])
-        if message["role"] != "tool":
-            continue
-        known = message.get("name") or names.get(message.get("tool_call_id") or "")
-        name = known or (waiting[0] if waiting else "")
-        if name in waiting:
-            waiting.remove(name)
-        message |= {"name": name, "tool_call_id": message.get("tool_call_id") or f"call_{at}"}
-    return list(conversation)
+            call["function"]["arguments"] = orjson.dumps(call["function"]["arguments"]).decode()
+    return messages
 
 
 def _described(tool: Mapping[str, Any]) -> ChatCompletionToolsParam:

@@ -19,6 +19,7 @@ from app.core.weight import weight
 from app.engine.base import Prompt
 from app.engine.vllm.input.harmony import effort_of, harmony_tokens, is_harmony
 from app.engine.vllm.input.messages import open_images, thinking_kwargs, to_conversation
+from app.engine.vllm.input.results import for_mistral
 from app.engine.vllm.process.failures import first_line
 
 _LONG_TEXT = 4096
@@ -97,6 +98,8 @@ class Prompts:
 
     def _tokenised(self, chat: ChatPrompt, pictures: Sequence[Image.Image], params: ChatParams) -> Any:
         conversation: Any = to_conversation(chat.messages, pictures)
+        if self._renders_tokens:
+            conversation = for_mistral(conversation, thinks=self._model.can("thinking"))
         _, prompt = self._renderer.render_messages(conversation, params)
         no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
         return self._renderer.tokenize_prompt(prompt, no_limit)

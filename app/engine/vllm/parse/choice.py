@@ -25,7 +25,7 @@ def parser_for(
             return None
         return HarmonyReply(tools=bool(run.chat.tools), thinking=thinks, opened=begun, sampling=run.sampling)
     thinking = thinks and not prompt.continues
-    if not (run.chat.tools or thinking):
+    if not (run.chat.tools or thinking or (parsers.wraps and not prompt.continues)):
         return None
     parser = VllmReplyParser(
         parsers,

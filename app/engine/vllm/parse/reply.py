@@ -46,6 +46,11 @@ class Parsers:
         """Whether replies come in gpt-oss's channels."""
         return is_harmony(self.tool, self.reasoning)
 
+    @property
+    def wraps(self) -> bool:
+        """Whether the answer itself stands between marks, which the parser of calls takes off."""
+        return self.tool == "kimi_k3"
+
     def get(self, *, tools: bool, thinking: bool) -> type[Parser] | None:
         key = (tools and self.tool is not None, thinking and self.reasoning is not None)
         if key not in self._made:
@@ -91,7 +96,7 @@ class VllmReplyParser:
         constrained: bool,
     ) -> None:
         self._parsers = parsers
-        self._tools = bool(tools)
+        self._tools = bool(tools) or parsers.wraps
         self.thinking = thinking
         self._prompt_token_ids = list(prompt_token_ids)
         self._stream_prompt: list[int] | None = self._prompt_token_ids
