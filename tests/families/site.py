@@ -221,8 +221,8 @@ def make_site(family: Family, path: Path) -> Site:
         "architectures": [family.architecture],
         "model_type": family.kind,
         "max_position_embeddings": 8192,
-        "hidden_size": 960,
-        **({"vision_config": {"hidden_size": 960}} if family.vision else {}),
+        "hidden_size": 1920,
+        **({"vision_config": {"hidden_size": 1920}} if family.vision else {}),
         **family.config,
     }
     files: dict[str, Any] = {

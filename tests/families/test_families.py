@@ -110,7 +110,7 @@ async def test_a_result_goes_back(site: Open, family: Family, given: str) -> Non
     said = Message.of("assistant", "", thinking="I look.", tool_calls=(call,))
     prompt = await site(family).prompt(Message.of("user", "Weather?"), said, result, tools=True)
     assert "Sunny." in prompt.text
-    assert prompt.text.count("Paris") > prompt.text.count("Call one like this: " + family.call)
+    assert prompt.text.count("Paris") > family.example.count("Paris")
 
 
 @rows(READ)
