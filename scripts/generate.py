@@ -30,6 +30,7 @@ from scripts import chart_values, citations
 from scripts.checklist import DEPARTURES, POINTS, departures, in_scope, ranges
 from scripts.dashboard import dashboard_json
 from scripts.differences import ROWS
+from scripts.families import page as families
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
@@ -38,6 +39,7 @@ DASHBOARD = Path("deploy/observability/dashboard.json")
 OPERATIONS = Path("docs/operations.md")
 LIMITS = Path("docs/limits.md")
 DIFFERENCES = Path("docs/vllm-differences.md")
+FAMILIES = Path("docs/model-families.md")
 CHART_README = Path("deploy/helm/caravan/README.md")
 CHART_FILES = Path("deploy/helm/caravan/files")
 RULES = Path("deploy/observability/rules.yaml")
@@ -118,6 +120,10 @@ def differences_table() -> str:
     )
 
 
+def families_table() -> str:
+    return _table(families.HEAD, families.rows())
+
+
 def departures_table() -> str:
     return _table(("where", "what we do instead"), ((linked(where), why) for where, why in departures()))
 
@@ -190,6 +196,7 @@ DOCUMENTS: Mapping[Path, Document] = {
     OPERATIONS: {"metrics": metrics_table},
     LIMITS: {"limits": limits_table},
     DIFFERENCES: {"differences": differences_table},
+    FAMILIES: {"families": families_table},
     CHART_README: {"values": values_table},
 }
 FILES: Mapping[Path, Callable[[], str]] = {

@@ -1,7 +1,7 @@
 """Everything that is known of a model from its own files, before any engine is started."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from app.catalogue import architecture
 from app.catalogue.dequantise import SIDECAR
 from app.catalogue.digest import FileHashes, folder_digest, manifest_digest
 from app.catalogue.folder import ModelFolder, model_files, open_folder, read_json
+from app.catalogue.native import Native, native, without_native
 from app.catalogue.parsers import REASONING_RULES, TOOL_RULES, Rule, choose
 from app.catalogue.templates import go_field, thinking_variable, variables
 from app.catalogue.thinking import thinking_levels
@@ -44,6 +45,7 @@ class _Abilities:
     thinking_variable: str | None = None
     thinking: ThinkingLevels | None = None
     fim: tuple[str, str, str] | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def read_facts(
@@ -81,6 +83,7 @@ def read_facts(
         thinking_variable=abilities.thinking_variable,
         thinking=abilities.thinking,
         fim=abilities.fim,
+        engine=abilities.engine,
         info=content.info,
         tensors=content.tensors,
     )
@@ -166,6 +169,8 @@ def _folder_content(
 def _abilities(folder: ModelFolder, spec: ModelSpec, vocabulary: Vocabulary) -> _Abilities:
     if architecture.is_embedder(folder):
         return _Abilities(("embedding",))
+    if not spec.template and (written := native(folder, spec.engine, spec.chat_template)) is not None:
+        return _native_abilities(written, folder, spec, vocabulary)
     template = spec.chat_template or folder.tool_template
     tool_parser = _parser(TOOL_RULES, spec.tool_parser, spec, folder, vocabulary)
     if not _takes_tools(template, spec):
@@ -183,7 +188,39 @@ def _abilities(folder: ModelFolder, spec: ModelSpec, vocabulary: Vocabulary) -> 
     switch = thinking_variable(template) if reasoning_parser and template else None
     # Of a Go template nothing is known.
     levels = None if spec.template else thinking_levels(template, reasoning_parser)
-    return _Abilities(_granted(granted), tool_parser, reasoning_parser, switch, levels, vocabulary.fim)
+    return _Abilities(
+        _granted(granted),
+        tool_parser,
+        reasoning_parser,
+        switch,
+        levels,
+        vocabulary.fim,
+        without_native(folder),
+    )
+
+
+def _native_abilities(
+    written: Native, folder: ModelFolder, spec: ModelSpec, vocabulary: Vocabulary
+) -> _Abilities:
+    """What a model can do whose prompts are written by code; the operator's parsers come first."""
+    tools = choose((), spec.tool_parser, "") if spec.tool_parser else written.tool_parser
+    reasoning = choose((), spec.reasoning_parser, "") if spec.reasoning_parser else written.reasoning_parser
+    granted: dict[Capability, bool] = {
+        "completion": True,
+        "vision": architecture.sees_images(folder),
+        "tools": tools is not None,
+        "insert": vocabulary.fim is not None,
+        "thinking": reasoning is not None,
+    }
+    return _Abilities(
+        _granted(granted),
+        tools,
+        reasoning,
+        written.variable if reasoning else None,
+        written.thinking if reasoning else None,
+        vocabulary.fim,
+        written.engine or {},
+    )
 
 
 def _parser(

@@ -18,6 +18,15 @@ MOST_JSON_VALUES = 6_000_000
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
 OTHER_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"})
+MISTRAL_CONFIG = "params.json"
+"""What Mistral's own format has in place of `config.json`."""
+
+MISTRAL_LENGTH = 128_000
+"""What vLLM takes where `params.json` names no length of context."""
+
+MISTRAL_PIECES = "tokenizer.model.v"
+"""How the name of a sentencepiece tokenizer of Mistral's begins; its version is the rest."""
+
 OTHER_EXPORTS = frozenset({"onnx", "openvino", "original", "metal", "gguf"})
 
 
@@ -40,6 +49,11 @@ class ModelFolder:
     pooling: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def is_mistral_format(self) -> bool:
+        """Whether only Mistral's own files say what the model is."""
+        return not (self.path / "config.json").is_file()
+
+    @property
     def architecture(self) -> str:
         """The class that `config.json` names, `LlamaForCausalLM`."""
         names = self.config.get("architectures") or self.text.get("architectures") or [""]
@@ -48,9 +62,12 @@ class ModelFolder:
 
 def open_folder(path: Path) -> ModelFolder:
     """Read the small files of a model's folder."""
-    if not (path / "config.json").is_file():
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+    elif (path / MISTRAL_CONFIG).is_file():
+        config = _from_mistral(read_json(path / MISTRAL_CONFIG))
+    else:
         raise LoadFailed(f"{path} is not a model folder: it has no config.json")
-    config = read_json(path / "config.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
     templates = dict(_templates(path, tokenizer_config))
     if any(len(template) > MOST_TEMPLATE_CHARS for template in templates.values()):
@@ -86,7 +103,11 @@ def model_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors.index.json").is_file() or (folder / "model.safetensors").is_file():
         tensors = {path for path in tensors if not path.name.startswith("consolidated")}
     weights = tensors or {path for path in found if path.suffix in TORCH_SUFFIXES}
-    return [path for path in found if path in weights or path.suffix in OTHER_SUFFIXES]
+    return [path for path in found if path in weights or _is_other(path)]
+
+
+def _is_other(path: Path) -> bool:
+    return path.suffix in OTHER_SUFFIXES or path.name.startswith(MISTRAL_PIECES)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -141,6 +162,20 @@ def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(nested := config.get(key), dict):
             return merged | _text_config(nested)
     return merged
+
+
+def _from_mistral(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params.json` with the keys of `config.json` that say what a model is; vLLM reads the rest itself."""
+    config = dict(params)
+    vision = config.get("vision_encoder") or (config.get("multimodal") or {}).get("vision_encoder_args")
+    kind, name = "mistral", "MistralForCausalLM"
+    if config.get("moe"):
+        kind, name = "mixtral", "MixtralForCausalLM"
+    if vision:
+        kind, name = "pixtral", "PixtralForConditionalGeneration"
+        config["vision_config"] = vision
+    config.setdefault("max_position_embeddings", config.get("max_seq_len") or MISTRAL_LENGTH)
+    return {**config, "model_type": kind, "architectures": [name]}
 
 
 def _templates(path: Path, tokenizer_config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,16 @@ from app.core.errors import LoadFailed
 
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "*_Dense/*.bin")
+SMALL_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "tokenizer.model.v*",
+    "*.txt",
+    "*.tiktoken",
+    "*.py",
+    "*_Dense/*.bin",
+)
 WEIGHTS = (
     ("model*.safetensors", "*/model*.safetensors"),
     ("*.safetensors",),

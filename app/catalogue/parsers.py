@@ -32,9 +32,13 @@ class Rule:
 
 
 GPT_OSS = ("gpt_oss", "gpt-oss", "gptoss")
+COHERE_4 = ("cohere2_moe",)
+"""Command A+, whose text parts have marks of their own."""
+
 ERNIE = ("ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe")
 GRANITE_4 = ("granitemoehybrid", "granitemoe", "granitemoeshared", "granite")
 HUNYUAN = ("hunyuan", "hunyuan_v1_moe", "hunyuan_v1_dense")
+PHI_4 = ("phi3", "phi4mm", "phi4_multimodal")
 THINK = ("<think>", "</think>")
 BAR = "\uff5c"
 """The wide bar of DeepSeek's and Step's markers."""
@@ -45,6 +49,9 @@ TOOL_RULES = (
     Rule("openai", types=GPT_OSS),
     Rule("deepseek_v32", types=("deepseek_v32",)),
     Rule("deepseek_v4", types=("deepseek_v4",)),
+    Rule("deepseek_v41", types=("deepseek_v41",)),
+    Rule("kimi_k3", types=("kimi_k3",)),
+    Rule("xlam", ("xLAM",)),
     Rule("deepseek_v3", (DEEPSEEK, "```json"), tokens=(DEEPSEEK,)),
     Rule("deepseek_v31", (DEEPSEEK,), tokens=(DEEPSEEK,)),
     Rule("kimi_k2", ("<|tool_calls_section_begin|>",)),
@@ -68,6 +75,7 @@ TOOL_RULES = (
     Rule("gemma4", ("<|tool_call>",)),
     Rule("lfm2", ("<|tool_call_start|>",), tokens=("<|tool_call_start|>", "<|tool_call_end|>")),
     Rule("internlm", ("<|action_start|>",)),
+    Rule("cohere_command4", ("<|START_ACTION|>",), COHERE_4),
     Rule("cohere_command3", ("<|START_ACTION|>",)),
     Rule("apertus", ("<|tools_prefix|>",)),
     Rule("plamo3", ("<|plamo:begin_tool_request",)),
@@ -77,7 +85,7 @@ TOOL_RULES = (
     Rule("granite-20b-fc", ("<function_call>",), ("gpt_bigcode",)),
     Rule("granite", ("<|tool_call|>",), GRANITE_4),
     Rule("granite4", ("<tool_call>",), GRANITE_4),
-    Rule("phi4_mini_json", ("<|tool|>",)),
+    Rule("phi4_mini_json", ("<|tool|>",), PHI_4),
     Rule("mistral", ("[TOOL_CALLS]",), tokens=("[TOOL_CALLS]",)),
     Rule("hunyuan_a13b", ("<tool_calls>",), HUNYUAN),
     Rule("jamba", ("<tool_calls>",), tokens=("<tool_calls>", "</tool_calls>")),
@@ -93,10 +101,13 @@ TOOL_RULES = (
 REASONING_RULES = (
     Rule("openai_gptoss", types=GPT_OSS),
     Rule("deepseek_v4", types=("deepseek_v4",)),
+    Rule("deepseek_v41", types=("deepseek_v41",)),
+    Rule("kimi_k3", types=("kimi_k3",)),
     Rule("mistral", ("[THINK]",), tokens=("[THINK]", "[/THINK]")),
     Rule("gemma4", ("<|channel>",)),
     Rule("seed_oss", ("<seed:think>",)),
     Rule("minimax_m3", ("<mm:think>",)),
+    Rule("cohere_command4", ("<|START_THINKING|>",), COHERE_4),
     Rule("cohere_command3", ("<|START_THINKING|>",)),
     Rule("plamo3", ("<|plamo:begin_think",)),
     Rule("k2_horizon", ("<ifm|think",)),
@@ -137,10 +148,11 @@ def choose(
     types: Collection[str] = (),
     vocabulary: Collection[str] = (),
 ) -> str | None:
-    """The parser that the operator asked for, or else the one that the rules give."""
+    """The parser that the operator asked for, or else the one that the rules give.
+
+    Without a template those rules are left that go by the type alone.
+    """
     if asked:
         return None if asked.lower() == OFF else asked
-    if not template:
-        return None
     fitting = (rule.parser for rule in rules if rule.fits(template, types, vocabulary))
     return next(fitting, None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.catalogue.folder import ModelFolder, read_json
+from app.catalogue.native import mistral_tokens
 from app.core.errors import LoadFailed
 
 KINDS = {"BPE": "gpt2", "WordPiece": "bert", "Unigram": "t5", "WordLevel": "word"}
@@ -51,9 +52,13 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: ModelFolder) -> Vocabulary:
-    """Read `tokenizer.json`, or at least the added tokens that `tokenizer_config.json` lists."""
+    """Read `tokenizer.json`, or at least the control tokens that `tekken.json` names, or the added ones that
+    `tokenizer_config.json` lists.
+    """
     file = read_json(folder.path / "tokenizer.json")
     if not file:
+        if tokens := mistral_tokens(folder.path):
+            return Vocabulary(tokens)
         added = folder.tokenizer_config.get("added_tokens_decoder") or {}
         return Vocabulary({token["content"]: int(number) for number, token in added.items()})
     model = file.get("model") or {}

@@ -85,7 +85,8 @@ class ModelFacts:
     `size_bytes` the size on disk, `modified_at` aware. `info` is the flat map of `/api/show`
     (`general.architecture`, `llama.context_length`, ...) with long lists kept. `tool_parser` and
     `reasoning_parser` are vLLM parser names. `thinking` is None where the levels are not known. `fim` holds
-    the prefix, suffix and middle markers where the vocabulary has them.
+    the prefix, suffix and middle markers where the vocabulary has them. `engine` are engine arguments that
+    the files ask for.
     """
 
     path: Path
@@ -109,6 +110,7 @@ class ModelFacts:
     fim: tuple[str, str, str] | None = None
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tensors: tuple[TensorInfo, ...] = ()
+    engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)

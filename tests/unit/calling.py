@@ -179,6 +179,7 @@ FORMATS: Mapping[str, Format] = {
     "dots": _invoke("dots_function_call"),
     "deepseek_v32": _invoke(f"{DSML}function_calls", DSML, ' string="true"'),
     "deepseek_v4": _invoke(f"{DSML}tool_calls", DSML, ' string="true"'),
+    "deepseek_v41": _invoke(f"{DSML} calls", f"{DSML} ", ' string="true"'),
     "minicpm5": _tagged(
         '<function name="{}">', '<param name="{}">{}</param>', "</function>",
         "</param>", '<param name="text">',

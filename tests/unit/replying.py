@@ -15,6 +15,8 @@ from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts
 from app.core.events import Content, Delta, Event, Thinking, ToolCall
 from app.core.model import ModelName, ModelSpec
+from app.core.request import ChatPrompt, Constraint, Sampling
+from app.engine.base import Prompt, Run
 from harness.models.build import build
 from harness.models.catalogue import Case, Json, Kind
 from harness.models.tokens import VOCABULARIES
@@ -24,8 +26,8 @@ with warnings.catch_warnings():
     from vllm.tokenizers import get_tokenizer
 
     from app.core.thinking import thinking_kwargs
-    from app.decode.ids import call_id
     from app.decode.reply import ReplyDecoder
+    from app.engine.vllm.parse.choice import decoder_of, parser_for
     from app.engine.vllm.parse.reply import Parsers, VllmReplyParser
     from app.engine.vllm.stream.detokenizer import hiding
     from harness.models.train import Transcript, render
@@ -96,19 +98,16 @@ class Reader:
         continues: bool = False,
         constrained: bool = False,
     ) -> ReplyDecoder | None:
-        thinking = think and not continues and self._parsers.reasoning is not None
-        if not (tools or thinking):
-            return None
-        parser = VllmReplyParser(
-            self._parsers,
-            tools=tools,
-            thinking=thinking,
-            prompt_text=prompt,
-            prompt_token_ids=self.tokenizer.encode(prompt, add_special_tokens=False),
-            template_kwargs=thinking_kwargs(self._variable, think),
-            constrained=constrained,
+        run = Run(
+            Sampling(),
+            max_tokens=1,
+            constraint=Constraint() if constrained else None,
+            think=think,
+            chat=ChatPrompt((), tuple(tools)),
         )
-        return ReplyDecoder(parser.adjusted(), trims_content=thinking, make_id=call_id)
+        made = Prompt(prompt, self.tokenizer.encode(prompt, add_special_tokens=False), continues=continues)
+        parser = parser_for(self._parsers, run, made, thinking_kwargs(self._variable, think))
+        return cast("ReplyDecoder | None", decoder_of(parser))
 
     def deltas(self, reply: str, decoder: ReplyDecoder | None, finish: Finish = "stop") -> list[Delta]:
         """A delta for each token; the end token of a reply that the model ended has no text."""

@@ -343,6 +343,9 @@ BY_VLLM = {
     "functiongemma",
     "gemma4",
     "cohere_command3",
+    "cohere_command4",
+    "kimi_k3",
+    "xlam",
     "plamo3",
     "inkling",
 }

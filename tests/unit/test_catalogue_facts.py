@@ -370,7 +370,13 @@ def test_why_a_folder_is_refused(tmp_path: Path, broken: dict[str, str | None], 
         ("<minimax:tool_call> </think>", "minimax_m2", "minimax_m2", "minimax_m2"),
         ("<|tool_calls_section_begin|> </think>", "kimi_k2", "kimi_k2", "kimi_k2"),
         ("plain", "llama", None, None),
-        ("", "gpt_oss", None, None),
+        ("", "gpt_oss", "openai", "openai_gptoss"),
+        ("", "deepseek_v4", "deepseek_v4", "deepseek_v4"),
+        ("", "kimi_k3", "kimi_k3", "kimi_k3"),
+        ("", "llama", None, None),
+        ("You are xLAM. <|start_header_id|>", "llama", "xlam", None),
+        ("<|START_ACTION|> <|START_THINKING|>", "cohere2_moe", "cohere_command4", "cohere_command4"),
+        ("<|START_ACTION|> <|START_THINKING|>", "cohere2", "cohere_command3", "cohere_command3"),
     ],
 )
 def test_parsers_by_marker(template: str, model_type: str, tool: str | None, reasoning: str | None) -> None:
@@ -421,3 +427,43 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, name: str) -> None
     os.truncate(folder / name, 1 << 40)
     with pytest.raises(LoadFailed, match="has more than"):
         facts_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "tool", "levels"),
+    [
+        ("DeepseekV32ForCausalLM", "deepseek_v32", "deepseek_v32", (False, True)),
+        ("DeepseekV4ForCausalLM", "deepseek_v4", "deepseek_v4", (False, "low", "high", "max")),
+        ("KimiK3ForConditionalGeneration", "kimi_k3", "kimi_k3", (False, "low", "high", "max")),
+        ("GptOssForCausalLM", "gpt_oss", "openai", ("low", "medium", "high")),
+    ],
+)
+def test_a_model_without_a_template_thinks_and_calls(
+    tmp_path: Path, architecture: str, kind: str, tool: str, levels: tuple[bool | str, ...]
+) -> None:
+    """vLLM writes its prompts by code; without a template it could do neither here."""
+    folder = make_folder(tmp_path / "m", {**LLAMA, "architectures": [architecture], "model_type": kind})
+    facts = facts_of(folder)
+    assert facts.tool_parser == tool
+    assert {"tools", "thinking"} <= set(facts.capabilities)
+    assert facts.thinking is not None
+    assert facts.thinking.values == levels
+
+
+@pytest.mark.parametrize(
+    ("files", "has_template", "mode"),
+    [
+        ({"tekken.json": {"config": {"version": "v3"}}}, False, "mistral"),
+        ({"tekken.json": {"config": {"version": "v3"}}}, True, "hf"),
+        ({"tokenizer.model.v1": {}}, False, "mistral"),
+        ({}, False, None),
+    ],
+)
+def test_mistrals_tokenizer_is_used_where_nothing_else_is(
+    tmp_path: Path, files: dict[str, Any], has_template: bool, mode: str | None
+) -> None:
+    template = "{% for m in messages %}[INST]{{ m.content }}{% endfor %}" if has_template else ""
+    facts = facts_of(make_folder(tmp_path / "m", template=template, files=files))
+    assert facts.engine.get("tokenizer_mode") == mode
+    tools = mode == "mistral" and "tokenizer.model.v1" not in files
+    assert facts.tool_parser == ("mistral" if tools else None)

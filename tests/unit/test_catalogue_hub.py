@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 
 from app.catalogue import hub
 from app.catalogue.preparation import prepare
@@ -52,3 +53,22 @@ def test_an_unknown_repository_is_one_clear_line(cache: Path) -> None:
 )
 def test_what_looks_like_a_repository(source: str, repo: bool) -> None:
     assert hub.is_repo(source) is repo
+
+
+def test_mistrals_own_files_are_fetched() -> None:
+    """A tokenizer of sentencepiece has its version for an ending."""
+    own = ["consolidated.safetensors", "params.json", "tekken.json", "tokenizer.model.v3"]
+    kept = filter_repo_objects(own, allow_patterns=[*hub.SMALL_FILES, *hub.WEIGHTS[1]])
+    assert list(kept) == own
+
+
+def test_a_repository_in_mistrals_own_format_is_served(cache: Path, tmp_path: Path) -> None:
+    folder = put(cache, "org/tiny")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    (folder / "params.json").write_text('{"dim": 8, "n_layers": 2, "vision_encoder": {"hidden_size": 8}}')
+    (folder / "tekken.json").write_text('{"config": {"version": "v7"}}')
+    (model,) = prepare([spec("m", "org/tiny")], tmp_path / "cache").all()
+    assert model.facts.capabilities == ("completion", "vision", "tools")
+    assert model.facts.engine["load_format"] == "mistral"

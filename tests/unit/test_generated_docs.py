@@ -35,6 +35,7 @@ from scripts.generate import (
     COMPATIBILITY,
     DIFFERENCES,
     END,
+    FAMILIES,
     LIMITS,
     OPERATIONS,
     README,
@@ -81,6 +82,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / OPERATIONS).write_text(f"# Operations\n\n<!-- generated:metrics -->\n{END}\n")
     (tmp_path / LIMITS).write_text(f"# Limits\n\n<!-- generated:limits -->\n{END}\n")
     (tmp_path / DIFFERENCES).write_text(f"# Differences\n\n<!-- generated:differences -->\n{END}\n")
+    (tmp_path / FAMILIES).write_text(f"# Families\n\n<!-- generated:families -->\n{END}\n")
     (tmp_path / CHART_README).parent.mkdir(parents=True)
     (tmp_path / CHART_README).write_text(f"# Chart\n\n<!-- generated:values -->\n{END}\n")
     for file in (VALUES, RULES):

@@ -21,6 +21,7 @@ from app.core.pool import Pool
 from app.core.request import ChatPrompt, Message
 from app.engine.vllm.input.prompts import Prompts, batches
 from app.engine.vllm.input.window import in_window
+from app.engine.vllm.stream.logprobs import TokenBytes
 from tests.unit.catalogue_folders import make_folder
 from tests.unit.garage import model
 from tests.unit.growth import least_cpu_s
@@ -204,10 +205,7 @@ def mistral(folder: Path) -> Prompts:
     from vllm.renderers.mistral import MistralRenderer
     from vllm.tokenizers.mistral import MistralTokenizer
 
-    spec = find_spec("mistral_common")
-    assert spec is not None
-    assert spec.origin is not None
-    shutil.copy(Path(spec.origin).parent / "data" / "tekken_240911.json", folder / "tekken.json")
+    _copied(folder, "tekken.json")
     config: Any = SimpleNamespace(
         model_config=SimpleNamespace(
             renderer_num_workers=1,
@@ -276,6 +274,29 @@ async def test_control_tokens_of_mistral_are_tokens_and_no_text(tmp_path: Path) 
     prompt = await rendered(prompts, Message.of("user", "Hello"))
     assert list(prompt.token_ids) == [1, 3, 22177, 4]
     assert prompt.text
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model.v1"])
+def test_every_token_of_mistral_has_its_bytes(tmp_path: Path, name: str) -> None:
+    """A model with such a tokenizer did not load: what reads other vocabularies refuses it."""
+    from vllm.tokenizers.mistral import MistralTokenizer
+
+    _copied(tmp_path, name)
+    tokenizer: Any = MistralTokenizer.from_pretrained(str(tmp_path))
+    read = TokenBytes(tokenizer)
+    read.read()
+    text = "H\u00e9llo \u4e16 \U0001f30d"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert b"".join(map(read.of, ids)).strip() == text.encode()
+    assert read.of(1) == b"<s>"
+
+
+def _copied(folder: Path, name: str) -> None:
+    spec = find_spec("mistral_common")
+    assert spec is not None
+    assert spec.origin is not None
+    source = {"tekken.json": "tekken_240911.json"}.get(name, name)
+    shutil.copy(Path(spec.origin).parent / "data" / source, folder / name)
 
 
 def test_work_on_texts_grows_no_faster_than_they_do() -> None:

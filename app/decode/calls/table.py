@@ -162,6 +162,7 @@ READERS: Mapping[str, CallReader] = {
     "dots": _invokes("dots_function_call"),
     "deepseek_v32": _invokes(f"{DSML}function_calls", DSML, _STRING),
     "deepseek_v4": _invokes(f"{DSML}tool_calls", DSML, _STRING),
+    "deepseek_v41": _invokes(f"{DSML} calls", f"{DSML} ", _STRING),
     "minicpm5": TaggedCalls(
         marks=("<function name",),
         opens=rf"<function\s+name{_QUOTED.format('name')}\s*+>",

@@ -17,11 +17,14 @@ from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
+from app.engine.vllm.weights import device_of, gguf_arguments
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
 _RANKS = (16, 32, 64, 128, 256, 320, 512)
 """Those that vLLM takes, from its default on."""
+_NO_OTHERS = {"video": 0, "audio": 0}
+"""Of the modalities those that no request can have."""
 
 _BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
@@ -57,7 +60,7 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
     With an `adapter_rank` there is room for adapters up to it.
 
     Raises:
-        LoadFailed: for an argument that vLLM does not have.
+        LoadFailed: for an argument that vLLM does not have, and for a GGUF file that does not fit.
     """
     facts = model.facts
     embedding = "embedding" in facts.capabilities
@@ -74,19 +77,14 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
     }
     if defaults.max_num_seqs:
         chosen["max_num_seqs"] = defaults.max_num_seqs
-    if current_platform.is_cpu():
-        chosen |= {
-            "dtype": "float32" if embedding else "bfloat16",
-            "enforce_eager": True,
-            "use_tqdm_on_load": False,
-            "kv_cache_memory_bytes": (64 << 20) if embedding else defaults.kv_cache_bytes,
-        }
-    elif not embedding:
-        # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
-        chosen["max_model_len"] = AS_FITS
-    if defaults.placement is not None and not current_platform.is_cpu():
-        chosen |= _placed(defaults.placement)
+    chosen |= _of_platform(defaults, embedding=embedding)
+    chosen |= facts.engine
     given = dict(model.spec.engine)
+    if facts.format == "gguf":
+        chosen |= gguf_arguments(model, device_of(given))
+    if "vision" in facts.capabilities:
+        # Nothing of them is ever taken in, and vLLM would keep memory for the largest there can be.
+        given["limit_mm_per_prompt"] = _NO_OTHERS | dict(given.get("limit_mm_per_prompt") or {})
     if current_platform.is_cpu() and given.get("dtype") == "auto":
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
         del given["dtype"]
@@ -99,6 +97,22 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
         return AsyncEngineArgs(**chosen)
     except TypeError as error:
         raise LoadFailed(f"engine arguments of {model.name}: {error}") from error
+
+
+def _of_platform(defaults: EngineDefaults, *, embedding: bool) -> dict[str, Any]:
+    """What is right on a CPU, or on GPUs, where an engine has a place."""
+    if current_platform.is_cpu():
+        return {
+            "dtype": "float32" if embedding else "bfloat16",
+            "enforce_eager": True,
+            "use_tqdm_on_load": False,
+            "kv_cache_memory_bytes": (64 << 20) if embedding else defaults.kv_cache_bytes,
+        }
+    chosen = {} if defaults.placement is None else _placed(defaults.placement)
+    if not embedding:
+        # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
+        chosen["max_model_len"] = AS_FITS
+    return chosen
 
 
 def _placed(placement: Placement) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from app.engine.vllm.config import AS_FITS, EngineDefaults
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window
-from app.engine.vllm.parse.reply import Parsers, VllmReplyParser, decoder_of
+from app.engine.vllm.parse.choice import EngineParser, bound, decoder_of, parser_for
+from app.engine.vllm.parse.reply import Parsers
 from app.engine.vllm.process.failures import first_line, log_last_lines
 from app.engine.vllm.process.stderr import cause
 from app.engine.vllm.process.tree import EngineProcesses, trim_heap
@@ -161,22 +162,6 @@ class VllmEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return await self._prompts.detokenize(token_ids)
 
-    def _parser(self, run: Run, prompt: Prompt) -> VllmReplyParser | None:
-        """How to read the reply; None when every delta is plain content."""
-        thinking = run.think is not False and not prompt.continues and self._parsers.reasoning is not None
-        if not (run.chat.tools or thinking):
-            return None
-        parser = VllmReplyParser(
-            self._parsers,
-            tools=run.chat.tools,
-            thinking=thinking,
-            prompt_text=prompt.text,
-            prompt_token_ids=prompt.token_ids,
-            template_kwargs=self._thinking_kwargs(run),
-            constrained=run.constraint is not None,
-        )
-        return parser.adjusted()
-
     def _thinking_kwargs(self, run: Run) -> dict[str, Any]:
         facts = self._model.facts
         return thinking_kwargs(facts.thinking_variable, run.think, facts.thinking)
@@ -184,7 +169,7 @@ class VllmEngine:
     @asynccontextmanager
     async def answer(self, prompt: Prompt, run: Run) -> AsyncGenerator[Answer, None]:
         self._check_constraint(run)
-        parser = self._parser(run, prompt)
+        parser = parser_for(self._parsers, run, prompt, self._thinking_kwargs(run))
         # Where no reasoning is expected the constraint must not wait for its end.
         ended = parser.reasoning_ended() if parser and parser.thinking else True
         tag = parser.closing if parser and run.constraint is not None and not ended else None
@@ -196,7 +181,7 @@ class VllmEngine:
     @asynccontextmanager
     async def _answer(
         self,
-        parser: VllmReplyParser | None,
+        parser: EngineParser | None,
         lora: LoRARequest | None,
         prompt: Prompt,
         run: Run,
@@ -226,7 +211,7 @@ class VllmEngine:
         self,
         prompt: Prompt,
         run: Run,
-        parser: VllmReplyParser | None,
+        parser: EngineParser | None,
         convert: Callable[[RequestOutput], Delta],
         reasoning_ended: bool | None,
         lora: LoRARequest | None,
@@ -243,7 +228,7 @@ class VllmEngine:
             }
         try:
             params = sampling_params(
-                run,
+                bound(run, parser),
                 windowed=self._windowed,
                 skip_special_tokens=parser is None or parser.skip_special_tokens,
             )

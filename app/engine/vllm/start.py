@@ -17,6 +17,7 @@ from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
 from app.engine.vllm.stream.metrics import EngineRegistry, stat_logger
+from app.engine.vllm.weights import check_weights
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
         LoadFailed: with vLLM's own reason.
     """
     check_parsers(model)
+    check_weights(model)
     try:
         return await _start(model, engine_args(model, defaults, adapter_rank))
     except LoadFailed as error:

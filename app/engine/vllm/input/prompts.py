@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from PIL import Image
@@ -18,7 +18,9 @@ from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
 from app.core.weight import weight
 from app.engine.base import Prompt
+from app.engine.vllm.input.harmony import effort_of, harmony_tokens, is_harmony
 from app.engine.vllm.input.messages import open_images, to_conversation
+from app.engine.vllm.input.results import for_mistral
 from app.engine.vllm.process.failures import first_line
 
 _LONG_TEXT = 4096
@@ -42,6 +44,8 @@ class Prompts:
         # Mistral's own tokenizer has no text that is the prompt: its control tokens cannot be written.
         self._renders_tokens = is_mistral_tokenizer(self._tokenizer)
 
+        self._harmony = is_harmony(model.facts.tool_parser, model.facts.reasoning_parser)
+
     @cached_property
     def special_tokens(self) -> Sequence[str]:
         """See `Engine.special_tokens`; added tokens count, which mark calls and reasoning."""
@@ -60,6 +64,8 @@ class Prompts:
     ) -> Prompt:
         images = [image for message in chat.messages for image in message.images]
         pictures = await self._pictures(images) if images else []
+        if self._harmony and not chat_template:
+            return await self._in_channels(chat, think, variables or {}, continue_last=continue_last)
         params = ChatParams(
             chat_template=chat_template or None,
             chat_template_kwargs={
@@ -84,8 +90,17 @@ class Prompts:
         text = found.get("prompt") or await self.detokenize(token_ids)
         return Prompt(text, token_ids, len(images), found, continues=continue_last)
 
+    async def _in_channels(
+        self, chat: ChatPrompt, think: Think, variables: Mapping[str, Any], *, continue_last: bool
+    ) -> Prompt:
+        write = partial(harmony_tokens, chat, effort_of(think, variables), continue_last=continue_last)
+        token_ids = write() if not chat.tools and _size(chat) <= _LONG_TEXT else await self._pool.run(write)
+        return Prompt(await self.detokenize(token_ids), token_ids, continues=continue_last)
+
     def _tokenised(self, chat: ChatPrompt, pictures: Sequence[Image.Image], params: ChatParams) -> Any:
         conversation: Any = to_conversation(chat.messages, pictures)
+        if self._renders_tokens:
+            conversation = for_mistral(conversation, thinks=self._model.can("thinking"))
         _, prompt = self._renderer.render_messages(conversation, params)
         no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
         return self._renderer.tokenize_prompt(prompt, no_limit)

@@ -3,23 +3,25 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import Parser, ParserManager
+from vllm.utils.mistral import is_mistral_tokenizer
 
 from app.decode.calls.base import schemas
 from app.decode.calls.objects import arguments_of
 from app.decode.calls.table import READERS
-from app.decode.ids import call_id
-from app.decode.reply import ParsedCall, ParsedReply, ReplyDecoder
-from app.engine.base import Decoder, Prompt
+from app.decode.reply import ParsedCall, ParsedReply
+from app.engine.base import Prompt
+from app.engine.vllm.input.harmony import is_harmony
 from app.engine.vllm.parse.hidden import hidden_tokens, waits_for_text
 from app.engine.vllm.parse.tool_calls import are_whole, fit_marks, fit_schemas, has_begun, text_around
 
 _log = logging.getLogger(__name__)
 _MADE_UP = "chatcmpl-tool-"
-_UNREAD = "a tool call that is cut off or cannot be read was left in the text"
+UNREAD = "a tool call that is cut off or cannot be read was left in the text"
 
 
 @dataclass
@@ -39,6 +41,23 @@ class Parsers:
 
     def encoded(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """The texts of the special tokens, which an engine may leave out."""
+        added: Mapping[int, Any] = getattr(self.tokenizer, "added_tokens_decoder", {})
+        named = getattr(self.tokenizer, "all_special_tokens", ())
+        return frozenset((*named, *(str(token) for token in added.values() if token.special)))
+
+    @property
+    def harmony(self) -> bool:
+        """Whether replies come in gpt-oss's channels."""
+        return is_harmony(self.tool, self.reasoning)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the answer itself stands between marks, which the parser of calls takes off."""
+        return self.tool == "kimi_k3"
 
     def get(self, *, tools: bool, thinking: bool) -> type[Parser] | None:
         key = (tools and self.tool is not None, thinking and self.reasoning is not None)
@@ -62,7 +81,7 @@ class Parsers:
             reasoning_parser_name=self.reasoning if thinking else None,
             enable_auto_tools=tools,
             tokenizer=self.tokenizer,
-            is_harmony=self.tool == "openai" or self.reasoning == "openai_gptoss",
+            is_harmony=self.harmony,
         )
         if made is None:
             return None
@@ -93,9 +112,10 @@ class VllmReplyParser:
         constrained: bool,
     ) -> None:
         self._parsers = parsers
-        self._tools = bool(tools)
+        self._tools = bool(tools) or parsers.wraps
         self.thinking = thinking
         self._prompt_token_ids = list(prompt_token_ids)
+        self._stream_prompt: list[int] | None = self._prompt_token_ids
         self._template_kwargs = dict(template_kwargs)
         self.request = ChatCompletionRequest.model_validate(
             {
@@ -125,8 +145,12 @@ class VllmReplyParser:
 
     @property
     def skip_special_tokens(self) -> bool:
-        """Whether the engine may leave special tokens out of the text; some formats are made of them."""
-        return self.request.skip_special_tokens
+        """Whether the engine may leave special tokens out of the text; some formats are made of them.
+
+        Whether a mark is such a token differs between models of one format, so the tokenizer is asked.
+        """
+        marks = (self._open_tag, self._close_tag, *getattr(self._reader, "marks", ()))
+        return self.request.skip_special_tokens and self._parsers.special.isdisjoint(marks)
 
     @property
     def hidden(self) -> frozenset[int]:
@@ -135,6 +159,10 @@ class VllmReplyParser:
 
     def adjusted(self) -> "VllmReplyParser":
         """Let the parsers say what they need of the engine."""
+        if is_mistral_tokenizer(self._parsers.tokenizer):
+            # vLLM's would write a grammar of calls, by an interface that the library changed since.
+            self.request.skip_special_tokens = False
+            return self
         parser = self._instance(tools=self._tools)
         if parser is not None:
             parser.adjust_request(self.request)
@@ -198,7 +226,7 @@ class VllmReplyParser:
         reply = self._split(text, token_ids)
         reading = self._reader.read(reply.content, self._schemas, cut=cut)
         if reading.unread:
-            _log.warning(_UNREAD)
+            _log.warning(UNREAD)
         return ParsedReply(reply.thinking, reading.content, reading.calls)
 
     def _read_by_vllm(self, text: str, token_ids: list[int], *, cut: bool) -> ParsedReply:
@@ -221,7 +249,7 @@ class VllmReplyParser:
             or not fit_schemas(self._parsers.tool, reply.calls, self._schemas)
             or not are_whole(parser, plain.content)
         ):
-            _log.warning(_UNREAD)
+            _log.warning(UNREAD)
             return plain
         reply.content = text_around(parser, plain.content, reply.content)
         return reply
@@ -263,7 +291,10 @@ class VllmReplyParser:
 
     def _settle(self, *, opened: bool) -> None:
         self._undecided = False
-        if not opened:
+        if opened:
+            # The reasoning that a parser finds ended in the prompt is that of an earlier turn.
+            self._stream_prompt = None
+        else:
             self.thinking = False
             self._stream = self._instance(tools=self._by_vllm)
 
@@ -271,7 +302,7 @@ class VllmReplyParser:
         if self._stream is None:
             return "", self._certain(text)
         found = self._stream.parse_delta(
-            text, token_ids, self.request, prompt_token_ids=self._prompt_token_ids, finished=last
+            text, token_ids, self.request, prompt_token_ids=self._stream_prompt, finished=last
         )
         if found is None:
             return "", ""
@@ -308,8 +339,3 @@ def _tags(parser: Parser | None) -> tuple[str, str]:
     names = ("reasoning_start_str", "reasoning_end_str")
     opened, closed = ((getattr(reasoning, name, None) or "").strip() for name in names)
     return opened, closed
-
-
-def decoder_of(parser: VllmReplyParser | None) -> Decoder | None:
-    """What reads a reply by `parser`, where it may hold more than text."""
-    return parser and ReplyDecoder(parser, trims_content=parser.thinking, make_id=call_id)

@@ -10,6 +10,13 @@ from app.engine.vllm.process.stderr import ChildOutput, cause
 
 _IN_CHILD = ". See root cause above"
 _KILLED = re.compile(r"'\w+': -(\d+)")
+_CODE = re.compile(r"(setting|argument|option) `trust_remote_code=True`")
+"""How vLLM and transformers ask for leave to run what a repository brings along."""
+
+NEEDS_CODE = (
+    "it needs code of its repository, which this server runs only where its operator allows it for the "
+    "model, with engine: {trust_remote_code: true}"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -20,6 +27,8 @@ def first_line(error: BaseException) -> str:
 
 async def load_reason(error: BaseException, output: ChildOutput) -> str:
     """What vLLM raised; what went wrong in a process of the engine is in what that process wrote."""
+    if _CODE.search(str(error)):
+        return NEEDS_CODE
     if isinstance(error, ValidationError):
         return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
     line = first_line(error)
