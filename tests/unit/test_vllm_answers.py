@@ -11,6 +11,7 @@ import pytest
 from app.core.events import Content, Delta, Event, Thinking
 from app.core.request import Constraint, Sampling
 from app.engine.base import Prompt, Run
+from app.engine.vllm.adapters import Adapters
 from app.engine.vllm.engine import VllmEngine
 from app.engine.vllm.stream.deltas import Deltas
 from harness.models.catalogue import PERSON, case
@@ -54,6 +55,7 @@ def engine(llm: Llm) -> VllmEngine:
         "model": SimpleNamespace(facts=facts, name="tool"),
         "parsers": llm.reader._parsers,  # pyright: ignore[reportPrivateUsage]
         "constrains": True,
+        "adapters": Adapters(llm),  # type: ignore[arg-type]
         "windowed": False,
         "token_bytes": None,
         "ids": itertools.count(),
