@@ -17,13 +17,10 @@ from app.catalogue.library import Library, key_of
 from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest, LoadFailed
-from app.core.model import Model, ModelFacts, ModelName, ModelSpec
+from app.core.model import ENGINE_FIELDS, Model, ModelFacts, ModelName, ModelSpec
 
 Progress: TypeAlias = Callable[[str, str, float], None]
 """Hears the model's name, the phase of the work and how much of that is done, from 0 to 1."""
-
-ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
-"""What belongs to an engine, and so cannot be set on a model that shares another's."""
 
 MODELFILE_FIELDS = ("system", "template", "chat_template", "parameters", "messages", "license")
 """What makes one model another on the same weights, as the layers of a manifest do."""
@@ -133,7 +130,7 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         )
     base = parent.spec
     whole = replace(
-        spec,
+        spec.on_engine_of(base),
         system=spec.system or base.system,
         template=spec.template or base.template,
         parameters={**base.parameters, **spec.parameters},

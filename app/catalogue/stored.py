@@ -304,7 +304,7 @@ def _on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) 
     under = parent.spec
     parameters = {**under.parameters, **spec.parameters}
     whole = replace(
-        spec,
+        spec.on_engine_of(under),
         source=under.source,
         system=spec.system or under.system,
         template=spec.template or under.template,

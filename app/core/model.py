@@ -1,10 +1,10 @@
 """What is known of a model: how it was configured and what its files say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from app.core.request import Overrides
 
@@ -32,6 +32,10 @@ class ModelName:
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
 
+ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
+"""What belongs to an engine, and so cannot be set on a model that shares another's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as the operator configured it (one `--model` or one entry of `models`).
@@ -52,6 +56,13 @@ class ModelSpec:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def on_engine_of(self, base: Self) -> Self:
+        """The same model with `ENGINE_FIELDS` of `base`.
+
+        All models of an engine need them: it is loaded for whichever of them is asked for first.
+        """
+        return replace(self, **{name: getattr(base, name) for name in ENGINE_FIELDS})
 
 
 @dataclass(frozen=True, slots=True)

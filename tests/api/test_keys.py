@@ -79,8 +79,8 @@ NEEDS: Mapping[tuple[str, str], str] = {
 }
 """What each route must ask for. A route that is not here must ask for `admin`, until somebody decides."""
 
-OPENS = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
-OPENS = OPENS.split("| scope | opens |")[1].split("\n\n")[0]
+DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+OPENS = DOCUMENT.split("| scope | opens |")[1].split("\n\n")[0]
 
 BODIES: Mapping[str, Mapping[str, Any]] = {
     "/api/chat": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
