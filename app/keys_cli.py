@@ -30,7 +30,8 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="inference, models:read, models:write, metrics, admin. Repeatable; by default the first two."
+            help="inference, models:read, models:write, tools, metrics, admin. "
+            "Repeatable; by default the first two."
         ),
     ] = None,
     model: Annotated[

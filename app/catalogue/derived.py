@@ -24,13 +24,13 @@ def on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -
     if not (spec.template or spec.chat_template):
         spec = replace(spec, template=under.template, chat_template=under.chat_template)
     whole = replace(
-        spec,
+        spec.on_engine_of(under),
+        chat_template=spec.chat_template,
         source=under.source,
         system=spec.system or under.system,
         parameters=parameters,
         messages=spec.messages or under.messages,
         license=under.license + spec.license,
-        engine=under.engine,  # the model that causes a load is not always the parent
     )
     sampling, fault = read_sampling(parameters)
     of_engine = parent.on_engine().facts

@@ -20,13 +20,10 @@ from app.catalogue.names import parse_name
 from app.catalogue.parameters import read_parameters
 from app.core.errors import InvalidRequest, LoadFailed
 from app.core.limits import InputLimits
-from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
+from app.core.model import ENGINE_FIELDS, Adapter, Model, ModelFacts, ModelName, ModelSpec
 
 Progress: TypeAlias = Callable[[str, str, float], None]
 """Hears the model's name, the phase of the work and how much of that is done, from 0 to 1."""
-
-ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
-"""What belongs to an engine, and so cannot be set on a model that shares another's."""
 
 ADAPTER = (CONFIG, WEIGHTS)
 UNBOUNDED = InputLimits(adapter_bytes=0, adapter_rank=0)
@@ -162,14 +159,12 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         )
     base = parent.spec
     whole = replace(
-        spec,
+        spec.on_engine_of(base),
         system=spec.system or base.system,
         template=spec.template or base.template,
-        chat_template=base.chat_template,
         parameters={**base.parameters, **spec.parameters},
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
-        engine=base.engine,  # the model that causes a load is not always the parent
     )
     of_engine = parent.on_engine().facts
     seen = with_go_template(of_engine, spec.template) if spec.template else parent.facts

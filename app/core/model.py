@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from app.core.request import Overrides
 
@@ -30,6 +30,10 @@ class ModelName:
     def canonical(self) -> str:
         """The full form that a few of Ollama's error texts show."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
+
+
+ENGINE_FIELDS = ("engine", "chat_template", "tool_parser", "reasoning_parser")
+"""What belongs to an engine, and so cannot be set on a model that shares another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,13 @@ class ModelSpec:
     parser: str = ""
     requires: str = ""
     adapter: str = ""
+
+    def on_engine_of(self, base: Self) -> Self:
+        """The same model with `ENGINE_FIELDS` of `base`.
+
+        All models of an engine need them: it is loaded for whichever of them is asked for first.
+        """
+        return replace(self, **{name: getattr(base, name) for name in ENGINE_FIELDS})
 
 
 @dataclass(frozen=True, slots=True)

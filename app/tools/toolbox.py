@@ -16,7 +16,7 @@ from app.tools.words import host_of
 
 logger = logging.getLogger(__name__)
 
-_OFF = "this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS); leave it out"
+_OFF = "this server has not turned on the built-in tool {!r} (CARAVAN_TOOLS={}); leave it out"
 _OFF_SEARCH = "this server has no search engine for the built-in tool {!r} (CARAVAN_SEARCH_URL); leave it out"
 _NO_TOOL = "there is no built-in tool {!r}; there are 'net' and 'webview'"
 _NAMES = {"web_fetch": "net", "web_search": "net", "web_view": "webview"}
@@ -53,7 +53,7 @@ class Toolbox:
                 raise InvalidRequest(_NO_TOOL.format(one))
             if not any(one in (tool.switch, tool.name) for tool in self._tools.values()):
                 is_on = any(tool.switch == _NAMES.get(one) for tool in self._tools.values())
-                raise InvalidRequest((_OFF_SEARCH if is_on else _OFF).format(one))
+                raise InvalidRequest((_OFF_SEARCH if is_on else _OFF).format(one, _NAMES.get(one, one)))
         if not caller.has("tools"):
             raise Forbidden("this API key does not have the scope 'tools'")
         return [tool for tool in self._tools.values() if {tool.switch, tool.name} & wanted]

@@ -156,6 +156,10 @@ async def test_fields_that_change_nothing_are_let_pass(here: Site, field: dict[s
             {"mcp_servers": [{"url": "https://x"}]},
             "mcp_servers: this server calls no MCP servers: give their tools as `tools`",
         ),
+        (
+            {"datai": {"tools": {"net": True}}},
+            "datai: built-in tools are asked for on /api; here give web_search or web_fetch as a tool",
+        ),
         ({"thread": {"type": "create"}}, "thread: this server holds no conversations: send the whole of it"),
         ({"output_format": {"type": "xml"}}, 'output_config.format: type must be json_schema, not "xml"'),
         (

@@ -79,6 +79,9 @@ NEEDS: Mapping[tuple[str, str], str] = {
 }
 """What each route must ask for. A route that is not here must ask for `admin`, until somebody decides."""
 
+DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+OPENS = DOCUMENT.split("| scope | opens |")[1].split("\n\n")[0]
+
 BODIES: Mapping[str, Mapping[str, Any]] = {
     "/api/chat": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]},
     "/api/generate": {"model": "a", "prompt": "Hi"},
@@ -128,6 +131,13 @@ def key_file(folder: Path) -> Path:
     file = folder / "keys.yaml"
     file.write_text(yaml.safe_dump({"keys": records}))
     return file
+
+
+@pytest.mark.parametrize(("route", "scope"), NEEDS.items(), ids=str)
+def test_the_route_of_each_scope_is_documented(route: tuple[str, str], scope: str) -> None:
+    if scope in SCOPES:
+        [row] = [row for row in OPENS.splitlines() if row.startswith(f"| `{scope}`")]
+        assert f"`{route[1]}`" in row
 
 
 @pytest.fixture(scope="module")

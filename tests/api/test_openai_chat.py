@@ -194,6 +194,10 @@ async def test_sampling_fields_reach_the_engine(fields: Any, expected: dict[str,
         ({"use_beam_search": True}, "use_beam_search: the engine does not do this"),
         ({"modalities": ["text", "audio"]}, "modalities: models of this server write text alone"),
         ({"functions": [{}]}, "functions: use tools"),
+        (
+            {"datai": {"tools": {"net": True}}},
+            "datai: built-in tools are asked for on /api, or as web_search on /v1/responses and /v1/messages",
+        ),
         ({"web_search_options": {}}, "web_search_options: this server has no web search"),
         (
             {"moderation": {"model": "omni-moderation-latest"}},

@@ -99,6 +99,16 @@ def test_the_streaming_helper_puts_the_answer_together(client: openai.OpenAI) ->
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
+def test_the_streaming_helper_raises_for_an_answer_that_was_cut(client: openai.OpenAI) -> None:
+    """The client's own rule; the events before have all that there was."""
+    asked: Any = [{"role": "user", "content": "Hi"}]
+    with client.chat.completions.stream(model="m", messages=asked, max_tokens=1) as stream:
+        told = "".join(event.delta for event in stream if event.type == "content.delta")
+        with pytest.raises(openai.LengthFinishReasonError):
+            stream.get_final_completion()
+    assert told
+
+
 def test_an_answer_is_parsed_into_a_class(client: openai.OpenAI) -> None:
     answer = client.chat.completions.parse(model="m", messages=ASK, response_format=Person)
     assert answer.choices[0].message.parsed == Person(name="Ann", age=3)

@@ -171,6 +171,10 @@ async def test_fields_that_are_repeated_and_change_nothing() -> None:
         ),
         ({"tool_choice": "required"}, "tool_choice: there are no tools to choose from"),
         ({"think": 1}, "think must be a boolean or string"),
+        (
+            {"datai": {"tools": {"net": True}}},
+            "datai: built-in tools are asked for on /api; here give web_search as a tool",
+        ),
         ({"text": {"format": {"type": "grammar"}}}, 'text.format: unknown type "grammar"'),
         (
             {"text": {"format": {"type": "json_schema", "name": "x"}}},

@@ -125,6 +125,16 @@ def test_a_cut_answer(client: OpenAI) -> None:
     assert events[-1].type == "response.incomplete"
 
 
+def test_a_cut_stream_is_in_its_last_event(client: OpenAI) -> None:
+    """The helper waits for `response.completed`, which OpenAI does not send of a cut answer either."""
+    with client.responses.stream(model="m", input="Hi", max_output_tokens=1) as stream:
+        *_, last = stream
+        with pytest.raises(RuntimeError, match="receive a"):
+            stream.get_final_response()
+    assert last.type == "response.incomplete"
+    assert (last.response.output_text, last.response.status) == ("Hello", "incomplete")
+
+
 def test_refusals(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="model 'nosuch' not found"):
         client.responses.create(model="nosuch", input="Hi")

@@ -204,11 +204,11 @@ async def test_a_call_without_an_id_gets_one() -> None:
     [
         (
             [{"type": "web_search"}],
-            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS); leave it out",
+            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS=net); leave it out",
         ),
         (
             [{"type": "web_search_preview_2025_03_11"}],
-            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS); leave it out",
+            "this server has not turned on the built-in tool 'web_search' (CARAVAN_TOOLS=net); leave it out",
         ),
         ([{"type": "web_search", "filters": {"a": 1}}], "tools[0]: a web search takes no filters here"),
         *(

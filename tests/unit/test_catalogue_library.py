@@ -7,6 +7,7 @@ import pytest
 from app.catalogue.library import Library
 from app.catalogue.preparation import prepare
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
+from app.core.model import ENGINE_FIELDS
 from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 
 
@@ -140,6 +141,20 @@ def test_a_model_built_on_another_has_its_jinja_template(tmp_path: Path) -> None
     specs = [spec("base", folder, chat_template=QWEN), spec("chat", "base", system="be kind")]
     base, chat = prepare(specs, tmp_path / "cache").all()
     assert base.spec.chat_template == chat.spec.chat_template == QWEN
+
+
+def test_a_model_built_on_another_loads_its_engine_as_that_one_would(tmp_path: Path) -> None:
+    """Whichever is asked for first: the engine, and so what it is started with, is that of all of them."""
+    own = {"engine": {"dtype": "float32"}, "chat_template": "{{ tools }}", "tool_parser": "hermes"}
+    specs = [
+        spec("base", make_folder(tmp_path / "w"), **own, reasoning_parser="none"),
+        spec("alias", "base"),
+        spec("again", "alias", system="be kind"),
+    ]
+    base, *others = prepare(specs, tmp_path / "cache").all()
+    assert {each.engine_key for each in others} == {base.engine_key}
+    for field in ENGINE_FIELDS:
+        assert [getattr(each.spec, field) for each in others] == [getattr(base.spec, field)] * 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from app.catalogue import conversion
 from app.catalogue.library import Library, key_of
 from app.catalogue.stored import Reading, StoredModels, read_messages, read_params
 from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
-from app.core.model import Model, ModelName
+from app.core.model import ENGINE_FIELDS, Model, ModelName
 from app.registry.policy import Policy
 from app.runtime.transfers import policy_of
 from app.store import manifest as media
@@ -147,6 +147,14 @@ def test_a_model_on_a_configured_one(place: Place) -> None:
     assert model.sampling == {"seed": 7}
     assert model.facts.digest != BASE.facts.digest
     assert len(model.facts.digest) == 64
+
+
+def test_a_model_on_a_configured_one_loads_its_engine_as_that_one_would(place: Place) -> None:
+    own = {"engine": {"dtype": "float32"}, "chat_template": "{{ tools }}", "tool_parser": "hermes"}
+    base = replace(BASE, spec=replace(BASE.spec, **own, reasoning_parser="none"))
+    place.put("m", place.layer(media.SERVING, Serving(base="base").encode()))
+    [model] = place.stored.read({key_of(base.name): base}).models
+    assert all(getattr(model.spec, field) == getattr(base.spec, field) for field in ENGINE_FIELDS)
 
 
 @pytest.mark.parametrize(

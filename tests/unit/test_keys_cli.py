@@ -15,6 +15,7 @@ from app.access.keys import KeyRecord
 from app.access.ring import KeyRing
 from app.access.ssh import fingerprint, read_public_key
 from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
+from app.core.context import SCOPES
 from tests.signing import Signer
 
 SIGNER = Signer(bytes(range(32)))
@@ -34,6 +35,11 @@ def keys(*arguments: str) -> Result:
 def record(file: Path) -> KeyRecord:
     [found] = read_keys(file)[0]
     return found
+
+
+def test_help_names_every_scope() -> None:
+    told = keys("create", "--help").stdout
+    assert {scope for scope in SCOPES if scope not in told} == set()
 
 
 def test_a_new_key_is_printed_alone_and_lets_its_holder_in(file: Path) -> None:

@@ -20,6 +20,7 @@ from app.golang.types import parse
 _NO_PLACE: Mapping[str, str] = {
     "container": "this server has no containers",
     "mcp_servers": "this server calls no MCP servers: give their tools as `tools`",
+    "datai": "built-in tools are asked for on /api; here give web_search or web_fetch as a tool",
 }
 """Fields that ask a server for what this one does not have; empty they ask for nothing."""
 

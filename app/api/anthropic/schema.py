@@ -120,6 +120,7 @@ class MessagesBody:
     mcp_servers: Json = None
     thread: Json = None
     compaction: Json = None
+    datai: Json = None
 
 
 def _struct(name: str, make: Callable[..., _T], fields: Mapping[str, Kind[Any]]) -> Kind[_T]:
@@ -253,5 +254,6 @@ MESSAGES: Kind[MessagesBody] = _struct(
         "mcp_servers": ANY,
         "thread": ANY,
         "compaction": ANY,
+        "datai": ANY,
     },
 )

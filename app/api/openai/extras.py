@@ -59,6 +59,9 @@ REFUSED: Mapping[str, Refused] = {
     "functions": Refused(([],), "use tools"),
     "function_call": Refused(("none", "auto"), "use tool_choice"),
     "web_search_options": Refused((), "this server has no web search"),
+    "datai": Refused(
+        ({},), "built-in tools are asked for on /api, or as web_search on /v1/responses and /v1/messages"
+    ),
     "moderation": Refused((), "nothing that is asked or answered here is moderated"),
     "verbosity": Refused(("medium",), "models of this server have no such setting"),
     "use_beam_search": Refused((False,), _NO_ENGINE),

@@ -170,6 +170,8 @@ def _refuse_unserved(asked: schema.ResponsesBody) -> None:
         raise InvalidRequest(
             "moderation is not supported: nothing that is asked or answered here is moderated"
         )
+    if asked.datai:
+        raise InvalidRequest("datai: built-in tools are asked for on /api; here give web_search as a tool")
     if isinstance(options := asked.prompt_cache_options, dict) and options.get("prewarm"):
         raise InvalidRequest("prompt_cache_options.prewarm is not supported: every request is answered")
     if asked.service_tier not in _TIERS:

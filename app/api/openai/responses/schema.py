@@ -84,6 +84,7 @@ class ResponsesBody:
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Json = None
+    datai: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,7 @@ RESPONSES: Kind[ResponsesBody] = _struct(
         "safety_identifier": STRING,
         "prompt_cache_key": STRING,
         "prompt_cache_options": ANY,
+        "datai": ANY,
     },
 )
 
