@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -23,6 +24,16 @@ _log = logging.getLogger("caravan")
 def served(settings: Settings) -> list[ModelConfig]:
     """The configured models; the bundled one where neither models nor peers are."""
     return settings.models or ([] if settings.peers else [BUNDLED])
+
+
+def engine_terms(settings: Settings) -> dict[str, Any]:
+    """What the settings say of every engine, by the names of `EngineDefaults`: on each node the same."""
+    return {
+        "kv_cache_bytes": settings.kv_cache_bytes,
+        "stream_interval": settings.stream_interval,
+        "max_num_seqs": settings.num_parallel,
+        "limits": settings.limits,
+    }
 
 
 def prepare(settings: Settings) -> Library:

@@ -139,6 +139,7 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         parameters={**base.parameters, **spec.parameters},
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
+        **{field: getattr(base, field) for field in ENGINE_FIELDS},  # whichever is asked for first loads it
     )
     facts = _with_digest(with_go_template(parent.facts, spec.template), spec)
     return Model(

@@ -107,6 +107,9 @@ def test_what_an_operator_gives_holds() -> None:
     wide = need_on_gpu(model(tensor_parallel_size=4, data_parallel_size=2), TERMS, total)
     assert wide.count == 8
     assert wide.least < 8 * GIB
+    over_nodes = model(nnodes=2, tensor_parallel_size=8, pipeline_parallel_size=2)
+    spanning = need_on_gpu(over_nodes, TERMS, total, shared=True)
+    assert spanning == Need(int(total * 0.92), int(total * 0.92), 8), "devices of this node"
     tiny = need_on_gpu(model(137_000_000, capability="embedding"), TERMS, total)
     assert tiny.least == tiny.most < 2 * GIB
     assert need_on_gpu(model(1, capability="embedding"), TERMS, total, 5 * GIB).least == 5 * GIB
@@ -195,6 +198,7 @@ class Nvml:
     """NVIDIA's library as this code calls it, over a list of devices."""
 
     names = ("GPU-a", "GPU-b", "GPU-c")
+    driver = b"580.65.06"
 
     def nvmlInit(self) -> None: ...
 
@@ -212,6 +216,9 @@ class Nvml:
 
     def nvmlDeviceGetName(self, handle: int) -> bytes:
         return b"NVIDIA H200"
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return self.driver
 
 
 @pytest.mark.parametrize(
@@ -235,3 +242,12 @@ def test_all_devices_are_visible_by_default(monkeypatch: pytest.MonkeyPatch) -> 
     gpus = Gpus(Nvml())
     assert gpus.read()[1] == Device(1, 101, 51)
     assert gpus.kind == "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("driver", "is_old"), [(b"580.65.06", False), (b"610.1", False), (b"575.57.08", True), (b"odd", False)]
+)
+def test_a_driver_that_is_too_old_for_cuda_13_is_known(driver: bytes, is_old: bool) -> None:
+    nvml = Nvml()
+    nvml.driver = driver
+    assert (Gpus(nvml, "").driver_is_old, Gpus(nvml, "").driver) == (is_old, driver.decode())
