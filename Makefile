@@ -20,7 +20,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
-	bench-load bench-pull library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
+	bench-load bench-pull library-check bench-locust bench-peers bench-gateway gpu-check chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -125,6 +125,9 @@ bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by sid
 
 DURATION ?= 30m
 REQUESTS ?= 10000
+
+gpu-check: dev ## Prove on a GPU what only one can (ten minutes); ARGS=--dry-run goes the same way on a CPU
+	@$(BIN)/python -m gpu.check --cache .cache/models $(ARGS)
 
 chaos: dev ## Kill, stop and starve the engines under traffic, then 1,000 clients that leave (minutes)
 	@$(BIN)/python -m chaos --markdown BENCHMARKS.md
