@@ -56,7 +56,7 @@ def first_token(context: Context) -> None:
         began = time.monotonic()
         first = server.ask("/api/generate", model="a", prompt="Hello", options={"num_predict": 1})
         context.find.tell(first_token_s=round(time.monotonic() - began, 2), first=first["response"])
-        wrong = {case.name: got for case in CASES["qwen3"] if (got := _answer(server, case)) is not None}
+        wrong = _wrong(server, "a", True) | _wrong(server, "a", False)
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong)
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
         text = server.ask("/api/generate", model="a", prompt="Hi", format=schema, options={"num_predict": 48})
@@ -75,15 +75,25 @@ def first_token(context: Context) -> None:
             assert apart < _CLOSE_LOGPROBS
 
 
-def _answer(server: Server, case: Case, model: str = "a") -> dict[str, Any] | None:
-    """What is not as it was trained."""
-    body: dict[str, Any] = {"messages": list(case.messages), "options": {"temperature": 0}}
-    if case.tools:
-        body["tools"] = list(case.tools)
-    got = server.ask("/api/chat", model=model, think=bool(case.thinking), **body)["message"]
-    calls = [(each["function"]["name"], each["function"]["arguments"]) for each in got.get("tool_calls", ())]
-    wanted = (case.content, [(call.name, call.arguments) for call in case.calls])
-    return None if (got["content"], calls) == wanted else got
+def _wrong(server: Server, model: str, think: bool) -> dict[str, Any]:
+    """The answers that are not as they were trained, by case."""
+    found: dict[str, Any] = {}
+    for case in CASES["qwen3"]:
+        body: dict[str, Any] = {"messages": list(case.messages), "options": {"temperature": 0}}
+        if case.tools:
+            body["tools"] = list(case.tools)
+        got = server.ask("/api/chat", model=model, think=think, **body)["message"]
+        calls = [
+            (each["function"]["name"], each["function"]["arguments"]) for each in got.get("tool_calls", ())
+        ]
+        if (got["content"], got.get("thinking", ""), calls) != _trained(case, think):
+            found[f"{case.name}, think {think}"] = got
+    return found
+
+
+def _trained(case: Case, think: bool) -> tuple[str, str, list[tuple[str, Any]]]:
+    calls = [(call.name, call.arguments) for call in case.calls]
+    return case.content, case.thinking if think else "", calls
 
 
 def _logprobs(server: Server) -> list[tuple[str, float]]:
@@ -247,7 +257,7 @@ def speculation(context: Context) -> None:
     """Speculation by n-grams changes no answer."""
     config = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
     with context.server(context.tiny("s", speculative_config=config)) as server:
-        wrong = {case.name: got for case in CASES["qwen3"] if (got := _answer(server, case, "s")) is not None}
+        wrong = _wrong(server, "s", True) | _wrong(server, "s", False)
         drafts = {name: value for name, value in server.gauges().items() if "spec_decode" in name}
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong, drafts=drafts)
         context.find.tell(slow_tokenizer="no test model has one; a unit test has")
