@@ -85,6 +85,12 @@ class Context:
         if not self.on_gpu:
             raise Skipped(f"{what} needs a GPU")
 
+    def known(self, name: str) -> Any:
+        """What a CPU answers; that it is not known is told, since nothing is compared then."""
+        if name not in self.reference:
+            self.find.tell(**{f"not compared with a CPU's {name}": "gpu/reference.json has none"})
+        return self.reference.get(name)
+
     def tiny(self, name: str, kind: str = "qwen3", /, **engine: Any) -> dict[str, Any]:
         """A trained test model, which gives known answers word for word."""
         own: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 64}

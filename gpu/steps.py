@@ -68,7 +68,7 @@ def first_token(context: Context) -> None:
         ]
         context.find.tell(log=lines[:8])
         assert not wrong, f"{len(wrong)} answers are not the CPU's"
-        if known := context.reference.get("logprobs"):
+        if known := context.known("logprobs"):
             assert [token for token, _ in logprobs] == [token for token, _ in known]
             apart = max(abs(ours - theirs) for (_, ours), (_, theirs) in zip(logprobs, known, strict=True))
             context.find.tell(logprobs_apart=apart)
@@ -116,7 +116,7 @@ def windowed(context: Context) -> None:
             for name, options in WINDOWED.items()
         }
         context.find.tell(texts=texts)
-        if known := context.reference.get("windowed"):
+        if known := context.known("windowed"):
             assert texts == known, "not the tokens of the CPU"
         clients = 256 if context.on_gpu else 4
         for name, options in {"without": {"repeat_penalty": 1.0}, "with": WINDOWED["both"]}.items():
@@ -172,7 +172,7 @@ def leavers(context: Context) -> None:
             found = server.gauges()
             names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
             context.find.tell(gauges={name: found.get(name) for name in names})
-            return not any(found.get(name) for name in names)
+            return all(found.get(name) == 0 for name in names)
 
         context.find.tell(quiet_s=until(quiet, 15))
 
