@@ -23,6 +23,8 @@ WINDOWED: dict[str, dict[str, Any]] = {
     "typical_p": {"typical_p": 0.3, "repeat_penalty": 1.0},
     "both": {"typical_p": 0.5, "repeat_last_n": 4, "repeat_penalty": 1.2},
 }
+BEGINNINGS = ("Once", "The story", "a b c")
+"""With these the test model goes on for a while; what it was not trained on it often ends at once."""
 _CLOSE_LOGPROBS = 0.01
 
 
@@ -106,16 +108,18 @@ def windowed(context: Context) -> None:
     """`repeat_last_n` and `typical_p` choose the tokens that they choose on the CPU; what they cost."""
     with context.server(context.tiny("a")) as server:
         texts = {
-            name: server.ask(
+            f"{name}, {prompt}": server.ask(
                 "/api/generate",
                 model="a",
-                prompt="What is the weather like in Paris and in London today?",
+                prompt=prompt,
                 raw=True,
                 options={"temperature": 0, "num_predict": 32} | options,
             )["response"]
             for name, options in WINDOWED.items()
+            for prompt in BEGINNINGS
         }
         context.find.tell(texts=texts)
+        assert len(set(texts.values())) > len(BEGINNINGS), "the options change nothing"
         if known := context.known("windowed"):
             assert texts == known, "not the tokens of the CPU"
         clients = 256 if context.on_gpu else 4
@@ -260,6 +264,8 @@ def speculation(context: Context) -> None:
         wrong = _wrong(server, "s", True) | _wrong(server, "s", False)
         drafts = {name: value for name, value in server.gauges().items() if "spec_decode" in name}
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong, drafts=drafts)
+        if not drafts:
+            context.find.tell(drafted="no draft was counted: whether it speculated is not known")
         context.find.tell(slow_tokenizer="no test model has one; a unit test has")
         assert not wrong
 
