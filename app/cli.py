@@ -69,6 +69,19 @@ def fetch(model: Models = None, config: Config = None) -> None:
         run(_settings(config, model))
 
 
+@_app.command()
+def worker(
+    node_rank: Annotated[int, typer.Option(help="The number of this node; the leader, a server, is 0.")],
+    model: Models = None,
+    config: Config = None,
+) -> None:
+    """Run the ranks of a model that spans nodes, with the settings of the server that leads them."""
+    with _one_line():
+        from app.worker import run
+
+        run(_settings(config, model), node_rank)
+
+
 def _settings(config: Path | None, models: list[str] | None, **given: Any) -> "Settings":
     from app.settings.server import read_settings
 

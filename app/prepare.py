@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -29,6 +30,17 @@ def served(settings: Settings) -> list[ModelConfig]:
 def lists_others(settings: Settings) -> bool:
     """Whether the models of other servers are listed."""
     return bool(settings.peers or settings.peer_pools)
+
+
+def engine_terms(settings: Settings) -> dict[str, Any]:
+    """What the settings say of every engine, by the names of `EngineDefaults`: on each node the same."""
+    return {
+        "kv_cache_bytes": settings.kv_cache_bytes,
+        "stream_interval": settings.stream_interval,
+        "max_num_seqs": settings.num_parallel,
+        "adapters": settings.adapters,
+        "limits": settings.limits,
+    }
 
 
 def prepare(settings: Settings) -> Library:

@@ -25,7 +25,7 @@ from app.engine.memory.memory import GpuMemory, HostMemory
 from app.engine.memory.need import Terms
 from app.engine.vllm.process import environment, forkserver
 from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
-from app.prepare import lists_others, prepare, served
+from app.prepare import engine_terms, lists_others, prepare, served
 from app.runtime.ledger import Ledger, Memory, Unlimited
 from app.runtime.lifecycle import GaveUp, Lifecycle
 from app.settings.environment import BadSetting
@@ -172,13 +172,15 @@ def _memory(settings: Settings, library: Library) -> Memory:
     file = settings.server_dir / "memory.json"
     if _on_cpu():
         return HostMemory(terms, Measured(file, "cpu"))
-    from app.engine.vllm.gpus import Gpus  # it imports vLLM
+    from app.engine.vllm.gpus import OLDEST_DRIVER, Gpus  # it imports vLLM
 
     try:
         gpus = Gpus()
     except Exception as error:  # a driver's library has errors of its own for each thing that is amiss
         _log.warning("the memory of GPUs is not known, so that no model is unloaded for another: %s", error)
         return Unlimited()
+    if gpus.driver_is_old:
+        _log.warning("the GPU driver is %s, and CUDA 13 needs %d or later", gpus.driver, OLDEST_DRIVER)
 
     def shared() -> bool:
         return len({each.engine_key for each in library.all() if each.can("completion")}) > 1
@@ -204,15 +206,12 @@ def _starter(
         config = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.config")
         forkserver.adopt(context)
         defaults = config.EngineDefaults(
-            kv_cache_bytes=settings.kv_cache_bytes,
-            stream_interval=settings.stream_interval,
-            max_num_seqs=settings.num_parallel,
-            adapters=settings.adapters,
+            **engine_terms(settings),
             hang_timeout_s=settings.engine_hang_timeout,
             traces=traces,
-            limits=settings.limits,
             pool=pool,
-            placement=ledger.placement(model),
+            # The nodes of one engine must not differ, and a place is chosen by what is free on this one.
+            placement=ledger.placement(model) if model.nodes == 1 else None,
         )
         rank = library.adapter_rank(model)
         return await engine.VllmEngine.load(await library.materialized(model), defaults, adapter_rank=rank)

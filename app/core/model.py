@@ -159,6 +159,12 @@ class Model:
     def name(self) -> ModelName:
         return self.spec.name
 
+    @property
+    def nodes(self) -> int:
+        """Machines that one engine of the model spans: vLLM's `nnodes`."""
+        given = self.spec.engine.get("nnodes")
+        return given if isinstance(given, int) and given > 1 else 1
+
     def can(self, capability: Capability) -> bool:
         return capability in self.facts.capabilities
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -87,6 +88,11 @@ class Entry:
         return self.model.engine_key
 
     @property
+    def stays(self) -> bool:
+        """Whether no client and no other model unloads it."""
+        return self.model.nodes > 1
+
+    @property
     def slots(self) -> int | None:
         """How many requests its engine works on at once; None while it has none."""
         return None if self.engine is None else self.engine.slots
@@ -106,14 +112,19 @@ class Entry:
             return False
 
     def claim(self, name: ModelName | None, keep_alive_s: float | None, default_s: float = 0.0) -> None:
-        """Set the keep-alive of one model, or of all (None); without `keep_alive_s` it stays what it was."""
+        """Set the keep-alive of one model, or of all (None); without `keep_alive_s` it stays what it was.
+
+        An engine that spans nodes is kept for ever: its ranks on others cannot be loaded again from here.
+        """
         if keep_alive_s is None:
             keep_alive_s = self.claims.get(name, default_s)
-        self.claims[name] = keep_alive_s
+        self.claims[name] = math.inf if self.stays else keep_alive_s
         self.keep_alive_s = max(self.claims.values())
 
     def release(self, name: ModelName | None) -> bool:
         """Give up a claim; whether nothing else keeps the engine."""
+        if self.stays:
+            return False
         if any(keep_alive_s > 0 for other, keep_alive_s in self.claims.items() if other != name):
             self.claims.pop(name, None)
             self.keep_alive_s = max(self.claims.values())
@@ -127,7 +138,7 @@ class Entry:
         return LoadedModel(self.model, engine.memory_bytes, engine.vram_bytes, context_length, expires_at)
 
     def snapshot(self) -> policy.Loaded:
-        return policy.Loaded(self.key, self.users, self.keep_alive_s, self.idle_since)
+        return policy.Loaded(self.key, self.users, self.keep_alive_s, self.idle_since, self.stays)
 
     def stop_timer(self) -> None:
         if self.timer is not None:

@@ -25,13 +25,14 @@ class Loaded:
     """What a choice needs to know of one loaded engine.
 
     `users` counts the requests that hold it. `idle_since` is the clock value at which the last one
-    ended, None while none ever has.
+    ended, None while none ever has. One that `stays` goes for no other.
     """
 
     key: str
     users: int
     keep_alive_s: float
     idle_since: float | None
+    stays: bool = False
 
 
 def deadline(loaded: Loaded) -> float:

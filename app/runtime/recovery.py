@@ -25,7 +25,11 @@ class Down:
 
 
 class Recovery:
-    """The books of failures, one account per engine. `limit` failures in a row are a crash loop, 0: never."""
+    """The books of failures, one account per engine. `limit` failures in a row are a crash loop, 0: never.
+
+    For an engine that spans nodes the first is one: its ranks on other nodes belong to the world that has
+    ended, and only a new start of all nodes makes another.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,8 @@ class Recovery:
         ran_s = now - self._up_since.pop(key, now)
         self._failures[key] = policy.failures_in_a_row(self._failures.get(key, 0), ran_s, self._window_s)
         self._down[key] = Down(model, trouble)
-        return policy.restart_delay_s(self._failures[key], self._limit, self._chance())
+        limit = 1 if model.nodes > 1 else self._limit
+        return policy.restart_delay_s(self._failures[key], limit, self._chance())
 
     def forget(self, model: Model) -> None:
         """Nobody wants the model any more; the next request for it loads it."""

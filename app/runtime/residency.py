@@ -81,9 +81,10 @@ def decide(
     usable = [each for each in devices if not need.only or each.index in need.only]
     if len(usable) < need.count:
         return Impossible(f"it needs {need.count} devices, and there are {len(usable)} for it")
-    idle = [each for each in residents if not each.loaded.users]
+    movable = [each for each in residents if not each.loaded.stays]
+    idle = [each for each in movable if not each.loaded.users]
     sets = list(_sets(usable, need.count))
-    for candidates, decision in ((idle, MakeRoom), (list(residents), Wait)):
+    for candidates, decision in ((idle, MakeRoom), (movable, Wait)):
         if (found := _cheapest(need, sets, residents, candidates, max_loaded)) is None:
             continue
         chosen, going = found

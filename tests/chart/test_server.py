@@ -5,9 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -31,7 +29,7 @@ pytestmark = pytest.mark.row("C2")
 
 EVERY = [(file, objects(file)) for file in VALUES]
 GUARDED = next(every for file, every in EVERY if file.stem == "guarded-values")
-OURS = ("server", "directory", "fetch")
+OURS = ("server", "worker", "directory", "fetch")
 """Containers that run Caravan."""
 METRICS = {
     prometheus_name(each) + suffix: {label.replace(".", "_") for label in each.attributes}
@@ -90,7 +88,7 @@ def test_commands_exist() -> None:
         for container, _ in ours()
         if "args" not in container
     }
-    assert used == {"serve", "fetch"} <= known
+    assert used == {"serve", "worker", "fetch"} <= known
 
 
 def test_servers_on_a_shared_claim_wait_until_its_job_has_filled_it(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ async def test_probes_ask_for_routes_that_there_are() -> None:
 def test_ports_are_those_that_the_configuration_names() -> None:
     for container, _ in ours():
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
-        expected = {"server": {"http": 11434}, "directory": {"directory": 11435}, "fetch": {}}
+        expected = {"server": {"http": 11434}, "directory": {"directory": 11435}, "fetch": {}, "worker": {}}
         assert ports == expected[container["name"]]
 
 
@@ -220,25 +218,35 @@ def test_rules_and_dashboard_are_those_of_the_repository(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_workers_get_arguments_that_vllm_has() -> None:
-    """Read, not run: more than one node is beyond what a test has."""
-    spec = find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    home = Path(spec.origin).parent
-    text = "".join(
-        (home / file).read_text() for file in ("engine/arg_utils.py", "entrypoints/launchers/cli_args.py")
-    )
-    known = set(re.findall(r'"(--[a-z-]+)"', text))
-    workers: list[Any] = [
-        container
-        for _, every in EVERY
+def test_all_nodes_of_a_model_have_one_set_of_engine_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers had vLLM's defaults, and lists and booleans as texts that vLLM refused."""
+    file = next(file for file in VALUES if file.stem == "many-nodes-values")
+    engine = {
+        "tensor_parallel_size": 8,
+        "pipeline_parallel_size": 2,
+        "device_ids": [0, 1],
+        "logits_processors": ["a:B"],
+        "disable_log_stats": False,
+        "compilation_config": {"level": 3},
+    }
+    model = yaml.safe_load(file.read_text())["models"][0] | {"engine": engine}
+    every = objects(file, given={"models": [model]})
+    nodes = {
+        each["name"]: each
         for _, spec in pod_specs(every)
-        for container in spec["containers"]
-        if container["name"] == "worker"
-    ]
-    assert workers
-    for worker in workers:
-        flags = {argument.split("=")[0] for argument in worker["args"] if argument.startswith("--")}
-        assert flags >= {"--headless", "--nnodes", "--node-rank", "--master-addr"}
-        assert {re.sub("^--no-", "--", flag) for flag in flags} <= known
+        for each in spec["containers"]
+        if each["name"] in ("server", "worker")
+    }
+    said = {
+        name: {each["name"]: each for each in container["env"]}["CARAVAN_MODELS"]["value"]
+        for name, container in nodes.items()
+    }
+    assert said["server"] == said["worker"]
+    monkeypatch.setenv("CARAVAN_MODELS", said["worker"])
+    [read] = read_settings().models
+    own = {"nnodes": 2, "node_rank": 0, "master_addr": "$(LWS_LEADER_ADDRESS)"}
+    assert read.engine == engine | own
+    assert nodes["worker"]["args"] == ["worker", "--node-rank=$(LWS_WORKER_INDEX)"]
+    for given in (nodes["server"], nodes["worker"]):
+        assert "command" not in given
+        assert {"name": "CARAVAN_CONFIG", "value": "/etc/caravan/caravan.yaml"} in given["env"]

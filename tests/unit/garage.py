@@ -24,6 +24,8 @@ def model(name: str, engine_key: str = "") -> Model:
 
 A, B, C = model("a"), model("b"), model("c")
 A2 = model("a2", engine_key="a")
+SPANNING = replace(A, spec=replace(A.spec, engine={"nnodes": 2}))
+"""A model whose engine spans two nodes."""
 
 
 class TrackedEngine(FakeEngine):

@@ -110,12 +110,14 @@ def test_a_model_built_on_another(tmp_path: Path) -> None:
     specs = [
         spec("poet", "chat", parameters={"temperature": 0.9}, messages=(("user", "hi"),), license=("B",)),
         spec("chat", "Base:latest", system="be kind", template="{{ .Prompt }}{{ .Suffix }}"),
-        spec("base", folder, system="be brief", parameters=base, license=("A",)),
+        spec("base", folder, system="be brief", parameters=base, license=("A",), engine={"seed": 1}),
     ]
     library = prepare(specs, tmp_path / "cache")
     poet, chat, root = library.all()
     assert [poet.parent, chat.parent, root.parent] == ["chat:latest", "base:latest", ""]
     assert poet.engine_key == chat.engine_key == root.engine_key
+    # Whichever of them is asked for first loads the engine of all.
+    assert poet.spec.engine == chat.spec.engine == root.spec.engine != {}
     assert len({poet.facts.digest, chat.facts.digest, root.facts.digest}) == 3
     assert (chat.spec.system, root.spec.system, poet.spec.system) == ("be kind", "be brief", "be kind")
     assert poet.spec.parameters == {"seed": 1, "temperature": 0.9}

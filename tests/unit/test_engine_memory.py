@@ -109,6 +109,9 @@ def test_what_an_operator_gives_holds() -> None:
     wide = need_on_gpu(model(tensor_parallel_size=4, data_parallel_size=2), TERMS, total)
     assert wide.count == 8
     assert wide.least < 8 * GIB
+    over_nodes = model(nnodes=2, tensor_parallel_size=8, pipeline_parallel_size=2)
+    spanning = need_on_gpu(over_nodes, TERMS, total, shared=True)
+    assert spanning == Need(int(total * 0.92), int(total * 0.92), 8), "devices of this node"
     tiny = need_on_gpu(model(137_000_000, capability="embedding"), TERMS, total)
     assert tiny.least == tiny.most < 2 * GIB
     assert need_on_gpu(model(1, capability="embedding"), TERMS, total, 5 * GIB).least == 5 * GIB
@@ -198,6 +201,7 @@ class Nvml:
 
     names = ("GPU-a", "GPU-b", "GPU-c")
     NVMLError = ValueError
+    driver = b"580.65.06"
 
     def __init__(self, busy: Sequence[int | None] = (0, 0, 0)) -> None:
         self._busy = busy
@@ -224,6 +228,9 @@ class Nvml:
 
     def nvmlDeviceGetName(self, handle: int) -> bytes:
         return b"NVIDIA H200"
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return self.driver
 
 
 @pytest.mark.parametrize(
@@ -282,3 +289,12 @@ def test_an_engine_computes_where_one_of_its_own_devices_does(
 def test_without_a_driver_nothing_is_known_of_devices() -> None:
     assert not computing_on(engine_on(None))()
     assert not computing_on(engine_on(None), object())()
+
+
+@pytest.mark.parametrize(
+    ("driver", "is_old"), [(b"580.65.06", False), (b"610.1", False), (b"575.57.08", True), (b"odd", False)]
+)
+def test_a_driver_that_is_too_old_for_cuda_13_is_known(driver: bytes, is_old: bool) -> None:
+    nvml = Nvml()
+    nvml.driver = driver
+    assert (Gpus(nvml, "").driver_is_old, Gpus(nvml, "").driver) == (is_old, driver.decode())

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import uvloop
 
+from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.runtime.manager import Manager
-from tests.unit.garage import A2, A, B, lease, managed, seconds_left, touch
+from tests.unit.garage import A2, SPANNING, A, B, lease, managed, seconds_left, touch
 from tests.unit.virtual_time import advance, settle, virtual
 
 
@@ -298,3 +299,15 @@ async def test_leases_may_end_in_any_order() -> None:
         await second.aclose()
         await settle()
         assert garage.alive == []
+
+
+@virtual
+async def test_an_engine_that_spans_nodes_is_unloaded_by_no_client_and_for_no_other_model() -> None:
+    async with managed(keep_alive_s=1, max_loaded=1) as (manager, garage):
+        await touch(manager, SPANNING, keep_alive_s=0)
+        manager.unload(SPANNING)
+        await advance(100)
+        assert (garage.alive, manager.loaded()[0].expires_at.year > 2200) == (["a"], True)
+        with pytest.raises(LoadFailed, match="too large"):
+            await touch(manager, B)
+        assert garage.alive == ["a"]

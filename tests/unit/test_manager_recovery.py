@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import Draining, EngineDied, LoadFailed, Overloaded
 from app.runtime.manager import Manager
-from tests.unit.garage import A2, A, B, Garage, lease, managed, touch
+from tests.unit.garage import A2, SPANNING, A, B, Garage, lease, managed, touch
 from tests.unit.virtual_time import advance, now, settle, virtual
 
 
@@ -209,3 +209,16 @@ async def test_a_request_that_the_end_of_the_server_cuts_off_is_told_so() -> Non
         await closing
         with pytest.raises(Draining):
             await under_way
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+@virtual
+async def test_an_engine_that_spans_nodes_is_not_loaded_again_from_one_of_them(limit: int) -> None:
+    """Its ranks elsewhere are left in the old world: only a new start of all pods brings it back."""
+    async with managed(crash_limit=limit) as (manager, garage):
+        manager.preload(SPANNING)
+        await settle()
+        await die(garage)
+        await advance(100)
+        assert garage.hopeless == ["gave up on a:latest: its engine keeps dying"]
+        assert len(garage.engines) == 1

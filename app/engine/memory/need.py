@@ -56,6 +56,9 @@ def need_on_gpu(
     ranks = _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
     only = _device_ids(engine)
     share = engine.get("gpu_memory_utilization")
+    if model.nodes > 1:  # All nodes are given the same, so each takes what vLLM takes by itself.
+        share = share or _UTILIZATION
+        ranks = max(1, ranks // model.nodes)
     if isinstance(share, int | float) and not isinstance(share, bool):
         given = int(total * share)
         return Need(given, given, ranks, only)

@@ -127,12 +127,15 @@ def engine_config(args: AsyncEngineArgs) -> tuple[VllmConfig, bool]:
     """vLLM's configuration, and whether the engine honours Ollama's windowed penalties and `typical_p`."""
     # The context decides the limits of a batch: without it they would be those of no device.
     config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    return config, _add_ollama_logits(config)
+    return config, add_ollama_logits(config)
 
 
-def _add_ollama_logits(config: VllmConfig) -> bool:
-    """Which model runner there is, is known only once the configuration is made, and each has an interface of
-    its own. V1's cannot be had with speculation."""
+def add_ollama_logits(config: VllmConfig) -> bool:
+    """Add what makes Ollama's windowed penalties and `typical_p`; whether that can be had.
+
+    Which model runner there is, is known only once the configuration is made, and each has an interface of
+    its own. V1's cannot be had with speculation.
+    """
     model = config.model_config
     if model.runner_type == "pooling" or (not config.use_v2_model_runner and config.speculative_config):
         return False

@@ -6,6 +6,8 @@ from typing import Any
 
 from app.core.device import Device
 
+OLDEST_DRIVER = 580
+"""The first release of the driver that runs CUDA 13, for which torch is built."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -25,6 +27,18 @@ class Gpus:
         """What measurements hold for: a driver's name of the first device."""
         name = self._nvml.nvmlDeviceGetName(self._handles[0]) if self._handles else "none"
         return name.decode() if isinstance(name, bytes) else str(name)
+
+    @property
+    def driver(self) -> str:
+        """The driver's version, as `580.65.06`."""
+        version = self._nvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else str(version)
+
+    @property
+    def driver_is_old(self) -> bool:
+        """Whether torch finds no device by it, unless CUDA's package for older drivers is there."""
+        number = self.driver.partition(".")[0]
+        return number.isdigit() and int(number) < OLDEST_DRIVER
 
     def read(self) -> Sequence[Device]:
         found = [self._nvml.nvmlDeviceGetMemoryInfo(handle) for handle in self._handles]

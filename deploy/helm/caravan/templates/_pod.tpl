@@ -84,6 +84,15 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{- /* Of each node of a model that spans several. */}}
+{{- define "caravan.model.node" -}}
+# The models once more, since the kubelet fills in the leader's address here and not in a file.
+- name: CARAVAN_MODELS
+  value: {{ get (include "caravan.model.config" . | fromYaml) "models" | toJson | quote }}
+- name: VLLM_HOST_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- end }}
+
 {{- define "caravan.model.server" -}}
 name: server
 {{ include "caravan.model.container" . }}
@@ -99,11 +108,7 @@ env:
     value: "1"
   {{- end }}
   {{- if eq .role "leader" }}
-  # The models once more, since the kubelet fills in the leader's address here and not in a file.
-  - name: CARAVAN_MODELS
-    value: {{ get (include "caravan.model.config" . | fromYaml) "models" | toJson | quote }}
-  - name: VLLM_HOST_IP
-    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  {{- include "caravan.model.node" . | nindent 2 }}
   {{- end }}
   {{- with .model.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -141,27 +146,11 @@ volumeMounts:
   {{- include "caravan.model.mounts" . | nindent 2 }}
 {{- end }}
 
-{{- /* A further node of a model's replica: vLLM's own headless workers. */}}
+{{- /* A further node of a model's replica: it has the leader's settings, and so its engine arguments. */}}
 {{- define "caravan.model.worker" -}}
 name: worker
 {{ include "caravan.model.container" . }}
-command: [python3, -m, vllm.entrypoints.cli.main, serve]
-args:
-  - {{ .model.source | quote }}
-  - --headless
-  - --nnodes={{ .model.nodes }}
-  - --node-rank=$(LWS_WORKER_INDEX)
-  - --master-addr=$(LWS_LEADER_ADDRESS)
-  {{- range $name, $value := .model.engine }}
-  {{- $flag := replace "_" "-" $name }}
-  {{- if kindIs "bool" $value }}
-  - {{ ternary (printf "--%s" $flag) (printf "--no-%s" $flag) $value | quote }}
-  {{- else if or (kindIs "map" $value) (kindIs "slice" $value) }}
-  - {{ printf "--%s=%s" $flag (toJson $value) | quote }}
-  {{- else }}
-  - {{ printf "--%s=%s" $flag (toJson $value | trimAll "\"") | quote }}
-  {{- end }}
-  {{- end }}
+args: [worker, --node-rank=$(LWS_WORKER_INDEX)]
 env:
   {{- include "caravan.model.env" . | nindent 2 }}
   # As Caravan sets them for its own processes.
@@ -175,8 +164,7 @@ env:
     value: /cache/server/flashinfer
   - name: HF_HUB_OFFLINE
     value: "1"
-  - name: VLLM_HOST_IP
-    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  {{- include "caravan.model.node" . | nindent 2 }}
   {{- with .model.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -1,0 +1,1 @@
+"""What only a GPU can prove, as one command of less than ten minutes: `python -m gpu.check`."""

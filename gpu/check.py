@@ -1,0 +1,121 @@
+"""What only a GPU can prove, in less than ten minutes: `python -m gpu.check`, or `make gpu-check`.
+
+Each step is a process with a deadline, and the file of results is written after each (docs/gpu.md tells
+what a step proves). Without a first token in two minutes it stops. A dry run goes the same way on a CPU, with
+small models and short durations; what needs a GPU is skipped and says so. `--write-reference` keeps what a
+CPU answers, to which a GPU's answers are held.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpu.driver import Findings, Plan, Row, Step, run
+
+REFERENCE = Path(__file__).with_name("reference.json")
+"""What the test models answer on a CPU."""
+STEPS = (
+    Step("versions", 30, "an engine's process may be forked from one that has imported vLLM, or not"),
+    Step("first_token", 90, "answers are the CPU's, by the model runner of GPUs", essential=True),
+    Step("two_models", 50, "two chat models and an embedder share a device; what /api/ps tells"),
+    Step("windowed", 40, "repeat_last_n and typical_p choose the CPU's tokens, and what they cost"),
+    Step("leavers", 40, "clients that leave take nothing with them"),
+    Step("deaths", 60, "an engine is replaced, and a server killed leaves nothing"),
+    Step("swap", 60, "models that do not fit together take turns"),
+    Step("cold_start", 110, "phases of a start with and without caches, bytes beside those predicted"),
+    Step("throughput", 170, "tokens/s and front-end CPU beside vLLM's own server"),
+    Step("sleep", 60, "times of sleep and wake, and what stays taken"),
+    Step("speculation", 40, "speculation changes no answer"),
+    Step("batch_limits", 50, "what the limits of a batch are worth"),
+    Step("lora", 30, "adapters in one batch"),
+    Step("front_ends", 30, "tokens/s of several front-end processes"),
+)
+_SLOW = 4
+"""A dry run's deadlines, as a multiple: it is not about times, and machines without a GPU are slow."""
+
+
+def functions() -> dict[str, Callable[[Any], None]]:
+    """What each step does. It imports the benchmarks, which the driver does without."""
+    from gpu import load, steps
+
+    names = ("cold_start", "throughput", "batch_limits", "sleep", "front_ends")
+    return steps.STEPS | {name: getattr(load, name) for name in names}
+
+
+def one(arguments: argparse.Namespace) -> None:
+    """Run a step in this process, and say in its file how it ended."""
+    from gpu.context import Context, Skipped
+
+    find = Findings(arguments.out)
+    reference = json.loads(REFERENCE.read_text()) if REFERENCE.exists() else {}
+    context = Context(not arguments.dry_run, arguments.cache, arguments.out.parent, reference, find)
+    # The digests of files that several steps serve are kept there: one is as large as 8 billion parameters.
+    os.environ["CARAVAN_CACHE_DIR"] = str(context.scratch / "caravan")
+    try:
+        functions()[arguments.step](context)
+    except Skipped as error:
+        find.end("skipped", str(error))
+    except Exception as error:
+        traceback.print_exc()
+        find.end("failed", f"{type(error).__name__}: {error}"[:1000])
+    else:
+        find.end("ok")
+
+
+def every(arguments: argparse.Namespace) -> list[Row]:
+    """Run the steps that are asked for, each in a process."""
+    from gpu.context import devices
+    from harness.report import machine
+
+    chosen = [step for step in STEPS if not arguments.only or step.name in arguments.only]
+    slow = _SLOW if arguments.dry_run else 1
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Plan(
+            [Step(each.name, each.limit_s * slow, each.proves, each.essential) for each in chosen],
+            lambda step, file: [
+                *(sys.executable, "-m", "gpu.check", "--step", step.name, "--out", str(file)),
+                *("--cache", str(arguments.cache), *(["--dry-run"] if arguments.dry_run else [])),
+            ],
+            arguments.results,
+            Path(folder),
+            told=lambda row: print(f"{row.step}: {row.state}, {row.seconds} s {row.reason}", flush=True),
+        )
+        if arguments.dry_run:
+            plan = Plan(plan.steps, plan.command, plan.results, plan.scratch, 3600, 3600, plan.told)
+        return run(plan, {"dry_run": arguments.dry_run, "machine": machine(), "devices": devices()})
+
+
+def keep_reference(rows: list[Row]) -> None:
+    found = {row.step: row.found for row in rows}
+    kept = {"logprobs": found["first_token"]["logprobs"], "windowed": found["windowed"]["texts"]}
+    REFERENCE.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU: small models, short durations")
+    parser.add_argument("--only", nargs="*", default=(), metavar="STEP", help="these steps alone")
+    parser.add_argument("--results", type=Path, default=Path("gpu-results.json"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache") / "models", help="test models")
+    parser.add_argument("--write-reference", action="store_true", help="keep a dry run's answers")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        one(arguments)
+        return
+    rows = every(arguments)
+    if arguments.write_reference:
+        keep_reference(rows)
+    if bad := [row.step for row in rows if row.state not in ("ok", "skipped")]:
+        sys.exit(f"not ok: {', '.join(bad)}; {arguments.results} has what they wrote")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`caravan worker`: what vLLM's headless path is called with, beside what the leader's engine is made of."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import vllm
+import yaml
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.cli import serve
+
+from app import worker
+from app.engine.vllm import headless
+from app.engine.vllm.config import EngineDefaults, engine_args
+from app.prepare import engine_terms, prepare
+from app.runtime.lifecycle import GaveUp
+from app.settings.environment import BadSetting
+from app.settings.server import read_settings
+from tests.unit.catalogue_folders import make_folder
+from tests.unit.garage import SPANNING
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ENGINE = {
+    "nnodes": 2,
+    "node_rank": 0,
+    "master_addr": "10.0.0.1",
+    "tensor_parallel_size": 2,
+    "device_ids": [1],
+}
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngineArgs]:
+    """The arguments that vLLM's headless path makes of what it is given."""
+    found: list[AsyncEngineArgs] = []
+
+    def look(given: Namespace) -> None:
+        assert (given.headless, given.api_server_count, given.reasoning_parser_plugin) == (True, 0, "")
+        found.append(vllm.AsyncEngineArgs.from_cli_args(given))
+
+    monkeypatch.setattr(serve, "run_headless", look)
+    monkeypatch.setattr(worker.environment, "prepare", lambda *_, **__: None)
+    return found
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Settings of models, each a tiny folder of its own."""
+
+    def settings(*engines: dict[str, Any], **more: Any) -> Any:
+        models = [
+            {"name": f"m{number}", "source": str(make_folder(tmp_path / f"m{number}")), "engine": engine}
+            for number, engine in enumerate(engines)
+        ]
+        config = tmp_path / "caravan.yaml"
+        config.write_text(yaml.safe_dump({"models": models, "cache_dir": str(tmp_path / "cache")} | more))
+        monkeypatch.setenv("CARAVAN_CONFIG", str(config))
+        return read_settings()
+
+    return settings
+
+
+def test_a_worker_has_the_arguments_of_its_leader(
+    called: list[AsyncEngineArgs], configured: Callable[..., Any]
+) -> None:
+    """It had vLLM's defaults: ranks of one group would have run batches of different shapes."""
+    settings = configured(ENGINE, {}, num_parallel=48, stream_interval=3)
+    with pytest.raises(GaveUp, match="on this node have ended"):
+        worker.run(settings, 1)
+    [args] = called
+    leader = engine_args(prepare(settings).all()[0], EngineDefaults(**engine_terms(settings)))
+    differ = {each.name for each in fields(leader) if getattr(args, each.name) != getattr(leader, each.name)}
+    assert differ <= {"node_rank", "reasoning_parser_plugin"}
+    assert (args.node_rank, args.nnodes, args.master_addr) == (1, 2, "10.0.0.1")
+    assert (args.max_num_seqs, args.stream_interval, args.device_ids) == (48, 3, [1])
+    assert args.served_model_name == ["m0:latest"]
+
+
+def test_a_rank_elsewhere_samples_with_the_same_processors(
+    called: list[AsyncEngineArgs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SimpleNamespace(
+        model_config=SimpleNamespace(runner_type="generate", logits_processors=None),
+        use_v2_model_runner=True,
+        speculative_config=None,
+    )
+    monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", lambda *_: made)
+    headless.run(SPANNING, EngineDefaults(), 1)
+    assert called[0].create_engine_config(None, True) is made  # type: ignore[comparison-overlap]
+    assert made.model_config.logits_processors == ["app.engine.vllm.input.logits_v2:GpuOllamaLogits"]
+    assert vllm.AsyncEngineArgs is AsyncEngineArgs, "put back"
+
+
+@pytest.mark.parametrize(
+    ("engines", "rank", "reason"),
+    [
+        ([{}], 1, "0 have an engine argument nnodes"),
+        ([ENGINE, replace(SPANNING.spec, engine={"nnodes": 3}).engine], 1, "2 have an engine argument"),
+        ([ENGINE], 2, "m0:latest has the nodes 0 to 1"),
+        ([ENGINE], 0, "0 is the leader"),
+    ],
+)
+@pytest.mark.usefixtures("called")
+def test_settings_without_a_place_for_a_worker_are_refused(
+    configured: Callable[..., Any], engines: list[dict[str, Any]], rank: int, reason: str
+) -> None:
+    with pytest.raises(BadSetting, match=reason):
+        worker.run(configured(*engines), rank)
