@@ -20,7 +20,7 @@ comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
 .PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-overload bench-overhead bench-openai bench-recovery \
-	bench-load bench-pull bench-derived library-check bench-locust bench-peers bench-gateway gpu-check chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
+	bench-load bench-pull bench-swap bench-derived library-check bench-locust bench-peers bench-gateway gpu-check chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -126,7 +126,7 @@ bench-overhead: dev ## Measure what keys, limits and telemetry cost, side by sid
 DURATION ?= 30m
 REQUESTS ?= 10000
 
-gpu-check: dev ## Prove on a GPU what only one can (ten minutes); ARGS=--dry-run goes the same way on a CPU
+gpu-check: dev test-models ## Prove on a GPU what only one can (ten minutes); ARGS=--dry-run goes the same way on a CPU
 	@$(BIN)/python -m gpu.check --cache .cache/models $(ARGS)
 
 chaos: dev tools ## Harm the store of models, then the engines under traffic, then 1,000 clients that leave (minutes)
@@ -143,6 +143,9 @@ fuzz: dev ## REQUESTS (10000) generated requests to a real server, then each fie
 
 bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache affinity gains, and write BENCHMARKS.md
 	@CACHE=$(CACHE) $(BIN)/python -m bench.gateway --cache $(CACHE)
+
+bench-swap: dev ## Measure how models take turns for memory and write BENCHMARKS.md
+	@$(BIN)/python -m bench.swap --cache $(CACHE)
 
 bench-pull: dev tools ## Measure pulling from a local registry beside curl and sha256sum
 	@CACHE=$(CACHE) $(BIN)/python -m bench.pull

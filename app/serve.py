@@ -183,9 +183,10 @@ def _memory(settings: Settings, library: Library) -> Memory:
         _log.warning("the GPU driver is %s, and CUDA 13 needs %d or later", gpus.driver, OLDEST_DRIVER)
 
     def shared() -> bool:
-        return len({each.engine_key for each in library.all() if each.can("completion")}) > 1
+        generating = {each.engine_key for each in library.all() if each.can("completion")}
+        return settings.max_loaded_models != 1 and len(generating) > 1
 
-    return GpuMemory(terms, Measured(file, gpus.kind), gpus.read, shared)
+    return GpuMemory(terms, Measured(file, gpus.kind), gpus.read, shared, has_fp8=gpus.has_fp8)
 
 
 def _starter(

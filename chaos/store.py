@@ -115,6 +115,8 @@ async def killed(place: Place, kills: int, chance: random.Random) -> Found:
         for name in await models_of(http):
             await http.request("DELETE", "/api/delete", json={"model": name})
     server.stop()
+    if not counts["operations"]:
+        found.wrong.append("nothing was acknowledged")
     found.wrong += [*unsound(place.store), *(f"left over: {each}" for each in leftovers(place.store))]
     found.told = (
         f"- {kills} kills of a server at random moments: {counts['operations']:,} operations acknowledged, "

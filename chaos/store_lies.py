@@ -66,6 +66,8 @@ async def lied(place: "Place", headers: int, seed: int, *, converted: int | None
         if len(listed.json()["models"]) != 1:
             found.wrong.append(f"what was refused is listed: {listed.text}")
     server.stop()
+    if not taken:
+        found.wrong.append("nothing was taken")
     ends, wrong = judged_apart(taken[:converted])
     found.wrong += wrong
     found.told = (

@@ -451,7 +451,7 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
         "14.3",
         "free-form tools, a local shell and a search that the client runs are functions to the model; a call "
         "comes back as its tool was declared, with its namespace apart; tools that a server runs are 400 by "
-        "name, web search included",
+        "name, web search too where the server has none",
     ),
     (
         "14.4",
@@ -476,8 +476,10 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "15.2",
         "`tool_choice` and `disable_parallel_tool_use` are honoured; `output_config.format` binds the answer "
-        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs, computers "
-        "and browsers are 400 by name; bash, text editor and memory are described to the model",
+        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs (searches and "
+        "fetches only where it has none), computers and browsers are 400 by name; bash, text editor and memory "
+        "are described to the model",
+    ), computers and browsers are 400 by name; bash, text editor and memory are described to the model",
     ),
     (
         "15.2",

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,7 +44,8 @@ def keep(digest: str, weights: Path, config: bytes, cache: Path, *, factor: floa
     """
     target = cache.resolve() / FOLDER / digest
     if _is_whole(target, weights):
-        target.touch()
+        with suppress(OSError):  # A cache that was filled before may be read-only.
+            target.touch()
         return target
     _check_values(weights, factor)
     part = target.with_name(f".{digest}.{uuid4().hex}.part")

@@ -178,7 +178,7 @@ def test_settings_of_a_pool_are_over_those_of_all() -> None:
             "max_loaded_models": 4,
             "max_queue": 9,
             "tools": ["net"],
-            "load_timeout": 7,
+            "load_total_timeout": 7,
         }
         == found
     )

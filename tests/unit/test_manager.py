@@ -380,6 +380,8 @@ async def test_progress_that_is_told_after_the_end_of_a_load_changes_nothing() -
         late.append(progress.listener())
         return FakeEngine()
 
-    await Loader(start, stall_s=60).load(A)
+    engine = await Loader(start, stall_s=60).load(A)
     late[0]()
     await asyncio.sleep(100)
+    assert isinstance(engine, FakeEngine)
+    assert not engine.closed

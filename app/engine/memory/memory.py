@@ -38,8 +38,11 @@ class GpuMemory:
         measured: Measured,
         read: Callable[[], Sequence[Device]],
         shared: Callable[[], bool],
+        *,
+        has_fp8: bool = False,
     ) -> None:
         self._terms, self._measured, self._read, self._shared = terms, measured, read, shared
+        self._has_fp8 = has_fp8
 
     def devices(self) -> Sequence[Device]:
         return self._read()
@@ -47,7 +50,7 @@ class GpuMemory:
     def need(self, model: Model) -> Need:
         total = min((device.total for device in self._read()), default=0)
         measured = self._measured.get(model.engine_key)
-        return need_on_gpu(model, self._terms, total, measured, shared=self._shared())
+        return need_on_gpu(model, self._terms, total, measured, shared=self._shared(), has_fp8=self._has_fp8)
 
     def measured(self, model: Model, bytes_each: int) -> None:
         self._measured.put(model.engine_key, bytes_each)

@@ -48,7 +48,13 @@ def need_on_host(model: Model, terms: Terms, measured: int | None = None) -> Nee
 
 
 def need_on_gpu(
-    model: Model, terms: Terms, total: int, measured: int | None = None, *, shared: bool = False
+    model: Model,
+    terms: Terms,
+    total: int,
+    measured: int | None = None,
+    *,
+    shared: bool = False,
+    has_fp8: bool = False,
 ) -> Need:
     """Bytes on each GPU of `total` bytes, which a model has alone unless it is `shared` with others that
     generate. What an operator gives in engine arguments holds as it is."""
@@ -63,7 +69,7 @@ def need_on_gpu(
         given = int(total * share)
         return Need(given, given, ranks, only)
     embedding = "embedding" in model.facts.capabilities
-    weights = int(weights_bytes(model, "auto") * _SLACK) // _ranks(engine)
+    weights = int(weights_bytes(model, "auto", has_fp8=has_fp8) * _SLACK) // _ranks(engine)
     if embedding:
         least = max(weights + _EMBEDDING_OVERHEAD, measured or 0)
         return Need(least, least, ranks, only)
@@ -75,13 +81,13 @@ def need_on_gpu(
     return Need(least, max(least, most), ranks, only)
 
 
-def weights_bytes(model: Model, dtype: str) -> int:
+def weights_bytes(model: Model, dtype: str, *, has_fp8: bool = False) -> int:
     """Bytes of a model's weights in memory, all ranks together; `dtype` is what they are loaded as if the
-    operator has not chosen."""
+    operator has not chosen; `has_fp8` is whether the device computes with that."""
     facts = model.facts
     width = _WHOLE.get(facts.quantization)
     if facts.format == "gguf":
-        width = 2  # a GGUF file is served as the 16-bit weights that are made of it
+        width = 1 if has_fp8 and width is None else 2  # what it is made into, see `engine/vllm/weights.py`
     elif width is None:
         return facts.size_bytes
     if model.spec.engine.get("quantization"):

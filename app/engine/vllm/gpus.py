@@ -40,6 +40,12 @@ class Gpus:
         number = self.driver.partition(".")[0]
         return number.isdigit() and int(number) < OLDEST_DRIVER
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether all compute with 8-bit floats, as vLLM's `supports_fp8` has it: from capability 8.9 on."""
+        each = [tuple(self._nvml.nvmlDeviceGetCudaComputeCapability(handle)) for handle in self._handles]
+        return bool(each) and min(each) >= (8, 9)
+
     def read(self) -> Sequence[Device]:
         found = [self._nvml.nvmlDeviceGetMemoryInfo(handle) for handle in self._handles]
         return [Device(index, int(each.total), int(each.free)) for index, each in enumerate(found)]

@@ -66,6 +66,15 @@ securityContext:
   value: /store/cache
 - name: HF_HOME
   value: /store/huggingface
+# A pod's own: what is compiled is code, which no other pod is to run.
+- name: VLLM_CACHE_ROOT
+  value: /tmp/server/vllm
+- name: TRITON_CACHE_DIR
+  value: /tmp/server/triton
+- name: CUDA_CACHE_PATH
+  value: /tmp/server/cuda
+- name: FLASHINFER_WORKSPACE_BASE
+  value: /tmp/server/flashinfer
 {{- else }}
 - name: CARAVAN_CACHE_DIR
   value: /cache
