@@ -476,10 +476,9 @@ OTHER_DEPARTURES: tuple[tuple[str, str], ...] = (
     (
         "15.2",
         "`tool_choice` and `disable_parallel_tool_use` are honoured; `output_config.format` binds the answer "
-        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs (searches and "
-        "fetches only where it has none), computers and browsers are 400 by name; bash, text editor and memory "
-        "are described to the model",
-    ), computers and browsers are 400 by name; bash, text editor and memory are described to the model",
+        "to a schema; `thinking.display` `omitted` leaves reasoning out; tools that a server runs (searches "
+        "and fetches only where it has none), computers and browsers are 400 by name; bash, text editor and "
+        "memory are described to the model",
     ),
     (
         "15.2",
