@@ -214,7 +214,8 @@ def _starter(
             # The nodes of one engine must not differ, and a place is chosen by what is free on this one.
             placement=ledger.placement(model) if model.nodes == 1 else None,
         )
-        rank = library.adapter_rank(model)
-        return await engine.VllmEngine.load(await library.materialized(model), defaults, adapter_rank=rank)
+        whole = await library.materialized(model)
+        rank = library.adapter_rank(whole)  # after what may take minutes: adapters may have come meanwhile
+        return await engine.VllmEngine.load(whole, defaults, adapter_rank=rank)
 
     return start

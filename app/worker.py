@@ -23,7 +23,9 @@ def run(settings: Settings, node_rank: int) -> None:
     """
     logs.start(settings.log_format, debug=settings.debug)
     logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
-    environment.prepare({}, debug=settings.debug, spawns=True)
+    folder = settings.server_dir
+    caches = environment.compile_caches(folder) if environment.writable(folder) else {}
+    environment.prepare(caches, debug=settings.debug, spawns=True)
     library = prepare(settings)
     model = _spanning(library.all(), node_rank)
     _log.info("node %d of the %d of %s", node_rank, model.nodes, model.name)

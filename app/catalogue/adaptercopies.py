@@ -45,7 +45,7 @@ def keep(digest: str, weights: Path, config: bytes, cache: Path, *, factor: floa
     target = cache.resolve() / FOLDER / digest
     if _is_whole(target, weights):
         with suppress(OSError):  # A cache that was filled before may be read-only.
-            target.touch()
+            os.utime(target)
         return target
     _check_values(weights, factor)
     part = target.with_name(f".{digest}.{uuid4().hex}.part")

@@ -165,7 +165,6 @@ def derived(spec: ModelSpec, parent: Model) -> Model:
         parameters={**base.parameters, **spec.parameters},
         messages=spec.messages or base.messages,
         license=base.license + spec.license,
-        **{field: getattr(base, field) for field in ENGINE_FIELDS},  # whichever is asked for first loads it
     )
     of_engine = parent.on_engine().facts
     seen = with_go_template(of_engine, spec.template) if spec.template else parent.facts

@@ -19,7 +19,7 @@ ENGINE: Mapping[str, frozenset[str] | None] = {
     "dtype": frozenset({"auto", "bfloat16", "float16", "float32"}),
     "load_format": frozenset({"auto", "safetensors", "mistral"}),
     "max_model_len": None,
-    "quantization": frozenset({"fp8", "fp8_per_tensor"}),
+    "quantization": frozenset({"fp8_per_tensor"}),
     "tokenizer_mode": frozenset({"auto", "hf", "mistral"}),
 }
 """Engine arguments that a manifest may set, and their values; None is a positive number."""

@@ -82,7 +82,7 @@ class StoredModels:
     """Makes models of what is in `store`. `cache_dir` holds what is made of their weights; `limits` bind
     their adapters.
 
-    Every method may be called from any thread, one at a time, and blocks.
+    Every method may be called from any thread, and blocks; `read` one at a time.
     """
 
     def __init__(self, store: Store, cache_dir: Path, *, limits: InputLimits = DEFAULTS) -> None:

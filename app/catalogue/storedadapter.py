@@ -27,6 +27,8 @@ def adapter_of(
     Raises:
         BadManifest, LoadFailed: with the reason, for one that cannot be served.
     """
+    if model.nodes > 1:  # All nodes need the same room and files, and only the leader has the store.
+        raise BadManifest("an adapter on a model that spans nodes can only be configured")
     if model.adapter is not None:
         raise BadManifest("its base has an adapter, and a model has at most one")
     if not model.can("completion"):

@@ -26,7 +26,7 @@ LISTS = frozenset({"/api/tags", "/api/ps", "/api/experimental/model-recommendati
 """The paths that are asked for."""
 
 PS = "/api/ps"
-"""Lists what there is; `/api/ps` what is loaded."""
+"""Lists what is loaded; the other paths list what there is."""
 
 _Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}

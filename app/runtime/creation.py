@@ -273,7 +273,7 @@ class Creator:
         model = self._tried(asked.name, Manifest(None, tuple(layers)))
         if asked.adapters and self._stored.is_lacking(model):
             # An adapter is held against the weights that are served.
-            self._stored.convert(model)
+            self._convert(model)
             model = self._tried(asked.name, Manifest(None, tuple(layers)))
         if asked.quantize:
             before = base.last(media.SERVING)
@@ -295,6 +295,12 @@ class Creator:
     def _parameters(self, base: Manifest) -> dict[str, Any]:
         layer = base.last(media.PARAMS)
         return read_params(self.store.blobs.read(layer.digest, MOST_CONFIG_BYTES).decode()) if layer else {}
+
+    def _convert(self, model: Model) -> None:
+        try:
+            self._stored.convert(model)
+        except LoadFailed as error:
+            raise InvalidRequest(f"these files cannot be served: {error}") from error
 
     def _tried(self, name: ModelName, manifest: Manifest) -> Model:
         try:
@@ -350,7 +356,6 @@ def _status(layer: Layer, *, is_new: bool) -> str:
 
 
 def _size_of(store: Store, data: bytes) -> int | None:
-
     return store.blobs.size(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 

@@ -73,13 +73,21 @@ class Ledger:
         residents = self._residents(loaded)
         decision = decide(self._memory.need(model), devices, residents, self._max_loaded)
         if isinstance(decision, Place):
-            self._accounts[model.engine_key] = _Account(decision.placement, self._free(decision.placement))
+            placement = decision.placement
+            self._accounts[model.engine_key] = _Account(placement, self._free(placement))
         return decision
 
     def placement(self, model: Model) -> Placement | None:
-        """Where the model's engine is, or is about to be."""
+        """Where the model's engine is, or is about to be; None where nothing is known of memory.
+
+        Its `total` is what the devices have, whatever the budget: engines take shares of that.
+        """
         account = self._accounts.get(model.engine_key)
-        return account and account.placement
+        if account is None or not account.placement.bytes_each:
+            return None
+        on = account.placement.devices
+        total = min(each.total for each in self._memory.devices() if each.index in on)
+        return replace(account.placement, total=total)
 
     def loaded(self, model: Model, most_bytes: int) -> None:
         """An engine is up: what it took is what is no longer free, but no more than `most_bytes`, which its
@@ -110,6 +118,11 @@ class Ledger:
             if all(device.free >= awaited.get(device.index, 0) for device in devices):
                 return
             await asyncio.sleep(_LOOK_S)
+
+    def owed(self, model: Model) -> dict[int, int]:
+        """The free bytes by device that there should be once a load that failed has given all back."""
+        account = self._accounts.get(model.engine_key)
+        return dict.fromkeys(account.placement.devices, account.before * 9 // 10) if account else {}
 
     def rows(self) -> list[tuple[Device, int]]:
         """Each device, and the bytes of it that engines have or were promised. From any thread."""
@@ -142,7 +155,7 @@ class Ledger:
         ]
 
     def _used_of(self, device: Device) -> int:
-        accounts = self._accounts.values()
+        accounts = list(self._accounts.values())  # also read by the thread of metrics
         return sum(each.used for each in accounts if device.index in each.placement.devices)
 
     def _residents(self, loaded: Iterable[policy.Loaded]) -> list[Resident]:

@@ -219,6 +219,8 @@ class Manager:
             raise Draining()
         there = self._entries.of(model)
         if there is not None and there.engine is not None and not there.engine.takes(model.adapter):
+            if there.stays:
+                raise LoadFailed(f"the engine of {model.name} was loaded without room for its adapter")
             self._upkeep.outgrow(there, model)
         entry = self._entries.join(model, keep_alive_s, num_ctx, caller)
         self._idle.clear()

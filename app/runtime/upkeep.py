@@ -208,7 +208,9 @@ class Upkeep:
         try:
             engine = await self._loader.load(entry.model)
         except (LoadFailed, Draining) as error:
+            owed = self._entries.ledger.owed(entry.model)
             self._not_loaded(entry, error)
+            await self._entries.ledger.settle(owed)
         except asyncio.CancelledError:
             self._not_loaded(entry, LoadFailed("cancelled"))
             raise

@@ -201,4 +201,7 @@ async def test_a_base_of_gguf_is_converted_first(site: Site, monkeypatch: pytest
     monkeypatch.setattr(StoredModels, "convert", convert)
     blob = await site.uploaded(gguf())
     answer = await refused(site, files={"m.gguf": blob}, adapters=await uploaded(site))
-    assert (answer.status_code, answer.json()["error"]) == (500, "model 'bad:latest': no weights came of it")
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        "these files cannot be served: model 'bad:latest': no weights came of it",
+    )

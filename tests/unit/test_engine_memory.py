@@ -64,6 +64,7 @@ def model(
         (model(1000, dtype="auto"), "bfloat16", 2),
         (model(1000, "Q4_K_M", file_format="gguf", size=600), "auto", 2),
         (model(1000, quantization="fp8"), "auto", 1),
+        (model(1000, "FP8", size=2000, quantization="fp8_per_tensor"), "auto", 1),
         (model(1000, "F16", file_format="gguf", size=2000), "auto", 2),
         (model(1000, "AWQ", size=600), "auto", 0.6),
     ],

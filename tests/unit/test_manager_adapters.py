@@ -9,7 +9,7 @@ import pytest
 from app.core.errors import LoadFailed
 from app.core.model import Adapter, Model
 from app.engine.fake.engine import FakeEngine
-from tests.unit.garage import A, B, lease, managed, names, touch
+from tests.unit.garage import SPANNING, A, B, lease, managed, names, touch
 from tests.unit.virtual_time import advance, settle, virtual
 
 
@@ -164,3 +164,16 @@ async def test_what_no_model_has_is_forgotten() -> None:
         await touch(manager, X)
         manager.forget([X, A, adapted("w", base=B)])
         assert garage.engines[0].forgotten == [X.adapter]
+
+
+@virtual
+async def test_an_engine_that_spans_nodes_is_not_loaded_anew_for_an_adapter() -> None:
+    """Its ranks on other nodes would end with it, and have no room for the adapter at their next start."""
+    spanning = replace(X, spec=SPANNING.spec, engine_key=SPANNING.engine_key)
+    async with managed() as (manager, garage):
+        await touch(manager, SPANNING)
+        garage.adapter_rank = 8
+        with pytest.raises(LoadFailed, match="without room for its adapter"):
+            await touch(manager, spanning)
+        await touch(manager, SPANNING)
+        assert garage.log == ["start a"]

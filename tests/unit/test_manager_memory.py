@@ -175,3 +175,21 @@ async def test_an_unload_by_hand_while_another_waits_lets_it_in() -> None:
             manager.unload(A)
         await waiting
         assert names(manager.loaded()) == ["b"]
+
+
+@virtual
+async def test_the_next_load_waits_until_one_that_failed_has_given_its_memory_back() -> None:
+    shelf = Shelf(a=60, b=60)
+    async with managed(ledger=Ledger(shelf)) as (manager, garage):
+        shelf.garage = garage
+        garage.errors.append(RuntimeError("no memory"))
+        shelf.settles_s = 60.0
+        waiting = asyncio.create_task(touch(manager, A))
+        other = asyncio.create_task(touch(manager, B))
+        # What the decision sees and notes; then the driver shows nothing of it for a second.
+        shelf.slow = [100, 100] + [30] * 10
+        begun = now()
+        with pytest.raises(LoadFailed, match="no memory"):
+            await waiting
+        await other
+        assert 0.9 <= now() - begun <= 1.2

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.core.context import ANYBODY
-from app.core.device import Device, Need
+from app.core.device import Device, Need, Placement
 from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.runtime.entries import Close, Drop, Entries, Evict, Leave, Load, Refuse
 from app.runtime.entry import Entry, State
-from app.runtime.ledger import Ledger
+from app.runtime.ledger import Ledger, Unlimited
+from app.runtime.residency import Place
 from tests.unit.garage import model
 
 PATIENCE_S = 30.0
@@ -211,3 +212,13 @@ def test_a_budget_holds_though_the_host_has_more() -> None:
     books.leave(first)
     assert books.next_step() == Evict([first])
     assert books.ledger.rows() == [(Device(0, 100, 40), 60)]
+    assert books.ledger.placement(first.model) == Placement((0,), 60, 1000), (
+        "an engine takes shares of all of it"
+    )
+
+
+def test_where_nothing_is_known_of_memory_no_place_is_given() -> None:
+    """vLLM would be told to take nothing of the device."""
+    ledger = Ledger(Unlimited())
+    assert ledger.decide(model("a"), ()) == Place(Placement((0,), 0, 1 << 62))
+    assert ledger.placement(model("a")) is None

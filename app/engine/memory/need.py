@@ -84,13 +84,15 @@ def need_on_gpu(
 def weights_bytes(model: Model, dtype: str, *, has_fp8: bool = False) -> int:
     """Bytes of a model's weights in memory, all ranks together; `dtype` is what they are loaded as if the
     operator has not chosen; `has_fp8` is whether the device computes with that."""
-    facts = model.facts
+    facts, asked = model.facts, model.spec.engine.get("quantization")
+    if isinstance(asked, str) and asked.startswith("fp8"):  # made at the load, whatever the files hold
+        return facts.parameter_count
     width = _WHOLE.get(facts.quantization)
     if facts.format == "gguf":
         width = 1 if has_fp8 and width is None else 2  # what it is made into, see `engine/vllm/weights.py`
     elif width is None:
         return facts.size_bytes
-    if model.spec.engine.get("quantization"):
+    if asked:
         return facts.parameter_count * min(width, 1)
     chosen = str(model.spec.engine.get("dtype") or dtype)
     return facts.parameter_count * _WIDTHS.get(dtype if chosen == "auto" else chosen, width)

@@ -1,8 +1,8 @@
 """The adapters of one engine: which it has, under which numbers, and who uses them.
 
 A request whose adapter vLLM cannot load ends the engine. So an adapter is added by a call of its own first,
-which only fails, and its files stay as they are (`catalogue/adapters.py`): vLLM reads them again when it has
-dropped it for others.
+which only fails, and its files stay as they are (`catalogue/adaptercopies.py`): vLLM reads them again when it
+has dropped it for others.
 """
 
 import asyncio

@@ -276,7 +276,7 @@ class VllmEngine:
         encode = partial(
             self._encode, normalize=normalize, priority=priority, cache_salt=cache_salt, trace=trace
         )
-        # The engine serves first come, first served: half of its places stay free for other requests.
+        # What has a place keeps it: half of them stay free for other requests.
         values = await in_window(encode, prompts, max(1, self.slots // 2))
         return Vectors(values, prompt_tokens)
 

@@ -47,7 +47,7 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
     try:
         return await _start(model, engine_args(model, defaults, adapter_rank))
     except LoadFailed as error:
-        if not adapter_rank or "enable_lora" in model.spec.engine:
+        if not adapter_rank or "enable_lora" in model.spec.engine or model.nodes > 1:
             raise
         fault = f"the engine cannot be loaded with room for adapters: {error}"
         _log.error("%s", fault)

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 class TokenOutputs(OutputProcessor):
     """Hands plain tokens to `Deltas` directly; the rest is `OutputProcessor`'s.
 
-    `later` makes the spans of requests that have ended, where there are any.
+    `deferred` makes the spans of requests that have ended, where there are any.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -71,6 +71,7 @@ class ClosingAnswer:
         room = self._run.max_tokens - len(used)
         if room < 1:
             delta.finish = "length"
+            delta.prompt_tokens = len(self._prompt.token_ids)
             delta.output_tokens = delta.output_tokens or len(token_ids)
             return delta
         await self._stack.aclose()
