@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import orjson
 
-from app.catalogue import gguf, hub
+from app.catalogue import gguf, hub, tidying
 from app.catalogue.adaptercopies import CONFIG, WEIGHTS
 from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
@@ -125,12 +125,17 @@ class _Preparation:
         files = AdapterFiles(folder / CONFIG, folder / WEIGHTS, manifest_digest(entries))
         return take_adapter(files, model.facts.path, self._cache_dir, limits=UNBOUNDED)
 
+    def _converted(self, file: Path, progress: Callable[[str, float], None]) -> Path:
+        folder = gguf.convert(file, self._cache_dir, progress)
+        tidying.keep(self._cache_dir, folder.name)
+        return folder
+
     def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
         if source == BUNDLED_SOURCE:
-            return gguf.convert(bundled(self._cache_dir, progress), self._cache_dir, progress)
+            return self._converted(bundled(self._cache_dir, progress), progress)
         path = Path(source).expanduser()
         if path.suffix.lower() == ".gguf":
-            return gguf.convert(path, self._cache_dir, progress)
+            return self._converted(path, progress)
         if path.is_dir():
             return path.resolve()
         if _is_path(source):

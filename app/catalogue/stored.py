@@ -137,7 +137,7 @@ class StoredModels:
         blob = self.store.blobs.path(f"sha256:{digits}")
 
         moved = progress.listener()
-        tidying.mark(self._cache, digits)
+        tidying.mark(self.store, self._cache, digits)
 
         def report(phase: str, fraction: float) -> None:
             moved()

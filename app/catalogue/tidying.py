@@ -3,6 +3,7 @@
 A conversion takes more room than its file, and a quota on the store does not count it.
 """
 
+import hashlib
 import os
 import shutil
 import time
@@ -24,21 +25,32 @@ BROKEN_OFF_S = 86_400.0
 _MARK = ".of-a-store"
 
 
-def mark(cache: Path, digits: str) -> None:
-    """Have the conversion of a blob go when the blob has gone: that of a configured file stays."""
+def mark(store: Store, cache: Path, digits: str) -> None:
+    """Have the conversion of a blob go when the blob has gone from each store that marked it.
+
+    That of a configured file stays: whoever makes or finds one calls `keep`.
+    """
     with suppress(OSError):  # where the cache takes nothing the conversion fails, with its reason
-        place = gguf.place(cache, digits)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.with_name(f".{digits}{_MARK}").touch()
+        file = _mark(store, cache, digits)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def keep(cache: Path, digits: str) -> None:
+    """Have a conversion stay, whatever becomes of blobs."""
+    with suppress(OSError):
+        for file in _marks(cache, digits):
+            file.unlink(missing_ok=True)
 
 
 def tidy(store: Store, cache: Path) -> None:
     """Remove conversions that are marked and whose blob is gone, links to such, and what was broken off."""
     for file in _entries(cache / gguf.FOLDER):
         if file.name.endswith(_MARK):
-            digits = file.name[1 : -len(_MARK)]
-            if store.blobs.size(f"sha256:{digits}") is None:
-                _remove(gguf.place(cache, digits), file)
+            digits = file.name[1:].partition(".")[0]
+            gone = file == _mark(store, cache, digits) and store.blobs.size(f"sha256:{digits}") is None
+            if gone and (_marks(cache, digits) != [file] or _remove(gguf.place(cache, digits))):
+                file.unlink(missing_ok=True)
         elif file.name.endswith(".part") and _is_old(file):
             _remove(file)
     blobs = (store.root / "blobs").absolute()
@@ -49,13 +61,23 @@ def tidy(store: Store, cache: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove(folder: Path, *marks: Path) -> None:
-    """Under the lock of its conversion: one that is under way is left alone."""
+def _mark(store: Store, cache: Path, digits: str) -> Path:
+    """Several servers may share a cache, each with a store of its own."""
+    whose = hashlib.sha256(str(store.root.absolute()).encode()).hexdigest()[:16]
+    return gguf.place(cache, digits).with_name(f".{digits}.{whose}{_MARK}")
+
+
+def _marks(cache: Path, digits: str) -> list[Path]:
+    return [each for each in _entries(cache / gguf.FOLDER) if each.match(f".{digits}.*{_MARK}")]
+
+
+def _remove(folder: Path) -> bool:
+    """Under the lock of its conversion: one that is under way is left alone. Whether it has gone."""
     digits = folder.name.removeprefix(".").partition(".")[0]
     with suppress(Timeout, OSError), FileLock(folder.with_name(f".{digits}.lock"), timeout=0):
         shutil.rmtree(folder, ignore_errors=True)
-        for file in marks:
-            file.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -199,9 +199,9 @@ class Composer:
         )
 
     def _switches(self) -> dict[str, Any]:
-        """The template's own variable of thinking, where the engine knows another."""
+        """The template's own variable and levels of thinking, where the engine knows others."""
         facts, of_engine = self._model.facts, self._model.on_engine().facts
-        if facts.thinking_variable == of_engine.thinking_variable:
+        if (facts.thinking_variable, facts.thinking) == (of_engine.thinking_variable, of_engine.thinking):
             return {}
         return thinking_kwargs(facts.thinking_variable, self._asked.think, facts.thinking)
 

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from app.catalogue import gguf
 from app.catalogue.stored import StoredModels
-from app.catalogue.tidying import mark
+from app.catalogue.tidying import keep, mark
 from app.core.model import ModelName
 from app.store import manifest as media
 from app.store.manifest import Layer, Manifest
@@ -30,7 +30,7 @@ class Place:
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"weights")
         if marked:
-            mark(self.cache, digest[7:])
+            mark(self.store, self.cache, digest[7:])
         return folder
 
 
@@ -52,6 +52,22 @@ def test_a_conversion_goes_with_its_blob(place: Place) -> None:
     place.stored.prune()
     assert (kept.is_dir(), gone.is_dir(), configured.is_dir()) == (True, False, True)
     assert [name for name in os.listdir(gone.parent) if gone.name in name] in ([], [f".{gone.name}.lock"])
+
+
+def test_a_conversion_stays_that_another_store_or_the_configuration_uses(
+    place: Place, tmp_path: Path
+) -> None:
+    """Servers may share a cache, each with a store of its own."""
+    shared, configured = place.converted(b"shared"), place.converted(b"configured")
+    other = Store(tmp_path / "others")
+    mark(other, place.cache, shared.name)
+    keep(place.cache, configured.name)
+    for name in ("shared", "configured"):
+        place.store.delete(ModelName(name))
+    place.stored.prune()
+    assert shared.is_dir()
+    StoredModels(other, place.cache).prune()
+    assert (shared.is_dir(), configured.is_dir()) == (False, True)
 
 
 def test_what_was_broken_off_goes_when_it_is_old(place: Place) -> None:
