@@ -224,7 +224,7 @@ def _creator(
 ) -> Creator:
     stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
-    library.on_gone = manager.forget
+    library.on_gone, library.on_left = manager.forget, manager.left
 
     def pull(name: ModelName) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login())

@@ -36,6 +36,8 @@ class Library:
         self._again_at = 0.0
         self.on_new: Callable[[Iterable[str]], None] = lambda _: None
         """Hears the names that were not there before."""
+        self.on_left: Callable[[Model, bool], None] = lambda _model, _is_shared: None
+        """Hears of each model that has gone, or is another under its name; whether others have its engine."""
         self.on_gone: Callable[[Iterable[Model]], None] = lambda _: None
         """Hears of models whose adapters no other on their engines has."""
 
@@ -119,6 +121,12 @@ class Library:
             new = [str(model.name) for key, model in models.items() if key not in self._models]
             adapters = {None, *map(_adapter_of, models.values())}
             gone = [each for each in self._models.values() if _adapter_of(each) not in adapters]
+            left = [
+                each
+                for key, each in self._models.items()
+                if (now := models.get(key)) is None or now.engine_key != each.engine_key
+                if str(each.name) not in reading.skipped  # it may come back in a moment
+            ]
             self._models = models
             self._again_s = min(2 * self._again_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
             self._again_at = time.monotonic() + self._again_s
@@ -128,6 +136,8 @@ class Library:
         self._told = dict(reading.skipped)
         if new:
             self.on_new(new)
+        for model in left:
+            self.on_left(model, self.shares(model))
         if gone:
             self.on_gone(gone)
 

@@ -149,19 +149,17 @@ class Creator:
             await asyncio.to_thread(self.store.manifests.copy, source, destination)
         await self._library.reload()
 
-    async def delete(self, name: ModelName) -> Model | None:
-        """Delete a model; what it was served as, None where nobody could use it.
+    async def delete(self, name: ModelName) -> None:
+        """Delete a model; its engine goes with the last that has it.
 
         Raises:
             Forbidden: for one that configuration owns.
             ModelNotFound, StoreFailed.
         """
         self._library.check_changeable(name)
-        model = self._library.get(name)
         if not await asyncio.to_thread(self.store.delete, name):
             raise ModelNotFound(str(name))
         await self._library.reload()
-        return model
 
     def has_blob(self, digest: str) -> bool:
         """Raises: InvalidDigest."""

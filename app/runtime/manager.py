@@ -91,6 +91,7 @@ class Manager:
             patience_s=patience_s,
         )
         self.default_context = default_context
+        self._keyed = keyed
         self._clock = clock
         self._recovery = recovery or Recovery(clock=clock)
         self._upkeep = Upkeep(
@@ -202,6 +203,11 @@ class Manager:
             self._upkeep.check_idle(entry)  # Another model's claim may end sooner than the one given up.
         elif is_last and entry.state in (State.BACKING_OFF, State.QUEUED) and not entry.users:
             self._upkeep.drop(entry)
+
+    def left(self, model: Model, is_shared: bool) -> None:
+        """A model is no longer served, or is another now; `is_shared`: others have its engine."""
+        if self._keyed or not is_shared:
+            self.unload(model)
 
     async def wait_idle(self) -> None:
         """Return once no request holds an engine or waits for one."""

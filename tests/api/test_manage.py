@@ -495,6 +495,29 @@ async def test_deleting_unloads_what_no_other_name_holds(site: Site) -> None:
     assert (await site.client.head(f"/api/blobs/{digest}")).status_code == 404
 
 
+async def running(site: Site) -> list[str]:
+    return [row["name"] for row in (await site.client.get("/api/ps")).json()["models"]]
+
+
+async def test_a_model_that_another_process_deletes_is_unloaded_here(site: Site) -> None:
+    """It stayed, for ever with a keep-alive without end, and nobody could unload it by its name."""
+    await site.made(model="a", files={"w.gguf": await site.uploaded(gguf())})
+    await site.answer("a")
+    assert await running(site) == ["a:latest"]
+    assert Store(site.store.root).delete(ModelName("a"))
+    await site.library.reload()
+    assert await running(site) == []
+
+
+async def test_what_a_name_stood_for_before_is_unloaded(site: Site) -> None:
+    await site.made(model="a", files={"w.gguf": await site.uploaded(gguf())})
+    await site.answer("a")
+    await site.made(model="a", files={"w.gguf": await site.uploaded(gguf(marker=7))})
+    assert await running(site) == []
+    await site.answer("a")
+    assert await running(site) == ["a:latest"]
+
+
 # What keys may
 
 

@@ -80,11 +80,9 @@ async def delete(body: SmallBody, served: Served, ctx: Context) -> Response:
     sent, name = await served.decoded(changes.to_delete, body)
     check_may_use(ctx.caller, name, sent)
     try:
-        model = await served.creator.delete(name)
+        await served.creator.delete(name)
     except ModelNotFound as error:
         return _not_found(error, f"model '{sent}' not found")
-    if model is not None and not served.library.shares(model):
-        served.manager.unload(model)
     return _EmptyResponse()
 
 
