@@ -54,7 +54,7 @@ class Reply:
     def remaining(self) -> Sequence[Event]:
         """What the decoder held back, and its tool calls."""
         events = self.decoder.flush() if self.decoder is not None else _NOTHING
-        self.called_tools = any(isinstance(event, ToolCall) for event in events)
+        self.called_tools = self.called_tools or any(isinstance(event, ToolCall) for event in events)
         self._keep(events)
         return events
 
@@ -91,5 +91,10 @@ class Reply:
         return "".join(self._pieces or ())
 
     def _keep(self, events: Sequence[Event]) -> None:
-        if self._answer is not None:
-            self._answer += (event.text for event in events if isinstance(event, Content))
+        if self._answer is None:
+            return
+        for event in events:
+            if isinstance(event, Content):
+                self._answer.append(event.text)
+            elif isinstance(event, ToolCall):
+                self.called_tools = True
