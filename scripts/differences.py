@@ -422,7 +422,6 @@ ROWS: tuple[Row, ...] = (
             "wrong chat/tool without function",
             "wrong chat/tool without name",
             "wrong chat/format unknown",
-            "wrong chat/format without schema",
             "wrong chat/reasoning_effort unknown",
             "wrong completion/max_tokens of 0",
             "wrong completion/stream_options without stream",
