@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ _TOKENIZER_CONFIG: dict[str, Any] = {
     "chat_template": [{"name": "default", "template": "{% for m in messages %}{{ m.content }}{% endfor %}"}],
 }
 Act: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
+
+
+_TRIES = 5
+_GONE = re.compile(r"open blobs/sha256-[0-9a-f]+: no such file or directory")
 
 
 class Wrong(Exception):
@@ -108,8 +113,15 @@ class StoreClient:
         await self._create(name, {"files": {"weights.gguf": digest}})
 
     async def create_of_folder(self, name: str) -> None:
-        files = {path: await upload(self.http, data) for path, data in folder(self.chance).items()}
-        await self._create(name, {"files": files})
+        data = folder(self.chance)
+        for left in range(_TRIES, 0, -1):
+            files = {path: await upload(self.http, each) for path, each in data.items()}
+            try:
+                return await self._create(name, {"files": files})
+            except Wrong as wrong:
+                # Folders share files: one that another model has taken with it meanwhile is sent again.
+                if left == 1 or not _GONE.search(str(wrong)):
+                    raise
 
     async def copy(self, name: str) -> None:
         source = next((each for each in self.ledger.possible if self._there(each)), None)
