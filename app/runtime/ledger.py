@@ -73,8 +73,8 @@ class Ledger:
         residents = self._residents(loaded)
         decision = decide(self._memory.need(model), devices, residents, self._max_loaded)
         if isinstance(decision, Place):
-            placement = decision.placement
-            self._accounts[model.engine_key] = _Account(placement, self._free(placement))
+            account = _Account(decision.placement, self._free(decision.placement))
+            self._accounts[model.engine_key] = account
         return decision
 
     def placement(self, model: Model) -> Placement | None:

@@ -25,6 +25,7 @@ from app.engine.base import Prompt, Run
 from scripts.families.rows import Family
 from scripts.families.templates import jinja
 from tests.unit.catalogue_folders import make_folder
+from tests.unit.rendering import of_folder, renderer_config
 from tests.unit.replying import Answer, read
 
 with warnings.catch_warnings():
@@ -125,26 +126,7 @@ class Site:
             return SimpleNamespace(get_tokenizer=lambda: self.tokenizer)
         made: Any = MistralRenderer if self.is_mistral else None
         made = made or _RENDERERS.get(self.family.architecture, ("hf", HfRenderer))[1]
-        model_config = SimpleNamespace(
-            hf_config=SimpleNamespace(model_type=self.family.kind),
-            model=str(self.folder),
-            tokenizer=str(self.folder),
-            revision=None,
-            tokenizer_revision=None,
-            code_revision=None,
-            trust_remote_code=False,
-            renderer_num_workers=1,
-            supports_multimodal_inputs=False,
-            is_multimodal_model=False,
-            multimodal_config=None,
-            is_encoder_decoder=False,
-            enable_prompt_embeds=False,
-            allowed_local_media_path="",
-            allowed_media_domains=None,
-        )
-        config: Any = SimpleNamespace(
-            model_config=model_config, parallel_config=SimpleNamespace(_api_process_rank=0)
-        )
+        config = renderer_config(**of_folder(self.folder, self.family.kind))
         return made(config, self.tokenizer)
 
     async def prompt(self, *messages: Message, think: Think = None, tools: bool = False) -> Prompt:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from app.engine.vllm.stream.logprobs import TokenBytes
 from tests.unit.catalogue_folders import make_folder
 from tests.unit.garage import model
 from tests.unit.growth import least_cpu_s
+from tests.unit.rendering import of_folder, renderer_config
 from tests.unit.test_messages import picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -206,20 +206,7 @@ def mistral(folder: Path) -> Prompts:
     from vllm.tokenizers.mistral import MistralTokenizer
 
     _copied(folder, "tekken.json")
-    config: Any = SimpleNamespace(
-        model_config=SimpleNamespace(
-            renderer_num_workers=1,
-            supports_multimodal_inputs=False,
-            is_multimodal_model=False,
-            multimodal_config=None,
-            is_encoder_decoder=False,
-            enable_prompt_embeds=False,
-            allowed_local_media_path="",
-            allowed_media_domains=None,
-        ),
-        parallel_config=SimpleNamespace(_api_process_rank=0),
-    )
-    renderer: Any = MistralRenderer(config, MistralTokenizer.from_pretrained(str(folder)))
+    renderer: Any = MistralRenderer(renderer_config(), MistralTokenizer.from_pretrained(str(folder)))
     return Prompts(model("m"), renderer, Pool(), InputLimits())
 
 
@@ -234,29 +221,8 @@ async def test_each_request_may_have_a_template_of_its_own(tmp_path: Path) -> No
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"},
     }
     folder = make_folder(tmp_path / "m", template="{% for m in messages %}a{% endfor %}", files=files)
-    config: Any = SimpleNamespace(
-        model_config=SimpleNamespace(
-            renderer_num_workers=1,
-            supports_multimodal_inputs=False,
-            is_multimodal_model=False,
-            multimodal_config=None,
-            is_encoder_decoder=False,
-            enable_prompt_embeds=False,
-            allowed_local_media_path="",
-            allowed_media_domains=None,
-            trust_remote_code=False,
-            hf_config=SimpleNamespace(model_type="llama"),
-            tokenizer=str(folder),
-            max_model_len=4096,
-            encoder_config=None,
-            revision=None,
-            code_revision=None,
-            tokenizer_revision=None,
-            model=str(folder),
-            get_vocab_size=lambda: 3,
-        ),
-        parallel_config=SimpleNamespace(_api_process_rank=0),
-    )
+    more = {"max_model_len": 4096, "encoder_config": None, "get_vocab_size": lambda: 3}
+    config = renderer_config(**of_folder(folder, "llama"), **more)
     read: Any = get_tokenizer(str(folder))
     renderer: Any = HfRenderer(config, read)
     prompts = Prompts(model("m"), renderer, Pool(), InputLimits())
