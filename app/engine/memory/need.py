@@ -8,8 +8,10 @@ from app.core.device import GIB, Need
 from app.core.model import Model
 
 _HOST_OVERHEAD = GIB // 2
-"""Core and worker beside weights and cache, at the least. What is measured at a load takes its place: with tiny
-models that was 0.7 to 1.2 GiB in all (BENCHMARKS.md, "Models that take turns")."""
+"""Core and worker beside weights and cache, at the least.
+
+What is measured at a load takes its place: with tiny models that was 0.7 to 1.2 GiB in all (BENCHMARKS.md).
+"""
 _GPU_OVERHEAD = 5 * GIB // 2
 """CUDA context, workspaces, graphs and activations on each GPU."""
 _EMBEDDING_OVERHEAD = 3 * GIB // 2
