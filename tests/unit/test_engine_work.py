@@ -54,8 +54,7 @@ def test_a_driver_that_does_not_answer_is_no_sign_of_life() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_reading_that_fails_is_begun_again() -> None:
+def test_a_reading_that_fails_is_begun_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[float] = []
 
     def cpu_s() -> float:
@@ -64,11 +63,15 @@ def test_a_reading_that_fails_is_begun_again() -> None:
 
     work = Work(cpu_s, lambda: True)
 
-    def twice() -> bool:
+    def four_times() -> bool:
         assert work.look(0, owes=True) == Look(0, True)
-        return len(asked) >= 2
+        return len(asked) >= 4
 
-    eventually(twice)
+    eventually(four_times)
+    told = [record for record in caplog.records if record.name == "app.engine.vllm.process.work"]
+    assert [(record.levelname, getattr(record, "error", "")) for record in told] == [
+        ("WARNING", "OSError('no such device')")
+    ]
 
 
 def test_what_a_worker_has_compiled_is_its_work() -> None:

@@ -1,5 +1,6 @@
 """Signs that an engine computes although it gives no output: its workers' CPU time, and its GPUs at work."""
 
+import logging
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -10,6 +11,8 @@ from app.engine.vllm.gpus import Gpus
 from app.engine.vllm.process.watchdog import Look
 
 _WORKING_PERCENT = 5
+
+_log = logging.getLogger(__name__)
 
 
 class Work:
@@ -22,7 +25,7 @@ class Work:
     def __init__(self, cpu_s: Callable[[], float], computing: Callable[[], bool]) -> None:
         self._read_cpu_s, self._read_computing = cpu_s, computing
         self._cpu_s, self._computing = 0.0, False
-        self._reading = False
+        self._reading = self._failed = False
 
     def look(self, outputs: int, *, owes: bool) -> Look:
         """For an engine that owes nothing nothing is read."""
@@ -37,6 +40,11 @@ class Work:
         try:
             self._cpu_s = self._read_cpu_s()
             self._computing = self._read_computing()
+            self._failed = False
+        except Exception as error:  # a driver's library has errors of its own for each thing that is amiss
+            if not self._failed:  # once, and not at each look
+                _log.warning("the engine's work cannot be read", extra={"error": repr(error)})
+            self._failed = True
         finally:
             self._reading = False
 
