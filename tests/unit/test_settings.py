@@ -152,7 +152,7 @@ BAD = {
     "stream_default": ("maybe",),
     "repeat_text": ("2",),
     "kv_cache_bytes": ("1000",),
-    "stream_interval": ("0",),
+    "stream_interval": ("-1",),
     "memory_bytes": ("-1", "1G"),
     "load_patience": ("soon",),
 }

@@ -12,6 +12,7 @@ import pytest
 
 from app.core.events import Delta, Timings, TokenLogprob
 from app.engine.vllm.stream.deltas import Deltas
+from app.engine.vllm.stream.pace import Pace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -105,3 +106,42 @@ async def test_an_error_keeps_nothing_alive_until_the_garbage_is_collected(is_re
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_a_reader_is_woken_by_as_many_tokens_as_go_at_once() -> None:
+    deltas = Deltas("id", convert, pace=Pace(3))
+    reading = asyncio.ensure_future(deltas.next())
+    deltas.add(Delta("a", [1], prompt_tokens=7))
+    assert (await reading).text == "a", "the first goes at once"
+    for text, held in (("b", True), ("c", True), ("d", False)):
+        reading = asyncio.ensure_future(deltas.next()) if text == "b" else reading
+        await asyncio.sleep(0)
+        deltas.push(text, [1])
+        await asyncio.sleep(0)
+        assert reading.done() is not held
+    assert await reading == Delta("bcd", [1, 1, 1])
+    deltas.add(Delta("e", [1], [TokenLogprob("e", -0.5, b"e")]))
+    reading = asyncio.ensure_future(deltas.next())
+    await asyncio.sleep(0)
+    assert not reading.done(), "what vLLM makes in full is held as well"
+    deltas.put(output("f"))
+    last = await reading
+    assert (last.text, last.finish) == ("ef", "stop"), "the last goes at once"
+    deltas.close()
+
+
+async def test_what_is_held_is_released_and_an_error_does_not_wait() -> None:
+    deltas = Deltas("id", convert, pace=Pace(3))
+    deltas.release()
+    reading = asyncio.ensure_future(deltas.next())
+    await asyncio.sleep(0)
+    assert not reading.done(), "there is nothing yet"
+    deltas.push("a", [1])
+    deltas.release()
+    assert (await reading).text == "a"
+    deltas.push("b", [1])
+    deltas.put(ValueError("gone"))
+    assert (await deltas.next()).text == "b"
+    with pytest.raises(ValueError, match="gone"):
+        await deltas.next()
+    deltas.close()

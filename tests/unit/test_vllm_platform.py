@@ -234,9 +234,8 @@ def test_a_tokenizer_in_python_reads_every_token_of_an_output() -> None:
         detokenizer=SlowIncrementalDetokenizer(tokenizer, request),
         stats=RequestStateStats(),
         is_prefilling=False,
-        stream_interval=1,
     )
-    deltas.add = lambda delta: given.append(delta.text)  # type: ignore[method-assign]
+    deltas.push = lambda text, _: given.append(text)  # type: ignore[method-assign]
     for part in (words[3:4], words[4:9], words[9:]):
         outputs.process_outputs([EngineCoreOutput("r", part)], 1.0, IterationStats())
     assert "".join(given) == " cat sat"

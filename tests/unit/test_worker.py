@@ -69,7 +69,7 @@ def test_a_worker_has_the_arguments_of_its_leader(
     called: list[AsyncEngineArgs], configured: Callable[..., Any]
 ) -> None:
     """It had vLLM's defaults: ranks of one group would have run batches of different shapes."""
-    settings = configured(ENGINE, {}, num_parallel=48, stream_interval=3)
+    settings = configured(ENGINE, {}, num_parallel=48)
     with pytest.raises(GaveUp, match="on this node have ended"):
         worker.run(settings, 1)
     [args] = called
@@ -77,7 +77,7 @@ def test_a_worker_has_the_arguments_of_its_leader(
     differ = {each.name for each in fields(leader) if getattr(args, each.name) != getattr(leader, each.name)}
     assert differ <= {"node_rank", "reasoning_parser_plugin"}
     assert (args.node_rank, args.nnodes, args.master_addr) == (1, 2, "10.0.0.1")
-    assert (args.max_num_seqs, args.stream_interval, args.device_ids) == (48, 3, [1])
+    assert (args.max_num_seqs, args.device_ids) == (48, [1])
     assert args.served_model_name == ["m0:latest"]
 
 

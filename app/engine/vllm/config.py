@@ -36,15 +36,15 @@ class EngineDefaults:
     """What every engine starts from.
 
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
-    number of tokens per streamed output, `max_num_seqs` the number of requests an engine works on at once;
-    0 leaves that to vLLM. `adapters` are those that one batch may hold. An engine without progress for
+    number of tokens per streamed output, 0 goes by load; `max_num_seqs` is that of the requests an engine works
+    on at once, 0 leaves it to vLLM. `adapters` are those that one batch may hold. An engine without progress for
     `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each request that
     ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`. `placement` is
     where the engine goes, which counts on GPUs.
     """
 
     kv_cache_bytes: int = 1 << 30
-    stream_interval: int = 1
+    stream_interval: int = 0
     max_num_seqs: int = 0
     adapters: int = 4
     hang_timeout_s: float = math.inf
@@ -70,7 +70,6 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
         "served_model_name": [str(model.name)],
         "enable_prefix_caching": not embedding,
         "enable_chunked_prefill": not embedding,
-        "stream_interval": defaults.stream_interval,
         # Always: keys with priorities may come while the engine runs, and without any it is first come, first
         # served all the same. Its queue costs 2 us a request at 512 waiting, and nothing per token.
         "scheduling_policy": "priority",

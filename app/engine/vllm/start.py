@@ -17,6 +17,7 @@ from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
 from app.engine.vllm.stream.metrics import EngineRegistry, stat_logger
+from app.engine.vllm.stream.pace import Pace
 from app.engine.vllm.weights import check_weights
 
 _log = logging.getLogger(__name__)
@@ -44,22 +45,24 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
     """
     check_parsers(model)
     check_weights(model)
+    # vLLM's own setting, where a model has it, as vLLM's own server would follow it.
+    interval = int(model.spec.engine.get("stream_interval", defaults.stream_interval))
     try:
-        return await _start(model, engine_args(model, defaults, adapter_rank))
+        return await _start(model, engine_args(model, defaults, adapter_rank), interval)
     except LoadFailed as error:
         if not adapter_rank or "enable_lora" in model.spec.engine or model.nodes > 1:
             raise
         fault = f"the engine cannot be loaded with room for adapters: {error}"
         _log.error("%s", fault)
-    return await _start(model, engine_args(model, defaults), fault)
+    return await _start(model, engine_args(model, defaults), interval, fault)
 
 
-async def _start(model: Model, args: AsyncEngineArgs, fault: str = "") -> Started:
+async def _start(model: Model, args: AsyncEngineArgs, interval: int, fault: str = "") -> Started:
     registry, output = EngineRegistry(), ChildOutput()
     try:
         with output.of_what_starts(), environment_of_a_load():
             config, windowed = await asyncio.to_thread(engine_config, args)
-            llm = await start_in_thread(start_llm, config, stat_logger(registry))
+            llm = await start_in_thread(start_llm, config, stat_logger(registry), Pace(interval))
     except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
         reason = await load_reason(error, output)
         raise LoadFailed(f"failed to load model {model.name}: {reason}") from error

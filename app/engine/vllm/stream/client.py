@@ -38,6 +38,7 @@ from app.core.events import Delta
 from app.core.tasks import supervise
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.detokenizer import StoppingDetokenizer, hiding
+from app.engine.vllm.stream.pace import HOLD_S, Pace
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +46,15 @@ _log = logging.getLogger(__name__)
 class TokenOutputs(OutputProcessor):
     """Hands plain tokens to `Deltas` directly; the rest is `OutputProcessor`'s.
 
-    `deferred` makes the spans of requests that have ended, where there are any.
+    `deferred` makes the spans of requests that have ended, where there are any; `pace` is how many tokens are
+    handed over at once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.deferred = DeferredQueue()
+        self.pace = Pace()
+        self._releasing: asyncio.TimerHandle | None = None
 
     def add_request(
         self,
@@ -118,11 +122,20 @@ class TokenOutputs(OutputProcessor):
             stats.num_generation_tokens += len(token_ids)  # type: ignore[union-attr]
             intervals.append(engine_core_timestamp - stats.last_token_ts)  # type: ignore[union-attr]
             stats.last_token_ts = engine_core_timestamp  # type: ignore[union-attr]
-            state.queue.add(Delta(text, token_ids))  # type: ignore[union-attr]
+            state.queue.push(text, token_ids)  # type: ignore[union-attr]
         iteration_stats.num_generation_tokens += produced
+        self.pace.count(produced, engine_core_timestamp)
+        if self.pace.interval > 1 and self._releasing is None:
+            self._releasing = asyncio.get_running_loop().call_later(HOLD_S, self._release)
         if not rest:
             return OutputProcessorOutput([], [])
         return super().process_outputs(rest, engine_core_timestamp, iteration_stats, weight_version)
+
+    def _release(self) -> None:
+        self._releasing = None
+        for state in self.request_states.values():
+            if type(state.queue) is Deltas:
+                state.queue.release()
 
 
 def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
@@ -132,14 +145,15 @@ def _is_plain(state: RequestState, output: EngineCoreOutput) -> bool:
         and output.events is None
         and output.new_logprobs is None
         and not state.is_prefilling
-        and state.stream_interval == 1
         and type(state.queue) is Deltas
     )
 
 
-def start_llm(config: VllmConfig, stat_logger: StatLoggerFactory) -> "StreamingLLM":
+def start_llm(config: VllmConfig, stat_logger: StatLoggerFactory, pace: Pace) -> "StreamingLLM":
     """Start an engine's processes and wait until they are ready."""
-    return cast(StreamingLLM, StreamingLLM.from_vllm_config(config, stat_loggers=[stat_logger]))
+    llm = cast(StreamingLLM, StreamingLLM.from_vllm_config(config, stat_loggers=[stat_logger]))
+    llm.output_processor.pace = pace
+    return llm
 
 
 class StreamingLLM(AsyncLLM):
@@ -151,7 +165,7 @@ class StreamingLLM(AsyncLLM):
         self.output_processor: TokenOutputs = TokenOutputs(
             own.tokenizer,
             log_stats=own.log_stats,
-            stream_interval=own.stream_interval,
+            stream_interval=1,  # vLLM would hold tokens on its longer way; `pace` holds them here
             tracing_enabled=own.tracing_enabled,
             admission_stats=own.admission_stats,
         )
@@ -196,7 +210,8 @@ class StreamingLLM(AsyncLLM):
             request.reasoning_parser_kwargs = reasoning_parser_kwargs
         self.input_processor.assign_request_id(request)
         # The engine core would send the headers back with every token.
-        deltas = Deltas(request.request_id, convert, trace_headers, hidden=hidden)
+        pace = self.output_processor.pace
+        deltas = Deltas(request.request_id, convert, trace_headers, hidden=hidden, pace=pace)
         await self._add_request(request, None, None, 0, deltas)
         return deltas
 

@@ -8,14 +8,16 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from app.core.events import Delta
+from app.engine.vllm.stream.pace import Pace
 
 
 class Deltas(RequestOutputCollector):
     """vLLM's collector with deltas in the place of its outputs.
 
-    A reader that falls behind finds one delta that holds all that it missed. `convert` reads what vLLM made
-    in full: a request's first output and its last. `trace` are the headers that its span is to be joined to;
-    the tokens `hidden` have no text.
+    A reader that falls behind finds one delta that holds all that it missed. Where the `pace` is more than a
+    token at once it is woken when they are there, and for the first output and the last at once. `convert`
+    reads what vLLM made in full. `trace` are the headers that its span is to be joined to; the tokens
+    `hidden` have no text.
     """
 
     def __init__(
@@ -25,12 +27,15 @@ class Deltas(RequestOutputCollector):
         trace: Mapping[str, str] | None = None,
         *,
         hidden: frozenset[int] = frozenset(),
+        pace: Pace | None = None,
     ) -> None:
         super().__init__(RequestOutputKind.DELTA, request_id)
         self._convert = convert
         self.trace = trace
         self.hidden = hidden
+        self._pace = pace or Pace(1)
         self._delta: Delta | None = None
+        self._ready = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -50,8 +55,26 @@ class Deltas(RequestOutputCollector):
 
     def add(self, delta: Delta) -> None:
         held = self._delta
-        self._delta = delta if held is None else held.joined(delta)
-        self._wake()
+        self._delta = joined = delta if held is None else held.joined(delta)
+        # Those of the prompt are told with the first output.
+        if joined.finish or joined.prompt_tokens or len(joined.token_ids) >= self._pace.interval:
+            self._wake()
+
+    def push(self, text: str, token_ids: list[int]) -> None:
+        """Add a delta that is text and nothing else; `token_ids` is this object's from then on."""
+        held = self._delta
+        if held is None:
+            self._delta = held = Delta(text, token_ids)
+        else:
+            held.text += text
+            held.token_ids += token_ids
+        if len(held.token_ids) >= self._pace.interval:
+            self._wake()
+
+    def release(self) -> None:
+        """Let the reader have what is held."""
+        if self._delta is not None:
+            self._wake()
 
     async def next(self) -> Delta:
         """The next delta, after which there may be more.
@@ -59,18 +82,22 @@ class Deltas(RequestOutputCollector):
         Raises:
             Exception: what ended the request instead.
         """
-        while (delta := self._delta) is None:
-            if self._error is not None:
-                try:
-                    raise self._error
-                finally:
-                    self._error = None  # the traceback would lead back here
+        while not self._ready:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        self._delta = None
+        delta, self._delta = self._delta, None
+        if delta is None:
+            self._ready = False
+            assert self._error is not None
+            try:
+                raise self._error
+            finally:
+                self._error = None  # the traceback would lead back here
+        self._ready = self._error is not None
         return delta
 
     def _wake(self) -> None:
+        self._ready = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
