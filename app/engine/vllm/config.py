@@ -36,11 +36,11 @@ class EngineDefaults:
     """What every engine starts from.
 
     `kv_cache_bytes` is used on CPU, where vLLM would claim nearly all memory. `stream_interval` is the
-    number of tokens per streamed output, 0 goes by load; `max_num_seqs` is that of the requests an engine works
-    on at once, 0 leaves it to vLLM. `adapters` are those that one batch may hold. An engine without progress for
-    `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each request that
-    ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`. `placement` is
-    where the engine goes, which counts on GPUs.
+    number of tokens per streamed output, 0 goes by load; `max_num_seqs` is that of the requests an engine
+    works on at once, 0 leaves it to vLLM. `adapters` are those that one batch may hold. An engine without
+    progress for `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each
+    request that ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`.
+    `placement` is where the engine goes, which counts on GPUs.
     """
 
     kv_cache_bytes: int = 1 << 30
