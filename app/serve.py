@@ -7,9 +7,11 @@ import logging
 import signal
 import socket
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from multiprocessing.context import ForkServerContext
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -189,6 +191,18 @@ def _memory(settings: Settings, library: Library) -> Memory:
     return GpuMemory(terms, Measured(file, gpus.kind), gpus.read, shared, has_fp8=gpus.has_fp8)
 
 
+@cache
+def _import_vllm() -> tuple[Any, Any]:
+    """What loads engines. The million objects that this makes stay, so they are no work for the collector."""
+    gc.disable()
+    try:
+        modules = tuple(map(importlib.import_module, ("app.engine.vllm.engine", "app.engine.vllm.config")))
+        gc.freeze()
+    finally:
+        gc.enable()
+    return modules  # type: ignore[return-value]
+
+
 def _starter(
     settings: Settings,
     library: Library,
@@ -202,9 +216,8 @@ def _starter(
     pool = Pool("prompts", waiting=max(settings.max_queue, 64))
 
     async def start(model: Model) -> Engine:
-        engine = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.engine")
+        engine, config = await asyncio.to_thread(_import_vllm)
         logs.adopt("vllm")
-        config = await asyncio.to_thread(importlib.import_module, "app.engine.vllm.config")
         forkserver.adopt(context)
         defaults = config.EngineDefaults(
             **engine_terms(settings),

@@ -67,6 +67,7 @@ def _program(root: Path, name: str) -> Path:
 
 def fetch(package: str, cache: Path = CACHE) -> Path:
     """The folder that holds a package and the libraries it lacks here, as their files would lie below /."""
+    cache = cache.absolute()  # apt takes a relative path for one below its own folder, and fetches nothing
     root = cache / package
     if root.exists():
         return root

@@ -13,19 +13,7 @@ from typing import Any
 
 from app.engine.vllm.process import cpu_quota, environment, stderr
 
-_PRELOAD = [
-    "app.engine.vllm.process.forked",
-    "app.engine.vllm.process.binding",
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-    "app.engine.vllm.input.logits",
-    "app.engine.vllm.process.eager",
-    # What a constrained answer needs; imported on first use it takes seconds, while all other answers wait.
-    "xgrammar",
-    "llguidance.hf",
-    "llguidance.torch",
-    "app.engine.vllm.process.stderr",
-]
+_PRELOAD = ["app.engine.vllm.process.preload"]
 
 
 def start(more: Mapping[str, str], *, debug: bool) -> ForkServerContext:
