@@ -137,9 +137,15 @@ class Peers:
         servers: Sequence[tuple[httpx.URL, str]],
         question: _Question,
     ) -> Rows | _Refused | None:
-        """The answer of the first that lists its models, in any order; else the last one's."""
-        answer = None
+        """The answer of the first, in any order, that lists its models; else the last one's.
+
+        Whole pools may hang: after two that did no more are asked.
+        """
+        answer, loop = None, asyncio.get_running_loop()
+        last_s = loop.time() + 2 * self._timeout_s
         for url, host in random.sample(servers, len(servers)):
+            if loop.time() >= last_s:
+                break
             answer = await self._ask(client, url, host, question)
             if isinstance(answer, list):
                 break

@@ -131,6 +131,19 @@ async def test_another_server_of_a_pool_is_asked_where_one_does_not_answer() -> 
         await peers.rows("/api/tags", "")
 
 
+async def test_a_pool_that_hangs_is_not_asked_to_its_last_server() -> None:
+    async def resolve(_: str, __: int) -> list[str]:
+        return [f"127.0.0.{number}" for number in range(1, 21)]
+
+    with closing(socket.create_server(("0.0.0.0", 0), backlog=64)) as hangs:
+        failed: list[str] = []
+        port = hangs.getsockname()[1]
+        peers = Peers([], 0.2, resolve, pools=[url(port, "pool.test")], on_failure=failed.append)
+        with pytest.raises(PeersSilent):
+            await peers.rows("/api/tags", "")
+    assert 1 <= len(failed) <= 2
+
+
 def test_a_directory_lists_pools(tmp_path: Path) -> None:
     with (
         fake_site(fake_model("a"), models_dir=tmp_path) as pool,
