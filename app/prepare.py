@@ -11,6 +11,7 @@ from app.catalogue import bundled, preparation
 from app.catalogue.library import Library
 from app.catalogue.names import parse_name
 from app.core.model import ModelSpec
+from app.core.request import Message
 from app.settings.models import ModelConfig
 from app.settings.server import Settings
 
@@ -58,7 +59,7 @@ def _spec(model: ModelConfig) -> ModelSpec:
         template=model.template,
         chat_template=model.chat_template,
         parameters=model.parameters,
-        messages=tuple(model.messages),
+        messages=tuple(Message.of(role, content) for role, content in model.messages),
         license=tuple(model.license),
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,

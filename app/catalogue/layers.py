@@ -5,9 +5,10 @@ from typing import Any
 
 import orjson
 
+from app.catalogue.messages import read_message
 from app.catalogue.parameters import read_parameters
 from app.core.errors import BadManifest, InvalidRequest
-from app.core.request import Overrides
+from app.core.request import Message, Overrides
 
 
 def read_params(text: str) -> dict[str, Any]:
@@ -18,12 +19,12 @@ def read_params(text: str) -> dict[str, Any]:
     return found
 
 
-def read_messages(text: str) -> tuple[tuple[str, str], ...]:
+def read_messages(text: str) -> tuple[Message, ...]:
     """Raises: BadManifest: for what is no list of messages."""
     found = _json(text or "[]", "the messages")
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise BadManifest("the messages are not a list of objects")
-    return tuple((str(item.get("role", "")), str(item.get("content") or "")) for item in found)
+    return tuple(map(read_message, found))
 
 
 def read_sampling(parameters: Mapping[str, Any]) -> tuple[Overrides, str]:

@@ -36,6 +36,7 @@ from app.core import progress
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
 from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
+from app.core.request import Message
 from app.store import manifest as media
 from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
 from app.store.manifest import Layer, Manifest
@@ -72,7 +73,7 @@ class Settings:
     template: str = ""
     chat_template: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
     license: tuple[str, ...] = ()
     serving: Serving = field(default_factory=Serving)
     config: ImageConfig = field(default_factory=ImageConfig)

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-from app.core.request import Overrides
+from app.core.request import Message, Overrides
 
 Capability: TypeAlias = Literal["completion", "embedding", "tools", "thinking", "insert", "vision"]
 
@@ -53,7 +53,7 @@ class ModelSpec:
     template: str = ""
     chat_template: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
     license: tuple[str, ...] = ()
     tool_parser: str | None = None
     reasoning_parser: str | None = None

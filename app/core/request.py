@@ -96,6 +96,10 @@ class Message:
     def images(self) -> tuple[bytes, ...]:
         return tuple(part.data for part in self.parts if isinstance(part, Image))
 
+    def without_images(self) -> "Message":
+        """The same but for its pictures."""
+        return replace(self, parts=tuple(part for part in self.parts if isinstance(part, Text)))
+
     def with_text(self, text: str) -> "Message":
         """The same with other text, which comes behind the pictures."""
         return replace(self, parts=Message.of(self.role, text, self.images).parts)

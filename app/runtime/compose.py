@@ -127,7 +127,11 @@ class Composer:
         return whole
 
     def _preset(self) -> list[Message]:
-        return [Message.of(role, content) for role, content in self._model.spec.messages]
+        messages = list(self._model.spec.messages)
+        if self._model.can("vision"):
+            return messages
+        # They may come from a conversation with a model that sees.
+        return [message.without_images() for message in messages]
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
         go_template = await self._template(template)

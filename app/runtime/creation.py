@@ -12,6 +12,7 @@ from typing import Any
 from app.catalogue.adapters import check_names
 from app.catalogue.headers import BadHeader, read_gguf, read_safetensors
 from app.catalogue.library import Library, key_of
+from app.catalogue.messages import message_document
 from app.catalogue.quantizing import FP8, check_quantization, quantized
 from app.catalogue.stored import PICKLES, StoredModels, read_params
 from app.core.errors import (
@@ -24,6 +25,7 @@ from app.core.errors import (
     StoreFailed,
 )
 from app.core.model import Model, ModelName
+from app.core.request import Message
 from app.golang.dumps import dumps
 from app.registry.progress import SUCCESS, Progress
 from app.runtime.creationchecks import UNKNOWN_TYPE, check_capabilities, template_layer
@@ -63,7 +65,7 @@ class Creation:
     template: str = ""
     system: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    messages: tuple[Mapping[str, Any], ...] = ()
+    messages: tuple[Message, ...] = ()
     license: tuple[str, ...] = ()
     quantize: str = ""
     capabilities: tuple[str, ...] = ()
@@ -267,7 +269,7 @@ class Creator:
             under = self._parameters(base)
             layers.append(put(media.PARAMS, dumps({**under, **asked.parameters}) + b"\n"))
         if asked.messages:
-            layers.append(put(media.MESSAGES, dumps([dict(each) for each in asked.messages]) + b"\n"))
+            layers.append(put(media.MESSAGES, dumps(list(map(message_document, asked.messages))) + b"\n"))
         model = self._tried(asked.name, Manifest(None, tuple(layers)))
         if asked.adapters and self._stored.is_lacking(model):
             # An adapter is held against the weights that are served.

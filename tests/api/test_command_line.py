@@ -232,6 +232,34 @@ async def test_a_conversation_is_saved(site: Site) -> None:
     assert len(site.loads) == 1
 
 
+@pytest.mark.point(237)
+async def test_a_conversation_with_thinking_tools_and_pictures_is_saved_whole(site: Site) -> None:
+    """The program ends at the refusal of a save, and the conversation with it."""
+    program = CommandLine(site)
+    messages = [
+        {"role": "user", "content": "Is it warm?", "images": ["aGk="]},
+        {
+            "role": "assistant",
+            "content": "",
+            "thinking": "I do not know.",
+            "tool_calls": [{"id": "1", "function": {"name": "weather", "arguments": {"city": "Paris"}}}],
+        },
+        {"role": "tool", "content": "22", "tool_name": "weather", "tool_call_id": "1"},
+        {"role": "assistant", "content": "It is.", "thinking": "22 is warm."},
+    ]
+    await program.save("plain", "kept", messages=messages)
+    await program.save("kept", "again", messages=[*messages, {"role": "user", "content": "Thanks"}])
+    assert (await program.show("kept"))["messages"] == messages
+    assert (await program.show("again"))["messages"][:-1] == messages
+    assert await program.run("again", "Hi")
+    seen = site.engines[0].renderings[-1].chat.messages
+    call = seen[1].tool_calls[0]
+    assert (call.name, call.arguments, call.id) == ("weather", {"city": "Paris"}, "1")
+    assert [each.thinking for each in seen[:4]] == ["", "I do not know.", "", "22 is warm."]
+    assert (seen[2].tool_name, seen[2].tool_call_id) == ("weather", "1")
+    assert not seen[0].images, "the model does not see"
+
+
 # Who asks
 
 

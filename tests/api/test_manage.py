@@ -124,14 +124,9 @@ async def test_a_body_is_needed(site: Site, method: str, path: str, body: bytes)
     assert (answer.status_code, answer.json()) == (400, {"error": "missing request body"})
 
 
-UNKEPT: dict[str, Any] = {
-    "images": ["aGk="],
-    "thinking": "Hm.",
-    "tool_calls": [{"function": {"name": "f"}}],
-    "tool_name": "f",
-    "tool_call_id": "1",
-}
-"""What a message of a request may have, and one of a model may not."""
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels else {}
+
 
 NEITHER = "neither 'from' or 'files' was specified"
 
@@ -173,11 +168,17 @@ NEITHER = "neither 'from' or 'files' was specified"
         ({"model": "m", "from": "plain", "draft_files": {"a": digest_of(b"x")}}, 400, "draft models are not"),
         *(
             (
-                {"model": "m", "from": "plain", "messages": [{"role": "user", key: value}]},
+                {"model": "m", "from": "plain", "messages": [{"role": "user", **wrong}]},
                 400,
-                "messages of a",
+                text,
             )
-            for key, value in UNKEPT.items()
+            for wrong, text in (
+                ({"thinking": 1}, "json: cannot unmarshal number into Go struct field"),
+                ({"images": ["!"]}, "illegal base64 data at input byte 0"),
+                ({"images": ["aGk="] * 65}, "images: at most 64"),
+                ({"tool_calls": [{"function": {"name": "f"}}] * 20_001}, "tool_calls: at most 20000"),
+                ({"tool_calls": [{"function": {"arguments": nested(200)}}]}, "messages.tool_calls: "),
+            )
         ),
         ({"model": "m", "from": "plain", "adapters": {"a.safetensors": "x"}}, 400, "invalid digest format"),
         ({"model": "m", "from": "plain", "adapters": {"a": digest_of(b"x")}}, 400, "unknown type"),

@@ -8,6 +8,7 @@ from app.catalogue.library import Library
 from app.catalogue.preparation import prepare
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
 from app.core.model import ENGINE_FIELDS
+from app.core.request import Message
 from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 
 
@@ -106,9 +107,15 @@ def test_one_engine_for_the_same_weights_and_settings(tmp_path: Path) -> None:
 
 def test_a_model_built_on_another(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "w", template=QWEN, tokens=QWEN_TOKENS)
-    base = {"seed": 1, "temperature": 0.1}
+    base, hi = {"seed": 1, "temperature": 0.1}, Message.of("user", "hi")
     specs = [
-        spec("poet", "chat", parameters={"temperature": 0.9}, messages=(("user", "hi"),), license=("B",)),
+        spec(
+            "poet",
+            "chat",
+            parameters={"temperature": 0.9},
+            messages=(hi,),
+            license=("B",),
+        ),
         spec("chat", "Base:latest", system="be kind", template="{{ .Prompt }}{{ .Suffix }}"),
         spec("base", folder, system="be brief", parameters=base, license=("A",), engine={"seed": 1}),
     ]
@@ -121,7 +128,7 @@ def test_a_model_built_on_another(tmp_path: Path) -> None:
     assert len({poet.facts.digest, chat.facts.digest, root.facts.digest}) == 3
     assert (chat.spec.system, root.spec.system, poet.spec.system) == ("be kind", "be brief", "be kind")
     assert poet.spec.parameters == {"seed": 1, "temperature": 0.9}
-    assert (poet.spec.license, poet.spec.messages) == (("A", "B"), (("user", "hi"),))
+    assert (poet.spec.license, poet.spec.messages) == (("A", "B"), (hi,))
     assert chat.facts.capabilities == ("completion", "insert")
     assert root.facts.capabilities == ("completion", "tools", "thinking")
     for model in (poet, chat, root):

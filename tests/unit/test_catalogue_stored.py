@@ -15,6 +15,7 @@ from app.catalogue.library import Library, key_of
 from app.catalogue.stored import Reading, StoredModels, read_messages, read_params
 from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
 from app.core.model import ENGINE_FIELDS, Model, ModelName
+from app.core.request import Message
 from app.registry.policy import Policy
 from app.runtime.transfers import policy_of
 from app.store import manifest as media
@@ -220,9 +221,18 @@ def test_parameters_that_are_none(text: str) -> None:
         read_params(text)
 
 
-def test_messages_are_pairs() -> None:
+def test_messages_are_as_ollama_has_them() -> None:
     text = json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant"}])
-    assert read_messages(text) == (("user", "Hi"), ("assistant", ""))
+    assert read_messages(text) == (Message.of("user", "Hi"), Message.of("assistant"))
+    for wrong in (
+        {"content": 1},
+        {"images": ["!"]},
+        {"images": [1]},
+        {"tool_calls": [1]},
+        {"thinking": ["x"]},
+    ):
+        with pytest.raises(BadManifest, match="a message is not as Ollama has them"):
+            read_messages(json.dumps([{"role": "user", **wrong}]))
     with pytest.raises(BadManifest):
         read_messages('["x"]')
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from app.api.bounds import items, refuse_nested
 from app.api.ollama.codec import decode_body
+from app.api.ollama.schema import MESSAGE
 from app.catalogue.names import parse_name, split_source
 from app.core.errors import CreateFailed, Forbidden, InvalidRequest
 from app.core.limits import DEFAULTS, InputLimits, refuse_over
 from app.core.model import ModelName
-from app.core.request import Json
+from app.core.request import Json, Message
 from app.golang.quote import quoted
 from app.golang.types import ANY, BOOL, MAP, STRING, Kind, Mismatch, list_of, parse, struct
 from app.registry.challenge import Login
@@ -34,7 +35,7 @@ class CreateBody:
     system: str = ""
     license: Json = None
     parameters: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    messages: list[dict[str, Json]] = field(default_factory=list[dict[str, Json]])
+    messages: list[Message] = field(default_factory=list[Message])
     renderer: str = ""
     parser: str = ""
     requires: str = ""
@@ -119,7 +120,7 @@ def to_create(body: bytes, _received_ns: int = 0, *, limits: InputLimits = DEFAU
             template=asked.template,
             system=asked.system,
             parameters=asked.parameters,
-            messages=tuple(map(_message, asked.messages)),
+            messages=tuple(map(_checked, asked.messages)),
             license=_licenses(asked.license),
             quantize=asked.quantize or asked.quantization,
             capabilities=tuple(filter(None, asked.capabilities)),
@@ -203,6 +204,10 @@ def _refuse_over_limits(asked: CreateBody, limits: InputLimits) -> None:
         "parameters", limits.options, sum(max(1, len(items(each))) for each in asked.parameters.values())
     )
     refuse_over("messages", limits.messages, len(asked.messages))
+    refuse_over("images", limits.images, sum(len(message.images) for message in asked.messages))
+    calls = [dict(call.arguments) for message in asked.messages for call in message.tool_calls]
+    refuse_over("tool_calls", limits.tool_calls, len(calls))
+    refuse_nested("messages.tool_calls", calls, limits)
     refuse_over("template", limits.template_chars, len(asked.template), " characters")
     refuse_over("system", limits.text_chars, len(asked.system), " characters")
     for name in ("files", "adapters", "draft_files"):
@@ -232,20 +237,11 @@ def _licenses(value: Json) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _message(found: dict[str, Json]) -> Mapping[str, Json]:
-    """The keys of a message that a model can begin with.
-
-    Raises:
-        InvalidRequest: for one that would not be shown to the model.
-    """
-    if unknown := sorted(key for key in found.keys() - {"role", "content"} if found[key]):
-        raise InvalidRequest(f"messages of a model have role and content, not {quoted(unknown[0])}")
-    role, content = found.get("role"), found.get("content")
-    if role not in _ROLES:
+def _checked(message: Message) -> Message:
+    """Raises: InvalidRequest: for a role that Ollama does not know."""
+    if message.role not in _ROLES:
         raise InvalidRequest(f"a message's role must be one of {', '.join(_ROLES)}")
-    if not isinstance(content, str | None):
-        raise InvalidRequest("a message's content must be a string")
-    return {"role": role, "content": content or ""}
+    return message
 
 
 def _named(what: str, text: str) -> ModelName:
@@ -283,7 +279,7 @@ CREATE: Kind[CreateBody] = struct(
         "license": ANY,
         "capabilities": list_of(STRING),
         "parameters": MAP,
-        "messages": list_of(MAP, go_type="[]api.Message"),
+        "messages": list_of(MESSAGE),
         "info": MAP,
         "stream": BOOL,
     },

@@ -182,7 +182,7 @@ _TOOL_CALL = struct(
     },
 )
 
-_MESSAGE = unmarshaler(
+MESSAGE = unmarshaler(
     "api.Message",
     struct(
         "Alias",
@@ -235,7 +235,7 @@ CHAT: Kind[ChatBody] = struct(
     {
         **_ANSWERING,
         "system": STRING,
-        "messages": list_of(_MESSAGE),
+        "messages": list_of(MESSAGE),
         "tools": list_of(TOOL, go_type="api.Tools"),
     },
 )

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from app.api.ollama.wire import local_stamp
+from app.catalogue.messages import message_document
 from app.core.context import Caller
 from app.core.model import Model
 from app.golang.quote import quoted
@@ -102,7 +103,7 @@ def show(
         "template": spec.template or facts.chat_template or PLAIN_TEMPLATE,
         "system": system,
         "details": _details(model, model.parent),
-        "messages": [{"role": role, "content": content} for role, content in spec.messages],
+        "messages": list(map(message_document, spec.messages)),
         "model_info": info,
         "projector_info": _projector_info(model) if model.can("vision") else {},
         "tensors": _tensors(model) if verbose or facts.format == "gguf" else [],
@@ -142,8 +143,8 @@ def _commands(
         yield Command("parameter", value if isinstance(value, str) else _go(value), key)
     for text in spec.license:
         yield Command("license", text)
-    for role, content in spec.messages:
-        yield Command("message", content, role)
+    for message in spec.messages:  # with no more than these two, as Ollama's is
+        yield Command("message", message.text, message.role)
 
 
 def _row(row: Running) -> dict[str, Any]:
