@@ -5,15 +5,17 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from app.core.errors import FetchFailed, RegistryFailed
+from app.core.errors import BadManifest, FetchFailed, RegistryFailed
 from app.core.model import ModelName
 from app.registry.client import Registry
 from app.registry.manifest import Document, read_document
 from app.registry.progress import INTERVAL_S, SUCCESS, Progress, pushing
 from app.registry.site import reason_of
 from app.registry.upload import Upload
+from app.store.blobs import Blobs
+from app.store.config import MOST_BYTES, parse_serving
 from app.store.folders import MANIFESTS
-from app.store.manifest import Layer
+from app.store.manifest import SERVING, Layer
 from app.store.manifests import Manifests
 from app.store.store import Store
 
@@ -35,6 +37,8 @@ async def push(registry: Registry, store: Store, *, backoff_s: float = 1.0) -> A
         yield Progress("couldn't retrieve manifest")
         path = f"manifests/{name.host}/{name.namespace}/{name.model}/{name.tag}"
         raise RegistryFailed(f"open {path}: no such file or directory")
+    if base := await asyncio.to_thread(_configured_base, manifest, store.blobs):
+        raise RegistryFailed(f"{name} runs on {base} of the configuration, without which nobody can pull it")
     try:
         for layer in manifest.blobs:
             if await registry.has(layer.digest):
@@ -67,6 +71,17 @@ def _stored(manifests: Manifests, name: ModelName) -> Document | None:
     if document.digest != f"sha256:{found.digest}":
         raise RegistryFailed(f"the model {name} has just changed, please try again")
     return document
+
+
+def _configured_base(manifest: Document, blobs: Blobs) -> str:
+    """The configured model that a model runs on, if it does: a pull refuses such a manifest."""
+    for layer in manifest.manifest.all(SERVING):
+        try:
+            if base := parse_serving(blobs.read(layer.digest, MOST_BYTES)).base:
+                return base
+        except (BadManifest, OSError) as error:
+            raise RegistryFailed(f"the model cannot be read: {error}") from error
+    return ""
 
 
 async def _sent(upload: Upload, layer: Layer) -> AsyncGenerator[Progress]:

@@ -220,6 +220,14 @@ async def test_a_model_of_another_has_its_layers(site: Site) -> None:
     assert await site.names() == ["plain:latest", "poet:latest"]
 
 
+async def test_a_model_on_a_configured_one_is_not_pushed(site: Site) -> None:
+    """A registry would take its layers, and nobody could pull them: the weights are not among them."""
+    await site.made(model="poet", **{"from": "plain"}, system="You rhyme.")
+    answer = await site.send("/api/push", model="poet", stream=False)
+    text = "poet:latest runs on plain:latest of the configuration, without which nobody can pull it"
+    assert (answer.status_code, answer.json()) == (500, {"error": text})
+
+
 @pytest.mark.point(194)
 async def test_what_a_model_is_given_is_shown(site: Site) -> None:
     await site.made(
