@@ -26,6 +26,21 @@ _app.add_typer(keys_cli.commands, name="keys", help="API keys: make, list and re
 client_commands.add_to(_app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@_app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def main() -> None:
     """The entry point of the `caravan` console script."""
     _app()

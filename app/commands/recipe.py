@@ -72,6 +72,8 @@ def _sources(commands: Iterable[Command], folder: Path) -> tuple[dict[str, Any],
         path = _path(command.value, folder)
         if _is_there(path):
             found = _found(command, path)
+            if field == "adapters" and field in files:
+                raise _at(command.line, "only one adapter is currently supported")
             if twice := sorted(found.keys() & files.get(field, {}).keys()):
                 raise _at(command.line, f"there are two files of the name {twice[0]}")
             files.setdefault(field, {}).update(found)

@@ -49,6 +49,8 @@ def read_url(address: str) -> str:
     Raises:
         ValueError: for what is none.
     """
+    if "@" in address:  # what stands before it may be a key, which belongs in no message
+        raise ValueError("an address has no user and no password; the key is --key or CARAVAN_API_KEY")
     if _NO_URL.search(address):
         raise ValueError(f"{address!r} is not an address such as https://caravan.example:11434")
     if address.lower() == "ollama.com":

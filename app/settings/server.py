@@ -241,7 +241,7 @@ class Settings(EngineSettings):
     fetch_allow: FetchRules = Field(
         default_factory=list[str],
         description="What may be opened for a client although it is private, comma-separated: hosts, "
-        "`*.suffix`, addresses or networks, each with or without `:port`.",
+        "`*.suffix`, addresses or networks, each with or without `:port`; without, ports 80 and 443.",
     )
     fetch_deny: FetchRules = Field(
         default_factory=list[str],

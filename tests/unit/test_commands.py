@@ -69,6 +69,12 @@ def test_what_is_no_address_names_where_it_was_set(text: str, monkeypatch: pytes
         read_target()
 
 
+def test_a_key_in_an_address_is_not_printed() -> None:
+    with pytest.raises(BadSetting) as failure:
+        read_target("http://me:s3cret@h")
+    assert "s3cret" not in str(failure.value)
+
+
 def test_the_command_line_stands_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*HOSTS, *KEYS):
         monkeypatch.delenv(name, raising=False)
@@ -268,6 +274,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
         ("FROM x\nADAPTER empty", "(line 2): "),
         ("FROM x\nFROM a/w.gguf", "(line 2): FROM names files, and the model x too"),
         ("FROM a/w.gguf\nFROM x", "(line 2): FROM names files, and the model x too"),
+        ("FROM x\nADAPTER a/w.gguf\nADAPTER b/w.gguf", "(line 3): only one adapter is currently supported"),
         ("FROM a/w.gguf\nFROM b/w.gguf", "(line 2): there are two files of the name w.gguf"),
     ],
 )
