@@ -81,6 +81,32 @@ def test_a_worker_has_the_arguments_of_its_leader(
     assert args.served_model_name == ["m0:latest"]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"device_ids": [0, 1], "logits_processors": ["a:B", "c:D"]},
+        {"disable_log_stats": False, "enable_expert_parallel": True, "enable_prefix_caching": False},
+        {"max_model_len": -1, "gpu_memory_utilization": 0.5, "quantization": None},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}},
+        {"compilation_config": {"mode": 0}, "limit_mm_per_prompt": {"image": 2}},
+        {"structured_outputs_config": {"disable_any_whitespace": True}},
+        {"served_model_name": ["one", "two words"], "hf_overrides": {"a": [1, None]}},
+    ],
+    ids=lambda more: " ".join(more),
+)
+def test_a_value_of_any_kind_is_that_of_the_leader(
+    called: list[AsyncEngineArgs], configured: Callable[..., Any], more: dict[str, Any]
+) -> None:
+    """Written as words of a command line, lists came apart and what is false was refused."""
+    settings = configured(ENGINE | more)
+    with pytest.raises(GaveUp):
+        worker.run(settings, 1)
+    leader = engine_args(prepare(settings).all()[0], EngineDefaults(**engine_terms(settings)))
+    for name in more:
+        assert getattr(called[0], name) == getattr(leader, name)
+        assert type(getattr(called[0], name)) is type(getattr(leader, name))
+
+
 def test_a_rank_elsewhere_samples_with_the_same_processors(
     called: list[AsyncEngineArgs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
