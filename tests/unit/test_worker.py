@@ -14,6 +14,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.cli import serve
 
 from app import worker
+from app.core.errors import LoadFailed
 from app.engine.vllm import headless
 from app.engine.vllm.config import EngineDefaults, engine_args
 from app.prepare import engine_terms, prepare
@@ -120,6 +121,17 @@ def test_a_rank_elsewhere_samples_with_the_same_processors(
     assert called[0].create_engine_config(None, True) is made  # type: ignore[comparison-overlap]
     assert made.model_config.logits_processors == ["app.engine.vllm.input.logits_v2:GpuOllamaLogits"]
     assert vllm.AsyncEngineArgs is AsyncEngineArgs, "put back"
+
+
+def test_what_vllm_makes_no_configuration_of_is_one_line(
+    called: list[AsyncEngineArgs], configured: Callable[..., Any]
+) -> None:
+    """As the leader says it; a further node showed a traceback."""
+    settings = configured(ENGINE | {"tensor_parallel_size": 3})
+    with pytest.raises(GaveUp):
+        worker.run(settings, 1)
+    with pytest.raises(LoadFailed, match=r"^failed to load model m0:latest: .*must evenly divide"):
+        called[0].create_engine_config(None, True)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.cli import serve
 from vllm.usage.usage_lib import UsageContext
 
+from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.vllm.config import EngineDefaults, add_ollama_logits, engine_args
+from app.engine.vllm.process.failures import raised
 
 
 class _NodeArgs(AsyncEngineArgs):
@@ -19,7 +21,11 @@ class _NodeArgs(AsyncEngineArgs):
     def create_engine_config(
         self, usage_context: UsageContext | None = None, headless: bool = False
     ) -> VllmConfig:
-        config = super().create_engine_config(usage_context, headless)
+        try:
+            config = super().create_engine_config(usage_context, headless)
+        except ValueError as error:
+            [name, *_] = self.served_model_name or [self.model]
+            raise LoadFailed(f"failed to load model {name}: {raised(error)}") from error
         add_ollama_logits(config)
         return config
 
@@ -28,7 +34,7 @@ def run(model: Model, defaults: EngineDefaults, node_rank: int, *, adapter_rank:
     """Run the ranks of node `node_rank` (1 to `model.nodes` - 1) until one of them ends.
 
     Raises:
-        LoadFailed: for an argument that vLLM does not have.
+        LoadFailed: for an argument that vLLM does not have, or with which it makes no configuration.
         SystemExit: on SIGTERM and SIGINT, whose handlers vLLM sets.
     """
     engine = {**model.spec.engine, "node_rank": node_rank}
