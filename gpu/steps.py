@@ -254,7 +254,7 @@ def swap(context: Context) -> None:
     """Two models that do not fit together take turns, without an error and without memory that stays away."""
     rounds = 2 if context.on_gpu else 1
     share: dict[str, Any] = {"gpu_memory_utilization": 0.6} if context.on_gpu else {}
-    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(900 << 20)}
+    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(1500 << 20)}
     with context.server(
         context.tiny("a", **share), context.tiny("b", "llama", **share), **environment
     ) as server:
