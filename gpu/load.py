@@ -4,7 +4,9 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from bench.asking import (
 from bench.compare import CARAVAN, VLLM, prompts
 from bench.servers import NAME, serving
 from bench.slices import Taker, take_turns
-from gpu.context import MIB, Context, Skipped, devices, used_mib
+from gpu.context import MIB, Context, Server, Skipped, devices, used_mib
 from harness.ports import free_port
 from harness.process import wait_ready
 
@@ -49,20 +51,33 @@ def cold_start(context: Context) -> None:
     model = {"name": "big", "source": str(context.shaped()), "engine": context.shaped_engine()}
     for name in ("cold", "warm"):
         before = used_mib()
-        with context.server(model, **caches) as server:
+        with context.server(model, **caches) as server, ThreadPoolExecutor(1) as pool:
             began = time.monotonic()
-            server.ask("/api/generate", model="big", prompt="Once", options={"num_predict": 1})
+            ask = partial(server.ask, model="big", prompt="Once", options={"num_predict": 1})
+            asked = pool.submit(ask, "/api/generate")
+            predicted = _promised(server, asked)
+            asked.result()
             gauges = {key: value for key, value in server.gauges().items() if "device_memory" in key}
             row = server.client.get("/api/ps").json()["models"][0]
             found = {
                 "port_s": round(server.ready_s, 2),
                 "load_s": round(time.monotonic() - began, 2),
+                "predicted_bytes": predicted,
                 "phases": server.phases(),
                 "used_mib": used_mib() - before,
                 "ps": {"size": row["size"], "size_vram": row["size_vram"], "context": row["context_length"]},
                 "gauges": gauges,
             }
             context.find.tell(**{name: found})
+
+
+def _promised(server: Server, asked: Future[Any]) -> float:
+    """The bytes that the ledger holds for what is being loaded, before it has been measured."""
+    while not asked.done():
+        if promised := server.gauges().get("caravan_device_memory_bytes promised", 0.0):
+            return promised
+        time.sleep(0.1)  # another process: there is nothing to wait on
+    return 0.0
 
 
 def throughput(context: Context) -> None:

@@ -41,6 +41,7 @@ class Stub:
         if path == "/api/generate" and body.get("stream") is not False:
             await self.stay(writer)
         elif path == "/api/generate":
+            await asyncio.sleep(0.3 if model == "big" else 0)
             self.send(writer, self.generated(body))
         elif path == "/api/chat" and body.get("stream") is not False:
             lines = [{"message": {"content": "x"}}] * 3
@@ -103,6 +104,8 @@ class Stub:
             "vllm:kv_cache_usage_perc 0",
             "# TYPE caravan_model_unloads counter",
             f'caravan_model_unloads_total{{reason="evicted"}} {self.evicted}',
+            "# TYPE caravan_device_memory_bytes gauge",
+            f'caravan_device_memory_bytes{{state="promised"}} {1000 * len(self.loaded)}',
             "# TYPE vllm:spec_decode_num_drafts counter",
             "vllm:spec_decode_num_drafts_total 3",
         )

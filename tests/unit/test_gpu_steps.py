@@ -127,6 +127,12 @@ def test_a_step_fails_where_what_it_proves_is_not_so(take: Take, step: str, faul
     assert reason in told["reason"]
 
 
+def test_what_was_predicted_of_a_model_is_read_while_it_loads(take: Take) -> None:
+    """Once it is there it has been measured."""
+    found = take("cold_start")["found"]
+    assert [found[name]["predicted_bytes"] for name in ("cold", "warm")] == [1000, 1000]
+
+
 def test_all_of_a_first_answer_is_kept_though_others_are_wrong(take: Take) -> None:
     """Of a GPU whose arithmetic is not the CPU's everything is to be known, not that it stopped there."""
     found = take("first_token", fault="answers")["found"]
