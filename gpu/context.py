@@ -72,6 +72,8 @@ class Server:
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(self.client.get("/metrics").text):
             for sample in family.samples:
+                if sample.name.endswith("_created"):
+                    continue
                 told = (sample.labels.get(label) for label in ("state", "reason"))
                 name = " ".join([sample.name, *filter(None, told)])
                 found[name] = found.get(name, 0.0) + sample.value
