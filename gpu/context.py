@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import psutil
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpu import shapes
@@ -161,7 +160,7 @@ class Context:
         port = free_port()
         folder = Path(tempfile.mkdtemp(prefix="server-"))
         config = folder / "caravan.yaml"
-        config.write_text(yaml.safe_dump({"models": json.loads(json.dumps(models)), "keep_alive": -1}))
+        config.write_text(json.dumps({"models": models, "keep_alive": -1}))  # which is YAML as well
         command = [sys.executable, "-m", PROGRAM, "serve", "--port", str(port), "--config", str(config)]
         own = {
             "VLLM_LOGGING_LEVEL": "INFO",

@@ -77,7 +77,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
     monkeypatch.setattr(slices, "SLICE_S", 0.15)
 
     def taken(step: str, *, on_gpu: bool = True, fault: str = "") -> dict[str, Any]:
-        os.environ["FAULT"] = fault
+        os.environ |= {"FAULT": fault, "SENTENCES": json.dumps(steps.SENTENCES)}
         out = tmp_path / f"{step}.json"
         one(
             argparse.Namespace(
