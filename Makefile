@@ -213,7 +213,7 @@ test-cluster: dev ## Run the chart in a real Kubernetes node (root on Debian; bu
 	@CACHE=$(CACHE) $(BIN)/python -m pytest -rP -m cluster tests/cluster
 
 lock: ## Resolve the pinned versions anew
-	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python -m pip install --quiet --upgrade pip uv
+	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python -m pip install --quiet --upgrade pip uv packaging
 	@.cache/lock/bin/python scripts/lock.py
 
 clean: ## Remove the virtual environment and caches of the tools

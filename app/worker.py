@@ -1,6 +1,8 @@
 """`caravan worker`: the ranks of a model that spans nodes, on a node that is not its leader's."""
 
 import logging
+import signal
+import sys
 
 from app.core.model import Model
 from app.engine.vllm.process import environment
@@ -19,8 +21,10 @@ def run(settings: Settings, node_rank: int) -> None:
     Raises:
         BadSetting: the settings have no model that spans nodes, several, or one of fewer nodes.
         AppError: for a model that cannot be prepared, or arguments that vLLM does not have.
-        GaveUp: a rank of this node has ended; all nodes are to be started anew.
+        GaveUp: a rank of this node or the leader has ended; all nodes are to be started anew.
+        SystemExit: on SIGTERM.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until vLLM has a handler of its own
     logs.start(settings.log_format, debug=settings.debug)
     logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
     folder = settings.server_dir
@@ -34,8 +38,8 @@ def run(settings: Settings, node_rank: int) -> None:
     from app.engine.vllm.config import EngineDefaults
 
     defaults, rank = EngineDefaults(**engine_terms(settings)), library.adapter_rank(model)
-    headless.run(model, defaults, node_rank, adapter_rank=rank)
-    raise GaveUp(f"the ranks of {model.name} on this node have ended")
+    ended = headless.run(model, defaults, node_rank, adapter_rank=rank)
+    raise GaveUp(f"{model.name}: {ended}, and all its nodes are to be started anew")
 
 
 def _spanning(models: list[Model], node_rank: int) -> Model:

@@ -1,10 +1,12 @@
 """What a step works with: the models, servers of them, and what the driver says of the devices."""
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +16,6 @@ from typing import Any
 
 import httpx
 import psutil
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpu import shapes
@@ -25,15 +26,24 @@ from harness.process import offline, running, wait_ready
 from harness.server import embedding_model
 
 MIB = 1 << 20
-_ASK_S = 60.0
+PROGRAM = "app.cli"
+_ASK_S = 600.0
+"""Longer than any step: a load belongs to the request that asks for it, and a step's deadline ends it."""
 _PHASES = {
-    "weights_s": r"Loading (?:model )?weights took ([\d.]+)",
+    "weights_s": r"Model loading took [\d.]+ GiB memory and ([\d.]+)",
     "compile_s": r"torch\.compile took ([\d.]+)",
     "graphs_s": r"Graph capturing finished in ([\d.]+)",
     "engine_s": r"init engine .* took ([\d.]+)",
     "context": r"context length of \S+: (\d+)",
 }
 """What vLLM's log and ours tell of a start."""
+_ASKED = r"loading \S+ \("
+_MARKS = {
+    "engine imported at, s": r"Initializing a V1 LLM engine",
+    "weights there at, s": r"Model loading took",
+    "engine ready at, s": r"init engine ",
+}
+"""Lines by whose time of day, in whole seconds, it is told how long after the request something was."""
 
 
 class Skipped(Exception):
@@ -45,35 +55,55 @@ class Server:
     """A running Caravan."""
 
     url: str
+    client: httpx.Client
     process: psutil.Process
     log: Path
     ready_s: float
 
     def ask(self, path: str, **body: Any) -> dict[str, Any]:
         """The document that comes back."""
-        answer = httpx.post(self.url + path, json={"stream": False} | body, timeout=_ASK_S)
+        answer = self.client.post(path, json={"stream": False} | body)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:500]}"
         return answer.json()
 
     def gauges(self) -> dict[str, float]:
         """The values of `/metrics`, those of a name and different labels added up."""
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=10).text):
+        for family in text_string_to_metric_families(self.client.get("/metrics").text):
             for sample in family.samples:
+                if sample.name.endswith("_created"):
+                    continue
                 told = (sample.labels.get(label) for label in ("state", "reason"))
                 name = " ".join([sample.name, *filter(None, told)])
                 found[name] = found.get(name, 0.0) + sample.value
         return found
 
     def phases(self) -> dict[str, float]:
-        text = self.log.read_text(errors="replace")
-        found = {name: re.search(pattern, text) for name, pattern in _PHASES.items()}
-        return {name: float(match[1]) for name, match in found.items() if match}
+        return phases(self.log.read_text(errors="replace"))
+
+
+def phases(log: str) -> dict[str, float]:
+    """What the log of a server tells of the start of an engine: of the first, if there were several."""
+    found = {name: re.search(pattern, log) for name, pattern in _PHASES.items()}
+    told = {name: float(match[1]) for name, match in found.items() if match}
+    times = {name: _time_of(pattern, log) for name, pattern in _MARKS.items()}
+    if (began := _time_of(_ASKED, log)) is not None:
+        told |= {name: float((at - began) % 86400) for name, at in times.items() if at is not None}
+    return told
+
+
+def _time_of(pattern: str, log: str) -> int | None:
+    """The time of day of the first line with this, in seconds."""
+    found = re.search(rf"^.*?\b(\d\d):(\d\d):(\d\d) .*?{pattern}", log, re.MULTILINE)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`on_gpu` is False in a dry run, which has small models and short durations."""
+    """`on_gpu` is False in a dry run, which has small models and short durations.
+
+    All steps share `cache` (the test models) and `scratch`; the folder for temporary files is a step's own.
+    """
 
     on_gpu: bool
     cache: Path
@@ -101,7 +131,13 @@ class Context:
         return {"name": name, "source": str(build(kind, self.cache)), "engine": own | engine}
 
     def embedder(self) -> dict[str, Any]:
-        return {"name": "e", "source": str(embedding_model(self.cache))}
+        """A real one; where the package is not installed that carries it, one of a shape alone."""
+        if importlib.util.find_spec("all_minilm_l6_v2") or (self.cache / "all-minilm-l6-v2").exists():
+            return {"name": "e", "source": str(embedding_model(self.cache))}
+        folder = self.scratch / "embedder"
+        if not folder.exists():
+            shapes.make(folder, shapes.SMALL, embeds=True)
+        return {"name": "e", "source": str(folder), "engine": {"load_format": "dummy"}}
 
     def shaped(self) -> Path:
         """The folder of a model of 8 billion parameters without weights; in a dry run of a small one."""
@@ -122,11 +158,10 @@ class Context:
     def server(self, *models: dict[str, Any], **environment: str) -> Generator[Server]:
         """Caravan with these models, once it answers; what it loads it loads when it is asked."""
         port = free_port()
-        folder = self.scratch / f"server-{port}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="server-"))
         config = folder / "caravan.yaml"
-        config.write_text(yaml.safe_dump({"models": json.loads(json.dumps(models)), "keep_alive": -1}))
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--config", str(config)]
+        config.write_text(json.dumps({"models": models, "keep_alive": -1}))  # which is YAML as well
+        command = [sys.executable, "-m", PROGRAM, "serve", "--port", str(port), "--config", str(config)]
         own = {
             "VLLM_LOGGING_LEVEL": "INFO",
             "CARAVAN_LOG_FORMAT": "text",
@@ -135,8 +170,11 @@ class Context:
         }
         began = time.monotonic()
         with running(command, folder / "log", offline() | own | environment) as process:
-            wait_ready(f"http://127.0.0.1:{port}", process)
-            yield Server(f"http://127.0.0.1:{port}", process, folder / "log", time.monotonic() - began)
+            url = f"http://127.0.0.1:{port}"
+            wait_ready(url, process)
+            ready_s = time.monotonic() - began
+            with httpx.Client(base_url=url, timeout=_ASK_S) as client:
+                yield Server(url, client, process, folder / "log", ready_s)
 
 
 def devices() -> list[dict[str, Any]]:

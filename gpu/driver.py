@@ -1,16 +1,18 @@
 """Runs steps one after another, each in a process with a deadline; what is found is on disk at once.
 
-A step that hangs, crashes or fails costs one row. The file of results is written anew after each.
+A step that hangs, crashes or fails costs one row. The file of results is written anew after each, and what
+the steps and their servers wrote is in one file beside it, of a step that was ended in the middle as well.
 """
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,22 +23,25 @@ State: TypeAlias = Literal["ok", "failed", "crashed", "too long", "skipped", "no
 TOTAL_S = 590.0
 FIRST_S = 120.0
 _SHOWN_CHARS = 4000
+_KEPT_BYTES = 512 << 10
+"""Of each log, from its end."""
 _GONE_S = 10.0
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`limit_s` includes the start of what it needs. Without what is `essential` nothing else is tried."""
+    """`limit_s` includes the start of what it needs. Nothing else is tried unless it finds `essential`."""
 
     name: str
     limit_s: float
     proves: str
-    essential: bool = False
+    essential: str = ""
 
 
 @dataclass(slots=True)
 class Row:
-    """What came of a step. `found` is also what it found before it hung; `log` is what it last wrote."""
+    """What came of a step. `found` is also what it found before it hung; `log` is what was last written."""
 
     step: str
     state: State
@@ -44,6 +49,7 @@ class Row:
     found: dict[str, Any] = field(default_factory=dict[str, Any])
     reason: str = ""
     log: str = ""
+    ended: str = ""
 
 
 class Findings:
@@ -65,7 +71,9 @@ class Findings:
 class Plan:
     """`command` gives the words that run a step, which writes its `Findings` to the file that it is given.
 
-    `total_s` is the longest that all steps may take, and an `essential` one has to be done in `first_s`.
+    `total_s` is the longest that all steps may take, and what is essential has to be found in `first_s`.
+    `settle` is called between steps: what the one before held is to be free again; it says what is not.
+    `kept` are rows of an earlier run, which stay in the file.
     """
 
     steps: Sequence[Step]
@@ -75,6 +83,8 @@ class Plan:
     total_s: float = TOTAL_S
     first_s: float = FIRST_S
     told: Callable[[Row], None] = lambda _: None
+    settle: Callable[[], str] = lambda: ""
+    kept: Sequence[dict[str, Any]] = ()
 
 
 def run(plan: Plan, about: dict[str, Any]) -> list[Row]:
@@ -83,23 +93,27 @@ def run(plan: Plan, about: dict[str, Any]) -> list[Row]:
     rows: list[Row] = []
     stopped = ""
     for step in plan.steps:
+        unsettled = plan.settle() if rows and not stopped else ""
         left_s = plan.total_s - (time.monotonic() - began)
-        if step.essential:
-            left_s = min(left_s, plan.first_s - (time.monotonic() - began))
         if stopped or left_s <= 1:
             row = Row(step.name, "not run", reason=stopped or "no time is left")
         else:
-            row = _one(plan, step, min(step.limit_s, left_s))
-        if step.essential and row.state != "ok" and not stopped:
+            first_s = plan.first_s - (time.monotonic() - began)
+            row = _one(plan, step, min(step.limit_s, left_s), first_s)
+        row.reason = " ".join(filter(None, (row.reason, unsettled)))
+        if step.essential and step.essential not in row.found and not stopped:
             stopped = f"{step.name}: {row.state}"
         rows.append(row)
         plan.told(row)
-        _write(plan.results, about | {"steps": [asdict(each) for each in rows]})
+        _write(plan.results, about | {"steps": [*plan.kept, *(asdict(each) for each in rows)]})
     return rows
 
 
-def _one(plan: Plan, step: Step, limit_s: float) -> Row:
-    told, log = plan.scratch / f"{step.name}.json", plan.scratch / f"{step.name}.log"
+def _one(plan: Plan, step: Step, limit_s: float, first_s: float) -> Row:
+    told, folder = plan.scratch / f"{step.name}.json", plan.scratch / step.name
+    told.unlink(missing_ok=True)
+    folder.mkdir()
+    log = folder / "log"
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -108,28 +122,51 @@ def _one(plan: Plan, step: Step, limit_s: float) -> Row:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            env=os.environ | {"TMPDIR": str(folder)},
         )
-    status: int | None = None
     try:
-        status = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        pass
+        status = _ended(process, step, told, limit_s, first_s)
     finally:
         _end(process)
     row = _row(step, _read(told), status)
     row.seconds = round(time.monotonic() - began, 2)
-    if row.state not in ("ok", "skipped"):
-        row.log = log.read_text(errors="replace")[-_SHOWN_CHARS:]
+    row.ended = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    _keep_logs(plan, row, folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return row
+
+
+def _ended(
+    process: subprocess.Popen[bytes], step: Step, told: Path, limit_s: float, first_s: float
+) -> int | None:
+    """Its status; None if it has not ended by its limit, or not found what is essential before that."""
+    began = time.monotonic()
+    while (passed_s := time.monotonic() - began) < limit_s:
+        if passed_s > first_s and step.essential and step.essential not in _read(told).get("found", {}):
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(min(_LOOK_S, limit_s - passed_s))
+    return None
 
 
 def _row(step: Step, told: dict[str, Any], status: int | None) -> Row:
     found = told.get("found", {})
+    if "state" in told and status is not None:
+        return Row(step.name, told["state"], found=found, reason=told["reason"])
     if status is None:
         return Row(step.name, "too long", found=found, reason="ended by its deadline")
-    if "state" in told:
-        return Row(step.name, told["state"], found=found, reason=told["reason"])
     return Row(step.name, "crashed", found=found, reason=f"ended with status {status}")
+
+
+def _keep_logs(plan: Plan, row: Row, folder: Path) -> None:
+    """What the step wrote, and behind it what its servers did: each has a file of the name `log`."""
+    logs = sorted(folder.rglob("log"), key=lambda each: (each.parent != folder, each.stat().st_mtime))
+    texts = [each.read_bytes()[-_KEPT_BYTES:].decode(errors="replace") for each in logs]
+    with plan.results.with_suffix(".log").open("a") as output:
+        for each, text in zip(logs, texts, strict=True):
+            output.write(f"\n===== {row.ended} {row.step} {each.relative_to(folder)}\n{text}")
+    if row.state not in ("ok", "skipped"):
+        row.log = "\n=====\n".join(text[-_SHOWN_CHARS:] for text in texts)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -139,14 +176,28 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    family += [each for each in psutil.process_iter() if _group(each) == process.pid]
     for each in family:
-        try:
+        with suppress(psutil.NoSuchProcess):
             each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, _GONE_S)
+    until_s = time.monotonic() + _GONE_S
+    while any(map(_runs, family)) and time.monotonic() < until_s:
+        time.sleep(0.05)  # they are not our children: there is nothing to wait on
+
+
+def _group(process: psutil.Process) -> int:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return -1
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Not so once it has ended, also where nobody has taken its status."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,43 +1,68 @@
 """The steps with a model of 8 billion parameters (its shape; no weights): starts, throughput, sleep."""
 
 import asyncio
+import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import uvloop
 
+from app.engine.vllm.process.environment import compile_caches
 from app.settings.server import Settings
-from bench.asking import Side, Workload, ollama_body, ollama_counts, openai_body, openai_counts, wave
+from bench.asking import (
+    Measured,
+    Side,
+    Workload,
+    ollama_body,
+    ollama_counts,
+    openai_body,
+    openai_counts,
+    wave,
+)
 from bench.compare import CARAVAN, VLLM, prompts
 from bench.servers import NAME, serving
 from bench.slices import Taker, take_turns
-from gpu.context import Context, Skipped, used_mib
+from gpu.context import MIB, Context, Server, Skipped, devices, used_mib
 from harness.ports import free_port
 from harness.process import wait_ready
 
 OURS = Side("Caravan", CARAVAN, "/readyz", "/api/chat", ollama_body, ollama_counts)
 THEIRS = Side("vLLM", VLLM, "/health", "/v1/chat/completions", openai_body, openai_counts)
-_TOKENS = 256
+_CLIENTS = (1, 32, 128, 256, 512)
+_TOKENS = 128
+"""Of a reply. What is under way at the end of a measurement is waited for and not counted."""
+_SECONDS = 6.0
+_HALF = 0.45
+_OF_ONE_BYTES = 24 << 30
+"""Of an engine beside its cache: weights, and what a batch of 8,192 tokens and its graphs take."""
+_LEAST_CACHE_BYTES, _MOST_CACHE_BYTES = 2 << 30, 40 << 30
 
 
 def cold_start(context: Context) -> None:
     """A start with empty caches by its phases, one with full ones, and the bytes beside those predicted."""
-    caches = {
-        "VLLM_CACHE_ROOT": str(context.scratch / "vllm"),
-        "TRITON_CACHE_DIR": str(context.scratch / "triton"),
-    }
+    caches = compile_caches(Path(tempfile.mkdtemp(prefix="caches-")))
     model = {"name": "big", "source": str(context.shaped()), "engine": context.shaped_engine()}
     for name in ("cold", "warm"):
         before = used_mib()
-        with context.server(model, **caches) as server:
+        with context.server(model, **caches) as server, ThreadPoolExecutor(1) as pool:
             began = time.monotonic()
-            server.ask("/api/generate", model="big", prompt="Once", options={"num_predict": 1})
+            ask = partial(server.ask, model="big", prompt="Once", options={"num_predict": 1})
+            asked = pool.submit(ask, "/api/generate")
+            predicted = _promised(server, asked)
+            asked.result()
             gauges = {key: value for key, value in server.gauges().items() if "device_memory" in key}
-            row = httpx.get(f"{server.url}/api/ps", timeout=10).json()["models"][0]
+            row = server.client.get("/api/ps").json()["models"][0]
             found = {
                 "port_s": round(server.ready_s, 2),
                 "load_s": round(time.monotonic() - began, 2),
+                "predicted_bytes": predicted,
                 "phases": server.phases(),
                 "used_mib": used_mib() - before,
                 "ps": {"size": row["size"], "size_vram": row["size_vram"], "context": row["context_length"]},
@@ -46,31 +71,70 @@ def cold_start(context: Context) -> None:
             context.find.tell(**{name: found})
 
 
+def _promised(server: Server, asked: Future[Any]) -> float:
+    """The bytes that the ledger holds for what is being loaded, before it has been measured."""
+    while not asked.done():
+        if promised := server.gauges().get("caravan_device_memory_bytes promised", 0.0):
+            return promised
+        time.sleep(0.1)  # another process: there is nothing to wait on
+    return 0.0
+
+
 def throughput(context: Context) -> None:
     """Caravan and vLLM's own server on one engine configuration, in turns: tokens/s, CPU of the front end."""
-    clients, seconds = ((1, 32, 128, 256, 512), 6.0) if context.on_gpu else ((1, 4), 6.0)
+    clients = _CLIENTS if context.on_gpu else (1, 4)
     engine = context.shaped_engine(max_model_len=4096)
     if context.on_gpu:
-        engine |= {"gpu_memory_utilization": 0.45, "max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    load = Workload("8B", context.shaped(), prompts, _TOKENS if context.on_gpu else 32, engine, 0.005)
-    asyncio.run(_in_turns(context, load, clients, seconds))
+        engine |= {"gpu_memory_utilization": _HALF, "max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+        engine["kv_cache_memory_bytes"] = cache_of_half(devices()[0]["total"])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_in_turns(context, (OURS, THEIRS), _load(context, engine), clients))
 
 
-async def _in_turns(context: Context, load: Workload, clients: tuple[int, ...], seconds: float) -> None:
+def cache_of_half(total_mib: float) -> int:
+    """Bytes for keys and values, where two engines of 8 billion parameters are on one device.
+
+    With the size given, vLLM does not look at how much memory is free while it starts; so both may start at
+    the same time, which saves a minute.
+    """
+    left = int(_HALF * total_mib) * MIB - _OF_ONE_BYTES
+    if left < _LEAST_CACHE_BYTES:
+        raise Skipped("two engines of 8 billion parameters need a device of 60 GB")
+    return min(left, _MOST_CACHE_BYTES)
+
+
+def _load(context: Context, engine: dict[str, Any]) -> Workload:
+    return Workload("8B", context.shaped(), prompts, _TOKENS if context.on_gpu else 32, engine, 0.005)
+
+
+async def _in_turns(context: Context, sides: Sequence[Side], load: Workload, clients: Sequence[int]) -> None:
     with ExitStack() as running:
-        takers: list[Taker] = []
-        for side in (OURS, THEIRS):  # one after the other: a start measures the memory that is free
+        started: list[tuple[Side, psutil.Process, int]] = []
+        for side in sides:
             port = free_port()
             process = running.enter_context(serving(side.command, load.model, load.engine, port))
+            started.append((side, process, port))
+        began = time.monotonic()
+        for side, process, port in started:
             await asyncio.to_thread(wait_ready, f"http://127.0.0.1:{port}{side.ready}", process)
+            context.find.tell(**{f"{side.name} ready after, s": round(time.monotonic() - began, 1)})
             await wave(side, process, port, 4, load.prompts(4, 10**6), 8)
-            takers.append(Taker(side, process, port))
+        takers = [Taker(*each) for each in started]
         for number in clients:
-            for taker, found in await take_turns(takers, load, number, seconds, number * 10_000):
+            used, began = _own_cpu_s(), time.monotonic()
+            for taker, found in await take_turns(takers, load, number, _SECONDS, number * 10_000):
                 context.find.tell(**{f"{taker.side.name}, {number} streams": _figures(found)})
+            share = (_own_cpu_s() - used) / (time.monotonic() - began)
+            # Near 1 it is the client that was measured.
+            context.find.tell(**{f"the client's share of a core, {number} streams": round(share, 2)})
 
 
-def _figures(found: Any) -> dict[str, float]:
+def _own_cpu_s() -> float:
+    times = psutil.Process().cpu_times()
+    return times.user + times.system
+
+
+def _figures(found: Measured) -> dict[str, float]:
     """Of the slices that count; without a token in any there are none."""
     if not found.tokens:
         return {}
@@ -81,13 +145,8 @@ def _figures(found: Any) -> dict[str, float]:
 def batch_limits(context: Context) -> None:
     """Caravan at 256 streams with the limits of a batch that no device chose (128 requests, 2,048 tokens)."""
     engine = context.shaped_engine(max_model_len=4096, max_num_seqs=128, max_num_batched_tokens=2048)
-    number = 256 if context.on_gpu else 4
-    port = free_port()
-    with serving(OURS.command, context.shaped(), engine, port) as process:
-        wait_ready(f"http://127.0.0.1:{port}{OURS.ready}", process)
-        asked = prompts(2 * number, 0)
-        found = asyncio.run(wave(OURS, process, port, number, asked, _TOKENS if context.on_gpu else 16))
-        context.find.tell(**{f"Caravan, {number} streams": _figures(found)})
+    clients = (256,) if context.on_gpu else (4,)
+    asyncio.run(_in_turns(context, (OURS,), _load(context, engine), clients))
 
 
 def sleep(context: Context) -> None:
@@ -107,6 +166,7 @@ def sleep(context: Context) -> None:
         context.find.tell(wake_2_weights_s=_post(f"{url}/wake_up?tags=weights"))
         context.find.tell(reload_s=_post(f"{url}/collective_rpc", {"method": "reload_weights"}))
         context.find.tell(wake_2_cache_s=_post(f"{url}/wake_up?tags=kv_cache"))
+        context.find.tell(same_answer_after_2=_completion(url) == before)
 
 
 def _post(url: str, body: Any = None) -> float:

@@ -29,7 +29,13 @@ _TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _BYTES = 2
 
 
-def make(folder: Path, shape: dict[str, int]) -> Path:
+_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def make(folder: Path, shape: dict[str, int], *, embeds: bool = False) -> Path:
     """The folder of such a model. Its weights are a header, and behind that a hole of the right size."""
     folder.mkdir(parents=True)
     end = shape["vocab_size"] - 1
@@ -46,6 +52,10 @@ def make(folder: Path, shape: dict[str, int]) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     _tokenizer(folder, shape["vocab_size"])
     _weights(folder / "model.safetensors", shape)
+    if embeds:
+        (folder / "modules.json").write_text(json.dumps(_MODULES))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
     return folder
 
 

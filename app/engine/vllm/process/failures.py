@@ -25,13 +25,18 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
-async def load_reason(error: BaseException, output: ChildOutput) -> str:
-    """What vLLM raised; what went wrong in a process of the engine is in what that process wrote."""
+def raised(error: BaseException) -> str:
+    """What vLLM raised in this process, in a line."""
     if _CODE.search(str(error)):
         return NEEDS_CODE
     if isinstance(error, ValidationError):
         return error.errors()[0]["msg"].removeprefix("Value error, ").splitlines()[0]
-    line = first_line(error)
+    return first_line(error)
+
+
+async def load_reason(error: BaseException, output: ChildOutput) -> str:
+    """What vLLM raised; what went wrong in a process of the engine is in what that process wrote."""
+    line = raised(error)
     if _IN_CHILD not in line:
         return line
     await log_last_lines(output)

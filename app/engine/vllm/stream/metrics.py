@@ -23,6 +23,8 @@ from vllm.v1.metrics.stats import (
     SchedulerStats,
 )
 
+_PARTS = ("_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls")
+
 
 class BufferedHistogram(Histogram):
     """A histogram that sorts values into its buckets many at a time."""
@@ -170,21 +172,23 @@ def _add(total: IterationStats | PromptTokenStats, more: IterationStats | Prompt
 
 
 def stat_logger(registry: EngineRegistry) -> type[PrometheusStatLogger]:
-    """A stat logger class whose metrics live in `registry`."""
+    """A stat logger class whose metrics live in `registry`, those that it has its parts make included."""
+    kinds = {
+        "_gauge_cls": _bound(Gauge, registry),
+        "_counter_cls": _bound(Counter, registry),
+        "_histogram_cls": _bound(BufferedHistogram, registry),
+    }
+    parts = {name: _with(getattr(EngineMetrics, name), kinds) for name in _PARTS}
+    return type("RegisteredEngineMetrics", (EngineMetrics,), {"registry": registry} | kinds | parts)
 
-    def bound(metric: Any) -> Any:
-        return staticmethod(lambda *args, **kwargs: metric(*args, registry=registry, **kwargs))
 
-    return type(
-        "RegisteredEngineMetrics",
-        (EngineMetrics,),
-        {
-            "registry": registry,
-            "_gauge_cls": bound(Gauge),
-            "_counter_cls": bound(Counter),
-            "_histogram_cls": bound(BufferedHistogram),
-        },
-    )
+def _bound(metric: Any, registry: EngineRegistry) -> Any:
+    return staticmethod(lambda *args, **kwargs: metric(*args, registry=registry, **kwargs))
+
+
+def _with(part: type, kinds: dict[str, Any]) -> type:
+    """A part that makes its metrics of these kinds. vLLM's own would go into the registry of all."""
+    return type(f"Registered{part.__name__}", (part,), {k: v for k, v in kinds.items() if hasattr(part, k)})
 
 
 def gauge(registry: CollectorRegistry, name: str) -> float:
