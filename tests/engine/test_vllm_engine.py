@@ -174,7 +174,7 @@ async def test_a_cancelled_load_leaves_nothing(started: bool) -> None:
 
 async def test_a_load_that_takes_too_long_leaves_nothing_and_may_be_tried_again() -> None:
     before = processes()
-    limits = {"keep_alive_s": 300.0, "max_loaded": 1, "max_queue": 9}
+    limits = {"keep_alive_s": 300.0, "max_queue": 9}
     impatient = Manager(lambda wanted: load(wanted), load_timeout_s=0.3, **limits)  # type: ignore[arg-type]
     with pytest.raises(LoadFailed, match="timed out waiting for the model to load"):
         async with impatient.lease(model("tool"), keep_alive_s=None, num_ctx=None):

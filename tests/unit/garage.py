@@ -12,6 +12,7 @@ from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease, LoadedModel
 from app.runtime.ledger import Ledger
 from app.runtime.manager import Manager
+from app.runtime.memory import Unlimited
 from app.runtime.observer import Recorder
 from app.runtime.recovery import Recovery
 from harness.fake_model import fake_model
@@ -127,12 +128,11 @@ async def managed(
     manager = Manager(
         garage.start,
         keep_alive_s=keep_alive_s,
-        max_loaded=max_loaded,
         load_timeout_s=load_timeout_s,
         max_queue=max_queue,
         keyed=keyed,
         default_context=default_context,
-        ledger=ledger,
+        ledger=ledger or Ledger(Unlimited(), max_loaded),
         patience_s=patience_s,
         observer=garage.observed,
         recovery=Recovery(limit=crash_limit, window_s=crash_window_s, clock=now, chance=lambda: 0.5),
