@@ -20,7 +20,8 @@ class Account:
     """One engine: its place, the free bytes of that before its load, and what it has taken.
 
     `leaves` is what it will have on each device once a move has ended that takes from it, which has begun or
-    is to begin; `closes`: that is its end, and no sleep. `host` is what it has of the host's memory from its
+    is to begin; `closes`: that is its end, and no sleep. `seen`: the driver has told what its last move
+    changed. `host` is what it has of the host's memory from its
     first sleep to its end: torch keeps such memory for the next sleep. `awake` is what it used before it
     slept, `since` when it was used last.
     """
@@ -32,6 +33,7 @@ class Account:
     moving: bool = False
     leaves: int | None = None
     closes: bool = False
+    seen: bool = True
     used: int = 0
     awake: int = 0
     host: int = 0
@@ -51,7 +53,9 @@ class Account:
     @property
     def promised(self) -> int:
         """What counts as its own on each device."""
-        return self.used if self.phase is Phase.ASLEEP else max(self.placement.bytes_each, self.used)
+        if self.phase is Phase.ASLEEP:
+            return self.used if self.seen else self.need.asleep
+        return max(self.placement.bytes_each, self.used)
 
     def resident(self, entry: policy.Loaded | None, key: str) -> Resident | None:
         """What a decision sees of it; `entry` is what is loaded by its key, if anything is.
@@ -63,7 +67,7 @@ class Account:
             return Resident(_fixed(key), replace(place, bytes_each=self.leaves), self.leaves)
         if self.phase is Phase.ASLEEP:
             there = policy.Loaded(key, 0, 0.0, self.since)
-            return Resident(there, replace(place, bytes_each=self.used), self.used, asleep=True)
+            return Resident(there, replace(place, bytes_each=self.promised), self.used, asleep=True)
         if self.moving:
             return Resident(_fixed(key), place, self.used)
         if entry is None:

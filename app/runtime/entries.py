@@ -160,6 +160,11 @@ class Entries:
         self.ledger.ends(entry.model)
         self._doomed.append(entry)
 
+    def beds(self, entry: Entry) -> list[Entry] | None:
+        """Which engines asleep go so that this one can be put to sleep, but none that is about to be woken;
+        None: it cannot be."""
+        return self.sleepers.beds(entry, {each.key for each in self._queue})
+
     def lay_down(self, entry: Entry) -> None:
         """Take an idle entry away; its engine is to be put to sleep. There are `beds` for it."""
         self._take_away(entry)

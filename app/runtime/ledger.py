@@ -155,7 +155,8 @@ class Ledger:
         processes have at most. Without a fresh reading all that was promised counts as still to be taken."""
         if account := self._accounts.get(model.engine_key):
             placement = account.placement
-            if is_fresh:
+            account.seen = account.seen and is_fresh
+            if account.seen:
                 taken = account.before - self._free(placement)
                 account.used = max(0, min(taken, most_bytes // len(placement.devices)))
                 self._memory.measured(model, account.used, rank)
@@ -183,8 +184,11 @@ class Ledger:
         """An engine is asleep: what it keeps is what is still not free."""
         if (account := self._accounts.get(model.engine_key)) is None:
             return
-        account.phase, account.awake = Phase.ASLEEP, account.used
-        if is_fresh:
+        account.phase, account.awake = Phase.ASLEEP, account.used or account.placement.bytes_each
+        account.seen = account.seen and is_fresh
+        if not account.seen:
+            account.used = 0  # what stays of it counts as still to be taken
+        else:
             on = account.placement.devices
             back = min(
                 each.free - self._then[each.index] for each in self._memory.devices() if each.index in on
@@ -204,15 +208,16 @@ class Ledger:
         """An engine has again all that it had; without a fresh reading it counts as still to be taken."""
         if account := self._accounts.get(model.engine_key):
             account.phase = Phase.UP
+            account.seen = is_fresh
             if is_fresh:
                 account.used = account.awake
             self._end(account)
 
     # The host's memory, for those that sleep.
 
-    def beds(self, model: Model) -> list[str] | None:
-        """Which engines asleep are to be closed so that the host has room for this one, those used longest
-        ago first; None: it cannot be put to sleep."""
+    def beds(self, model: Model, wanted: Set[str] = frozenset()) -> list[str] | None:
+        """Which engines asleep, but for those `wanted`, are to be closed so that the host has room for this
+        one, those used longest ago first; None: it cannot be put to sleep."""
         account = self._accounts.get(model.engine_key)
         if account is None or not account.sleeps or account.leaves is not None:
             return None
@@ -224,7 +229,7 @@ class Ledger:
         asleep = [
             (each.since, key, each.host)
             for key, each in self._accounts.items()
-            if each.phase is Phase.ASLEEP and each.leaves is None
+            if each.phase is Phase.ASLEEP and each.leaves is None and key not in wanted
         ]
         going: list[str] = []
         for _, key, host in sorted(asleep):
@@ -264,7 +269,13 @@ class Ledger:
 
     async def look(self) -> bool:
         """Have what is measured next be what there is now; whether that could be had."""
-        return await self._memory.fresh()
+        if not await self._memory.fresh():
+            return False
+        for account in self._accounts.values():
+            if account.phase is Phase.UP and not (account.seen or account.moving):
+                # Its move ended while the driver did not answer: what is free now is so without it.
+                account.seen, account.used = True, account.awake or account.placement.bytes_each
+        return True
 
     def awaited(self, models: Iterable[Model]) -> dict[int, int]:
         """The free bytes by device that there should be once the engines of these have ended."""
@@ -303,7 +314,7 @@ class Ledger:
     # Moves and accounts.
 
     def _begin(self, account: Account) -> None:
-        account.moving = True
+        account.moving, account.seen = True, self._memory.is_current
         for device in self._memory.devices():
             if device.index in account.placement.devices:
                 self._then.setdefault(device.index, device.free)

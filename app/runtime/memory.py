@@ -25,6 +25,11 @@ class Memory(Protocol):
         """Have the devices read anew; False where that takes too long or fails."""
         ...
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the last reading is of now, and can be measured from."""
+        ...
+
     def need(self, model: Model) -> Need:
         """What its engine took when it was loaded last, else what is predicted."""
         ...
@@ -43,6 +48,7 @@ class Unlimited:
 
     tells = False
     settles_s = 0.0
+    is_current = True
 
     def devices(self) -> Sequence[Device]:
         return (Device(0, 1 << 62, 1 << 62),)

@@ -1,6 +1,6 @@
 """Engines that are asleep, or are to be put to sleep: which there are, and which of them goes for another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from app.core.model import Adapter, Model
 from app.runtime.entry import Entry, State
@@ -23,10 +23,10 @@ class Sleepers:
         """The entry of an engine that is asleep, or is to be."""
         return self._by_key.get(key)
 
-    def beds(self, entry: Entry) -> list[Entry] | None:
-        """Which are to be closed so that there is room in the host's memory for this one, so that it can be
-        put to sleep; None: it cannot, and is to be closed."""
-        keys = self._ledger.beds(entry.model)
+    def beds(self, entry: Entry, wanted: Set[str]) -> list[Entry] | None:
+        """Which are to be closed, but for those `wanted`, so that the host has room for this one to sleep;
+        None: it cannot be put to sleep."""
+        keys = self._ledger.beds(entry.model, wanted)
         return None if keys is None else [self._by_key[key] for key in keys]
 
     def add(self, entry: Entry) -> None:

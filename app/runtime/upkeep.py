@@ -117,7 +117,7 @@ class Upkeep:
 
     def _rest(self, entry: Entry, reason: UnloadReason) -> None:
         """Take an idle entry away; a move puts its engine to sleep, or closes it where that cannot be."""
-        going = self._entries.sleepers.beds(entry)
+        going = self._entries.beds(entry)
         if going is None:
             self._retire(entry, reason)
             return
@@ -173,7 +173,7 @@ class Upkeep:
     # What is to be done next, and the moves.
 
     def pump(self) -> None:
-        """Do what is to be done, and begin the moves that may. Called after each change that may allow one."""
+        """Do what is to be done, and begin the moves that may. Called after changes that may allow one."""
         if self._pumping:  # by what is done here, which is looked at anyway
             return
         self._pumping = True

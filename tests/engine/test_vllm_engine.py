@@ -172,6 +172,27 @@ async def test_a_cancelled_load_leaves_nothing(started: bool) -> None:
     await eventually(lambda: processes() == before)
 
 
+async def test_two_loads_side_by_side_are_two_engines_and_one_that_is_cancelled_takes_nothing_along() -> None:
+    """As on devices that have none in common. Which processes are whose was told by which were new."""
+    turn, before = asyncio.Lock(), processes()
+    first, second, third = (
+        asyncio.create_task(load(model(name), EngineDefaults(kv_cache_bytes=1 << 20, turn=turn)))
+        for name in ("tool", "emb", "llama")
+    )
+    await eventually(lambda: len(processes() - before) >= 3)
+    third.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await third
+    engines = [await first, await second]
+    try:
+        assert await engines[0].tokenize("a")
+        assert (await embed(engines[1])).values
+    finally:
+        for engine in engines:
+            await engine.close()
+    await eventually(lambda: processes() == before)
+
+
 async def test_a_load_that_takes_too_long_leaves_nothing_and_may_be_tried_again() -> None:
     before = processes()
     limits = {"keep_alive_s": 300.0, "max_queue": 9}

@@ -18,7 +18,7 @@ from tests.unit.virtual_time import now, settle, virtual
 class Shelf:
     """A device of 100 bytes; the engines of `garage` that are alive have theirs of it."""
 
-    tells = True
+    tells = is_current = True
     settles_s = 0.0
 
     def __init__(self, **sizes: int) -> None:

@@ -39,7 +39,7 @@ class Machine:
         default_factory=dict[str, tuple[tuple[int, ...], int]]
     )
     known: dict[str, int] = field(default_factory=dict[str, int])
-    tells = True
+    tells = is_current = True
     settles_s = 0.0
 
     def devices(self) -> Sequence[Device]:
