@@ -31,6 +31,7 @@ STEPS = (
     Step("cold_start", 110, "phases of a start with and without caches, bytes beside those predicted"),
     Step("throughput", 170, "tokens/s and front-end CPU beside vLLM's own server"),
     Step("sleep", 60, "times of sleep and wake, and what stays taken"),
+    Step("asleep", 60, "models take turns asleep: what a wake takes, and the same answers after it"),
     Step("speculation", 40, "speculation changes no answer"),
     Step("batch_limits", 50, "what the limits of a batch are worth"),
     Step("lora", 30, "adapters in one batch"),

@@ -176,7 +176,7 @@ async def test_two_loads_side_by_side_are_two_engines_and_one_that_is_cancelled_
     """As on devices that have none in common. Which processes are whose was told by which were new."""
     turn, before = asyncio.Lock(), processes()
     first, second, third = (
-        asyncio.create_task(load(model(name), EngineDefaults(kv_cache_bytes=1 << 20, turn=turn)))
+        asyncio.create_task(load(model(name), turn=turn))
         for name in ("tool", "emb", "llama")
     )
     await eventually(lambda: len(processes() - before) >= 3)
@@ -186,7 +186,7 @@ async def test_two_loads_side_by_side_are_two_engines_and_one_that_is_cancelled_
     engines = [await first, await second]
     try:
         assert await engines[0].tokenize("a")
-        assert (await embed(engines[1])).values
+        assert (await engines[1].embed(["a"], truncate=True, limit=64, normalize=True)).values
     finally:
         for engine in engines:
             await engine.close()
