@@ -176,8 +176,7 @@ async def test_two_loads_side_by_side_are_two_engines_and_one_that_is_cancelled_
     """As on devices that have none in common. Which processes are whose was told by which were new."""
     turn, before = asyncio.Lock(), processes()
     first, second, third = (
-        asyncio.create_task(load(model(name), turn=turn))
-        for name in ("tool", "emb", "llama")
+        asyncio.create_task(load(model(name), turn=turn)) for name in ("tool", "emb", "llama")
     )
     await eventually(lambda: len(processes() - before) >= 3)
     third.cancel()
