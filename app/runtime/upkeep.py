@@ -312,11 +312,12 @@ class Upkeep:
         """Close the engine, and load another for those who wait."""
         _log.error("%s could not be woken: %s", entry.model.name, error)
         self._entries.sleepers.forgotten(entry.key)
-        if isinstance(error, LoadFailed):
+        ends = self._closed or isinstance(error, Draining)
+        if not ends:
             self._observer.not_woken(sleeper.model)
-        self._observer.unloaded(sleeper.model, "shutdown" if isinstance(error, Draining) else "died")
-        if isinstance(error, Draining):
-            self._entries.discard(entry, error)
+        self._observer.unloaded(sleeper.model, "shutdown" if ends else "died")
+        if ends:
+            self._entries.discard(entry, Draining())
         else:
             self._entries.requeue(entry)
             if not entry.users:

@@ -19,7 +19,7 @@ from app.runtime.entry import Entry, State
 from app.runtime.ledger import Ledger
 from app.runtime.memory import Unlimited
 from app.runtime.residency import Place
-from app.runtime.steps import Close, Drop, Evict, Leave, Load, Refuse
+from app.runtime.steps import Close, Drop, Evict, Leave, Load, Refuse, Sleep, Wake
 from tests.unit.garage import model
 
 PATIENCE_S = 30.0
@@ -124,6 +124,7 @@ class History:
 
     def work(self) -> None:
         while (step := self.books.next_step(self.now)) is not None:
+            assert not isinstance(step, Wake | Sleep), "none of these can sleep"
             match step:
                 case Load(entry):
                     self.load(entry)

@@ -1,7 +1,6 @@
 """How vLLM is asked to sleep and to wake, on doubles: no GPU is needed, and nothing of one is proven."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +46,7 @@ class Llm:
 
 
 def nap(llm: Llm) -> Nap:
-    made: Callable[..., Nap] = Nap
+    made: Any = Nap
     return made(llm, llm.ask_once)
 
 
