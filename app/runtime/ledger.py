@@ -308,7 +308,7 @@ class Ledger:
         accounts = list(self._accounts.values())
         return [
             (device, sum(each.promised for each in accounts if device.index in each.placement.devices))
-            for device in self._devices()
+            for device in self._devices(settled=False)
         ]
 
     # Moves and accounts.
@@ -326,18 +326,19 @@ class Ledger:
             if not any(index in each.placement.devices for each in beside):
                 self._then.pop(index, None)
 
-    def _devices(self) -> list[Device]:
-        """The devices once the moves under way have ended, within the budget."""
+    def _devices(self, *, settled: bool = True) -> list[Device]:
+        """The devices within the budget, once the moves under way have ended (`settled`) or now."""
         accounts = list(self._accounts.values())  # also read by the thread of metrics
         found: list[Device] = []
         for device in self._memory.devices():
             there = [each for each in accounts if device.index in each.placement.devices]
-            free = self._then.get(device.index, device.free) + sum(each.used - each.remains for each in there)
-            total = device.total
+            used, free, total = sum(each.used for each in there), device.free, device.total
+            if settled:
+                remains = sum(each.remains for each in there)
+                used, free = remains, self._then.get(device.index, free) + used - remains
             if self._budget:
-                total = min(total, self._budget)
-                free = min(free, self._budget - sum(each.remains for each in there))
-            found.append(replace(device, total=total, free=free))
+                total, free = min(total, self._budget), min(free, self._budget - used)
+            found.append(Device(device.index, total, free))
         return found
 
     def _residents(self, loaded: Iterable[policy.Loaded]) -> list[Resident]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.core.device import Placement
+from app.core.device import Device, Placement
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.runtime.entries import Entries
@@ -69,6 +69,14 @@ def test_what_a_move_will_have_freed_counts_so_that_nothing_more_goes_for_it() -
     del machine.alive["a"]
     books.gone(A)
     assert isinstance(books.decide(B, busy), Place)
+
+
+def test_metrics_tell_what_is_free_now() -> None:
+    books, machine = ledger([100], a=60)
+    up(books, machine, A, 0)
+    books.ends(A)
+    books.begin([A])
+    assert books.rows() == [(Device(0, 100, 40), 60)]
 
 
 def test_an_engine_that_is_being_loaded_is_one_of_those_that_may_be() -> None:
