@@ -46,6 +46,7 @@ from app.runtime.creation import Creator
 from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
+from app.runtime.memory import Unlimited
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
@@ -104,7 +105,7 @@ def build_app(
     lifecycle = lifecycle or Lifecycle()
     url = base_url(settings.host.host, settings.host.port)
     start_engine = _logged(start_engine, url, keyed=keys is not None)
-    manager = _manager(settings, start_engine, telemetry, lifecycle, ledger, keyed=keys is not None)
+    manager = _manager(settings, library, start_engine, telemetry, lifecycle, ledger, keyed=keys is not None)
     served = _services(
         settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry), on_gpu
     )
@@ -135,6 +136,7 @@ def build_app(
 
 def _manager(
     settings: Settings,
+    library: Library,
     start_engine: StartEngine,
     telemetry: Telemetry,
     lifecycle: Lifecycle,
@@ -145,18 +147,18 @@ def _manager(
     manager = Manager(
         start_engine,
         keep_alive_s=settings.keep_alive,
-        max_loaded=settings.max_loaded_models,
         load_timeout_s=settings.load_timeout,
         load_total_s=settings.load_total_timeout,
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         keyed=keyed,
         default_context=settings.context_length or DEFAULT_CONTEXT,
-        ledger=ledger,
+        ledger=ledger or Ledger(Unlimited(), settings.max_loaded_models),
         patience_s=settings.load_patience,
         observer=EngineEvents(telemetry.metrics),
         recovery=Recovery(limit=settings.crash_limit, window_s=settings.crash_window),
         on_crash_loop=lifecycle.fail,
+        heir=library.heir,
     )
     lifecycle.ends_with(manager.close)
     return manager

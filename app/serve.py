@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import sys
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, distribution
 from multiprocessing.context import ForkServerContext
 from types import FrameType
@@ -25,11 +25,13 @@ from app.engine.base import Engine
 from app.engine.memory.measured import Measured
 from app.engine.memory.memory import GpuMemory, HostMemory
 from app.engine.memory.need import Terms
+from app.engine.memory.readings import Readings
 from app.engine.vllm.process import environment, forkserver
 from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
 from app.prepare import engine_terms, lists_others, prepare, served
-from app.runtime.ledger import Ledger, Memory, Unlimited
+from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import GaveUp, Lifecycle
+from app.runtime.memory import Memory, Unlimited
 from app.settings.environment import BadSetting
 from app.settings.otlp import hand_down, read_otlp
 from app.settings.server import Settings
@@ -73,7 +75,7 @@ def run(settings: Settings) -> None:
     library = prepare(settings)
     memory = _memory(settings, library) if runs_engines else Unlimited()
     lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
-    ledger = Ledger(memory, settings.max_loaded_models, settings.memory_bytes)
+    ledger = Ledger(memory, settings.max_loaded_models, settings.memory_bytes, settings.sleep_memory)
     starter = _starter(settings, library, context, ledger, traces=otlp.traces is not None)
     app = build_app(settings, library, starter, telemetry, lifecycle, ledger=ledger, on_gpu=not _on_cpu())
     listen(app, settings, lifecycle, listener)
@@ -170,10 +172,12 @@ def _on_cpu() -> bool:
 
 def _memory(settings: Settings, library: Library) -> Memory:
     """The host's memory, or that of GPUs where their driver tells of any."""
-    terms = Terms(settings.kv_cache_bytes, settings.context_length or DEFAULT_CONTEXT)
+    terms = Terms(settings.kv_cache_bytes, settings.context_length or DEFAULT_CONTEXT, settings.adapters)
     file = settings.server_dir / "memory.json"
     if _on_cpu():
-        return HostMemory(terms, Measured(file, "cpu"))
+        if settings.sleep_memory:
+            _log.warning("CARAVAN_SLEEP_MEMORY is without effect: only models on GPUs can be put to sleep")
+        return HostMemory(terms, Measured(file, "cpu"), rank_of=library.adapter_rank)
     from app.engine.vllm.gpus import OLDEST_DRIVER, Gpus  # it imports vLLM
 
     try:
@@ -188,7 +192,14 @@ def _memory(settings: Settings, library: Library) -> Memory:
         generating = {each.engine_key for each in library.all() if each.can("completion")}
         return settings.max_loaded_models != 1 and len(generating) > 1
 
-    return GpuMemory(terms, Measured(file, gpus.kind), gpus.read, shared, has_fp8=gpus.has_fp8)
+    return GpuMemory(
+        terms,
+        Measured(file, gpus.kind),
+        Readings(gpus.read),
+        shared,
+        has_fp8=gpus.has_fp8,
+        rank_of=library.adapter_rank,
+    )
 
 
 @cache
@@ -214,6 +225,7 @@ def _starter(
     """How a model gets its engine. vLLM takes seconds to import, so that happens beside the event loop."""
 
     pool = Pool("prompts", waiting=max(settings.max_queue, 64))
+    turn = asyncio.Lock()
 
     async def start(model: Model) -> Engine:
         engine, config = await asyncio.to_thread(_import_vllm)
@@ -226,6 +238,9 @@ def _starter(
             pool=pool,
             # The nodes of one engine must not differ, and a place is chosen by what is free on this one.
             placement=ledger.placement(model) if model.nodes == 1 else None,
+            sleeps=ledger.could_sleep(model),
+            turn=turn,
+            freed=partial(ledger.settle, ledger.owed(model)),
         )
         whole = await library.materialized(model)
         rank = library.adapter_rank(whole)  # after what may take minutes: adapters may have come meanwhile

@@ -29,13 +29,14 @@ STEPS = (
     Step("windowed", 80, "repeat_last_n and typical_p choose the CPU's tokens, and what they cost"),
     Step("two_models", 80, "two chat models and an embedder share a device; what /api/ps tells"),
     Step("sleep", 90, "times of sleep and wake, and what stays taken"),
-    Step("swap", 100, "models that do not fit together take turns"),
+    Step("asleep", 45, "models take turns asleep: what a wake takes, and the same answers after it"),
+    Step("swap", 90, "models that do not fit together take turns"),
     Step("cold_start", 130, "phases of a start with and without caches, bytes beside those predicted"),
     Step("deaths", 50, "an engine is replaced, and a server killed leaves nothing"),
-    Step("lora", 70, "base and adapters in one batch answer as each alone; what room for adapters costs"),
+    Step("lora", 60, "base and adapters in one batch answer as each alone; what room for adapters costs"),
     Step("leavers", 40, "clients that leave take nothing with them"),
     Step("speculation", 50, "speculation changes no answer"),
-    Step("batch_limits", 80, "what the limits of a batch are worth"),
+    Step("batch_limits", 60, "what the limits of a batch are worth"),
     Step("front_ends", 30, "tokens/s of several front-end processes"),
 )
 """What is worth most comes first, for the minutes may end before the steps do: their limits come to more."""

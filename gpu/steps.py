@@ -271,6 +271,30 @@ def swap(context: Context) -> None:
         assert evicted == 2 * rounds - 1
 
 
+def asleep(context: Context) -> None:
+    """Models that take turns asleep: what a wake takes, what stays of the device, and the answers after."""
+    context.need_gpu("sleep")
+    share: dict[str, Any] = {"gpu_memory_utilization": 0.6}
+    models = context.tiny("a", **share), context.tiny("b", "llama", **share)
+    with context.server(*models, CARAVAN_SLEEP_MEMORY=str(8 << 30)) as server:
+        seconds: list[float] = []
+        used: list[float] = []
+        texts: dict[str, list[str]] = {"a": [], "b": []}
+        options = {"num_predict": 8, "temperature": 0}
+        for number in range(8):
+            name, began = "ab"[number % 2], time.monotonic()
+            answer = server.ask("/api/generate", model=name, prompt="Once", options=options)
+            texts[name].append(answer["response"])
+            seconds.append(round(time.monotonic() - began, 2))
+            used.append(used_mib())
+        gauges = server.gauges()
+        woken = gauges.get("caravan_model_wakes_total", 0)
+        host = gauges.get("caravan_sleep_memory_bytes promised", 0)
+        context.find.tell(seconds=seconds, used_mib=used, texts=texts, woken=woken, host_bytes=host)
+        assert woken == 6
+        assert all(len(set(each)) == 1 for each in texts.values()), "an answer is another after a wake"
+
+
 def speculation(context: Context) -> None:
     """Speculation by n-grams changes no answer."""
     config = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
@@ -341,6 +365,7 @@ STEPS: dict[str, Callable[[Context], None]] = {
         leavers,
         deaths,
         swap,
+        asleep,
         speculation,
         lora,
     )

@@ -30,15 +30,18 @@ def start_fork_server() -> None:
     forkserver.adopt(context)
 
 
-async def load(wanted: Model, *, adapter_rank: int = 0) -> Any:
-    """The started engine. vLLM writes to the environment, which servers that are tested later inherit."""
+async def load(wanted: Model, *, adapter_rank: int = 0, **defaults: Any) -> Any:
+    """The started engine; `defaults` are those of `EngineDefaults`.
+
+    vLLM writes to the environment, which servers that are tested later inherit.
+    """
     before = dict(os.environ)
     try:
         start_fork_server()
         from app.engine.vllm.config import EngineDefaults
         from app.engine.vllm.engine import VllmEngine
 
-        return await VllmEngine.load(wanted, EngineDefaults(), adapter_rank=adapter_rank)
+        return await VllmEngine.load(wanted, EngineDefaults(**defaults), adapter_rank=adapter_rank)
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -94,6 +94,11 @@ class Library:
         """Whether a model of the list runs on the same engine."""
         return any(other.engine_key == model.engine_key for other in self._models.values())
 
+    def heir(self, model: Model) -> Model | None:
+        """A model of the list that runs on the same engine, the same one if it is still there."""
+        sharing = [other for other in self._models.values() if other.engine_key == model.engine_key]
+        return next((each for each in sharing if each.name == model.name), next(iter(sharing), None))
+
     def adapter_rank(self, model: Model) -> int:
         """The largest rank of the adapters on the model's engine; 0 where none is known."""
         sharing = (each for each in self._models.values() if each.engine_key == model.engine_key)

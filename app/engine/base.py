@@ -119,6 +119,16 @@ class Engine(Protocol):
     @property
     def vram_bytes(self) -> int: ...
 
+    @property
+    def adapter_rank(self) -> int:
+        """The largest rank of adapters that it has room for; 0: for none."""
+        ...
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it was loaded so that it can be put to sleep."""
+        ...
+
     def takes(self, adapter: Adapter | None) -> bool:
         """Whether it can answer with the adapter as it is; else it must be loaded anew, knowing of it.
 
@@ -184,6 +194,18 @@ class Engine(Protocol):
 
     async def wait_dead(self) -> None:
         """Return when the engine's process is gone without having been closed."""
+        ...
+
+    async def sleep(self) -> None:
+        """Keep the weights in the host's memory and give the device's back, what is cached of prompts too.
+
+        Only where it `can_sleep` and has no request. Until it is woken nothing is asked of it but to end.
+        Where this raises, or is cancelled, it can only be closed.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Be as before `sleep`, but that nothing is cached. Where this raises it can only be closed."""
         ...
 
     async def close(self) -> None:

@@ -5,9 +5,7 @@ It is told what happened, and says what is to be done, which others do.
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 
 from app.core.context import Caller
 from app.core.errors import LoadFailed, Overloaded
@@ -15,60 +13,18 @@ from app.core.model import Model, ModelName
 from app.engine.base import Engine
 from app.runtime import policy
 from app.runtime.entry import Entry, LoadedModel, State
-from app.runtime.ledger import Ledger, Unlimited
+from app.runtime.ledger import Awaken, Later, Ledger
+from app.runtime.memory import Unlimited
 from app.runtime.queue import BUSY, Turns
-from app.runtime.residency import Impossible, MakeRoom, Place, Wait
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Start the engine of an entry."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the engines of entries that have gone."""
-
-    entries: list[Entry]
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Retire idle entries, so that there is room for the one that is next."""
-
-    entries: list[Entry]
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Give an entry up that nobody waits for: no engine goes for it."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Let entries in use go once those who use them have ended: another has waited for long enough."""
-
-    entries: list[Entry]
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Fail an entry that finds no room even alone."""
-
-    entry: Entry
-    reason: str
-
-
-Step: TypeAlias = Load | Close | Evict | Drop | Leave | Refuse
+from app.runtime.residency import Decision, Impossible, MakeRoom, Place, Wait
+from app.runtime.sleepers import Sleepers
+from app.runtime.steps import Close, Drop, Evict, Leave, Load, Refuse, Sleep, Step, Wake
 
 
 class Entries:
     """At most one entry for each engine; `queue` are those to load, `doomed` those to close. What a leaving
-    one still serves ends there, before another is loaded in its place.
+    one still serves ends there, before another is loaded in its place. Engines asleep have the entries of
+    their last load, which nobody joins; the next request makes a new one, for which the engine is woken.
 
     An entry that has been blocked by engines in use for `patience_s` gets its turn: these leave, and until
     then nothing else is loaded.
@@ -81,7 +37,6 @@ class Entries:
         self,
         *,
         keep_alive_s: float,
-        max_loaded: int,
         max_queue: int,
         max_queue_tokens: int,
         keyed: bool,
@@ -90,7 +45,8 @@ class Entries:
         patience_s: float = math.inf,
     ) -> None:
         self._keep_alive_s = keep_alive_s
-        self.ledger = ledger or Ledger(Unlimited(), max_loaded)
+        self.ledger = ledger or Ledger(Unlimited())
+        self.sleepers = Sleepers(self.ledger)
         self._patience_s = patience_s
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
         self._keyed = keyed
@@ -109,7 +65,8 @@ class Entries:
 
     def within(self, *states: State) -> list[Entry]:
         """The entries in one of these states."""
-        return [entry for entry in (*self._by_key.values(), *self._leaving) if entry.state in states]
+        there = (*self._by_key.values(), *self._leaving, *self.sleepers)
+        return [entry for entry in there if entry.state in states]
 
     def rows(self, now: float, wall: datetime) -> list[LoadedModel]:
         """What is loaded, the one that stays longest first."""
@@ -197,14 +154,35 @@ class Entries:
         self._leaving.append(entry)
 
     def retire(self, entry: Entry) -> None:
-        """Take a ready or leaving entry away; its engine is to be closed."""
+        """Take an entry that has an engine away; that is to be closed."""
+        self._take_away(entry)
+        entry.state = State.GONE
+        self.ledger.ends(entry.model)
+        self._doomed.append(entry)
+
+    def beds(self, entry: Entry) -> list[Entry] | None:
+        """Which engines asleep go so that this one can be put to sleep, but none that is about to be woken;
+        None: it cannot be."""
+        return self.sleepers.beds(entry, {each.key for each in self._queue})
+
+    def lay_down(self, entry: Entry) -> None:
+        """Take an idle entry away; its engine is to be put to sleep. There are `beds` for it."""
+        self._take_away(entry)
+        self.sleepers.add(entry)
+
+    def requeue(self, entry: Entry) -> None:
+        """An entry whose engine could not be woken is the next to be loaded."""
+        entry.state = State.QUEUED
+        self._queue.appendleft(entry)
+
+    def _take_away(self, entry: Entry) -> None:
         if entry.state is State.LEAVING:
             self._leaving.remove(entry)
-            entry.state = State.GONE
+        elif entry.state in (State.DOZING, State.ASLEEP):
+            self.sleepers.remove(entry)
         else:
             self._remove(entry)
         entry.turns.close()
-        self._doomed.append(entry)
 
     def discard(self, entry: Entry, error: LoadFailed | Overloaded) -> None:
         """Take an entry away that never had an engine."""
@@ -219,35 +197,73 @@ class Entries:
     def next_step(self, now: float = 0.0) -> Step | None:
         """What is to be done at this clock value; None: nothing before something ends, or `next_look_s`.
 
-        1. What is doomed is closed.
-        2. The first in the queue for which there is room is loaded, or room is made for it.
+        1. What is doomed is closed, and what was laid down is put to sleep.
+        2. The first in the queue for which there is room is loaded or woken, or room is made for it.
         3. What has been blocked for too long gets its turn before all that came later.
+
+        Moves on one device come one after another. What could begin but for one under way keeps its devices
+        from all that came later.
         """
-        if self._doomed:
-            doomed, self._doomed = self._doomed, []
-            return Close(doomed)
+        if (ending := self._next_ending()) is not None:
+            return ending
+        if self.ledger.is_full_of_moves:
+            return None
         going = {entry.key for entry in self._leaving}
         loaded = [entry.snapshot() for entry in self.within(State.READY, State.LEAVING)]
+        reserved: set[int] = set()
         for entry in self._queue:
-            if entry.key in going:  # Its engine of before has to be gone first.
+            if entry.key in going or self.ledger.is_moving(entry.key):  # Its engine of before has to be gone.
                 continue
-            match self.ledger.decide(entry.model, loaded):
-                case Place():
-                    self._queue.remove(entry)
-                    entry.state = State.LOADING
-                    return Load(entry)
-                case Impossible(reason):
-                    return Refuse(entry, reason)
-                case _ if not entry.users:
-                    return Drop(entry)
-                case MakeRoom(keys):
-                    return Evict([self._by_key[key] for key in keys])
-                case Wait(keys):
-                    if not self._is_late(entry, now):
-                        continue
-                    in_use = [each for each in self.within(State.READY) if each.key in keys and each.users]
-                    return Leave(in_use) if in_use else None
+            sleeper = self.sleepers.get(entry.key)
+            if sleeper is not None and not sleeper.serves(entry.model):
+                return Evict([sleeper])
+            decision = self.ledger.decide(entry.model, loaded, reserved)
+            if isinstance(decision, Later):
+                reserved |= decision.devices
+            elif not (isinstance(decision, Wait) and entry.users and not self._is_late(entry, now)):
+                return self._step(entry, decision)
         return None
+
+    def _step(self, entry: Entry, decision: Decision | Awaken) -> Step | None:
+        """What is to be done for an entry in the queue."""
+        match decision:
+            case Place():
+                self._queue.remove(entry)
+                entry.state = State.LOADING
+                return Load(entry)
+            case Awaken():
+                self._queue.remove(entry)
+                entry.state = State.LOADING
+                return Wake(entry, self.sleepers.take(entry.key))
+            case Impossible(reason, is_too_large):
+                fault = "is too large" if is_too_large else "cannot be loaded"
+                return Refuse(entry, f"model {entry.model.name} {fault}: {reason}")
+            case _ if not entry.users:
+                return Drop(entry)
+            case MakeRoom(keys, asleep):
+                return Evict([self._with_engine(key) for key in keys], frozenset(asleep))
+            case Wait(keys):
+                in_use = [each for each in self.within(State.READY) if each.key in keys and each.users]
+                return Leave(in_use) if in_use else None
+
+    def _next_ending(self) -> Close | Sleep | None:
+        """The next engines to be closed, all at once that share devices; or one to be put to sleep."""
+        able = [entry for entry in self._doomed if self.ledger.may_begin(entry.model)]
+        if able:
+            closing = [able[0]]
+            for each in able[1:]:
+                if any(self.ledger.share(each.model, other.model) for other in closing):
+                    closing.append(each)
+            self._doomed = [entry for entry in self._doomed if entry not in closing]
+            self.ledger.begin(entry.model for entry in closing)
+            return Close(closing)
+        if (entry := self.sleepers.next_sleep()) is not None:
+            self.ledger.begin([entry.model])
+            return Sleep(entry)
+        return None
+
+    def _with_engine(self, key: str) -> Entry:
+        return self.sleepers.get(key) or self._by_key[key]
 
     def _is_late(self, entry: Entry, now: float) -> bool:
         """Whether a blocked entry has waited for long enough."""

@@ -46,7 +46,8 @@ class LoadedModel:
 
 class State(Enum):
     """`BACKING_OFF`: the last load failed or its engine died, and the next attempt is not due yet.
-    `LEAVING`: its engine answers those that it has, takes nobody more and is closed then.
+    `LEAVING`: its engine answers those that it has, takes nobody more and is closed then. `DOZING`: its
+    engine is to be put to sleep, and `ASLEEP`: it sleeps; the next request for it has another entry.
     """
 
     BACKING_OFF = auto()
@@ -54,6 +55,8 @@ class State(Enum):
     LOADING = auto()
     READY = auto()
     LEAVING = auto()
+    DOZING = auto()
+    ASLEEP = auto()
     GONE = auto()
 
 

@@ -1,8 +1,10 @@
-"""Starts an engine that keeps moving, within a time, and can be told to stop."""
+"""Starts an engine that keeps moving, puts one to sleep and wakes it, each within a time, and can be told to
+stop."""
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from app.core import progress
 from app.core.errors import Draining, LoadFailed
@@ -10,11 +12,14 @@ from app.core.model import Model
 from app.engine.base import Engine
 
 _TIMED_OUT = "timed out waiting for the model to load"
+_SLEEP_S = 120.0
+"""For falling asleep or waking: copying 100 GiB between a device and memory that has to be pinned first."""
+
+_T = TypeVar("_T")
 
 
 class Loader:
-    """One load at a time.
-
+    """
     A start that tells of no progress (`core.progress`) for `stall_s`, or takes longer than `total_s`, is
     cancelled (`inf`: no limit). Ollama limits stalling alone (docs/reference 17); a load that moves for
     ever would keep all others waiting.
@@ -25,14 +30,14 @@ class Loader:
     ) -> None:
         self._start = start
         self._stall_s, self._total_s = stall_s, total_s
-        self._starting: asyncio.Future[Engine] | None = None
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._stopped = False
 
     def stop(self) -> None:
-        """Cancel the load under way: the server ends."""
+        """Cancel all that is under way: the server ends."""
         self._stopped = True
-        if self._starting is not None:
-            self._starting.cancel()
+        for work in self._under_way:
+            work.cancel()
 
     async def load(self, model: Model) -> Engine:
         """
@@ -41,10 +46,23 @@ class Loader:
             Draining: it was stopped.
         """
         limit = asyncio.timeout(None)
+        return await self._within(limit, self._told(limit, model))
+
+    async def sleep(self, engine: Engine) -> None:
+        """Put an engine to sleep. Raises what `load` does."""
+        await self._within(asyncio.timeout(_SLEEP_S), engine.sleep())
+
+    async def wake(self, engine: Engine) -> None:
+        """Wake an engine. Raises what `load` does."""
+        await self._within(asyncio.timeout(_SLEEP_S), engine.wake())
+
+    async def _within(self, limit: asyncio.Timeout, work: Coroutine[Any, Any, _T]) -> _T:
+        running: asyncio.Future[_T] | None = None
         try:
             async with limit:
-                self._starting = asyncio.ensure_future(self._told(limit, model))
-                return await self._starting
+                running = asyncio.ensure_future(work)
+                self._under_way.add(running)
+                return await running
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -54,7 +72,8 @@ class Loader:
             reason = _TIMED_OUT if limit.expired() else str(error) or type(error).__name__
             raise LoadFailed(reason) from error
         finally:
-            self._starting = None
+            if running is not None:
+                self._under_way.discard(running)
 
     async def _told(self, limit: asyncio.Timeout, model: Model) -> Engine:
         """Start it, with the limit put off at each sign of progress. Runs in a context of its own."""

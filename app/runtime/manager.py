@@ -5,14 +5,17 @@ state is changed between awaits on one event loop, so nothing needs a lock. Thre
 
 1. A request is a user of its entry from arrival to end, waiting or served. Nothing is handed over, so a
    client that vanishes at any moment leaks nothing.
-2. Loads and unloads are the moves of one worker, one after another: vLLM measures the free memory of the
-   device while it loads and fails if another process gives memory back meanwhile.
-3. An entry leaves `entries` the moment it is to go. A request that comes later makes a new entry, and the
-   worker closes what is doomed before it loads what is queued.
+2. Loads and unloads are moves, one after another on each device: vLLM measures the free memory of the
+   device while it loads and fails if another process gives memory back meanwhile. Moves on devices that
+   have none in common go on side by side.
+3. An entry leaves `entries` the moment it is to go. A request that comes later makes a new entry, and what
+   is doomed is closed before what is queued is loaded.
 
 An entry is queued, then loading, then ready, then gone; it is gone at once if nobody waits for it any more
 before it loads, or if the load fails. One leaves that was loaded without room for an adapter that has come
-since, or in whose place another has waited for long enough: it goes with its last user. What is to be kept
+since, or in whose place another has waited for long enough: it goes with its last user. One that is idle for
+too long, or goes for another, may be put to sleep in place of that; the next request wakes its engine for a
+new entry, and where it does not wake it is closed and loaded anew. What is to be kept
 loaded gets a new entry after a death or a failed load, which rests for its back-off before it is queued;
 requests may wait for it meanwhile.
 """
@@ -49,16 +52,16 @@ class Manager:
 
     `start` loads the engine of a model; whatever it raises reaches the waiters as `LoadFailed`, and it is
     cancelled when it stands still for `load_timeout_s` or takes `load_total_s` (`inf`: none). `ledger` has
-    the devices' memory; without one at most `max_loaded` engines are loaded (0: any number). A model that
-    finds no room beside engines in use waits for them, and after `patience_s` these take no new requests
-    until it is loaded. At most `max_queue` requests wait for a load, and always one; as many wait for each
-    engine that is busy.
+    the devices' memory; without one any number of engines is loaded. A model that finds no room beside
+    engines in use waits for them, and after `patience_s` these take no new requests until it is loaded. At
+    most `max_queue` requests wait for a load, and always one; as many wait for each engine that is busy.
     Requests for a loaded engine wait for its `Turns` (`max_queue_tokens` bounds their prompts), for no other
     model. Where callers are `keyed`, some places of an engine are for keys that have none, and a keep-alive
     or an unload is that of one model: an engine that several share stays for the longest of theirs.
 
     An engine that dies is loaded again at once, and after a failure with the back-off of `recovery`;
-    `on_crash_loop` is told the reason when that is hopeless.
+    `on_crash_loop` is told the reason when that is hopeless. `heir` gives a model that is still served and
+    has the engine of another, or None: a model that was deleted meanwhile is not loaded again.
     """
 
     def __init__(
@@ -66,7 +69,6 @@ class Manager:
         start: Callable[[Model], Awaitable[Engine]],
         *,
         keep_alive_s: float,
-        max_loaded: int,
         load_timeout_s: float,
         load_total_s: float = math.inf,
         max_queue: int,
@@ -78,11 +80,11 @@ class Manager:
         observer: Observer | None = None,
         recovery: Recovery | None = None,
         on_crash_loop: Callable[[str], None] | None = None,
+        heir: Callable[[Model], Model | None] = lambda model: model,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._entries = Entries(
             keep_alive_s=keep_alive_s,
-            max_loaded=max_loaded,
             max_queue=max_queue,
             max_queue_tokens=max_queue_tokens,
             keyed=keyed,
@@ -100,6 +102,7 @@ class Manager:
             self._recovery,
             observer or NullObserver(),
             on_crash_loop or _log.error,
+            heir,
             clock,
         )
         self._idle = asyncio.Event()
@@ -146,6 +149,14 @@ class Manager:
             for entry, engine in self._entries.loaded()
         ]
 
+    def asleep(self) -> list[Model]:
+        """The models whose engines are asleep. May be read from any thread."""
+        return [entry.model for entry in self._entries.sleepers if entry.state is State.ASLEEP]
+
+    def asleep_bytes(self) -> tuple[int, int]:
+        """What engines may have of the host's memory to sleep, and what they have. From any thread."""
+        return self._entries.ledger.sleep_bytes, self._entries.ledger.host_used
+
     def memory(self) -> list[tuple[Device, int]]:
         """Each device whose memory is known, and the bytes of it that engines have or were promised.
 
@@ -184,6 +195,7 @@ class Manager:
     def forget(self, models: Iterable[Model]) -> None:
         """Have the engines forget adapters that no model has any more."""
         for model in models:
+            self._entries.sleepers.forget(model)
             for entry, engine in self._entries.loaded():
                 if entry.key == model.engine_key and model.adapter is not None:
                     engine.forget(model.adapter)
@@ -195,7 +207,14 @@ class Manager:
             self._upkeep.keep(self._entries.preloaded(model), 0.0)
 
     def unload(self, model: Model) -> None:
-        """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing."""
+        """Unload the model's engine as soon as nothing uses it or has a claim to it; waits for nothing.
+
+        One that is asleep is closed.
+        """
+        self._upkeep.wake_no_more(model)
+        self._unload(model)
+
+    def _unload(self, model: Model) -> None:
         if (entry := self._entries.of(model)) is None:
             return
         is_last = self._entries.release(entry, model)
@@ -206,8 +225,10 @@ class Manager:
 
     def left(self, model: Model, is_shared: bool) -> None:
         """A model is no longer served, or is another now; `is_shared`: others have its engine."""
-        if self._keyed or not is_shared:
+        if not is_shared:
             self.unload(model)
+        elif self._keyed:
+            self._unload(model)
 
     async def wait_idle(self) -> None:
         """Return once no request holds an engine or waits for one."""

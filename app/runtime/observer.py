@@ -18,6 +18,18 @@ class Observer(Protocol):
         """An engine was taken away; after a death too."""
         ...
 
+    def slept(self, model: Model, reason: UnloadReason) -> None:
+        """An engine was put to sleep in place of being closed; `unloaded` tells of its end."""
+        ...
+
+    def woken(self, model: Model, seconds: float) -> None:
+        """An engine was woken; nothing was loaded."""
+        ...
+
+    def not_woken(self, model: Model) -> None:
+        """An engine could not be woken; `unloaded` tells that it goes, and a load follows."""
+        ...
+
     def died(self, model: Model) -> None: ...
 
     def restarting(self, model: Model) -> None:
@@ -37,6 +49,12 @@ class NullObserver:
     def load_failed(self, model: Model) -> None: ...
 
     def unloaded(self, model: Model, reason: UnloadReason) -> None: ...
+
+    def slept(self, model: Model, reason: UnloadReason) -> None: ...
+
+    def woken(self, model: Model, seconds: float) -> None: ...
+
+    def not_woken(self, model: Model) -> None: ...
 
     def died(self, model: Model) -> None: ...
 
@@ -59,6 +77,15 @@ class Recorder:
 
     def unloaded(self, model: Model, reason: UnloadReason) -> None:
         self._note("unloaded", model, reason)
+
+    def slept(self, model: Model, reason: UnloadReason) -> None:
+        self._note("slept", model, reason)
+
+    def woken(self, model: Model, seconds: float) -> None:
+        self._note("woken", model)
+
+    def not_woken(self, model: Model) -> None:
+        self._note("not woken", model)
 
     def died(self, model: Model) -> None:
         self._note("died", model)

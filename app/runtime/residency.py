@@ -5,7 +5,7 @@ sequence of one host the same holds as for eight GPUs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import comb
 from typing import TypeAlias
@@ -19,11 +19,17 @@ _MOST_SETS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """An engine that is loaded, and its place; `used` are the bytes that it has in fact on each device."""
+    """An engine that is loaded, and its place; `used` are the bytes that it has in fact on each device.
+
+    `kept` are those that stay where it is put to sleep; None: it can only be closed. One that is `asleep` has
+    no more than these.
+    """
 
     loaded: policy.Loaded
     placement: Placement
     used: int
+    kept: int | None = None
+    asleep: bool = False
 
     @property
     def unused(self) -> int:
@@ -45,9 +51,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class MakeRoom:
-    """Unload these idle engines first."""
+    """Unload these idle engines first, so that there is room `on` these devices.
+
+    For those of `asleep` it is enough that they are put to sleep.
+    """
 
     keys: tuple[str, ...]
+    asleep: tuple[str, ...] = ()
+    on: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """It would find no room if it were alone."""
+    """It would find no room if it were alone, or (not `is_too_large`) nobody knows whether it would."""
 
     reason: str
+    is_too_large: bool = True
 
 
 Decision: TypeAlias = Place | MakeRoom | Wait | Impossible
@@ -73,8 +85,9 @@ def decide(
     """What is to be done so that an engine with this need can be loaded (`max_loaded` 0: any number).
 
     1. Where it fits beside all others, it goes to the devices with the most room.
-    2. Else the fewest idle engines go for it: those of least value, which are those with the shortest
-       keep-alive, then those used longest ago.
+    2. Else the fewest idle engines go for it: those of least value, which are those asleep, then those with
+       the shortest keep-alive, then those used longest ago. Of these the most valuable are put to sleep, as
+       many as leave it enough.
     3. Else it waits for some in use, again the fewest and least valuable.
     4. Where even that is not enough, all of it once more with its `bare` need.
     """
@@ -84,7 +97,7 @@ def decide(
     movable = [each for each in residents if not each.loaded.stays]
     idle = [each for each in movable if not each.loaded.users]
     sets = list(_sets(usable, need.count))
-    for candidates, decision in ((idle, MakeRoom), (movable, Wait)):
+    for candidates, makes_room in ((idle, True), (movable, False)):
         if (found := _cheapest(need, sets, residents, candidates, max_loaded)) is None:
             continue
         chosen, going = found
@@ -92,7 +105,11 @@ def decide(
             there = [device for device in usable if device.index in chosen]
             most = min(room(device, residents) for device in there)
             return Place(Placement(chosen, min(need.most, most), min(device.total for device in there)))
-        return decision(tuple(each.loaded.key for each in going))
+        keys = tuple(each.loaded.key for each in going)
+        if not makes_room:
+            return Wait(keys)
+        short = {each.index: need.least - room(each, residents) for each in usable if each.index in chosen}
+        return MakeRoom(keys, _may_sleep(short, going), chosen)
     if need.bare is not None and need.bare < need.least:
         return decide(replace(need, least=need.bare, bare=None), devices, residents, max_loaded)
     return Impossible(_why(need, usable, residents))
@@ -160,6 +177,20 @@ def _going(
     return _down_to(max_loaded, going, residents, ranked)
 
 
+def _may_sleep(short: dict[int, int], going: Sequence[Resident]) -> tuple[str, ...]:
+    """Those of the engines that go which need not be closed, though each keeps something of its devices."""
+    for each in going:
+        _take(short, each, -each.returns)
+    keys: list[str] = []
+    for each in sorted(going, key=_value, reverse=True):
+        if each.kept is None:
+            continue
+        if all(short.get(index, -each.kept) + each.kept <= 0 for index in each.placement.devices):
+            keys.append(each.loaded.key)
+            _take(short, each, each.kept)
+    return tuple(keys)
+
+
 def _take(short: dict[int, int], resident: Resident, count: int) -> None:
     for index in resident.placement.devices:
         if index in short:
@@ -169,18 +200,21 @@ def _take(short: dict[int, int], resident: Resident, count: int) -> None:
 def _down_to(
     max_loaded: int, going: list[Resident], residents: Sequence[Resident], ranked: Sequence[Resident]
 ) -> list[Resident] | None:
-    """With as many more as have to go for their number; None where there are too few."""
-    excess = len(residents) + 1 - max_loaded - len(going) if max_loaded else 0
-    others = [each for each in ranked if each not in going]
+    """With as many more as have to go for their number; None where there are too few. What is asleep is not
+    loaded."""
+    there = sum(not each.asleep for each in residents) - sum(not each.asleep for each in going)
+    excess = there + 1 - max_loaded if max_loaded else 0
+    others = [each for each in ranked if each not in going and not each.asleep]
     if excess > len(others):
         return None
     return going + others[: max(0, excess)]
 
 
-def _value(each: Resident) -> tuple[bool, float, float, str]:
-    """Engines in the order in which they go: idle ones first."""
+def _value(each: Resident) -> tuple[bool, bool, float, float, str]:
+    """Engines in the order in which they go: those asleep first, then idle ones."""
     loaded = each.loaded
-    return bool(loaded.users), loaded.keep_alive_s, loaded.idle_since or 0.0, loaded.key
+    since = loaded.idle_since or 0.0
+    return not each.asleep, bool(loaded.users), loaded.keep_alive_s, since, loaded.key
 
 
 def _why(need: Need, usable: Sequence[Device], residents: Sequence[Resident]) -> str:

@@ -24,6 +24,8 @@ def watch(telemetry: Telemetry, library: Library, manager: Manager, lifecycle: L
     metrics.watch(instruments.QUEUE_DEPTH, partial(_queued, manager))
     metrics.watch(instruments.TASK_FAILURES, _task_failures)
     metrics.watch(instruments.DEVICE_MEMORY, partial(_memory, manager))
+    metrics.watch(instruments.ASLEEP, partial(_asleep, library, manager))
+    metrics.watch(instruments.SLEEP_MEMORY, partial(_sleep_memory, manager))
 
 
 def _names(library: Library) -> list[str]:
@@ -33,6 +35,17 @@ def _names(library: Library) -> list[str]:
 def _ready(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:
     for model in library.all():
         yield int(manager.ready(model)), {instruments.MODEL: str(model.name)}
+
+
+def _asleep(library: Library, manager: Manager) -> Iterator[tuple[float, Attributes]]:
+    asleep = {model.engine_key for model in manager.asleep()}
+    for model in library.all():
+        yield int(model.engine_key in asleep), {instruments.MODEL: str(model.name)}
+
+
+def _sleep_memory(manager: Manager) -> Iterator[tuple[float, Attributes]]:
+    for state, count in zip(("total", "promised"), manager.asleep_bytes(), strict=True):
+        yield count, {instruments.STATE: state}
 
 
 def _queued(manager: Manager) -> Iterator[tuple[float, Attributes]]:

@@ -72,6 +72,12 @@ class EngineSettings(BaseSettings):
         ge=0,
         description="Bytes that models may take of each device (of the host on a CPU); 0 is what is there.",
     )
+    sleep_memory: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of the host's memory for models on GPUs that are put to sleep in place of being "
+        "unloaded ([docs/operations.md](docs/operations.md#several-models-and-their-memory)); 0: none is.",
+    )
     load_patience: Limit = Field(
         default=30.0,
         description="How long a model waits for room that others in use have, before these take no new "

@@ -6,7 +6,7 @@ from app.telemetry.metrics import Attributes, Metrics
 
 
 class EngineEvents:
-    """Counts loads, unloads and restarts. A death is an unload for the reason `died`."""
+    """Counts loads, unloads and restarts, sleeps and wakes. A death is an unload for the reason `died`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -20,6 +20,16 @@ class EngineEvents:
 
     def unloaded(self, model: Model, reason: str) -> None:
         self._metrics.count(instruments.UNLOADS, self._of(model) | {instruments.REASON: reason})
+
+    def slept(self, model: Model, reason: str) -> None:
+        self._metrics.count(instruments.SLEEPS, self._of(model) | {instruments.REASON: reason})
+
+    def woken(self, model: Model, seconds: float) -> None:
+        self._metrics.count(instruments.WAKES, self._of(model) | {instruments.OUTCOME: "ok"})
+        self._metrics.observe(instruments.WAKE_DURATION, seconds, self._of(model))
+
+    def not_woken(self, model: Model) -> None:
+        self._metrics.count(instruments.WAKES, self._of(model) | {instruments.OUTCOME: "error"})
 
     def died(self, model: Model) -> None:
         """`unloaded` tells of it too."""

@@ -143,6 +143,43 @@ UNLOADS = Instrument(
     "Engines that went, by reason.",
     (MODEL, REASON),
 )
+SLEEPS = Instrument(
+    "caravan.model.sleeps",
+    "counter",
+    "{sleep}",
+    "Engines that were put to sleep in place of being unloaded, by reason.",
+    (MODEL, REASON),
+)
+WAKES = Instrument(
+    "caravan.model.wakes",
+    "counter",
+    "{wake}",
+    "Engines that were woken, by outcome: `ok`, or `error` where they had to be loaded anew.",
+    (MODEL, OUTCOME),
+)
+WAKE_DURATION = Instrument(
+    "caravan.model.wake.duration",
+    "histogram",
+    "s",
+    "How long it took to wake those that could be woken.",
+    (MODEL,),
+    _QUEUE_S,
+)
+ASLEEP = Instrument(
+    "caravan.model.asleep",
+    "gauge",
+    "1",
+    "1 where the model's engine is asleep, its weights in the host's memory, else 0.",
+    (MODEL,),
+)
+SLEEP_MEMORY = Instrument(
+    "caravan.sleep.memory",
+    "gauge",
+    "By",
+    "The host's memory for engines asleep: `total` that they may have, `promised` to those that sleep or "
+    "have slept.",
+    (STATE,),
+)
 SERVER_READY = Instrument(
     "caravan.ready",
     "gauge",
@@ -249,12 +286,17 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     LOADS,
     LOAD_DURATION,
     UNLOADS,
+    SLEEPS,
+    WAKES,
+    WAKE_DURATION,
+    ASLEEP,
     RESTARTS,
     KEY_RELOADS,
     STORE_FAILURES,
     PEER_FAILURES,
     TASK_FAILURES,
     DEVICE_MEMORY,
+    SLEEP_MEMORY,
     TOOL_CALLS,
     TOOL_DURATION,
     TOOL_RECEIVED,

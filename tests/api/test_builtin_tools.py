@@ -382,7 +382,7 @@ async def test_a_client_that_leaves_in_the_answer_ends_the_engines_request(tmp_p
         return engine
 
     library = Library([fake_model("m")])
-    manager = Manager(start, keep_alive_s=0, max_loaded=0, load_timeout_s=9, max_queue=9)
+    manager = Manager(start, keep_alive_s=0, load_timeout_s=9, max_queue=9)
     toolbox = Toolbox(functions(Web(), None, None), budget=Budget(turns=2))
     loop = ToolLoop(Pipeline(library, manager), toolbox, Pool())
     prompt = ChatPrompt((Message.of("user", ASK),))

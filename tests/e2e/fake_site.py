@@ -12,6 +12,7 @@ from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.main import build_app
+from app.runtime.ledger import Ledger
 from app.settings.server import read_settings
 from app.telemetry.report import Telemetry
 from tests.api.live import serving
@@ -38,6 +39,7 @@ def fake_site(
     *models: Model,
     engine: Callable[[], FakeEngine] = FakeEngine,
     telemetry: Telemetry | None = None,
+    ledger: Ledger | None = None,
     **settings: Any,
 ) -> Generator[FakeSite]:
     """Serve `models`, each on an `engine` of its own."""
@@ -48,7 +50,7 @@ def fake_site(
         return started[-1]
 
     read = read_settings(preload=False, **settings)
-    app = build_app(read, Library(models), start_engine, telemetry)
+    app = build_app(read, Library(models), start_engine, telemetry, ledger=ledger)
     connections = connection_class(
         read.headers_timeout, send_timeout_s=read.send_timeout, head_bytes=read.limits.head_bytes
     )

@@ -172,9 +172,29 @@ async def test_a_cancelled_load_leaves_nothing(started: bool) -> None:
     await eventually(lambda: processes() == before)
 
 
+async def test_two_loads_side_by_side_are_two_engines_and_one_that_is_cancelled_takes_nothing_along() -> None:
+    """As on devices that have none in common. Which processes are whose was told by which were new."""
+    turn, before = asyncio.Lock(), processes()
+    first, second, third = (
+        asyncio.create_task(load(model(name), turn=turn)) for name in ("tool", "emb", "llama")
+    )
+    await eventually(lambda: len(processes() - before) >= 3)
+    third.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await third
+    engines = [await first, await second]
+    try:
+        assert await engines[0].tokenize("a")
+        assert (await engines[1].embed(["a"], truncate=True, limit=64, normalize=True)).values
+    finally:
+        for engine in engines:
+            await engine.close()
+    await eventually(lambda: processes() == before)
+
+
 async def test_a_load_that_takes_too_long_leaves_nothing_and_may_be_tried_again() -> None:
     before = processes()
-    limits = {"keep_alive_s": 300.0, "max_loaded": 1, "max_queue": 9}
+    limits = {"keep_alive_s": 300.0, "max_queue": 9}
     impatient = Manager(lambda wanted: load(wanted), load_timeout_s=0.3, **limits)  # type: ignore[arg-type]
     with pytest.raises(LoadFailed, match="timed out waiting for the model to load"):
         async with impatient.lease(model("tool"), keep_alive_s=None, num_ctx=None):

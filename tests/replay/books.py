@@ -12,10 +12,11 @@ from app.core.context import ANYBODY, Caller
 from app.core.errors import Overloaded
 from app.core.model import Model, ModelName
 from app.engine.base import Engine
-from app.runtime.entries import Entries, Load, Step
+from app.runtime.entries import Entries
 from app.runtime.entry import Entry, Lease, State
 from app.runtime.manager import Manager
 from app.runtime.observer import UnloadReason
+from app.runtime.steps import Load, Step
 from tests.replay.engines import Fleet, ReplayEngine
 from tests.replay.journal import Journal
 from tests.replay.plan import Plan
@@ -137,6 +138,12 @@ class Books:
             self._journal.expect(isinstance(engine, ReplayEngine) and engine.dead, f"{key} has not died")
         else:
             self._journal.expect(self._fleet.ending, f"{key} is shut down")
+
+    def slept(self, model: Model, reason: UnloadReason) -> None: ...
+
+    def woken(self, model: Model, seconds: float) -> None: ...
+
+    def not_woken(self, model: Model) -> None: ...
 
     def died(self, model: Model) -> None: ...
 

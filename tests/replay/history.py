@@ -30,6 +30,8 @@ from app.core.errors import (
 from app.core.events import Content, Done, Event
 from app.core.model import Model
 from app.core.request import ChatPrompt, Deferred, Embedding, Generation, Load, Message, Unload
+from app.runtime.ledger import Ledger
+from app.runtime.memory import Unlimited
 from app.runtime.pipeline import Pipeline
 from app.runtime.policy import FlowKey
 from app.runtime.recovery import Recovery
@@ -99,7 +101,7 @@ class History:
                 _current,
                 self.fleet.start,
                 keep_alive_s=plan.keep_alive_s,
-                max_loaded=plan.max_loaded,
+                ledger=Ledger(Unlimited(), plan.max_loaded),
                 load_timeout_s=plan.load_timeout_s,
                 max_queue=plan.max_queue,
                 max_queue_tokens=plan.max_queue_tokens,

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from app.engine.fake.engine import FakeEngine
 from app.runtime.entry import Lease, LoadedModel
 from app.runtime.ledger import Ledger
 from app.runtime.manager import Manager
+from app.runtime.memory import Unlimited
 from app.runtime.observer import Recorder
 from app.runtime.recovery import Recovery
 from harness.fake_model import fake_model
@@ -38,9 +39,21 @@ class TrackedEngine(FakeEngine):
             adapter_rank=adapter_rank,
             memory_bytes=1000,
             vram_bytes=10,
+            can_sleep=garage.can_sleep,
         )
+        self.nap_errors += garage.nap_errors
+        garage.nap_errors.clear()
         self.key = key
+        self.device = garage.device_of(key)
         self._garage = garage
+
+    async def sleep(self) -> None:
+        self._garage.log.append(f"sleep {self.key}")
+        await super().sleep()
+
+    async def wake(self) -> None:
+        self._garage.log.append(f"wake {self.key}")
+        await super().wake()
 
     async def close(self) -> None:
         self._garage.log.append(f"close {self.key}")
@@ -61,6 +74,10 @@ class Garage:
     def __init__(self, slots: int = 0) -> None:
         self.slots = slots
         self.adapter_rank = 0
+        self.can_sleep = False
+        self.device_of: Callable[[str], int] = lambda _: 0
+        self.nap_errors: list[Exception] = []
+        """What the next engine raises when it is to fall asleep or wake."""
         self.log: list[str] = []
         self.observed = Recorder()
         self.hopeless: list[str] = []
@@ -121,22 +138,23 @@ async def managed(
     crash_window_s: float = 300,
     ledger: Ledger | None = None,
     patience_s: float = math.inf,
+    heir: Callable[[Model], Model | None] = lambda model: model,
 ) -> AsyncGenerator[tuple[Manager, Garage], None]:
     """A manager and its engines; nothing may be left of them at the end."""
     garage = Garage(slots)
     manager = Manager(
         garage.start,
         keep_alive_s=keep_alive_s,
-        max_loaded=max_loaded,
         load_timeout_s=load_timeout_s,
         max_queue=max_queue,
         keyed=keyed,
         default_context=default_context,
-        ledger=ledger,
+        ledger=ledger or Ledger(Unlimited(), max_loaded),
         patience_s=patience_s,
         observer=garage.observed,
         recovery=Recovery(limit=crash_limit, window_s=crash_window_s, clock=now, chance=lambda: 0.5),
         on_crash_loop=garage.hopeless.append,
+        heir=heir,
         clock=now,
     )
     yield manager, garage

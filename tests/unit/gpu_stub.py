@@ -33,7 +33,8 @@ class Stub:
         self.models = models
         self.adapters = {each["name"] for each in models if "adapter" in each}
         self.loaded: list[str] = []
-        self.evicted = self.running = 0
+        self.evicted = self.running = self.woken = 0
+        self.asleep: set[str] = set()
 
     async def answer(self, method: str, path: str, body: dict[str, Any], writer: Any) -> None:
         model = str(body.get("model", ""))
@@ -72,8 +73,10 @@ class Stub:
         """With room for as many as there are, or in a swap for one."""
         if model not in self.loaded:
             if len(self.models) == 2 and self.loaded and FAULT != "swap":
+                self.asleep |= set(self.loaded)
                 self.loaded.clear()
                 self.evicted += 1
+            self.woken += model in self.asleep
             self.loaded.append(model)
 
     def generated(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +108,8 @@ class Stub:
             "vllm:kv_cache_usage_perc 0",
             "# TYPE caravan_model_unloads counter",
             f'caravan_model_unloads_total{{reason="evicted"}} {self.evicted}',
+            "# TYPE caravan_model_wakes counter",
+            f"caravan_model_wakes_total {self.woken}",
             "# TYPE caravan_device_memory_bytes gauge",
             f'caravan_device_memory_bytes{{state="promised"}} {1000 * len(self.loaded)}',
             "# TYPE vllm:spec_decode_num_drafts counter",

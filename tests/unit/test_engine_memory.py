@@ -13,9 +13,17 @@ import pytest
 from app.core.device import GIB, Device, Need
 from app.core.model import Capability, Model
 from app.engine.memory.host import read_host
+from app.engine.memory.lora import Room, room, room_bytes
 from app.engine.memory.measured import Measured
 from app.engine.memory.memory import GpuMemory, HostMemory
-from app.engine.memory.need import Terms, cache_bytes_per_token, need_on_gpu, need_on_host, weights_bytes
+from app.engine.memory.need import (
+    Terms,
+    cache_bytes_per_token,
+    need_on_gpu,
+    need_on_host,
+    weights_bytes,
+)
+from app.engine.memory.readings import Readings
 from app.engine.vllm.gpus import Gpus
 from app.engine.vllm.process.work import computing_on
 from harness.fake_model import fake_model
@@ -126,10 +134,59 @@ def test_what_an_operator_gives_holds() -> None:
     assert need_on_gpu(model(1, capability="embedding"), TERMS, total, 5 * GIB).least == 5 * GIB
 
 
+def test_room_for_adapters_counts_whether_or_not_there_are_any() -> None:
+    """vLLM reserves it when an engine starts: of a model of 8B, 2.9 GiB for four adapters of rank 64."""
+    info = LLAMA_8B | {"llama.feed_forward_length": 14336, "llama.vocab_size": 128256}
+    whole = replace(model(), facts=replace(model().facts, info=info))
+    per_rank = 32 * (2 * 8192 + 2 * 5120 + 3 * 18432) + 2 * (4096 + 128256)
+    assert room_bytes(info, Room(4, 64), 2) == 4 * 64 * 2 * per_rank
+    assert room_bytes({}, Room(4, 64), 2) == 0
+    with_room = need_on_gpu(whole, TERMS, 80 * GIB, shared=True, reserved=Room(4, 64))
+    assert with_room.least - need_on_gpu(whole, TERMS, 80 * GIB, shared=True).least == 4 * 64 * 2 * per_rank
+    host = need_on_host(whole, TERMS, reserved=Room(5, 16))
+    assert host.least - need_on_host(whole, TERMS).least == 5 * 16 * 2 * per_rank
+
+
+def test_experts_have_adapters_each() -> None:
+    info = LLAMA_8B | {"llama.expert_count": 8, "llama.expert_feed_forward_length": 1024}
+    dense = LLAMA_8B | {"llama.feed_forward_length": 1024}
+    assert room_bytes(info, Room(1, 1), 1) - room_bytes(dense, Room(1, 1), 1) == 7 * 32 * 3 * (4096 + 1024)
+
+
+@pytest.mark.parametrize(
+    ("given", "rank", "reserved"),
+    [
+        ({}, 0, Room()),
+        ({}, 17, Room(4, 32)),
+        ({"enable_lora": True}, 0, Room(4, 16)),
+        ({"enable_lora": False}, 17, Room()),
+        ({"max_loras": 2, "max_lora_rank": 64}, 8, Room(2, 64)),
+    ],
+)
+def test_the_room_is_what_the_engine_is_started_with(
+    given: dict[str, Any], rank: int, reserved: Room
+) -> None:
+    assert room(given, 4, rank, on_cpu=False) == reserved
+
+
+def test_what_was_measured_with_room_for_adapters_is_kept_apart(tmp_path: Path) -> None:
+    """One that was loaded without it, since it could not be loaded with it, takes less."""
+    ranks = {"rank": 8}
+    memory = HostMemory(TERMS, Measured(tmp_path / "m.json", "cpu"), rank_of=lambda _: ranks["rank"])
+    wanted = model(100 * MIB)
+    memory.measured(wanted, 5 * GIB, 16)
+    memory.measured(wanted, 3 * GIB, 0)
+    assert memory.need(wanted).least == 5 * GIB
+    ranks["rank"] = 0
+    assert memory.need(wanted).least == 3 * GIB
+    ranks["rank"] = 17
+    assert memory.need(wanted).least < 3 * GIB, "of this nothing is known"
+
+
 def test_a_chat_model_leaves_room_for_an_embedder_only_where_several_are_served() -> None:
     read = [Device(0, 24 * GIB, 24 * GIB)]
-    memory = GpuMemory(TERMS, Measured(Path("/nowhere/m.json"), "x"), lambda: read, lambda: True)
-    assert memory.devices() == read
+    memory = GpuMemory(TERMS, Measured(Path("/nowhere/m.json"), "x"), Readings(lambda: read), lambda: True)
+    assert list(memory.devices()) == read
     assert memory.need(model(3_000_000_000)).most < 60 * GIB
     assert memory.settles_s == 60
 
@@ -141,7 +198,7 @@ def test_what_was_measured_is_there_after_a_restart_and_for_its_own_kind_alone(t
     file = tmp_path / "new" / "memory.json"
     host = HostMemory(TERMS, Measured(file, "cpu"))
     wanted = model(100 * MIB)
-    host.measured(wanted, 3 * GIB)
+    host.measured(wanted, 3 * GIB, 0)
     assert HostMemory(TERMS, Measured(file, "cpu")).need(wanted).least == 3 * GIB
     assert Measured(file, "H200").get(wanted.engine_key) is None
     assert [each.name for each in file.parent.iterdir()] == ["memory.json"]

@@ -9,14 +9,17 @@ from app.core.context import ANYBODY
 from app.core.errors import LoadFailed, Overloaded
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
-from app.runtime.entries import Close, Drop, Entries, Evict, Load
+from app.runtime.entries import Entries
 from app.runtime.entry import Entry, State
+from app.runtime.ledger import Ledger
+from app.runtime.memory import Unlimited
+from app.runtime.steps import Close, Drop, Evict, Load
 from tests.unit.garage import A2, A, B, C
 
 
-def entries(**options: Any) -> Entries:
-    defaults: dict[str, Any] = {"keep_alive_s": 300.0, "max_loaded": 1, "max_queue": 8, "max_queue_tokens": 0}
-    defaults |= {"keyed": False, "default_context": 4096}
+def entries(max_loaded: int = 1, **options: Any) -> Entries:
+    defaults: dict[str, Any] = {"keep_alive_s": 300.0, "max_queue": 8, "max_queue_tokens": 0}
+    defaults |= {"keyed": False, "default_context": 4096, "ledger": Ledger(Unlimited(), max_loaded)}
     return Entries(**(defaults | options))
 
 
@@ -29,6 +32,7 @@ def loaded(books: Entries, model: Model) -> Entry:
     entry = join(books, model)
     assert books.next_step() == Load(entry)
     books.ready(entry, FakeEngine())
+    books.ledger.loaded(model, 0)
     return entry
 
 
@@ -55,6 +59,8 @@ def test_what_is_doomed_is_closed_before_anything_is_loaded() -> None:
     join(books, B)
     books.retire(first)
     assert books.next_step() == Close([first])
+    assert books.next_step() is None
+    books.ledger.gone(first.model)
     assert isinstance(books.next_step(), Load)
     assert books.of(A) is None
 

@@ -282,3 +282,15 @@ async def test_engines_with_shared_words_read_each_others_ids() -> None:
     words = Words()
     prompt: Prompt = await FakeEngine(words=words).tokenize("to be kept")
     assert await FakeEngine(words=words).detokenize(prompt.token_ids) == "to be kept"
+
+
+async def test_an_engine_that_is_asleep_is_asked_for_nothing() -> None:
+    engine = FakeEngine(can_sleep=True)
+    await engine.sleep()
+    with pytest.raises(RuntimeError, match="asleep"):
+        await engine.embed(["a"], truncate=True, limit=10, normalize=True)
+    await engine.wake()
+    assert (await engine.embed(["a"], truncate=True, limit=10, normalize=True)).prompt_tokens == 1
+    engine.die()
+    with pytest.raises(EngineDied):
+        await engine.sleep()

@@ -158,9 +158,7 @@ TOOL = {
 class Site:
     def __init__(self, text: str) -> None:
         self.engine = FakeEngine(default=Reply(tuple(text)))
-        manager = Manager(
-            self._start, keep_alive_s=9, max_loaded=0, load_timeout_s=9, max_queue=8, default_context=2048
-        )
+        manager = Manager(self._start, keep_alive_s=9, load_timeout_s=9, max_queue=8, default_context=2048)
         self.pipeline = Pipeline(Library([fake_model("m")]), manager, pool=Pool())
 
     async def _start(self, _: Model) -> Engine:

@@ -37,6 +37,7 @@ FOUND = {
     "windowed": ("texts", "tokens/s without", "tokens/s with"),
     "two_models": ("ps", "used"),
     "sleep": ("sleep_1_s", "same_answer", "reload_s", "same_answer_after_2"),
+    "asleep": ("seconds", "used_mib", "texts", "woken", "host_bytes"),
     "swap": ("seconds", "evicted", "drift_mib"),
     "cold_start": ("cold", "warm"),
     "deaths": ("answers_again_s", "processes_gone_s", "memory_back_s"),
@@ -47,8 +48,13 @@ FOUND = {
     "front_ends": (),
 }
 """What somebody with a GPU wants to read of each."""
-ON_GPUS_ALONE = {"versions": ("fork after json",), "sleep": FOUND["sleep"], "deaths": ("memory_back_s",)}
-SKIPPED = {True: {"front_ends"}, False: {"versions", "sleep", "front_ends"}}
+ON_GPUS_ALONE = {
+    "versions": ("fork after json",),
+    "sleep": FOUND["sleep"],
+    "asleep": FOUND["asleep"],
+    "deaths": ("memory_back_s",),
+}
+SKIPPED = {True: {"front_ends"}, False: {"versions", "sleep", "asleep", "front_ends"}}
 
 Take = Callable[..., dict[str, Any]]
 
@@ -114,6 +120,7 @@ def test_each_step_goes_through_and_finds_what_it_is_for(take: Take, step: str, 
         ("windowed", "windowed", "not the tokens of the CPU"),
         ("two_models", "two_models", "one was unloaded for another"),
         ("swap", "swap", "AssertionError"),
+        ("asleep", "swap", "AssertionError"),
         ("deaths", "deaths", "TimeoutError"),
         ("lora", "lora", "answers of a batch are not those of one alone"),
         ("leavers", "leavers", "TimeoutError"),

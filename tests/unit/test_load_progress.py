@@ -3,7 +3,7 @@
 import asyncio
 import multiprocessing
 import time
-from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -35,10 +35,11 @@ def compute(seconds: float) -> None:
 async def test_a_process_that_computes_is_seen_to_move_and_one_that_sleeps_is_not() -> None:
     told: list[float] = []
     progress.listen(lambda: told.append(time.monotonic()))
-    before = active_children()
-    looking = asyncio.create_task(report_progress(before, look_s=0.1))
+    started: list[BaseProcess] = []
+    looking = asyncio.create_task(report_progress(started, look_s=0.1))
     context = multiprocessing.get_context("fork")
     working = context.Process(target=compute, args=(30,), daemon=True)
+    started.append(working)
     working.start()
     try:
         async with asyncio.timeout(30):
@@ -49,6 +50,7 @@ async def test_a_process_that_computes_is_seen_to_move_and_one_that_sleeps_is_no
         working.kill()
         working.join()
     sleeping = context.Process(target=time.sleep, args=(30,), daemon=True)
+    started[:] = [sleeping]
     sleeping.start()
     try:
         await asyncio.sleep(0.5)

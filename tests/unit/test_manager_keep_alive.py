@@ -112,7 +112,7 @@ def test_timers_ring_on_uvloop_by_the_real_clock() -> None:
         async def start(_: Model) -> Closing:
             return Closing()
 
-        manager = Manager(start, keep_alive_s=0.02, max_loaded=0, load_timeout_s=60, max_queue=1)
+        manager = Manager(start, keep_alive_s=0.02, load_timeout_s=60, max_queue=1)
         await touch(manager, A)
         assert manager.ready(A)
         async with asyncio.timeout(30):

@@ -12,23 +12,26 @@ from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.runtime.ledger import Ledger
 from tests.unit.garage import A, B, C, Garage, lease, managed, names, touch
-from tests.unit.virtual_time import now, virtual
+from tests.unit.virtual_time import now, settle, virtual
 
 
 class Shelf:
     """A device of 100 bytes; the engines of `garage` that are alive have theirs of it."""
 
+    tells = is_current = True
     settles_s = 0.0
 
     def __init__(self, **sizes: int) -> None:
         self.sizes = sizes
         self.garage: Garage | None = None
         self.kept: dict[str, int] = {}
-        self.slow: list[int] = []
+        self.slow: tuple[int, float] = (0, 0.0)
+        """What the driver shows until this time."""
 
     def devices(self) -> Sequence[Device]:
-        if self.slow:
-            return (Device(0, 100, self.slow.pop(0)),)
+        shown, until = self.slow
+        if until > now():
+            return (Device(0, 100, shown),)
         alive = self.garage.alive if self.garage else []
         return (Device(0, 100, 100 - sum(self.sizes[key] for key in alive)),)
 
@@ -36,8 +39,14 @@ class Shelf:
         size = self.kept.get(model.engine_key, self.sizes[model.engine_key])
         return Need(size, size)
 
-    def measured(self, model: Model, bytes_each: int) -> None:
+    def measured(self, model: Model, bytes_each: int, rank: int) -> None:
         self.kept[model.engine_key] = bytes_each
+
+    async def fresh(self) -> bool:
+        return True
+
+    def spare_host_bytes(self) -> int:
+        return 0
 
 
 @virtual
@@ -158,8 +167,7 @@ async def test_the_next_load_waits_until_the_driver_shows_the_memory() -> None:
         await touch(manager, A)
         shelf.settles_s = 60.0
         begun = now()
-        # One look for each decision and one for what is awaited; then the driver shows nothing for 2 s.
-        shelf.slow = [40, 40] + [40] * 20
+        shelf.slow = 40, begun + 2
         await touch(manager, B)
         assert 1.9 <= now() - begun <= 2.2
 
@@ -184,11 +192,13 @@ async def test_the_next_load_waits_until_one_that_failed_has_given_its_memory_ba
         shelf.garage = garage
         garage.errors.append(RuntimeError("no memory"))
         shelf.settles_s = 60.0
+        garage.may_start.clear()
         waiting = asyncio.create_task(touch(manager, A))
         other = asyncio.create_task(touch(manager, B))
-        # What the decision sees and notes; then the driver shows nothing of it for a second.
-        shelf.slow = [100, 100] + [30] * 10
+        await settle()
         begun = now()
+        shelf.slow = 30, begun + 1
+        garage.may_start.set()
         with pytest.raises(LoadFailed, match="no memory"):
             await waiting
         await other

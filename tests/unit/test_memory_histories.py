@@ -14,10 +14,12 @@ from app.core.device import Device, Need, Placement
 from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
-from app.runtime.entries import Close, Drop, Entries, Evict, Leave, Load, Refuse
+from app.runtime.entries import Entries
 from app.runtime.entry import Entry, State
-from app.runtime.ledger import Ledger, Unlimited
+from app.runtime.ledger import Ledger
+from app.runtime.memory import Unlimited
 from app.runtime.residency import Place
+from app.runtime.steps import Close, Drop, Evict, Leave, Load, Refuse, Sleep, Wake
 from tests.unit.garage import model
 
 PATIENCE_S = 30.0
@@ -37,6 +39,7 @@ class Machine:
         default_factory=dict[str, tuple[tuple[int, ...], int]]
     )
     known: dict[str, int] = field(default_factory=dict[str, int])
+    tells = is_current = True
     settles_s = 0.0
 
     def devices(self) -> Sequence[Device]:
@@ -50,8 +53,14 @@ class Machine:
         predicted = self.known.get(key, int(self.sizes[key] * (1 + self.error)))
         return Need(predicted, predicted, self.counts[key])
 
-    def measured(self, model: Model, bytes_each: int) -> None:
+    def measured(self, model: Model, bytes_each: int, rank: int) -> None:
         self.known[model.engine_key] = bytes_each
+
+    async def fresh(self) -> bool:
+        return True
+
+    def spare_host_bytes(self) -> int:
+        return 0
 
 
 class History:
@@ -69,7 +78,6 @@ class History:
         )
         self.books = Entries(
             keep_alive_s=1e9,
-            max_loaded=0,
             max_queue=1000,
             max_queue_tokens=0,
             keyed=False,
@@ -116,6 +124,7 @@ class History:
 
     def work(self) -> None:
         while (step := self.books.next_step(self.now)) is not None:
+            assert not isinstance(step, Wake | Sleep), "none of these can sleep"
             match step:
                 case Load(entry):
                     self.load(entry)
@@ -194,7 +203,6 @@ def test_a_budget_holds_though_the_host_has_more() -> None:
     machine = Machine([1000], {"a": 60, "b": 60}, {"a": 1, "b": 1})
     books = Entries(
         keep_alive_s=300,
-        max_loaded=0,
         max_queue=8,
         max_queue_tokens=0,
         keyed=False,

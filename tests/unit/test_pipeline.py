@@ -63,7 +63,6 @@ class Site:
         self.manager = Manager(
             self._start,
             keep_alive_s=300,
-            max_loaded=0,
             load_timeout_s=math.inf,
             max_queue=8,
             default_context=WINDOW,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,42 @@ def test_what_was_promised_is_not_given_to_another_before_it_is_taken() -> None:
     assert room(devices[0], [lazy]) == 40
     assert decide(Need(41, 41), devices, [lazy]) == Wait(("a",))
     assert decide(Need(40, 90), devices, [lazy]) == Place(Placement((0,), 40, 100))
+
+
+def tired(key: str, size: int, *on: int, kept: int = 5, since: float = 0) -> Resident:
+    return replace(idle(key, size, *on, since=since), kept=kept)
+
+
+def asleep(key: str, kept: int = 5, since: float = 0) -> Resident:
+    there = Resident(Loaded(key, 0, 0, since), Placement((0,), kept, 100), kept)
+    return replace(there, asleep=True)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "need", "expected"),
+    [
+        ([tired("a", 60)], 60, MakeRoom(("a",), ("a",))),
+        ([tired("a", 60)], 95, MakeRoom(("a",), ("a",))),
+        ([tired("a", 60)], 96, MakeRoom(("a",))),
+        # One of the two may sleep: that of more value, which was used later.
+        ([tired("a", 40, since=1), tired("b", 40, since=2)], 92, MakeRoom(("a", "b"), ("b",))),
+        ([tired("a", 40, since=1), idle("b", 40, since=2)], 92, MakeRoom(("a", "b"), ("a",))),
+        # What is asleep goes before what is awake, and only where it is needed.
+        ([asleep("a"), tired("b", 60)], 40, MakeRoom(("a",))),
+        ([asleep("a"), tired("b", 60)], 41, MakeRoom(("b",), ("b",))),
+        ([asleep("a", since=2), asleep("b", since=1), busy("c", 60)], 35, MakeRoom(("b",))),
+    ],
+)
+def test_who_sleeps_keeps_something_of_the_device(
+    loaded: list[Resident], need: int, expected: Decision
+) -> None:
+    assert decide(Need(need, need), host(*loaded), loaded) == expected
+
+
+def test_what_is_asleep_is_not_loaded() -> None:
+    there = [asleep("a"), busy("b", 10)]
+    assert isinstance(decide(ANY, host(*there), there, 2), Place)
+    assert decide(ANY, host(*there), there, 1) == Wait(("b",))
 
 
 def test_what_others_than_engines_have_is_out_of_reach_and_told() -> None:

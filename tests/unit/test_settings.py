@@ -76,6 +76,7 @@ SET: dict[str, tuple[str, Any]] = {
     "kv_cache_bytes": ("2097152", 2097152),
     "stream_interval": ("8", 8),
     "memory_bytes": ("8589934592", 8 << 30),
+    "sleep_memory": ("8589934592", 8 << 30),
     "load_patience": ("1m", 60),
 }
 """What a variable may hold for each setting, and what the setting then is; `models` has tests of its own."""
@@ -154,6 +155,7 @@ BAD = {
     "kv_cache_bytes": ("1000",),
     "stream_interval": ("-1",),
     "memory_bytes": ("-1", "1G"),
+    "sleep_memory": ("-1", "64G"),
     "load_patience": ("soon",),
 }
 

@@ -49,6 +49,8 @@ class FakeEngine:
     """See the module. `slots` requests run at once, the others wait in line (0: no limit).
 
     It takes adapters up to `adapter_rank` (0: none), and `forgotten` are those that it was told to forget.
+    One that `can_sleep` answers nothing while it is `asleep`; `nap_errors` are what its next sleeps and wakes
+    raise.
     It gives up the loop before each delta and waits longer only for a `gate` or `delay_s`. `asked` and
     `renderings` hold the most recent requests.
     """
@@ -67,13 +69,16 @@ class FakeEngine:
         embedding_length: int = 32,
         memory_bytes: int = 1 << 20,
         vram_bytes: int = 0,
+        can_sleep: bool = False,
     ) -> None:
         self.gate = gate
         self.asked: deque[Asked] = deque(maxlen=_REMEMBERED)
         self.renderings: deque[Rendering] = deque(maxlen=_REMEMBERED)
-        self.closed = False
+        self.closed = self.asleep = False
+        self.can_sleep = can_sleep
+        self.nap_errors: deque[Exception] = deque()
         self.forgotten: list[Adapter] = []
-        self._adapter_rank = adapter_rank
+        self.adapter_rank = adapter_rank
         self._script: Script = script if script is not None else {}
         self._default = default
         self._window = window
@@ -114,9 +119,10 @@ class FakeEngine:
         return None
 
     def takes(self, adapter: Adapter | None) -> bool:
-        return adapter is None or adapter.rank <= self._adapter_rank
+        return adapter is None or adapter.rank <= self.adapter_rank
 
     def forget(self, adapter: Adapter) -> None:
+        self._check_awake()
         self.forgotten.append(adapter)
 
     async def render(
@@ -238,6 +244,22 @@ class FakeEngine:
     async def wait_dead(self) -> None:
         await self._dead.wait()
 
+    async def sleep(self) -> None:
+        if self._running or self._waiting or not self.can_sleep:
+            raise RuntimeError("an engine that is used, or cannot sleep, is put to sleep")
+        await self._nap()
+        self.asleep = True
+
+    async def wake(self) -> None:
+        await self._nap()
+        self.asleep = False
+
+    async def _nap(self) -> None:
+        await asyncio.sleep(0)
+        self._check_alive(awake=False)
+        if self.nap_errors:
+            raise self.nap_errors.popleft()
+
     async def close(self) -> None:
         self.closed = True
         self._ended.set()
@@ -293,9 +315,16 @@ class FakeEngine:
             ended.cancel()
             await asyncio.gather(held, ended, return_exceptions=True)
 
-    def _check_alive(self) -> None:
+    def _check_alive(self, *, awake: bool = True) -> None:
         if self._ended.is_set():
             raise EngineDied
+        if awake:
+            self._check_awake()
+
+    def _check_awake(self) -> None:
+        """A real one would answer when it is woken, or be harmed."""
+        if self.asleep:
+            raise RuntimeError("an engine that is asleep is asked for something")
 
     def _fail(self, reply: Reply, index: int) -> None:
         if reply.error is not None and index >= reply.error_after:

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.core.device import GIB, Need
 from app.core.model import Model
+from app.engine.memory.lora import Room, room_bytes
 
 _HOST_OVERHEAD = GIB // 2
 """Core and worker beside weights and cache, at the least.
@@ -15,6 +16,10 @@ What is measured at a load takes its place: with tiny models that was 0.7 to 1.2
 _GPU_OVERHEAD = 5 * GIB // 2
 """CUDA context, workspaces, graphs and activations on each GPU."""
 _EMBEDDING_OVERHEAD = 3 * GIB // 2
+_GPU_ASLEEP = 2 * GIB
+"""CUDA context and graphs, which stay while an engine sleeps: 1 to 3 GiB until it is measured."""
+_LENDS_CACHE = ("kv_transfer_config", "kv_offloading_size")
+"""Arguments with which something else may hold on to the cache's memory, which goes with a sleep."""
 _SLACK = 1.05
 """Weights in memory beside those in files: padding, and buffers that are no parameters."""
 _WIDTHS = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
@@ -34,16 +39,21 @@ class Terms:
 
     kv_cache_bytes: int
     default_context: int
+    adapters: int = 4
 
 
-def need_on_host(model: Model, terms: Terms, measured: int | None = None) -> Need:
-    """Bytes of host memory. `measured` is what its engine took before, without a cache not yet used."""
+def need_on_host(
+    model: Model, terms: Terms, measured: int | None = None, *, reserved: Room | None = None
+) -> Need:
+    """Bytes of host memory. `measured` is what its engine took before, without a cache not yet used, and
+    `reserved` the room for adapters that it is loaded with."""
     engine = model.spec.engine
     embedding = "embedding" in model.facts.capabilities
     cache = _number(engine, "kv_cache_memory_bytes") or (
         _EMBEDDING_CACHE if embedding else terms.kv_cache_bytes
     )
     weights = int(weights_bytes(model, "float32" if embedding else "bfloat16") * _SLACK)
+    weights += _room_bytes(model, reserved)
     overhead = _HOST_OVERHEAD * _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
     if measured:
         return Need(max(weights + cache, measured), max(weights + cache, measured), bare=measured)
@@ -58,6 +68,7 @@ def need_on_gpu(
     *,
     shared: bool = False,
     has_fp8: bool = False,
+    reserved: Room | None = None,
 ) -> Need:
     """Bytes on each GPU of `total` bytes, which a model has alone unless it is `shared` with others that
     generate. What an operator gives in engine arguments holds as it is."""
@@ -73,6 +84,7 @@ def need_on_gpu(
         return Need(given, given, ranks, only)
     embedding = "embedding" in model.facts.capabilities
     weights = int(weights_bytes(model, "auto", has_fp8=has_fp8) * _SLACK) // _ranks(engine)
+    weights += _room_bytes(model, reserved)
     if embedding:
         least = max(weights + _EMBEDDING_OVERHEAD, measured or 0)
         return Need(least, least, ranks, only)
@@ -82,6 +94,22 @@ def need_on_gpu(
     least = fixed + (cache or _FEWEST * each)
     most = max(least, fixed + (cache or _CONTEXTS * each)) if shared or cache else int(total * _UTILIZATION)
     return Need(least, max(least, most), ranks, only)
+
+
+def while_asleep(model: Model, reserved: Room, *, has_fp8: bool = False) -> tuple[int, int]:
+    """Bytes of the host's memory that an engine takes while it sleeps, and those that stay on each GPU.
+
+    Weights are copied piece by piece, and torch rounds what it pins for each up to a power of two: twice as
+    much at the most (ATen's `CachingHostAllocator`). Nothing sleeps that spans nodes, nor what has its cache
+    in use by others than itself, unless the operator says so.
+    """
+    engine = model.spec.engine
+    asked = engine.get("enable_sleep_mode")
+    if model.nodes > 1 or asked is False or (not asked and any(engine.get(name) for name in _LENDS_CACHE)):
+        return 0, 0
+    copies = _number(engine, "data_parallel_size") or 1
+    slots = _room_bytes(model, reserved) * _ranks(engine)
+    return 2 * copies * (int(weights_bytes(model, "auto", has_fp8=has_fp8) * _SLACK) + slots), _GPU_ASLEEP
 
 
 def weights_bytes(model: Model, dtype: str, *, has_fp8: bool = False) -> int:
@@ -112,6 +140,14 @@ def cache_bytes_per_token(info: Mapping[str, Any]) -> int:
     heads = number("attention.head_count")
     width = number("attention.key_length") or (number("embedding_length") // heads if heads else 0)
     return 2 * 2 * number("block_count") * (number("attention.head_count_kv") or heads) * width
+
+
+def _room_bytes(model: Model, reserved: Room | None) -> int:
+    """Of each device, in the type of the weights."""
+    if reserved is None:
+        return 0
+    width = _WIDTHS.get(str(model.spec.engine.get("dtype")), 2)
+    return room_bytes(model.facts.info, reserved, width)
 
 
 def _ranks(engine: Mapping[str, Any]) -> int:

@@ -1,7 +1,8 @@
 """A model's engine arguments: vLLM's own names, our defaults, the operator's last word."""
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,18 +18,20 @@ from app.core.errors import LoadFailed
 from app.core.limits import InputLimits
 from app.core.model import Model
 from app.core.pool import Pool
+from app.engine.memory.lora import room
 from app.engine.vllm.weights import device_of, gguf_arguments
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
-_RANKS = (16, 32, 64, 128, 256, 320, 512)
-"""Those that vLLM takes, from its default on."""
 _NO_OTHERS = {"video": 0, "audio": 0}
 """Of the modalities those that no request can have."""
 
 _BACKEND = "guidance"
 _LOGITS = "app.engine.vllm.input.logits:OllamaLogits"
 _LOGITS_V2 = "app.engine.vllm.input.logits_v2:GpuOllamaLogits"
+
+
+async def _at_once() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class EngineDefaults:
     works on at once, 0 leaves it to vLLM. `adapters` are those that one batch may hold. An engine without
     progress for `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each
     request that ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`.
-    `placement` is where the engine goes, which counts on GPUs.
+    `placement` is where the engine goes, and `sleeps` whether it is to be able to sleep, which both count on
+    GPUs. `turn` is held while its processes are begun, and `freed` waits until a start that failed has given
+    its memory back.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -52,6 +57,9 @@ class EngineDefaults:
     limits: InputLimits = field(default_factory=InputLimits)
     pool: Pool = field(default_factory=Pool)
     placement: Placement | None = None
+    sleeps: bool = False
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    freed: Callable[[], Awaitable[None]] = _at_once
 
 
 def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -> AsyncEngineArgs:
@@ -88,7 +96,7 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
         # vLLM would take the type of the file, and a float16 model is a tenth as fast on a CPU.
         del given["dtype"]
     chosen |= given
-    if not embedding and (adapter_rank or given.get("enable_lora")):
+    if not embedding:
         chosen |= _room(given, defaults, adapter_rank)
     if not embedding:
         chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
@@ -108,6 +116,8 @@ def _of_platform(defaults: EngineDefaults, *, embedding: bool) -> dict[str, Any]
             "kv_cache_memory_bytes": (64 << 20) if embedding else defaults.kv_cache_bytes,
         }
     chosen = {} if defaults.placement is None else _placed(defaults.placement)
+    if defaults.sleeps:
+        chosen["enable_sleep_mode"] = True
     if not embedding:
         # vLLM would refuse a model whose whole context finds no room, however little of it is ever asked for.
         chosen["max_model_len"] = AS_FITS
@@ -129,6 +139,14 @@ def engine_config(args: AsyncEngineArgs) -> tuple[VllmConfig, bool]:
     return config, add_ollama_logits(config)
 
 
+def device_bytes(config: VllmConfig) -> int:
+    """What an engine has of the memory of all its GPUs; 0 on a CPU."""
+    if current_platform.is_cpu():
+        return 0
+    share = config.cache_config.gpu_memory_utilization
+    return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
+
+
 def add_ollama_logits(config: VllmConfig) -> bool:
     """Add what makes Ollama's windowed penalties and `typical_p`; whether that can be had.
 
@@ -144,17 +162,15 @@ def add_ollama_logits(config: VllmConfig) -> bool:
 
 
 def _room(given: Mapping[str, Any], defaults: EngineDefaults, rank: int) -> dict[str, Any]:
-    """What vLLM needs for adapters; it reserves a slot of the largest rank for each that a batch may hold."""
-    if given.get("enable_lora") is False:
+    """What vLLM needs for adapters."""
+    reserved = room(given, defaults.adapters, rank, on_cpu=current_platform.is_cpu())
+    if not reserved.slots:
         return {}
-    slots = int(given.get("max_loras") or defaults.adapters)
-    if current_platform.is_cpu():
-        slots += 1  # of the rows without an adapter
     return {
         "enable_lora": True,
-        "max_loras": slots,
-        "max_lora_rank": given.get("max_lora_rank") or next(each for each in _RANKS if each >= rank),
-        "max_cpu_loras": max(slots, int(given.get("max_cpu_loras") or 4 * slots)),
+        "max_loras": reserved.slots,
+        "max_lora_rank": reserved.rank,
+        "max_cpu_loras": max(reserved.slots, int(given.get("max_cpu_loras") or 4 * reserved.slots)),
     }
 
 

@@ -14,7 +14,6 @@ from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
-from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.utils.gc_utils import freeze_gc_heap
@@ -28,10 +27,11 @@ from app.core.model import Adapter, Model
 from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
 from app.engine.base import Admit, Answer, Prompt, Run, Vectors
-from app.engine.vllm.config import AS_FITS, EngineDefaults
+from app.engine.vllm.config import AS_FITS, EngineDefaults, device_bytes
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window
+from app.engine.vllm.nap import Nap
 from app.engine.vllm.parse.choice import EngineParser, bound, decoder_of, parser_for
 from app.engine.vllm.parse.reply import Parsers
 from app.engine.vllm.process.failures import first_line, log_last_lines
@@ -65,6 +65,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm, self.vram_bytes)
+        self._nap = Nap(llm, self._ask_once)
         self._work = Work(self._processes.worker_cpu_s, computing_on(llm.vllm_config.parallel_config))
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
@@ -127,11 +128,15 @@ class VllmEngine:
 
     @property
     def vram_bytes(self) -> int:
-        if current_platform.is_cpu():
-            return 0
-        config = self._llm.vllm_config
-        share = config.cache_config.gpu_memory_utilization
-        return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
+        return device_bytes(self._llm.vllm_config)
+
+    @property
+    def adapter_rank(self) -> int:
+        return self._adapters.rank
+
+    @property
+    def can_sleep(self) -> bool:
+        return self._nap.can
 
     def takes(self, adapter: Adapter | None) -> bool:
         return self._adapters.takes(adapter)
@@ -326,8 +331,16 @@ class VllmEngine:
         self._end_requests()
 
     def _look(self) -> Look:
+        if self._nap.asleep:
+            return Look(self._registry.outputs, owes=False, asleep=True)
         owes = self._llm.output_processor.has_unfinished_requests()
         return self._work.look(self._registry.outputs, owes=owes)
+
+    async def sleep(self) -> None:
+        await self._nap.sleep()
+
+    async def wake(self) -> None:
+        await self._nap.wake()
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait forever."""

@@ -20,6 +20,7 @@ from app.engine.vllm.stream.metrics import EngineRegistry, stat_logger
 from app.engine.vllm.stream.pace import Pace
 from app.engine.vllm.weights import check_weights
 
+_LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -48,21 +49,23 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
     # vLLM's own setting, where a model has it, as vLLM's own server would follow it.
     interval = int(model.spec.engine.get("stream_interval", defaults.stream_interval))
     try:
-        return await _start(model, engine_args(model, defaults, adapter_rank), interval)
+        return await _start(model, engine_args(model, defaults, adapter_rank), interval, defaults.turn)
     except LoadFailed as error:
         if not adapter_rank or "enable_lora" in model.spec.engine or model.nodes > 1:
             raise
         fault = f"the engine cannot be loaded with room for adapters: {error}"
         _log.error("%s", fault)
-    return await _start(model, engine_args(model, defaults), interval, fault)
+    await defaults.freed()  # vLLM refuses to start where less is free than it is to have
+    return await _start(model, engine_args(model, defaults), interval, defaults.turn, fault)
 
 
-async def _start(model: Model, args: AsyncEngineArgs, interval: int, fault: str = "") -> Started:
+async def _start(
+    model: Model, args: AsyncEngineArgs, interval: int, turn: asyncio.Lock, fault: str = ""
+) -> Started:
     registry, output = EngineRegistry(), ChildOutput()
     try:
-        with output.of_what_starts(), environment_of_a_load():
-            config, windowed = await asyncio.to_thread(engine_config, args)
-            llm = await start_in_thread(start_llm, config, stat_logger(registry), Pace(interval))
+        with output.of_what_starts():
+            llm, windowed = await _run(args, registry, output, interval, turn)
     except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
         reason = await load_reason(error, output)
         raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
@@ -70,3 +73,26 @@ async def _start(model: Model, args: AsyncEngineArgs, interval: int, fault: str 
         return Started(llm, args, windowed, registry, output, Adapters(llm, fault=fault))
     kept = int(args.max_cpu_loras or args.max_loras) - int(current_platform.is_cpu())
     return Started(llm, args, windowed, registry, output, Adapters(llm, args.max_lora_rank, kept))
+
+
+async def _run(
+    args: AsyncEngineArgs, registry: EngineRegistry, output: ChildOutput, interval: int, turn: asyncio.Lock
+) -> tuple[StreamingLLM, bool]:
+    """Engines start side by side but for what is the whole server's: its environment, which a configuration
+    changes and processes are begun with."""
+    async with turn:
+        with environment_of_a_load():
+            config, windowed = await asyncio.to_thread(engine_config, args)
+            starting = asyncio.ensure_future(
+                start_in_thread(output.processes, start_llm, config, stat_logger(registry), Pace(interval))
+            )
+            try:
+                cores = config.parallel_config.data_parallel_size_local
+                while not (output.has_begun(cores) or starting.done()):
+                    await asyncio.wait({starting}, timeout=_LOOK_S)
+                await asyncio.wait({starting}, timeout=_LOOK_S)  # until the last is told what it is to have
+            except asyncio.CancelledError:
+                starting.cancel()
+                await asyncio.wait({starting})
+                raise
+    return await starting, windowed

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
@@ -31,14 +30,14 @@ class Effort(NamedTuple):
         )
 
 
-async def report_progress(before: Iterable[BaseProcess], *, look_s: float = LOOK_S) -> None:
-    """Tell of progress while the processes started since `before` show any; ends when it is cancelled."""
-    known, report = set(before), progress.listener()
+async def report_progress(started: Sequence[BaseProcess], *, look_s: float = LOOK_S) -> None:
+    """Tell of progress while the processes `started`, which may become more, show any; ends when it is
+    cancelled."""
+    report = progress.listener()
     last = Effort(0.0, 0, 0)
     while True:
         await asyncio.sleep(look_s)
-        started = [child for child in active_children() if child not in known]
-        now = await asyncio.to_thread(effort, started)
+        now = await asyncio.to_thread(effort, [each for each in started if each.pid is not None])
         if now.has_grown(last):
             report()
         last = now

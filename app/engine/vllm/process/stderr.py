@@ -33,11 +33,13 @@ current: ContextVar["ChildOutput | None"] = ContextVar("current", default=None)
 
 
 class ChildOutput:
-    """One for each engine, from its start until its last process has ended."""
+    """One for each engine, from its start until its last process has ended. `processes` are its cores, as
+    they are made, which start all others."""
 
     def __init__(self) -> None:
         self._reader, self.writer = Pipe(duplex=False)
         self.death_pipe = DeathPipe()
+        self.processes: list[BaseProcess] = []
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._report = progress.listener()
         self._copying = Thread(target=self._copy, name="engine output", daemon=True)
@@ -57,6 +59,10 @@ class ChildOutput:
     def wait_end(self) -> None:
         """Wait a moment for what processes that have ended wrote last."""
         self._copying.join(_END_S)
+
+    def has_begun(self, count: int) -> bool:
+        """Whether so many of the processes have been begun."""
+        return sum(each.pid is not None for each in self.processes) >= count
 
     @property
     def lines(self) -> list[str]:
@@ -91,12 +97,14 @@ class CapturingContext:
         self._output = output
 
     def Process(self, *, target: Callable[..., None], name: str, kwargs: Any) -> BaseProcess:
-        return self._context.Process(
+        made = self._context.Process(
             target=write_to,
             name=name,
             args=(self._output.writer, self._output.death_pipe.reader, target),
             kwargs=kwargs,
         )
+        self._output.processes.append(made)
+        return made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec
 
@@ -100,16 +99,18 @@ def end_limit_s(held_bytes: int) -> float:
 
 
 async def start_in_thread(
-    start: Callable[_P, StreamingLLM], *args: _P.args, **kwargs: _P.kwargs
+    started: Sequence[BaseProcess],
+    start: Callable[_P, StreamingLLM],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
 ) -> StreamingLLM:
-    """Start an engine beside the event loop, one at a time.
+    """Start an engine beside the event loop; its processes are `started` meanwhile.
 
     A thread cannot be cancelled, so a cancelled start has its processes killed, which makes it fail, and is
     waited for: whoever loads next finds the memory free.
     """
-    before = set(active_children())
     starting = asyncio.ensure_future(asyncio.to_thread(start, *args, **kwargs))
-    telling = supervise("engine load", partial(report_progress, before))
+    telling = supervise("engine load", partial(report_progress, started))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -117,7 +118,7 @@ async def start_in_thread(
         with suppress(TimeoutError):
             async with asyncio.timeout(_ABANDON_S):
                 while not starting.done():
-                    _kill(families(child for child in active_children() if child not in before))
+                    _kill(families(each for each in started if each.pid is not None))
                     await asyncio.wait({starting}, timeout=_LOOK_S)
         raise
     finally:

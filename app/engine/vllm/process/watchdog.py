@@ -32,12 +32,14 @@ class Verdict(Enum):
 @dataclass(frozen=True, slots=True)
 class Look:
     """An engine at a moment: outputs so far, whether anything waits for one, its workers' CPU time so far,
-    whether its GPUs compute."""
+    whether its GPUs compute, and whether it is asleep, falls asleep or wakes, which have a limit of their
+    own."""
 
     outputs: int
     owes: bool
     cpu_s: float = 0.0
     computing: bool = False
+    asleep: bool = False
 
 
 class Judge:
@@ -50,7 +52,7 @@ class Judge:
 
     def look(self, seen: Look, passed_s: float) -> Verdict:
         last, self._last = self._last, seen
-        if seen.outputs != last.outputs:
+        if seen.outputs != last.outputs or seen.asleep:
             self._forget()
             return Verdict.WELL
         if not seen.owes:
