@@ -136,7 +136,7 @@ class Turns:
         self.failing = failing
         self.log: list[str] = []
 
-    async def start(self, _model: Any, args: Any, _turn: Any, fault: str = "") -> str:
+    async def start(self, _model: Any, args: Any, _interval: int, _turn: Any, fault: str = "") -> str:
         self.log.append("with adapters" if args.enable_lora else "without")
         if self.failing:
             self.failing -= 1
@@ -188,7 +188,7 @@ async def test_engines_start_side_by_side_once_their_processes_have_begun(
     monkeypatch.setattr(starting, "stat_logger", lambda _: None)
     turn, outputs = asyncio.Lock(), [Output(), Output()]
     run: Any = starting._run  # pyright: ignore[reportPrivateUsage]
-    both = [asyncio.create_task(run(None, None, output, turn)) for output in outputs]
+    both = [asyncio.create_task(run(None, None, output, 1, turn)) for output in outputs]
     async with asyncio.timeout(30):
         while not log:  # noqa: ASYNC110  # a double of what begins processes
             await asyncio.sleep(0.01)
