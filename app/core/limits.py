@@ -95,7 +95,13 @@ class InputLimits:
     create_files: int = _row(
         1_024,
         "files of a model that is made (`/api/create`), and its licenses",
-        "api/ollama/changes.py",
+        "api/ollama/changes.py, catalogue/texts.py",
+        "400",
+    )
+    model_text_bytes: int = _row(
+        4 << 20,
+        "bytes of a stored model's licenses, system text, template, messages and parameters together",
+        "catalogue/texts.py",
         "400",
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
