@@ -1,8 +1,9 @@
 """What a manifest says besides its weights: bounded, and read once for all models that say the same."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+from sys import getsizeof
 from typing import Any, TypeVar
 
 from app.catalogue.layers import keep_within, read_messages, read_params
@@ -60,7 +61,7 @@ class Texts:
     def __init__(self, blobs: Blobs, limits: InputLimits) -> None:
         self._blobs = blobs
         self._limits = limits
-        self._shared = Shared(_RECENT)
+        self._shared = Shared(_RECENT, most_bytes=limits.stored_text_bytes, weigh=_memory_bytes)
 
     def settings(self, manifest: Manifest, held: Held) -> Settings:
         """`held` keeps what was read for the next model that has the same layer.
@@ -109,7 +110,8 @@ class Texts:
         layer = manifest.last(*types)
         if layer is None:
             return nothing
-        return self._shared.get((types, layer.digest), lambda: make(self._bytes(layer)), held)
+        key, least_bytes = (types, layer.digest), self._blobs.size(layer.digest) or 0
+        return self._shared.get(key, lambda: make(self._bytes(layer)), held, least_bytes=least_bytes)
 
     def _check_sizes(self, layers: tuple[Layer, ...]) -> None:
         """By what is there, whatever the manifest says."""
@@ -133,6 +135,25 @@ class Texts:
 
     def _bytes(self, layer: Layer) -> bytes:
         return self._blobs.read(layer.digest, MOST_BYTES)
+
+
+def _memory_bytes(value: Any) -> int:
+    """What a value takes that is made of texts, lists, tuples, dicts and settings."""
+    size, left = 0, [value]
+    while left:
+        each = left.pop()
+        size += getsizeof(each)
+        match each:
+            case Mapping():
+                left += each.keys()
+                left += each.values()
+            case list() | tuple():
+                left += each
+            case Serving() | ImageConfig():
+                left += (getattr(each, item.name) for item in fields(each))
+            case _:
+                pass
+    return size
 
 
 def _decoded(data: bytes) -> str:

@@ -104,6 +104,13 @@ class InputLimits:
         "catalogue/texts.py",
         "400",
     )
+    stored_text_bytes: int = _row(
+        256 << 20,
+        "bytes of memory that such texts of all stored models take, those of several models once, without "
+        "licenses",
+        "catalogue/texts.py",
+        "400",
+    )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")
     schema_bytes: int = _row(262_144, "bytes of a schema in `format`", "api/ollama/bounds.py", "400")
     choices: int = _row(128, "answers of one request: `n` times its prompts", "api/openai/bounds.py", "400")

@@ -158,6 +158,7 @@ ELSEWHERE: Mapping[str, str] = {
     "blob_bytes": "tests/api/test_manage.py",
     "create_files": "tests/api/test_manage_attacks.py",
     "model_text_bytes": "tests/api/test_manage_attacks.py",
+    "stored_text_bytes": "tests/unit/test_catalogue_texts.py",
     "adapter_bytes": "tests/unit/test_catalogue_adapters.py",
     "adapter_rank": "tests/unit/test_catalogue_adapters.py",
 }

@@ -10,7 +10,8 @@ from app.catalogue import weightfacts
 from app.catalogue.shared import Held, Shared
 from app.catalogue.stored import StoredModels
 from app.catalogue.texts import Texts
-from app.core.limits import DEFAULTS
+from app.core.errors import LoadFailed
+from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Model, ModelName
 from app.store import manifest as media
 from app.store import manifests as listing
@@ -25,9 +26,9 @@ MIB = 1 << 20
 
 
 class Place:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limits: InputLimits = DEFAULTS) -> None:
         self.store = Store(root / "models")
-        self.stored = StoredModels(self.store, root / "cache")
+        self.stored = StoredModels(self.store, root / "cache", limits=limits)
         self.weights = self.layer(media.MODEL, gguf())
 
     def layer(self, kind: str, data: bytes, **more: str) -> Layer:
@@ -162,6 +163,32 @@ def test_texts_are_in_memory_once(place: Place) -> None:
     assert one.parameters is two.parameters
     assert one.messages is two.messages
     assert one.messages[0][0] is one.messages[1][0]
+
+
+def test_the_texts_of_all_models_are_bounded_together(tmp_path: Path) -> None:
+    """What is served stays, and what had no room is served once others have gone."""
+    place = Place(tmp_path, InputLimits(stored_text_bytes=3 * MIB))
+    same = place.layer(media.SYSTEM, b"x" * MIB)
+    texts = {name: place.layer(media.SYSTEM, name.encode() * MIB) for name in "abcd"}
+    del texts["a"], texts["b"]
+    talk = json.dumps([{"content": str(number)} for number in range(10_000)]).encode()
+    for name, layer in {"one": same, "two": same, **texts, "e": place.layer(media.MESSAGES, talk)}.items():
+        place.put(name, layer)
+        place.read()
+    served = {"one", "two", "c"}
+    assert place.read().keys() == served
+    reason = "the texts of all models together take more than 3145728 bytes of memory"
+    assert dict(place.stored.read({}, again=True).skipped) == {"d:latest": reason, "e:latest": reason}
+    other = Manifest(None, (place.weights, place.layer(media.SYSTEM, b"y" * MIB)))
+    with pytest.raises(LoadFailed, match=reason):
+        place.stored.tried(ModelName("new"), other, {})
+    place.store.manifests.delete(ModelName("one"))
+    place.store.manifests.delete(ModelName("c"))
+    place.read()
+    assert {model.name.model for model in place.stored.read({}, again=True).models} >= {"two", "d"}
+    place.store.manifests.delete(ModelName("d"))
+    place.read()
+    assert {model.name.model for model in place.stored.read({}, again=True).models} >= {"two", "e"}
 
 
 def test_a_license_is_read_when_it_is_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
