@@ -53,13 +53,17 @@ def read_facts(
     spec: ModelSpec,
     hashes: FileHashes,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
+    *,
+    known: ModelFacts | None = None,
 ) -> ModelFacts:
-    """Read the files of a model's folder."""
+    """Read the files of a model's folder. `known` are facts of the same files for another `spec`: what the
+    weights are is taken from there.
+    """
     folder = open_folder(path)
     if folder.architecture.endswith(CLASSIFIERS):
         raise LoadFailed(f"{folder.architecture} is a classifier: it neither writes text nor embeds it")
     vocabulary = read_vocabulary(folder)
-    content = _gguf_content(folder) or _folder_content(folder, vocabulary, hashes, progress)
+    content = known or _gguf_content(folder) or _folder_content(folder, vocabulary, hashes, progress)
     abilities = _abilities(folder, spec, vocabulary)
     families = (content.family, "clip") if "vision" in abilities.capabilities else (content.family,)
     modified = max(file.stat().st_mtime for file in model_files(path))

@@ -63,15 +63,18 @@ _EMBEDDERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "modern-be
 _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 
 
-def facts_of(header: GgufHeader, spec: ModelSpec, folder: Path) -> ModelFacts:
-    """The facts of a model whose weights will be in `folder`.
+def facts_of(
+    header: GgufHeader, spec: ModelSpec, folder: Path, *, known: ModelFacts | None = None
+) -> ModelFacts:
+    """The facts of a model whose weights will be in `folder`; `known` are those of the same header for
+    another `spec`, with which what is large is shared.
 
     Raises:
         BadHeader: for a template that is too long to be read.
     """
     said = header.metadata
     family = _text(said.get("general.architecture")) or "unknown"
-    count = sum(math.prod(tensor.shape) for tensor in header.tensors)
+    count = known.parameter_count if known else sum(math.prod(each.shape) for each in header.tensors)
     template = spec.chat_template or _text(said.get(CHAT_TEMPLATE))
     if len(template) > MOST_CHARS:
         raise BadHeader(f"its chat template has more than {MOST_CHARS} characters")
@@ -104,7 +107,9 @@ def facts_of(header: GgufHeader, spec: ModelSpec, folder: Path) -> ModelFacts:
         reasoning_parser=reasoning,
         thinking_variable=thinking_variable(template) if reasoning and template else None,
         thinking=None if spec.template else thinking_levels(template, reasoning),
-        info={key: value for key, value in said.items() if key not in DROPPED}
+        info=known.info
+        if known
+        else {key: value for key, value in said.items() if key not in DROPPED}
         | {"general.parameter_count": count},
         tensors=header.tensors,
     )

@@ -39,6 +39,12 @@ def message_document(message: Message) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value or key == "content"}
 
 
+def chars_of(message: Message) -> int:
+    """Characters of all its texts; of calls those of the names."""
+    texts = (message.role, message.text, message.thinking, message.tool_name, message.tool_call_id)
+    return sum(map(len, texts)) + sum(len(call.name) for call in message.tool_calls)
+
+
 def _document(call: PastToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": dict(call.arguments)}
     return {"id": call.id, "function": function} if call.id else {"function": function}

@@ -6,12 +6,11 @@ of the hub, and configured models with something of their own.
 
 import hashlib
 import logging
-import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,21 @@ import orjson
 
 from app.catalogue import adaptercopies, gguf, tidying
 from app.catalogue.derived import on_configured, seen_through
-from app.catalogue.digest import FileHashes
-from app.catalogue.facts import read_facts
-from app.catalogue.folder import open_folder
-from app.catalogue.ggufheader import CHAT_TEMPLATE as GGUF_TEMPLATE
-from app.catalogue.ggufheader import facts_of
-from app.catalogue.headers import BadHeader, read_gguf
-from app.catalogue.layers import read_messages, read_params, read_sampling
+from app.catalogue.headers import BadHeader, GgufHeader
+from app.catalogue.layers import read_sampling
 from app.catalogue.names import parse_name
 from app.catalogue.quantizing import quantization_of
-from app.catalogue.serving import check_engine, repository_folder
+from app.catalogue.serving import repository_folder
+from app.catalogue.shared import Held
 from app.catalogue.storedadapter import adapter_of
+from app.catalogue.texts import Texts
+from app.catalogue.weightfacts import WeightFacts, engine_key
 from app.core import progress
-from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, StoreFailed
+from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, OverLimit, StoreFailed
 from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
-from app.core.request import Message
 from app.store import manifest as media
-from app.store.config import MOST_BYTES, ImageConfig, Serving, parse_config, parse_serving
+from app.store.config import Serving
 from app.store.manifest import Layer, Manifest
 from app.store.manifests import Stored
 from app.store.store import Store
@@ -66,22 +62,29 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What a manifest says besides the weights, as a Modelfile does."""
+class _Unserved:
+    """Why a model is not served. One that `lasts` no other look would change, as long as the model stays."""
 
-    system: str = ""
-    template: str = ""
-    chat_template: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    messages: tuple[Message, ...] = ()
-    license: tuple[str, ...] = ()
-    serving: Serving = field(default_factory=Serving)
-    config: ImageConfig = field(default_factory=ImageConfig)
+    reason: str
+    lasts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a manifest came to in a `state`; `held` is what it shares with others."""
+
+    state: object
+    made: Model | _Unserved
+    held: Held
+
+    def stands(self, state: object, *, again: bool) -> bool:
+        may_mend = isinstance(self.made, _Unserved) and not self.made.lasts
+        return self.state == state and not (again and may_mend)
 
 
 class StoredModels:
     """Makes models of what is in `store`. `cache_dir` holds what is made of their weights; `limits` bind
-    their adapters.
+    their texts and adapters.
 
     Every method may be called from any thread, and blocks; `read` one at a time.
     """
@@ -90,7 +93,9 @@ class StoredModels:
         self.store = store
         self._limits = limits
         self._cache = cache_dir.resolve()
-        self._known: dict[str, tuple[object, Model | str]] = {}
+        self._texts = Texts(store.blobs, limits)
+        self._weights = WeightFacts(self._cache)
+        self._known: dict[str, _Known] = {}
         self._stop = threading.Event()
 
     def close(self) -> None:
@@ -107,19 +112,19 @@ class StoredModels:
         """
         listing = self.store.manifests.list()
         skipped = {bad.path: bad.reason for bad in listing.bad}
-        known: dict[str, tuple[object, Model | str]] = {}
+        known: dict[str, _Known] = {}
         models: list[Model] = []
         for stored in listing.models:
             place = str(stored.name)
             state = self._state(stored)
             before = self._known.get(place)
-            stands = before and before[0] == state and not (again and isinstance(before[1], str))
-            made = before[1] if before and stands else self._made(stored, configured)
-            known[place] = state, made
-            if isinstance(made, Model):
-                models.append(made)
+            stands = before and before.stands(state, again=again)
+            found = before if before and stands else self._made(stored, state, configured)
+            known[place] = found
+            if isinstance(found.made, Model):
+                models.append(found.made)
             else:
-                skipped[place] = made
+                skipped[place] = found.made.reason
         self._known = known
         return Reading(tuple(models), skipped, listing.signature)
 
@@ -166,39 +171,23 @@ class StoredModels:
             StoreFailed: where the store cannot be read.
         """
         try:
-            return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured)
+            return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured, [])
         except StoreFailed:
             raise
         except Exception as error:  # files from anywhere: whatever they lead to is told as their fault
             raise LoadFailed(self._reason(name, error)) from error
 
-    def settings(self, manifest: Manifest) -> Settings:
-        """Raises: BadManifest, BlobMissing, StoreFailed: for a layer that cannot be read."""
+    def parameters(self, manifest: Manifest) -> Mapping[str, Any]:
+        """Raises: BadManifest, BlobMissing, StoreFailed: where they cannot be read, or are too many."""
+        return self._texts.parameters(manifest, [])
 
-        def text(*types: str) -> str:
-            layer = manifest.last(*types)
-            return self._text(layer) if layer else ""
+    def header(self, digest: str) -> GgufHeader:
+        """The header of a blob that is to be a GGUF file.
 
-        layer = manifest.last(media.SERVING)
-        serving = parse_serving(self._bytes(layer)) if layer else Serving()
-        check_engine(serving.engine)
-        return Settings(
-            system=text(media.SYSTEM),
-            template=text(media.TEMPLATE, media.PROMPT),
-            chat_template=text(media.CHAT_TEMPLATE),
-            parameters=read_params(text(media.PARAMS)),
-            messages=read_messages(text(media.MESSAGES)),
-            license=tuple(self._text(layer) for layer in manifest.all(media.LICENSE)),
-            serving=serving,
-            config=self._config(manifest),
-        )
-
-    def _config(self, manifest: Manifest) -> ImageConfig:
-        """What a configuration is used for here is only shown: one that cannot be read is as none."""
-        try:
-            return parse_config(self._bytes(manifest.config)) if manifest.config else ImageConfig()
-        except AppError:
-            return ImageConfig()
+        Raises:
+            BadHeader, OSError: where it is none, or is not there.
+        """
+        return self._weights.header(self.store.blobs.path(digest), [])
 
     def _without_paths(self, error: Exception) -> str:
         """Its text without the folders of this server."""
@@ -210,11 +199,13 @@ class StoredModels:
         converted = model is not None and gguf.is_whole(gguf.place(self._cache, _hex(model)))
         return stored.digest, stored.modified_at, converted
 
-    def _made(self, stored: Stored, configured: Mapping[str, Model]) -> Model | str:
+    def _made(self, stored: Stored, state: object, configured: Mapping[str, Model]) -> _Known:
+        held: Held = []
         try:
-            return self._model(stored, configured)
+            return _Known(state, self._model(stored, configured, held), held)
         except Exception as error:  # files from anywhere: one that is odd must not hide the others
-            return self._reason(stored.name, error)
+            reason = self._reason(stored.name, error)
+            return _Known(state, _Unserved(reason, isinstance(error, OverLimit)), held)
 
     def _reason(self, name: ModelName, error: Exception) -> str:
         """Why a model cannot be served, for whoever sent its files."""
@@ -227,11 +218,11 @@ class StoredModels:
                 _log.debug("the stored model %s cannot be read", name, exc_info=error)
                 return f"its files cannot be read ({type(error).__name__})"
 
-    def _model(self, stored: Stored, configured: Mapping[str, Model]) -> Model:
+    def _model(self, stored: Stored, configured: Mapping[str, Model], held: Held) -> Model:
         manifest = stored.manifest
         if reason := next(filter(None, (_UNSERVED.get(each.media_type) for each in manifest.layers)), ""):
             raise BadManifest(reason)
-        own = self.settings(manifest)
+        own = self._texts.settings(manifest, held)
         spec = ModelSpec(
             stored.name,
             "",
@@ -253,7 +244,7 @@ class StoredModels:
             model = replace(model, parent=_origin(manifest.last(media.SERVING)) or model.parent)
             size = model.facts.size_bytes + manifest.size_bytes
         else:
-            model = self._on_weights(spec, manifest, own.serving)
+            model = self._on_weights(spec, manifest, own.serving, held)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
         if adapter_files := manifest.all(media.ADAPTER_FILE):
             model = replace(model, adapter=self._adapter(adapter_files, model))
@@ -261,18 +252,18 @@ class StoredModels:
         _check(facts)
         return replace(model, facts=facts)
 
-    def _on_weights(self, spec: ModelSpec, manifest: Manifest, serving: Serving) -> Model:
+    def _on_weights(self, spec: ModelSpec, manifest: Manifest, serving: Serving, held: Held) -> Model:
         weights = manifest.last(media.MODEL)
         files = manifest.all(media.FILE)
         # The weights alone decide what their engine can do, so that all models on them can share it.
         bare = replace(spec, system="", template="", chat_template="", parameters={}, messages=(), license=())
         templates = {"template": spec.template, "chat_template": spec.chat_template}
         if weights is not None:
-            facts, bare = self._gguf(bare, templates, weights)
+            blob = self.store.blobs.path(weights.digest)
+            facts, bare = self._weights.of_gguf(blob, _hex(weights), bare, templates, held)
         elif files or serving.repository:
             path = self._folder(files) if files else repository_folder(serving)
-            bare = bare if open_folder(path).template else replace(bare, **templates)
-            facts = read_facts(path, bare, _Unhashed())
+            facts, bare = self._weights.of_folder(path, bare, templates, held)
             facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
         else:
             raise BadManifest("it has no weights")
@@ -282,7 +273,7 @@ class StoredModels:
         return Model(
             spec,
             facts if is_seen else seen_through(facts, spec),
-            _engine_key(facts.path, bare),
+            engine_key(facts.path, bare),
             parent=parent,
             sampling=sampling,
             fault=fault,
@@ -300,18 +291,6 @@ class StoredModels:
     def _adapter(self, layers: tuple[Layer, ...], model: Model) -> Adapter:
         base = None if self.is_lacking(model) else model.facts.path
         return adapter_of(layers, model, self.store.blobs, base, self._cache, self._limits)
-
-    def _gguf(
-        self, bare: ModelSpec, templates: Mapping[str, str], layer: Layer
-    ) -> tuple[ModelFacts, ModelSpec]:
-        blob = self.store.blobs.path(layer.digest)
-        folder = gguf.place(self._cache, _hex(layer))
-        header = read_gguf(blob)
-        own = header.metadata.get(GGUF_TEMPLATE)
-        bare = bare if own else replace(bare, **templates)
-        if gguf.is_whole(folder):
-            return read_facts(folder, bare, _Unhashed()), bare
-        return facts_of(header, bare, folder), bare
 
     def _folder(self, files: tuple[Layer, ...]) -> Path:
         """A folder of links to blobs, made once."""
@@ -339,12 +318,6 @@ class StoredModels:
             shutil.rmtree(part, ignore_errors=True)
         return target
 
-    def _bytes(self, layer: Layer) -> bytes:
-        return self.store.blobs.read(layer.digest, MOST_BYTES)
-
-    def _text(self, layer: Layer) -> str:
-        return self._bytes(layer).decode("utf-8", "replace")
-
 
 def _check(facts: ModelFacts) -> None:
     """What every list of models shows must be such that it can be written, whatever the files say.
@@ -357,24 +330,6 @@ def _check(facts: ModelFacts) -> None:
         raise BadManifest("its files give it a size that no model has")
     if not _WORD.fullmatch(facts.family) or not _WORD.fullmatch(facts.quantization):
         raise BadManifest("its files name no architecture")
-
-
-class _Unhashed(FileHashes):
-    """Reads nothing: what identifies a stored model is its manifest, and weights are large."""
-
-    def __init__(self) -> None:
-        super().__init__(Path(os.devnull))
-
-    def of(self, path: Path, progress: Callable[[int], None] = lambda _done: None) -> str:
-        return ""
-
-
-def _engine_key(path: Path, bare: ModelSpec) -> str:
-    parts = (
-        *(str(path), bare.engine, bare.template, bare.chat_template),
-        *(bare.tool_parser, bare.reasoning_parser),
-    )
-    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _origin(*layers: Layer | None) -> str:

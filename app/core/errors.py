@@ -162,6 +162,10 @@ class BadManifest(AppError):
     """A manifest or its configuration in the store cannot be read."""
 
 
+class OverLimit(BadManifest):
+    """A model of the store has more of something than is served: it stays so until the model is another."""
+
+
 class StoreFailed(AppError):
     """The model store could not do what it was asked for, and is as it was."""
 

@@ -95,7 +95,20 @@ class InputLimits:
     create_files: int = _row(
         1_024,
         "files of a model that is made (`/api/create`), and its licenses",
-        "api/ollama/changes.py",
+        "api/ollama/changes.py, catalogue/texts.py",
+        "400",
+    )
+    model_text_bytes: int = _row(
+        4 << 20,
+        "bytes of a stored model's licenses, system text, template, messages and parameters together",
+        "catalogue/texts.py",
+        "400",
+    )
+    stored_text_bytes: int = _row(
+        256 << 20,
+        "bytes of memory that such texts of all stored models take, those of several models once, without "
+        "licenses",
+        "catalogue/texts.py",
         "400",
     )
     embed_inputs: int = _row(2_048, "inputs of an embed request", "api/ollama/bounds.py", "400")

@@ -1,6 +1,6 @@
 """What is known of a model: how it was configured and what its files say."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +9,10 @@ from typing import Any, Literal, Self, TypeAlias
 from app.core.request import Message, Overrides
 
 Capability: TypeAlias = Literal["completion", "embedding", "tools", "thinking", "insert", "vision"]
+
+
+Text: TypeAlias = str | Callable[[], str]
+"""A text, or what reads one that is only shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class ModelSpec:
     chat_template: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     messages: tuple[Message, ...] = ()
-    license: tuple[str, ...] = ()
+    license: tuple[Text, ...] = ()
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from app.catalogue.adapters import check_names
-from app.catalogue.headers import BadHeader, read_gguf, read_safetensors
+from app.catalogue.headers import BadHeader, read_safetensors
 from app.catalogue.library import Library, key_of
 from app.catalogue.messages import message_document
 from app.catalogue.quantizing import FP8, check_quantization, quantized
-from app.catalogue.stored import PICKLES, StoredModels, read_params
+from app.catalogue.stored import PICKLES, StoredModels
 from app.core.errors import (
     AppError,
+    BadManifest,
     BlobMissing,
     CreateFailed,
     InvalidRequest,
@@ -220,7 +221,7 @@ class Creator:
             if stream.read(4) != b"GGUF":
                 raise InvalidRequest(NOT_GGUF)
         try:
-            read_gguf(path)
+            self._stored.header(digest)
         except BadHeader as error:
             raise InvalidRequest(f"{NOT_GGUF}: {error}") from error
         return layer
@@ -292,9 +293,11 @@ class Creator:
         more = quantized(model, is_configured=bool(serving.base))
         return replace(serving, engine={**serving.engine, **more}).encode()
 
-    def _parameters(self, base: Manifest) -> dict[str, Any]:
-        layer = base.last(media.PARAMS)
-        return read_params(self.store.blobs.read(layer.digest, MOST_CONFIG_BYTES).decode()) if layer else {}
+    def _parameters(self, base: Manifest) -> Mapping[str, Any]:
+        try:
+            return self._stored.parameters(base)
+        except BadManifest as error:
+            raise InvalidRequest(f"these files cannot be served: {error}") from error
 
     def _convert(self, model: Model) -> None:
         try:

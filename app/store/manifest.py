@@ -4,7 +4,7 @@ What Ollama knows has its media types. What only Caravan knows are layers too, o
 copies and pushes without reading them: a model that holds GGUF runs there all the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,14 @@ CHAT_TEMPLATE = _CARAVAN + "chat-template"
 SERVING = _CARAVAN + "serving"
 """JSON of how the model is served, `config.Serving`."""
 
+TEXTS = frozenset({TEMPLATE, PROMPT, SYSTEM, PARAMS, MESSAGES, LICENSE, CHAT_TEMPLATE, SERVING})
+"""Layers that are read whole."""
+
 MOST_BYTES = 8 << 20
 MOST_LAYERS = 65_536
+MOST_TEXTS = 4_096
+MOST_TEXT_BYTES = 64 << 20
+"""Of all texts together, however often a blob is named: one that is fetched once counts each time."""
 _INT64_MAX = 2**63 - 1
 _MOST_NAME_CHARS = 1024
 
@@ -131,11 +137,20 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(layers) > MOST_LAYERS:
         raise BadManifest(f"it has more than {MOST_LAYERS} layers")
     config = document.get("config")
+    read = tuple(_layer(layer) for layer in layers)
+    _check_texts([layer.size for layer in read if layer.media_type in TEXTS])
     return Manifest(
         config=_layer(config) if isinstance(config, dict) and config.get("digest") else None,
-        layers=tuple(_layer(layer) for layer in layers),
+        layers=read,
         builds=tuple(_build(build) for build in _list(document, "manifests")[:MOST_LAYERS]),
     )
+
+
+def _check_texts(sizes: Sequence[int]) -> None:
+    if len(sizes) > MOST_TEXTS:
+        raise BadManifest(f"it has more than {MOST_TEXTS} texts")
+    if sum(sizes) > MOST_TEXT_BYTES:
+        raise BadManifest(f"its texts have more than {MOST_TEXT_BYTES} bytes")
 
 
 def is_local(path: str) -> bool:

@@ -8,12 +8,13 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from app.core.errors import BadManifest, BlobMissing, InvalidRequest, ModelNotFound, StoreFailed
@@ -72,6 +73,10 @@ class _File:
     identity: tuple[int, int, int]
 
 
+class _Malformed(BadManifest):
+    """Its content is no manifest, which no other look at the same file will change."""
+
+
 class Manifests:
     """The manifests below a store's root folder. Every method may be called from any thread, and blocks.
 
@@ -82,7 +87,7 @@ class Manifests:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self.root = blobs.root
-        self._known: dict[str, tuple[tuple[int, int, int], Stored]] = {}
+        self._known: dict[str, tuple[tuple[int, int, int], Stored | str]] = {}
 
     def find(self, name: ModelName) -> Stored | None:
         """The model of that name, in whatever case it is stored (docs/reference 3.3).
@@ -152,19 +157,26 @@ class Manifests:
             return stored
 
     def list(self) -> Listing:
-        """Every model that can be read; of a file that did not change since it is not read again."""
+        """Every model that can be read; of a file that did not change since it is not read again.
+
+        Copies of one manifest have its layers in memory once.
+        """
         models: dict[str, Stored] = {}
-        known: dict[str, tuple[tuple[int, int, int], Stored]] = {}
+        known: dict[str, tuple[tuple[int, int, int], Stored | str]] = {}
+        same = {each.digest: each.manifest for _, each in self._known.values() if isinstance(each, Stored)}
         files, bad = self._walk()
         for file in files:
             try:
-                stored = self._stored(file)
+                stored = self._stored(file, same)
+                known[file.path] = (file.identity, stored)
+                same[stored.digest] = stored.manifest
                 other = models.setdefault(stored.name.canonical.lower(), stored)
                 if other is not stored:
                     raise BadManifest(f"it differs from {other.name} in case only")
-                known[file.path] = (file.identity, stored)
             except BadManifest as error:
                 bad.append(Bad("/".join(file.parts), str(error)))
+                if isinstance(error, _Malformed):
+                    known[file.path] = (file.identity, str(error))
         self._known = known
         return Listing(tuple(models.values()), tuple(bad), _signature(files))
 
@@ -194,22 +206,30 @@ class Manifests:
     def _path(self, *parts: str) -> Path:
         return self.root.joinpath(MANIFESTS, *parts)
 
-    def _stored(self, file: _File) -> Stored:
+    def _stored(self, file: _File, same: Mapping[str, Manifest]) -> Stored:
         known = self._known.get(file.path)
         if known and known[0] == file.identity:
+            if isinstance(known[1], str):
+                raise _Malformed(known[1])
             return known[1]
         if not all(pattern.fullmatch(part) for pattern, part in zip(_PARTS, file.parts, strict=True)):
             raise BadManifest("its path is no model's name")
-        return self._read(file.parts)
+        return self._read(file.parts, same)
 
-    def _read(self, parts: tuple[str, ...]) -> Stored:
+    def _read(self, parts: tuple[str, ...], same: Mapping[str, Manifest] = MappingProxyType({})) -> Stored:
+        """The model at that path; `same` are manifests that have been read, by their digests."""
         try:
             data, modified = _content(self._path(*parts))
         except OSError as error:
             raise BadManifest(f"it cannot be read: {error.strerror}") from None
         host, namespace, model, tag = parts
         name = ModelName(model, tag, namespace, host)
-        return Stored(name, parse_manifest(data), hashlib.sha256(data).hexdigest(), modified)
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            manifest = same.get(digest) or parse_manifest(data)
+        except BadManifest as error:
+            raise _Malformed(str(error)) from None
+        return Stored(name, manifest, digest, modified)
 
     def _check(self, digest: str, size: int) -> None:
         there = self._blobs.size(digest)

@@ -157,6 +157,8 @@ ELSEWHERE: Mapping[str, str] = {
     "decoded_body_bytes": "tests/api/test_body.py",
     "blob_bytes": "tests/api/test_manage.py",
     "create_files": "tests/api/test_manage_attacks.py",
+    "model_text_bytes": "tests/api/test_manage_attacks.py",
+    "stored_text_bytes": "tests/unit/test_catalogue_texts.py",
     "adapter_bytes": "tests/unit/test_catalogue_adapters.py",
     "adapter_rank": "tests/unit/test_catalogue_adapters.py",
 }

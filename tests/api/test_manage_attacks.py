@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
+from app.core.model import ModelName
+from app.store.manifest import PARAMS, Layer, Manifest
 from tests.api.managed import Site, digest_of, gguf, managed
 
 DIGITS = "ab" * 32
@@ -262,6 +264,11 @@ TOO_MUCH: tuple[dict[str, Any], ...] = (
     {"messages": [{"role": "user", "content": "x"}] * 10_001},
     {"parameters": {f"p{number}": number for number in range(257)}},
     {"parameters": {"stop": ["x"] * 300}},
+    {"parameters": {"stop": ["x"] * 65}},
+    {"parameters": {"stop": ["x" * 16_385]}},
+    {"parameters": {"x": [[0] * 128, [0] * 129]}},
+    {"license": ["x" * (1 << 20)] * 5},
+    {"system": "x" * (1 << 19), "messages": [{"role": "user", "content": "x" * (1 << 19)}]},
     {"files": {f"{number}.safetensors": f"sha256:{DIGITS}" for number in range(1025)}, "from": ""},
 )
 
@@ -272,6 +279,38 @@ async def test_what_is_too_much_is_refused(site: Site) -> None:
         asked = {"model": "new", "from": "plain", "stream": False, **body}
         wrong += await complaint(site, "POST", "/api/create", asked)
     assert wrong == []
+
+
+async def test_licenses_add_up_to_the_limit_and_no_further(site: Site) -> None:
+    """Each create appends them to those of its base (docs/reference 11.1)."""
+    for count in (1, 2, 3):
+        await site.made(model="heap", **{"from": "heap" if count > 1 else "plain"}, license="x" * (1 << 20))
+        assert len((await site.shown("heap"))["license"]) == count * (1 << 20) + count - 1
+    asked = {"model": "heap", "from": "heap", "license": "x" * (1 << 20), "stream": False}
+    before = tree(site.store.root)
+    answer = await site.send("/api/create", **asked)
+    assert answer.status_code == 400
+    assert "texts: at most 4194304 bytes together, this model has" in answer.json()["error"]
+    assert tree(site.store.root) == before
+    assert "heap:latest" in await site.names()
+
+
+async def test_parameters_add_up_to_the_limit_and_no_further(site: Site) -> None:
+    await site.made(model="heap", **{"from": "plain"}, parameters={f"a{n}": n for n in range(200)})
+    more = {"model": "heap", "from": "heap", "parameters": {f"b{n}": n for n in range(57)}}
+    await refused(site, "POST", "/api/create", more | {"stream": False})
+    assert (await site.answer("heap")).status_code == 200
+
+
+async def test_a_base_that_is_not_served_for_its_texts_makes_no_model(site: Site) -> None:
+    """As another program may have written it, or a server with higher limits."""
+    found = site.store.manifests.find(ModelName("here"))
+    assert found is not None
+    for data in (b'{"stop":[' + b'"x",' * 100_000 + b'"x"]}', b"[]"):
+        layer = Layer(PARAMS, site.store.blobs.put(data), len(data))
+        site.store.manifests.write(ModelName("big"), Manifest(None, (*found.manifest.layers, layer)))
+        asked = {"model": "new", "from": "big", "parameters": {"seed": 1}, "stream": False}
+        await refused(site, "POST", "/api/create", asked)
 
 
 async def test_texts_that_are_no_unicode(site: Site) -> None:

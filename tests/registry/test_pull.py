@@ -22,6 +22,7 @@ from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
 from app.registry.pull import pull
 from app.registry.transport import make_client
+from app.store.manifest import LICENSE
 from app.store.partial import Partial
 from tests.registry.faulty import Answer, Asked, Faulty, Reply, as_json, faulty, ranged
 from tests.registry.models import LAYER, QUICK, Model, digest_of, model_of, place, statuses, told
@@ -304,6 +305,14 @@ def manifest_with(**changes: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def manifest_of_licenses(count: int, size: int) -> bytes:
+    """One blob under many names: fetched once, and read for each."""
+    document = json.loads(MODEL.raw)
+    license_layer = {**document["layers"][0], "mediaType": LICENSE, "size": size}
+    document["layers"] += [license_layer] * count
+    return json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
@@ -323,6 +332,8 @@ def manifest_with(**changes: object) -> bytes:
         (manifest_with(size=1 << 60), f"{BLOB} has {1 << 60} bytes"),
         (manifest_with(digest=digest_of(b"{}")), f"{digest_of(b'{}')} has two sizes"),
         (b'{"layers":[' + b"1," * 70_000 + b"1]}", "it has more than 65536 layers"),
+        (manifest_of_licenses(50_000, 1 << 20), "it has more than 4096 texts"),
+        (manifest_of_licenses(65, 1 << 20), "its texts have more than 67108864 bytes"),
     ],
 )
 async def test_manifests_that_are_none(raw: bytes, text: str, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from app.catalogue import conversion
+from app.catalogue.layers import read_messages, read_params
 from app.catalogue.library import Library, key_of
-from app.catalogue.stored import Reading, StoredModels, read_messages, read_params
+from app.catalogue.stored import Reading, StoredModels
 from app.core.errors import BadManifest, Draining, Forbidden, LoadFailed
 from app.core.model import ENGINE_FIELDS, Model, ModelName
 from app.core.request import Message

@@ -75,6 +75,25 @@ class Refusing(FakeEngine):
 # Which messages there are.
 
 
+async def test_many_messages_of_a_model_are_made_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[bool] = []
+    of = Message.of
+
+    def counted(role: str, content: str, *more: Any) -> Message:
+        made.append(threading.current_thread() is threading.main_thread())
+        return of(role, content, *more)
+
+    monkeypatch.setattr(Message, "of", counted)
+    for count, on_loop in ((2, True), (501, False)):
+        on = served(messages=(Message.of("user", "x"),) * count)
+        for ask in (chat(USER, on=on), completion(on=on)):
+            made.clear()
+            await ask
+            assert made.count(on_loop) >= count
+
+
 @pytest.mark.point(136, 137, 139)
 @pytest.mark.parametrize(
     ("asked", "order"),
@@ -85,14 +104,14 @@ class Refusing(FakeEngine):
     ],
 )
 async def test_the_order_of_the_messages(asked: list[Message], order: list[str]) -> None:
-    on = served(system="M", messages=(("user", "U0"), ("assistant", "A0")))
+    on = served(system="M", messages=(Message.of("user", "U0"), Message.of("assistant", "A0")))
     found = await chat(*asked, on=on)
     roles = {"U": "user", "A": "assistant", "S": "system", "M": "system"}
     assert found.text == "".join(turn(roles[name[0]], name) for name in order) + OPENED
 
 
 async def test_a_completion_is_one_message_of_the_user() -> None:
-    on = served(system="M", messages=(("user", "U0"), ("assistant", "A0")))
+    on = served(system="M", messages=(Message.of("user", "U0"), Message.of("assistant", "A0")))
     whole = turn("user", "U0") + turn("assistant", "A0") + turn("user", "U") + OPENED
     assert (await completion(on=on)).text == turn("system", "M") + whole
     assert (await completion(on=on, parts={"system": "S"})).text == turn("system", "S") + whole
@@ -131,7 +150,7 @@ async def test_a_template_of_the_models_own_has_its_own_switch_of_thinking() -> 
 
 
 async def test_a_raw_prompt_is_not_touched() -> None:
-    on = served(system="M", template="T {{ .Prompt }}", messages=(("user", "U0"),))
+    on = served(system="M", template="T {{ .Prompt }}", messages=(Message.of("user", "U0"),))
     assert (await completion(" {{ x }}\n", on=on, parts={"raw": True})).text == " {{ x }}\n"
 
 
@@ -148,7 +167,7 @@ async def test_a_suffix_takes_the_markers_of_the_model_or_its_template() -> None
 async def test_a_context_comes_before_the_prompt_and_stands_for_the_history() -> None:
     engine = FakeEngine()
     earlier = await engine.tokenize("we said this ")
-    on = served(system="M", messages=(("user", "U0"),))
+    on = served(system="M", messages=(Message.of("user", "U0"),))
     parts = {"context": tuple(earlier.token_ids)}
     found = await completion(on=on, engine=engine, parts=parts)
     assert found.text == f"we said this {turn('system', 'M')}{turn('user', 'U')}{OPENED}"

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.api.ollama.views import Running, ps, show, tags
+from app.api.ollama.views import Running, is_large, ps, show, tags
 from app.api.ollama.wire import local_stamp
 from app.core.model import Model, ModelFacts, ModelName, ModelSpec, TensorInfo
+from app.core.request import Message
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, UTC)
 SPEC = ModelSpec(
@@ -15,7 +16,7 @@ SPEC = ModelSpec(
     source="x",
     system="be brief",
     parameters={"stop": ["a", 'b"\n'], "temperature": 0.5, "num_ctx": 4096, "seed": -1.0, "use_mmap": True},
-    messages=(("user", "hi"), ("assistant", "ho\nho")),
+    messages=(Message.of("user", "hi"), Message.of("assistant", "ho\nho")),
     license=("MIT", "and more\nlines"),
 )
 FACTS = ModelFacts(
@@ -43,6 +44,36 @@ def model(spec: dict[str, Any] | None = None, parent: str = "", **facts: Any) ->
     fields = {name: getattr(SPEC, name) for name in SPEC.__slots__} | (spec or {})
     known = {name: getattr(FACTS, name) for name in FACTS.__slots__} | facts
     return Model(ModelSpec(**fields), ModelFacts(**known), "key", parent)
+
+
+TENSOR = FACTS.tensors[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts", "large"),
+    [
+        ({}, {}, False),
+        ({"license": ("x" * 1000,)}, {"tensors": (TENSOR,) * 1000}, False),
+        ({"license": (lambda: "MIT",)}, {}, True),
+        ({"system": "x" * 200_000}, {}, True),
+        ({"messages": (Message.of("user"),) * 3000}, {}, True),
+        ({"parameters": {"stop": ["x" * 200_000]}}, {}, True),
+        ({}, {"tensors": (TENSOR,) * 150_000}, True),
+        ({}, {"info": {str(number): number for number in range(3000)}}, True),
+        ({}, {"info": {"general.description": "x" * 200_000}}, True),
+        ({}, {"chat_template": "x" * 200_000}, True),
+    ],
+)
+def test_what_is_too_large_to_be_shown_on_the_event_loop(
+    spec: dict[str, Any], facts: dict[str, Any], large: bool
+) -> None:
+    assert is_large(model(spec, **facts)) is large
+
+
+def test_a_license_that_is_read_when_it_is_shown() -> None:
+    shown = show(model({"license": ("MIT", lambda: "BSD")}), "sys")
+    assert shown["license"] == "MIT\nBSD"
+    assert "LICENSE MIT\nLICENSE BSD\n" in shown["modelfile"]
 
 
 @pytest.mark.point(171, 174)

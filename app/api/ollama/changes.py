@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.api.bounds import items, refuse_nested
+from app.api.bounds import items, refuse_nested, refuse_stops
 from app.api.ollama.codec import decode_body
 from app.api.ollama.schema import MESSAGE
 from app.catalogue.names import parse_name, split_source
@@ -203,6 +203,7 @@ def _refuse_over_limits(asked: CreateBody, limits: InputLimits) -> None:
     refuse_over(
         "parameters", limits.options, sum(max(1, len(items(each))) for each in asked.parameters.values())
     )
+    refuse_stops(asked.parameters.get("stop"), limits)
     refuse_over("messages", limits.messages, len(asked.messages))
     refuse_over("images", limits.images, sum(len(message.images) for message in asked.messages))
     calls = [dict(call.arguments) for message in asked.messages for call in message.tool_calls]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from starlette.requests import Request
@@ -113,9 +113,10 @@ async def show(
 ) -> Response:
     asked = await served.decoded(codec.to_show, body)
     check_allowed(ctx.caller, asked.model, details=True)
+    model = _seen(served.library.find(asked.model, details=True), ctx.caller)
     show_it = partial(
-        views.show,
-        _seen(served.library.find(asked.model, details=True), ctx.caller),
+        _shown,
+        model,
         asked.model,
         shows_path=ctx.caller.has("admin"),
         verbose=asked.verbose,
@@ -123,9 +124,13 @@ async def show(
         options=asked.options,
         user_agent=user_agent,
     )
-    # What the client sends comes back, as a Modelfile too.
-    found = show_it() if len(body) < LARGE_BODY else await served.pool.run(show_it)
-    return _json(dumps(found))
+    # What the client sends comes back, as a Modelfile too; lists of the vocabulary are long.
+    is_small = len(body) < LARGE_BODY and not asked.verbose and not views.is_large(model)
+    return _json(show_it() if is_small else await served.pool.run(show_it))
+
+
+def _shown(model: Model, requested: str, **how: Any) -> bytes:
+    return dumps(views.show(model, requested, **how))
 
 
 def _json(body: bytes, status: int = HTTPStatus.OK) -> Response:

@@ -9,9 +9,9 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from app.api.ollama.wire import local_stamp
-from app.catalogue.messages import message_document
+from app.catalogue.messages import chars_of, message_document
 from app.core.context import Caller
-from app.core.model import Model
+from app.core.model import Model, Text
 from app.golang.quote import quoted
 from app.store.modelfile import Command, format_modelfile
 
@@ -22,6 +22,12 @@ PROJECTOR = "clip."
 """Facts under this prefix describe the part that sees and are shown apart."""
 
 KEY_COLUMNS = 30
+LARGE_CHARS = 128 << 10
+"""What a model may have to be shown on the event loop: some ten milliseconds."""
+
+_ITEM_CHARS = 64
+"""What a tensor or a fact counts for."""
+
 COPILOT = "GitHubCopilotChat/"
 """A client that shows `general.basename` to its users."""
 
@@ -97,7 +103,7 @@ def show(
     if user_agent.startswith(COPILOT):
         info["general.basename"] = requested
     answer = {
-        "license": "\n".join(spec.license),
+        "license": "\n".join(map(_text, spec.license)),
         "modelfile": modelfile(model, system, {**spec.parameters, **(options or {})}, shows_path=shows_path),
         "parameters": "\n".join(_parameter_lines(spec.parameters)),
         "template": spec.template or facts.chat_template or PLAIN_TEMPLATE,
@@ -126,6 +132,19 @@ def modelfile(model: Model, system: str, parameters: Mapping[str, Any], *, shows
     return head + format_modelfile((source, *_commands(model, system, parameters, shows_path=shows_path)))
 
 
+def is_large(model: Model) -> bool:
+    """Whether to show the model is too much for the event loop: licenses of the store, which are read from
+    the disk, or much else.
+    """
+    spec, facts = model.spec, model.facts
+    texts = (spec.system, spec.template, spec.chat_template, facts.chat_template, spec.requires)
+    written = _ITEM_CHARS * (len(spec.messages) + len(spec.parameters) + len(facts.info) + len(facts.tensors))
+    written += sum(map(len, texts)) + sum(map(chars_of, spec.messages))
+    written += sum(len(repr(value)) for value in spec.parameters.values())
+    written += sum(len(value) for value in facts.info.values() if isinstance(value, str))
+    return written > LARGE_CHARS or any(not isinstance(text, str) for text in spec.license)
+
+
 def _commands(
     model: Model, system: str, parameters: Mapping[str, Any], *, shows_path: bool
 ) -> Iterator[Command]:
@@ -141,10 +160,14 @@ def _commands(
             yield Command(name, value)
     for key, value in _each(parameters):
         yield Command("parameter", value if isinstance(value, str) else _go(value), key)
-    for text in spec.license:
+    for text in map(_text, spec.license):
         yield Command("license", text)
     for message in spec.messages:  # with no more than these two, as Ollama's is
         yield Command("message", message.text, message.role)
+
+
+def _text(text: Text) -> str:
+    return text if isinstance(text, str) else text()
 
 
 def _row(row: Running) -> dict[str, Any]:
