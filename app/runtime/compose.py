@@ -25,9 +25,6 @@ TOO_LONG = (
     "adjust the context length in settings, or use a model with a longer context length"
 )
 
-_FEW_MESSAGES = 500
-"""Messages of a model that are made on the event loop, in some milliseconds."""
-
 _RESERVED = frozenset(
     """messages conversation conversations tools documents chat_template tokenize add_generation_prompt
     continue_final_message return_dict return_tensors return_assistant_tokens_mask padding truncation
@@ -71,7 +68,7 @@ class Composer:
         """
         self._check()
         if isinstance(self._asked.prompt, ChatPrompt):
-            return self._cut(await self._conversation(await self._chat_history(self._asked.prompt.messages)))
+            return self._cut(await self._conversation(self._chat_history(self._asked.prompt.messages)))
         return self._cut(await self._completion(self._asked.prompt))
 
     async def uncut(self) -> Prompt:
@@ -82,7 +79,7 @@ class Composer:
         """
         self._check()
         asked = self._asked.prompt
-        messages = await self._chat_history(asked.messages if isinstance(asked, ChatPrompt) else ())
+        messages = self._chat_history(asked.messages if isinstance(asked, ChatPrompt) else ())
         return await self._render(tuple(messages), await self._template())
 
     def _check(self) -> None:
@@ -105,7 +102,7 @@ class Composer:
             return await self._engine.tokenize(asked.prompt, images=asked.images)
         if asked.suffix:
             return await self._fill_in(asked)
-        messages = completion_messages(self._model.spec.system, await self._preset(), asked)
+        messages = completion_messages(self._model.spec.system, self._preset(), asked)
         prompt = await self._conversation(messages, template=asked.template)
         if asked.context:
             earlier = await self._engine.detokenize(asked.context)
@@ -123,20 +120,18 @@ class Composer:
             text = f"{before}{asked.prompt}{after}{asked.suffix}{middle}"
         return await self._engine.tokenize(text, images=asked.images)
 
-    async def _chat_history(self, messages: Sequence[Message]) -> Sequence[Message]:
-        whole = chat_messages(self._model.spec.system, await self._preset(), messages)
+    def _chat_history(self, messages: Sequence[Message]) -> Sequence[Message]:
+        whole = chat_messages(self._model.spec.system, self._preset(), messages)
         if forgets_thinking(self._model.name, self._model.facts.family):
             return without_past_thinking(whole)
         return whole
 
-    async def _preset(self) -> list[Message]:
-        stored, sees = self._model.spec.messages, self._model.can("vision")
-
-        def made() -> list[Message]:
-            # Pictures may come from a conversation with a model that sees.
-            return list(stored) if sees else [message.without_images() for message in stored]
-
-        return made() if len(stored) <= _FEW_MESSAGES else await self._pool.run(made)
+    def _preset(self) -> list[Message]:
+        messages = list(self._model.spec.messages)
+        if self._model.can("vision"):
+            return messages
+        # They may come from a conversation with a model that sees.
+        return [message.without_images() if message.images else message for message in messages]
 
     async def _conversation(self, messages: Sequence[Message], *, template: str = "") -> Prompt:
         go_template = await self._template(template)

@@ -75,25 +75,6 @@ class Refusing(FakeEngine):
 # Which messages there are.
 
 
-async def test_many_messages_of_a_model_are_made_beside_the_event_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made: list[bool] = []
-    of = Message.of
-
-    def counted(role: str, content: str, *more: Any) -> Message:
-        made.append(threading.current_thread() is threading.main_thread())
-        return of(role, content, *more)
-
-    monkeypatch.setattr(Message, "of", counted)
-    for count, on_loop in ((2, True), (501, False)):
-        on = served(messages=(Message.of("user", "x"),) * count)
-        for ask in (chat(USER, on=on), completion(on=on)):
-            made.clear()
-            await ask
-            assert made.count(on_loop) >= count
-
-
 @pytest.mark.point(136, 137, 139)
 @pytest.mark.parametrize(
     ("asked", "order"),
