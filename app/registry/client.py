@@ -49,10 +49,9 @@ class Registry:
         insecure: bool = False,
     ) -> None:
         self.name, self.policy, self.insecure = name, policy, insecure
-        self._client = clients.choose(insecure)
         self._login = login
         self.site = Site(
-            self._client,
+            clients.choose(insecure),
             httpx.URL(f"{'http' if insecure else 'https'}://{name.host}"),
             policy,
             plain=insecure,
@@ -79,7 +78,8 @@ class Registry:
             RegistryFailed: with Ollama's text for what is not there or denied (docs/reference 12.1).
         """
         await self._probe()
-        async with self.site.open("GET", self.manifest_url, headers={"Accept": MEDIA_TYPE}) as answer:
+        headers = {"Accept": MEDIA_TYPE}
+        async with self.site.open("GET", self.manifest_url, headers=headers, whole=True) as answer:
             raw = await read_all(answer, MANIFEST_BYTES)
             named = answer.headers.get("docker-content-digest", "")
         manifest = read_document(raw)
@@ -90,14 +90,16 @@ class Registry:
 
     async def put_manifest(self, manifest: Document) -> None:
         headers = {"Content-Type": MEDIA_TYPE}
-        async with self.site.open("PUT", self.manifest_url, headers=headers, content=manifest.raw):
+        async with self.site.open(
+            "PUT", self.manifest_url, headers=headers, content=manifest.raw, whole=True
+        ):
             return
 
     async def has(self, digest: str) -> bool:
         """Whether the registry has a blob."""
         await self._probe()
         try:
-            async with self.site.open("HEAD", self.blob_url(digest)):
+            async with self.site.open("HEAD", self.blob_url(digest), whole=True):
                 return True
         except Refused as error:
             if error.status == 404:
@@ -107,18 +109,13 @@ class Registry:
     async def _probe(self) -> None:
         if self._probed:
             return
-        request = self._client.build_request("GET", self.site.origin.join("/v2/"))
         try:
-            answer = await self._client.send(request, stream=True, auth=None)
-        except (httpx.RemoteProtocolError, httpx.ReadError):
-            tls = True
-        else:
-            try:
+            async with self.site.ask(self.site.origin.join("/v2/")) as answer:
                 # What Go's servers say to http on a port of theirs that speaks TLS.
                 refused = answer.status_code == 400
                 tls = refused and b"HTTPS server" in await read_all(answer, _PROBE_BYTES)
-            finally:
-                await answer.aclose()
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            tls = True
         if tls:
             self.site.origin = httpx.URL(f"https://{self.name.host}")
         self._probed = True
@@ -137,11 +134,7 @@ class Registry:
         headers = {"Authorization": self._login.basic} if self._login.basic else {}
         realm = httpx.URL(challenge.realm)
         url = realm.copy_with(params=[*realm.params.multi_items(), *challenge.params])
-        request = self._client.build_request("GET", url, headers=headers)
-        answer = await self._client.send(request, stream=True, auth=None)
-        try:
+        async with self.site.ask(url, headers) as answer:
             if answer.status_code != 200:
                 raise RegistryFailed(DENIED)
             return f"Bearer {read_token(await read_all(answer, TOKEN_BYTES))}"
-        finally:
-            await answer.aclose()

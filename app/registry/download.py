@@ -200,15 +200,15 @@ async def together(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[A
     """Runs all of `work` until it is done or the first of it, or `watch`, fails; nothing is left running."""
     tasks = [asyncio.ensure_future(each) for each in work]
     watcher = asyncio.ensure_future(watch)
+    everything = asyncio.gather(*tasks)
     try:
-        everything = asyncio.gather(*tasks)
         done, _ = await asyncio.wait({everything, watcher}, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             each.result()
     finally:
         for task in (*tasks, watcher):
             task.cancel()
-        await asyncio.gather(*tasks, watcher, return_exceptions=True)
+        await asyncio.gather(*tasks, everything, watcher, return_exceptions=True)
 
 
 def _cut(gaps: Iterable[tuple[int, int]], part_bytes: int) -> list[_Part]:
