@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.core.errors import Forbidden, RegistryFailed
+from app.core.errors import Forbidden, InvalidRequest, RegistryFailed
 from app.core.model import ModelName
 from app.registry.challenge import TOKEN_BYTES, Login, read_challenge, read_token, scheme_of
 from app.registry.manifest import MANIFEST_BYTES, Document, read_document
@@ -37,6 +37,10 @@ class Registry:
 
     Insecure means http, or TLS with any certificate where the registry speaks no http. Every method may raise
     what `Site.open` does.
+
+    Raises:
+        InvalidRequest: for a name whose host is none.
+        Forbidden: as `Clients.choose`.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Registry:
         self._login = login
         self.site = Site(
             clients.choose(insecure),
-            httpx.URL(f"{'http' if insecure else 'https'}://{name.host}"),
+            _origin_of(name, "http" if insecure else "https"),
             policy,
             plain=insecure,
             log_in=self._log_in,
@@ -117,7 +121,7 @@ class Registry:
         except (httpx.RemoteProtocolError, httpx.ReadError):
             tls = True
         if tls:
-            self.site.origin = httpx.URL(f"https://{self.name.host}")
+            self.site.origin = _origin_of(self.name, "https")
         self._probed = True
 
     async def _log_in(self, header: str) -> str:
@@ -138,3 +142,11 @@ class Registry:
             if answer.status_code != 200:
                 raise RegistryFailed(DENIED)
             return f"Bearer {read_token(await read_all(answer, TOKEN_BYTES))}"
+
+
+def _origin_of(name: ModelName, scheme: str) -> httpx.URL:
+    """Raises: InvalidRequest: for `a:b:c` and the like, which the grammar of names lets pass."""
+    try:
+        return httpx.URL(f"{scheme}://{name.host}")
+    except httpx.InvalidURL as error:
+        raise InvalidRequest("invalid model name") from error

@@ -264,6 +264,7 @@ class TestTokens:
             ),
             ('Bearer realm="http://127.0.0.1:1/token"', 'realm host "127.0.0.1:1" does not match original'),
             ('Bearer realm="http://u@{host}/token"', "realm host "),
+            ('Bearer realm="http://{host}/a\tb"', "the token realm "),
             ("Bearer", 'realm host "" does not match original host'),
             ("Digest realm=x", "unauthorized: access denied"),
             ("", "unauthorized: access denied"),

@@ -1,6 +1,7 @@
 """Registries that take their time: whoever waits for one keeps nobody from another."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -89,7 +90,7 @@ async def test_a_registry_that_never_answers_keeps_nobody_from_another(tmp_path:
         assert (await told(lines_of(here, slow)))[-1] == SUCCESS, "what is left gives its places back"
 
 
-async def test_downloads_keep_no_manifest_waiting(tmp_path: Path) -> None:
+async def test_downloads_keep_no_manifest_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     most = transport.CONNECTIONS
     async with faulty(MODEL, silent("/blobs/")) as site, beside(tmp_path, site, tuning=MANY) as here:
         pulls = [asyncio.ensure_future(told(lines_of(here, site)))]
@@ -99,6 +100,8 @@ async def test_downloads_keep_no_manifest_waiting(tmp_path: Path) -> None:
             pass
         await lines.aclose()
         await ended(pulls)
+    gc.collect()
+    assert caplog.records == [], "leaving is no error"
 
 
 async def test_where_a_registry_sends_to_takes_its_own_connections(
