@@ -21,7 +21,7 @@ from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
 from app.registry.pull import pull
 from app.registry.transport import make_client
-from tests.registry.faulty import Asked, Faulty, Reply, as_json, faulty
+from tests.registry.faulty import Asked, Faulty, Reply, as_json, faulty, ranged
 from tests.registry.models import QUICK, Place, digest_of, model_of, place, told
 
 DATA = random.Random(2).randbytes(1_500_000)
@@ -161,3 +161,78 @@ async def test_what_is_read_whole_has_its_time(
     async with faulty(MODEL, answer) as site, beside(tmp_path, site) as here:
         with pytest.raises(RegistryFailed, match="no answer in time"):
             await told(lines_of(here, site))
+
+
+def late(held: asyncio.Event) -> Callable[[Asked], Awaitable[Reply] | None]:
+    """The blob comes when `held` is set."""
+
+    async def begin(asked: Asked) -> Reply:
+        await held.wait()
+        return ranged(asked, DATA)
+
+    return lambda asked: begin(asked) if asked.path.endswith(BLOB) else None
+
+
+async def test_a_blob_that_one_registry_is_slow_with_comes_from_another(tmp_path: Path) -> None:
+    held = asyncio.Event()
+    async with (
+        faulty(MODEL, late(held)) as slow,
+        faulty(MODEL) as good,
+        beside(tmp_path, slow, good) as here,
+    ):
+        first = asyncio.ensure_future(told(lines_of(here, slow)))
+        await until(lambda: waiting(slow, BLOB) > 0)
+        assert (await told(lines_of(here, good)))[-1] == SUCCESS
+        assert not first.done()
+        held.set()
+        assert (await first)[-1] == SUCCESS, "that it is here by then is no failure"
+        assert here.holds(MODEL)
+        assert here.left() == []
+
+
+@pytest.mark.parametrize("comes", [False, True])
+async def test_what_another_process_is_slow_with_is_left(comes: bool, tmp_path: Path) -> None:
+    """Two owners of downloads over one store, as two processes are. One that is fast is waited for."""
+    held = asyncio.Event()
+    soon = replace(QUICK, share_s=0.3 if not comes else 60)
+    async with (
+        faulty(MODEL, late(held)) as slow,
+        faulty(MODEL) as good,
+        beside(tmp_path, slow) as one,
+        beside(tmp_path, good, tuning=soon) as two,
+    ):
+        first = asyncio.ensure_future(told(lines_of(one, slow)))
+        await until(lambda: waiting(slow, BLOB) > 0)
+        second = asyncio.ensure_future(told(lines_of(two, good, "n")))
+        if comes:
+            await until(lambda: waiting(good, "/manifests/") > 0)
+            held.set()
+        assert (await second)[-1] == SUCCESS
+        assert bool(waiting(good, BLOB)) is not comes
+        held.set()
+        assert (await first)[-1] == SUCCESS
+
+
+async def test_what_is_not_the_callers_is_sent_once_more(tmp_path: Path) -> None:
+    """A caller whose key names models gets no blob by its digest: the registry has to have it."""
+    async with faulty(MODEL) as site, beside(tmp_path, site) as here:
+
+        async def again(model: str) -> list[Progress]:
+            registry = Registry(
+                here.clients, ModelName(model, "latest", "library", site.host), here.policy, insecure=True
+            )
+            return await told(pull(registry, here.store, here.downloads, lacking=set))
+
+        assert (await again("first"))[-1] == SUCCESS, "nor is it shared while it is not here"
+        site.asked.clear()
+        assert (await again("m"))[-1] == SUCCESS
+        ranges = [each.range or (0, 0) for each in site.blob_requests() if each.path.endswith(BLOB)]
+        assert sum(end - begin for begin, end in ranges) == len(DATA)
+        site.answer = lambda asked: ranged(asked, DATA[:-1] + b"x") if asked.path.endswith(BLOB) else None
+        with pytest.raises(RegistryFailed, match="digest mismatch"):
+            await again("other")
+        site.answer = lambda asked: Reply(404) if asked.path.endswith(BLOB) else None
+        with pytest.raises(RegistryFailed, match="file does not exist"):
+            await again("other")
+        assert here.holds(MODEL)
+        assert sorted(here.names()) == sorted(f"{site.host}/library/{name}:latest" for name in ("first", "m"))
