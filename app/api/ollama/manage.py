@@ -21,7 +21,6 @@ from app.core.context import Caller, RequestContext
 from app.core.errors import Forbidden, ModelNotFound
 from app.core.model import ModelName
 from app.golang.quote import quoted
-from app.peers.peers import ASKED_BY_PEER
 from app.registry.progress import SUCCESS, Progress
 from app.runtime.reach import Reach
 
@@ -141,8 +140,6 @@ async def _nothing_to_pull() -> AsyncGenerator[Progress]:
 
 
 async def _is_at_peer(name: ModelName, request: Request, served: Services) -> bool:
-    if ASKED_BY_PEER in request.headers:
-        return False
     others = await served.peers.rows("/api/tags", *credentials_of(request.scope))
     wanted = str(name).lower()
     return any(row["name"].lower() == wanted for rows in others for row in rows)
