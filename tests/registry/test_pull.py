@@ -444,8 +444,8 @@ class TestSharing:
             inside, go = threading.Event(), threading.Event()
             begin = here.blobs.begin
 
-            def slow(digest: str, size: int) -> Partial:
-                found = begin(digest, size)
+            def slow(digest: str, size: int, *, shared: bool) -> Partial:
+                found = begin(digest, size, shared=shared)
                 inside.set()
                 go.wait(WAIT_S)
                 return found
