@@ -29,8 +29,8 @@ class Tuning:
 
     `parts` ranges are under way at once, of total/16 bytes each but `least_bytes` and at most `most_bytes`.
     A range that brought nothing is tried `tries` times, after `backoff_s`, twice that and so on. Less than
-    `progress_bytes` within `patience_s` ends it all. A download of another process is waited for while
-    `share_bytes` come of it within `share_s`.
+    `progress_bytes` within `patience_s` ends it all, unless it waited for a connection all that time. A
+    download of another process is waited for while `share_bytes` come of it within `share_s`.
     """
 
     parts: int = 8
@@ -81,6 +81,8 @@ class Download:
         self._disk = ThreadPoolExecutor(1, "blob")
         self._parts: deque[_Part] = deque()
         self._whole = False
+        self._answers = 0
+        self._receiving = 0
         self.completed = 0
 
     async def run(self) -> None:
@@ -126,10 +128,12 @@ class Download:
     async def _watch(self) -> None:
         """Ends a blob that makes no progress; a server that trickles holds nobody forever."""
         while True:
-            before = self.completed
+            before, answers = self.completed, self._answers
             await asyncio.sleep(self._tuning.patience_s)
             came = self.completed - before
-            if came < self._tuning.progress_bytes:
+            # A request that has no answer waits for its turn, or ends of itself.
+            heard = self._receiving or self._answers > answers
+            if heard and came < self._tuning.progress_bytes:
                 raise RegistryFailed(
                     f"max retries exceeded: {came} bytes came in {self._tuning.patience_s:g} s"
                 )
@@ -161,6 +165,8 @@ class Download:
         async with self._open(headers) as answer:
             skip = self._offset(answer, part)
             buffer = bytearray()
+            self._answers += 1
+            self._receiving += 1
             try:
                 async with aclosing(raw_pieces(answer)) as pieces:
                     async for piece in pieces:
@@ -176,6 +182,7 @@ class Download:
                         if part.begin >= part.end:
                             return
             finally:
+                self._receiving -= 1
                 # A cut connection, or nobody waits any more: what came is not fetched again.
                 if buffer:
                     self._hand_over(part, buffer)

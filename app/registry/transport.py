@@ -29,6 +29,8 @@ CONNECTIONS = 64
 """So many has a registry for blobs, as eight downloads have, and again for all else."""
 _IDLE, _IDLE_S = 32, 30.0
 """Connections that are kept for a next request, and for how long."""
+HEAD_S = 60.0
+"""For the head of an answer to a request without a body."""
 _CHARGED = "caravan.charged"
 _RECEIVED_BYTES = 512 << 10
 """What is read of a socket at once; httpcore asks for 64 KiB."""
@@ -123,7 +125,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         await place.acquire()
         try:
             with _as_httpx(request):
-                answer = await self._pool.handle_async_request(sent)
+                async with asyncio.timeout(HEAD_S if request.method in ("GET", "HEAD") else None):
+                    answer = await self._pool.handle_async_request(sent)
+        except TimeoutError as error:
+            place.release()
+            raise httpx.ReadTimeout(f"no answer within {HEAD_S:g} s", request=request) from error
         except BaseException:
             place.release()
             raise

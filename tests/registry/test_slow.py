@@ -213,6 +213,36 @@ async def test_what_another_process_is_slow_with_is_left(comes: bool, tmp_path: 
         assert (await first)[-1] == SUCCESS
 
 
+async def test_waiting_for_a_connection_is_no_lack_of_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECTIONS", 1)
+    held, other = asyncio.Event(), model_of(DATA[::-1], b"{}")
+    async with (
+        faulty(replace(MODEL, blobs=MODEL.blobs | other.blobs), late(held)) as site,
+        beside(tmp_path, site, tuning=replace(QUICK, patience_s=0.1)) as here,
+    ):
+        first = asyncio.ensure_future(told(lines_of(here, site)))
+        await until(lambda: waiting(site, BLOB) > 0)
+        site.model = replace(site.model, raw=other.raw)
+        second = asyncio.ensure_future(told(lines_of(here, site, "n")))
+        await asyncio.wait({first, second}, timeout=0.5)
+        held.set()
+        for lines in await asyncio.gather(first, second):
+            assert lines[-1] == SUCCESS
+
+
+async def test_a_blob_whose_head_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HEAD_S", 0.1)
+    drip = Reply(drip=b"HTTP/1.1 206 X\r\nX: ")
+    async with (
+        faulty(MODEL, lambda asked: drip if asked.path.endswith(BLOB) else None) as site,
+        beside(tmp_path, site) as here,
+    ):
+        with pytest.raises(RegistryFailed, match="max retries exceeded: no answer in time"):
+            await told(lines_of(here, site))
+
+
 async def test_what_is_not_the_callers_is_sent_once_more(tmp_path: Path) -> None:
     """A caller whose key names models gets no blob by its digest: the registry has to have it."""
     async with faulty(MODEL) as site, beside(tmp_path, site) as here:
