@@ -42,6 +42,7 @@ from app.engine.base import Engine
 from app.peers.peers import Peers
 from app.registry.challenge import Login
 from app.registry.progress import Progress
+from app.registry.pull import Lacking
 from app.runtime.creation import Creator
 from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import Lifecycle
@@ -228,8 +229,8 @@ def _creator(
     library.open(stored)
     library.on_gone, library.on_left = manager.forget, manager.left
 
-    def pull(name: ModelName) -> AsyncGenerator[Progress]:
-        return transfers.pull(name, insecure=False, login=Login())
+    def pull(name: ModelName, lacking: Lacking) -> AsyncGenerator[Progress]:
+        return transfers.pull(name, insecure=False, login=Login(), lacking=lacking)
 
     return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu)
 

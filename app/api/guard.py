@@ -17,7 +17,7 @@ from app.api.refusal import Refusal
 from app.api.routing import RouteTable
 from app.core.context import Scope as KeyScope
 from app.core.errors import Forbidden, Unauthorized
-from app.peers.peers import ASKED_BY_PEER, LISTS
+from app.peers.peers import ASKED_BY_PEER, LISTS, is_asked_for
 
 Need: TypeAlias = KeyScope | Literal["nothing", "key"]
 """A scope; `key` is any good key, `nothing` not even that."""
@@ -110,11 +110,13 @@ def _target_of(scope: Scope) -> str:
     """`METHOD,PATH?QUERY` as it came here, so without a prefix that a proxy has taken off.
 
     A server that asks this one for a list, to answer a request of its own, has the signature of that request.
+    Whoever says so may be a client: a signature opens what that request would have told.
     """
     if scope["path"] in LISTS:
-        asked = next((value for name, value in scope["headers"] if name == ASKED_BY_PEER.encode()), b"")
-        if b"," in asked:
-            return asked.decode("latin-1")
+        said = next((value for name, value in scope["headers"] if name == ASKED_BY_PEER.encode()), b"")
+        signed = said.decode("latin-1")
+        if is_asked_for(scope["path"], signed):
+            return signed
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
     return f"{scope['method']},{path}?{query}"
 

@@ -27,7 +27,13 @@ MOST_RANK = 512
 
 MOST_CONFIG_BYTES = 1 << 20
 _MOST_PATTERNS = 100_000
-"""Patterns of ranks and alphas times modules: vLLM matches them one by one while everybody waits."""
+"""Patterns of ranks and alphas times modules: vLLM matches them one by one while everybody waits.
+
+Of those that some module uses, so many are 446 at most: `re` keeps 512 compiled, and compiles more anew at
+each match."""
+
+_MOST_PATTERN_CHARS = 200_000_000
+"""The length of all patterns times that of all modules' names: a match looks from each dot of a name on."""
 
 MOST_ALPHA = 1000.0
 
@@ -75,22 +81,32 @@ class _Config:
         return alpha * math.sqrt(self.most_rank) if self.rank_stabilised else alpha
 
     def rank_of(self, module: str) -> int:
-        """By PEFT's rule: the first pattern that is the end of the name from a dot on."""
-        found = (rank for key, rank in self.ranks.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module))
-        return next(found, self.rank)
+        key = _pattern_of(module, self.ranks)
+        return self.rank if key is None else self.ranks[key]
 
-    def encode(self, modules: Iterable[str]) -> bytes:
+    def encode(self, modules: Collection[str]) -> bytes:
         return orjson.dumps(
             {
                 "peft_type": "LORA",
                 "r": self.rank,
                 "lora_alpha": self.alpha,
                 "use_rslora": self.rank_stabilised,
-                "rank_pattern": dict(self.ranks),
-                "alpha_pattern": dict(self.alphas),
+                "rank_pattern": _used(self.ranks, modules),
+                "alpha_pattern": _used(self.alphas, modules),
                 "target_modules": sorted({module.rpartition(".")[2] for module in modules}),
             }
         )
+
+
+def _pattern_of(module: str, patterns: Iterable[str]) -> str | None:
+    """By PEFT's rule, the first pattern that is the end of the name from a dot on; a dot of it is one."""
+    return next((key for key in patterns if module == key or module.endswith(f".{key}")), None)
+
+
+def _used(patterns: Mapping[str, float], modules: Iterable[str]) -> dict[str, float]:
+    """What vLLM is told, which takes the keys for regular expressions."""
+    used = {_pattern_of(module, patterns) for module in modules}
+    return {re.escape(key): value for key, value in patterns.items() if key in used}
 
 
 @dataclass(slots=True)
@@ -245,7 +261,9 @@ def _pairs(tensors: Sequence[TensorInfo], config: _Config) -> dict[str, _Pair]:
             pair.b = tensor
     if not pairs:
         raise BadHeader("it has no weights")
-    if len(pairs) * (len(config.ranks) + len(config.alphas)) > _MOST_PATTERNS:
+    patterns = (*config.ranks, *config.alphas)
+    chars = sum(map(len, pairs)) * sum(map(len, patterns))
+    if len(pairs) * len(patterns) > _MOST_PATTERNS or chars > _MOST_PATTERN_CHARS:
         raise BadHeader("rank_pattern and alpha_pattern have too many entries for so many modules")
     for module, pair in pairs.items():
         rank = config.rank_of(module)

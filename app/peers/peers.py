@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ ASKED_BY_PEER = "x-caravan-peer"
 Its value is what the client signed (`METHOD,PATH?QUERY`), which is another request than this one, or `1`.
 """
 
-LISTS = frozenset({"/api/tags", "/api/ps", "/api/experimental/model-recommendations"})
-"""The paths that are asked for."""
-
 PS = "/api/ps"
 """Lists what is loaded; the other paths list what there is."""
+
+LISTS: Mapping[str, re.Pattern[str]] = {
+    "/api/tags": re.compile(r"(GET|HEAD),/api/tags|GET,/v1/models(/.*)?|POST,/api/pull"),
+    PS: re.compile(r"GET,/api/ps"),
+    "/api/experimental/model-recommendations": re.compile(r"GET,/api/experimental/model-recommendations"),
+}
+"""The paths that are asked for, each to answer which requests (`METHOD,PATH`)."""
 
 _Refused: TypeAlias = Unauthorized | Forbidden | RateLimited
 _REFUSALS = {HTTPStatus.UNAUTHORIZED: Unauthorized, HTTPStatus.FORBIDDEN: Forbidden}
@@ -38,6 +43,12 @@ Failure: TypeAlias = Literal["rate", "silent"]
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """The addresses of a host and a port; `OSError` where there are none."""
+
+
+def is_asked_for(path: str, signed: str) -> bool:
+    """Whether a server asks another one for the list `path` to answer the request that `signed` is of."""
+    asking = LISTS.get(path)
+    return asking is not None and asking.fullmatch(signed.partition("?")[0]) is not None
 
 
 async def resolve(host: str, port: int) -> set[str]:

@@ -63,7 +63,8 @@ def read_challenge(header: str, registry: httpx.URL) -> Challenge:
     try:
         parts = urlsplit(realm)
         netloc = parts.netloc.lower()
-    except ValueError as error:
+        httpx.URL(realm)
+    except (ValueError, httpx.InvalidURL) as error:
         raise RegistryFailed(f"the token realm {ascii(realm)[:200]} is no URL") from error
     own = registry.netloc.decode("ascii").lower()
     # A name and password would go there (docs/reference 12.1).

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.core.errors import Forbidden, RegistryFailed
+from app.core.errors import Forbidden, InvalidRequest, RegistryFailed
 from app.core.model import ModelName
 from app.registry.challenge import TOKEN_BYTES, Login, read_challenge, read_token, scheme_of
 from app.registry.manifest import MANIFEST_BYTES, Document, read_document
@@ -37,6 +37,10 @@ class Registry:
 
     Insecure means http, or TLS with any certificate where the registry speaks no http. Every method may raise
     what `Site.open` does.
+
+    Raises:
+        InvalidRequest: for a name whose host is none.
+        Forbidden: as `Clients.choose`.
     """
 
     def __init__(
@@ -49,11 +53,10 @@ class Registry:
         insecure: bool = False,
     ) -> None:
         self.name, self.policy, self.insecure = name, policy, insecure
-        self._client = clients.choose(insecure)
         self._login = login
         self.site = Site(
-            self._client,
-            httpx.URL(f"{'http' if insecure else 'https'}://{name.host}"),
+            clients.choose(insecure),
+            _origin_of(name, "http" if insecure else "https"),
             policy,
             plain=insecure,
             log_in=self._log_in,
@@ -79,7 +82,8 @@ class Registry:
             RegistryFailed: with Ollama's text for what is not there or denied (docs/reference 12.1).
         """
         await self._probe()
-        async with self.site.open("GET", self.manifest_url, headers={"Accept": MEDIA_TYPE}) as answer:
+        headers = {"Accept": MEDIA_TYPE}
+        async with self.site.open("GET", self.manifest_url, headers=headers, whole=True) as answer:
             raw = await read_all(answer, MANIFEST_BYTES)
             named = answer.headers.get("docker-content-digest", "")
         manifest = read_document(raw)
@@ -90,14 +94,16 @@ class Registry:
 
     async def put_manifest(self, manifest: Document) -> None:
         headers = {"Content-Type": MEDIA_TYPE}
-        async with self.site.open("PUT", self.manifest_url, headers=headers, content=manifest.raw):
+        async with self.site.open(
+            "PUT", self.manifest_url, headers=headers, content=manifest.raw, whole=True
+        ):
             return
 
     async def has(self, digest: str) -> bool:
         """Whether the registry has a blob."""
         await self._probe()
         try:
-            async with self.site.open("HEAD", self.blob_url(digest)):
+            async with self.site.open("HEAD", self.blob_url(digest), whole=True):
                 return True
         except Refused as error:
             if error.status == 404:
@@ -107,20 +113,15 @@ class Registry:
     async def _probe(self) -> None:
         if self._probed:
             return
-        request = self._client.build_request("GET", self.site.origin.join("/v2/"))
         try:
-            answer = await self._client.send(request, stream=True, auth=None)
-        except (httpx.RemoteProtocolError, httpx.ReadError):
-            tls = True
-        else:
-            try:
+            async with self.site.ask(self.site.origin.join("/v2/")) as answer:
                 # What Go's servers say to http on a port of theirs that speaks TLS.
                 refused = answer.status_code == 400
                 tls = refused and b"HTTPS server" in await read_all(answer, _PROBE_BYTES)
-            finally:
-                await answer.aclose()
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            tls = True
         if tls:
-            self.site.origin = httpx.URL(f"https://{self.name.host}")
+            self.site.origin = _origin_of(self.name, "https")
         self._probed = True
 
     async def _log_in(self, header: str) -> str:
@@ -137,11 +138,15 @@ class Registry:
         headers = {"Authorization": self._login.basic} if self._login.basic else {}
         realm = httpx.URL(challenge.realm)
         url = realm.copy_with(params=[*realm.params.multi_items(), *challenge.params])
-        request = self._client.build_request("GET", url, headers=headers)
-        answer = await self._client.send(request, stream=True, auth=None)
-        try:
+        async with self.site.ask(url, headers) as answer:
             if answer.status_code != 200:
                 raise RegistryFailed(DENIED)
             return f"Bearer {read_token(await read_all(answer, TOKEN_BYTES))}"
-        finally:
-            await answer.aclose()
+
+
+def _origin_of(name: ModelName, scheme: str) -> httpx.URL:
+    """Raises: InvalidRequest: for `a:b:c` and the like, which the grammar of names lets pass."""
+    try:
+        return httpx.URL(f"{scheme}://{name.host}")
+    except httpx.InvalidURL as error:
+        raise InvalidRequest("invalid model name") from error

@@ -6,13 +6,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import httpx
 
 from app.core.errors import FetchFailed, RegistryFailed
 from app.registry.site import Refused, is_encoded, raw_pieces, reason_of
-from app.store.partial import Partial
 
 Open: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager[httpx.Response]]
 """Asks for the blob with the headers given."""
@@ -30,7 +29,8 @@ class Tuning:
 
     `parts` ranges are under way at once, of total/16 bytes each but `least_bytes` and at most `most_bytes`.
     A range that brought nothing is tried `tries` times, after `backoff_s`, twice that and so on. Less than
-    `progress_bytes` within `patience_s` ends it all.
+    `progress_bytes` within `patience_s` ends it all, unless it waited for a connection all that time. A
+    download of another process is waited for while `share_bytes` come of it within `share_s`.
     """
 
     parts: int = 8
@@ -40,9 +40,23 @@ class Tuning:
     backoff_s: float = 1.0
     patience_s: float = 300.0
     progress_bytes: int = 64 << 10
+    share_s: float = 30.0
+    share_bytes: int = 1 << 20
 
     def part_bytes(self, size: int) -> int:
         return min(max(size // 16, self.least_bytes), self.most_bytes)
+
+
+class Sink(Protocol):
+    """Where a blob's ranges go; `Partial` says what each method does."""
+
+    def missing(self) -> list[tuple[int, int]]: ...
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def abort(self, keep: bool) -> None: ...
 
 
 class _Again(RegistryFailed):
@@ -60,13 +74,15 @@ class _Part:
 
 
 class Download:
-    """Fills `partial`, of `size` bytes, from `open`. All work on the disk is done by one thread, in order."""
+    """Fills `sink`, of `size` bytes, from `open`. All work on the disk is done by one thread, in order."""
 
-    def __init__(self, open: Open, partial: Partial, size: int, tuning: Tuning) -> None:
-        self._open, self._partial, self._size, self._tuning = open, partial, size, tuning
+    def __init__(self, open: Open, sink: Sink, size: int, tuning: Tuning) -> None:
+        self._open, self._sink, self._size, self._tuning = open, sink, size, tuning
         self._disk = ThreadPoolExecutor(1, "blob")
         self._parts: deque[_Part] = deque()
         self._whole = False
+        self._answers = 0
+        self._receiving = 0
         self.completed = 0
 
     async def run(self) -> None:
@@ -74,24 +90,24 @@ class Download:
 
         Raises:
             RegistryFailed: where the blob cannot be had.
-        DigestMismatch: where it is not what its digest says; then nothing is kept.
-        StoreFailed: where the store does not take it.
+            DigestMismatch: where it is not what its digest says; then nothing is kept.
+            StoreFailed: where the store does not take it.
             AddressRefused, Forbidden: where a redirect leads to what may not be opened.
         """
         committed = False
         try:
             await self._fetch_all()
-            await self._on_disk(self._partial.commit)
+            await self._on_disk(self._sink.commit)
             committed = True
         finally:
             if not committed:
                 # After the writes that are queued; nobody waits for a disk that hangs.
-                self._disk.submit(self._partial.abort, keep=True)
+                self._disk.submit(self._sink.abort, keep=True)
             self._disk.shutdown(wait=False)
 
     async def _fetch_all(self) -> None:
         while True:
-            gaps = await self._on_disk(self._partial.missing)
+            gaps = await self._on_disk(self._sink.missing)
             self.completed = self._size - sum(end - begin for begin, end in gaps)
             if not gaps:
                 return
@@ -112,10 +128,12 @@ class Download:
     async def _watch(self) -> None:
         """Ends a blob that makes no progress; a server that trickles holds nobody forever."""
         while True:
-            before = self.completed
+            before, answers = self.completed, self._answers
             await asyncio.sleep(self._tuning.patience_s)
             came = self.completed - before
-            if came < self._tuning.progress_bytes:
+            # A request that has no answer waits for its turn, or ends of itself.
+            heard = self._receiving or self._answers > answers
+            if heard and came < self._tuning.progress_bytes:
                 raise RegistryFailed(
                     f"max retries exceeded: {came} bytes came in {self._tuning.patience_s:g} s"
                 )
@@ -147,6 +165,8 @@ class Download:
         async with self._open(headers) as answer:
             skip = self._offset(answer, part)
             buffer = bytearray()
+            self._answers += 1
+            self._receiving += 1
             try:
                 async with aclosing(raw_pieces(answer)) as pieces:
                     async for piece in pieces:
@@ -162,6 +182,7 @@ class Download:
                         if part.begin >= part.end:
                             return
             finally:
+                self._receiving -= 1
                 # A cut connection, or nobody waits any more: what came is not fetched again.
                 if buffer:
                     self._hand_over(part, buffer)
@@ -186,7 +207,7 @@ class Download:
 
     def _hand_over(self, part: _Part, buffer: bytearray) -> "Future[None]":
         data = memoryview(buffer)[: part.end - part.begin]
-        write = self._disk.submit(self._partial.write_at, part.begin, data)
+        write = self._disk.submit(self._sink.write_at, part.begin, data)
         part.begin += len(data)
         self.completed += len(data)
         return write
@@ -200,8 +221,8 @@ async def together(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[A
     """Runs all of `work` until it is done or the first of it, or `watch`, fails; nothing is left running."""
     tasks = [asyncio.ensure_future(each) for each in work]
     watcher = asyncio.ensure_future(watch)
+    everything = asyncio.gather(*tasks)
     try:
-        everything = asyncio.gather(*tasks)
         done, _ = await asyncio.wait({everything, watcher}, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             each.result()
@@ -209,6 +230,9 @@ async def together(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[A
         for task in (*tasks, watcher):
             task.cancel()
         await asyncio.gather(*tasks, watcher, return_exceptions=True)
+        await asyncio.wait({everything})
+        if not everything.cancelled():
+            everything.exception()  # else asyncio logs it as one that nobody has seen
 
 
 def _cut(gaps: Iterable[tuple[int, int]], part_bytes: int) -> list[_Part]:

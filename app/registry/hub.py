@@ -136,7 +136,8 @@ class Hub:
             return site.open("GET", url, headers=headers)
 
         try:
-            async with aclosing(downloads.fetch(digest, file.size, get)) as counts:
+            fetched = downloads.fetch(digest, file.size, get, origin=str(site.origin))
+            async with aclosing(fetched) as counts:
                 async for count in counts:
                     yield pulling(digest, file.size, count)
         except DigestMismatch as error:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from datetime import datetime
+from typing import TypeAlias
 
 import httpx
 
@@ -30,13 +31,25 @@ _ANY = f"sha256:{'0' * 64}"
 MODEL = "sha256:model"
 """What stands for a digest where a model of many tensors is told of as a whole."""
 
+Lacking: TypeAlias = Callable[[Collection[str]], set[str]]
+"""Of some digests those that the caller may not name, be they here or not. It blocks."""
+
+
+def nothing(_: Collection[str]) -> set[str]:
+    return set()
+
 
 async def pull(
-    registry: Registry, store: Store, downloads: Downloads, *, prune: bool = True
+    registry: Registry,
+    store: Store,
+    downloads: Downloads,
+    *,
+    prune: bool = True,
+    lacking: Lacking = nothing,
 ) -> AsyncGenerator[Progress]:
     """Bring the model of `registry.name` here. Leaving it early stops within a second what nobody else waits
     for, and keeps what has come. Nothing is listed before all of it is there. `prune` removes what only the
-    model had that it replaces.
+    model had that it replaces. The registry has to send what is `lacking`, also where it is here.
 
     Raises:
         Forbidden: where the policy does not let it come.
@@ -51,14 +64,15 @@ async def pull(
         manifest = await registry.manifest()
     policy.check_size(manifest.size)
     blobs = store.blobs
-    lacking = await asyncio.to_thread(_lacking, manifest, blobs)
-    if policy.quota_bytes and lacking:
+    unproven = await asyncio.to_thread(lacking, [layer.digest for layer in manifest.blobs])
+    coming = await asyncio.to_thread(_coming, manifest, blobs, unproven)
+    if policy.quota_bytes and coming:
         stored = await asyncio.to_thread(stored_bytes, blobs)
-        policy.check_quota(stored, sum(layer.size for layer in lacking))
+        policy.check_quota(stored, sum(layer.size for layer in coming))
     with store.hold() as hold:
         for layer in manifest.blobs:
             await asyncio.to_thread(hold.add, layer.digest)
-        async with aclosing(_blobs(registry, manifest, blobs, downloads)) as lines:
+        async with aclosing(_blobs(registry, manifest, downloads, unproven)) as lines:
             async for line in lines:
                 yield line
         await asyncio.to_thread(_check_serving, manifest, blobs, policy)
@@ -74,13 +88,14 @@ async def pull(
 
 
 async def _blobs(
-    registry: Registry, manifest: Document, blobs: Blobs, downloads: Downloads
+    registry: Registry, manifest: Document, downloads: Downloads, unproven: Collection[str]
 ) -> AsyncGenerator[Progress]:
     """The lines of blobs, one after another, and of their check."""
     whole = bool(manifest.manifest.all(TENSOR))
     before = 0
     for layer in manifest.blobs:
-        async with aclosing(_blob(registry, layer, blobs, downloads)) as counts:
+        proven = layer.digest not in unproven
+        async with aclosing(_blob(registry, layer, downloads, proven=proven)) as counts:
             async for count in counts:
                 if whole:
                     yield Progress("pulling model", MODEL, manifest.size, before + count)
@@ -92,9 +107,11 @@ async def _blobs(
         yield Progress("verifying sha256 digest")
 
 
-async def _blob(registry: Registry, layer: Layer, blobs: Blobs, downloads: Downloads) -> AsyncGenerator[int]:
+async def _blob(
+    registry: Registry, layer: Layer, downloads: Downloads, *, proven: bool
+) -> AsyncGenerator[int]:
     """How many bytes of a blob are there, the last time all of them."""
-    here = await asyncio.to_thread(blobs.size, layer.digest)
+    here = await asyncio.to_thread(downloads.blobs.size, layer.digest) if proven else None
     if here is not None and here != layer.size:
         raise RegistryFailed(f"the manifest gives {layer.digest} {layer.size} bytes, and it has {here}")
     if here is None:
@@ -103,7 +120,12 @@ async def _blob(registry: Registry, layer: Layer, blobs: Blobs, downloads: Downl
             return registry.site.open("GET", registry.blob_url(layer.digest), headers=headers)
 
         try:
-            async with aclosing(downloads.fetch(layer.digest, layer.size, get)) as counts:
+            if proven:
+                origin = str(registry.site.origin)
+                fetched = downloads.fetch(layer.digest, layer.size, get, origin=origin)
+            else:
+                fetched = downloads.prove(layer.digest, layer.size, get)
+            async with aclosing(fetched) as counts:
                 async for count in counts:
                     yield count
         except DigestMismatch as error:
@@ -131,8 +153,8 @@ def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
             policy.check_hub(serving.repository)
 
 
-def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:
-    return [layer for layer in manifest.blobs if blobs.size(layer.digest) is None]
+def _coming(manifest: Document, blobs: Blobs, unproven: Collection[str]) -> list[Layer]:
+    return [layer for layer in manifest.blobs if layer.digest in unproven or blobs.size(layer.digest) is None]
 
 
 def _before(manifests: Manifests, name: ModelName) -> Stored | None:

@@ -1,7 +1,8 @@
 """Requests to one server and to where it sends: who gets credentials, which redirects are followed."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import cast
@@ -11,8 +12,11 @@ import httpx
 from app.core.brief import brief
 from app.core.errors import RegistryFailed
 from app.registry.policy import Policy
+from app.registry.transport import Charged
 
 REDIRECTS = 5
+WHOLE_S = 60.0
+"""For an answer that is read whole, from the wait for a connection to its last byte."""
 NOT_THERE = "file does not exist"
 DENIED = "unauthorized: access denied"
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
@@ -52,12 +56,13 @@ class Site:
         headers: Mapping[str, str] = _NOTHING,
         content: bytes | Callable[[], AsyncIterator[bytes]] | None = None,
         follow: bool = True,
+        whole: bool = False,
     ) -> AsyncGenerator[httpx.Response]:
         """The answer to a request, its body unread. One 401 of the origin is answered by logging in, and the
         request is sent again, for which `content` is called again.
 
         Redirects are followed where `follow`: to any host that policy and guard let pass, over TLS unless
-        `plain`, and without credentials.
+        `plain`, and without credentials. `whole` is for an answer that is small: all of it has `WHOLE_S`.
 
         Raises:
             Refused: for a status of 400 or more.
@@ -66,32 +71,66 @@ class Site:
         """
         logged_in = False
         hops = 0
-        while True:
-            sent = dict(headers)
-            own = same_origin(url, self.origin)
-            if own and self.authorization:
-                sent["Authorization"] = self.authorization
-            body = content() if callable(content) else content
-            request = self.client.build_request(method, url, headers=sent, content=body)
-            answer = await self.client.send(request, stream=True, auth=None)
-            try:
-                if answer.status_code == 401 and own and self.log_in and not logged_in:
+        async with AsyncExitStack() as stack:
+            if whole:
+                await stack.enter_async_context(_in_time())
+            while True:
+                sent = dict(headers)
+                own = same_origin(url, self.origin)
+                if own and self.authorization:
+                    sent["Authorization"] = self.authorization
+                body = content() if callable(content) else content
+                async with self._sent(method, url, sent, body, whole=whole) as answer:
+                    log_in = self.log_in if answer.status_code == 401 and own and not logged_in else None
+                    sends_on = follow and answer.status_code in _REDIRECT
+                    location = answer.headers.get("location", "") if sends_on else ""
+                    challenge = answer.headers.get("www-authenticate", "")
+                    if not log_in and not location:
+                        if answer.status_code >= 400:
+                            raise await _refusal(answer)
+                        yield answer
+                        return
+                # The answer has given its connection back: whoever logs in waits for one, too.
+                if log_in:
                     logged_in = True
-                    self.authorization = await self.log_in(answer.headers.get("www-authenticate", ""))
+                    self.authorization = await log_in(challenge)
                     continue
-                location = answer.headers.get("location")
-                if follow and answer.status_code in _REDIRECT and location:
-                    hops += 1
-                    if hops > REDIRECTS:
-                        raise RegistryFailed(f"{url.host} redirects more than {REDIRECTS} times")
-                    url = self.hop(url, location)
-                    continue
-                if answer.status_code >= 400:
-                    raise await _refusal(answer)
-                yield answer
-                return
-            finally:
-                await answer.aclose()
+                hops += 1
+                if hops > REDIRECTS:
+                    raise RegistryFailed(f"{url.host} redirects more than {REDIRECTS} times")
+                url = self.hop(url, location)
+
+    @asynccontextmanager
+    async def ask(
+        self, url: httpx.URL, headers: Mapping[str, str] = _NOTHING
+    ) -> AsyncGenerator[httpx.Response]:
+        """The answer to one GET, whatever it is; all of it has `WHOLE_S`.
+
+        Raises:
+            httpx.TransportError, FetchFailed, AddressRefused: as the client's transport.
+        """
+        async with _in_time(), self._sent("GET", url, headers, None, whole=True) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _sent(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterator[bytes] | None,
+        *,
+        whole: bool,
+    ) -> AsyncGenerator[httpx.Response]:
+        charged = Charged(self.origin.netloc.decode("ascii").lower(), is_blob=not whole)
+        request = self.client.build_request(
+            method, url, headers=headers, content=content, extensions=dict(charged.extensions)
+        )
+        answer = await self.client.send(request, stream=True, auth=None)
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
 
     def hop(self, url: httpx.URL, location: str) -> httpx.URL:
         """Where `location` leads from `url`.
@@ -110,6 +149,16 @@ class Site:
             raise RegistryFailed(f"{url.host} redirects to {to.host[:200]} without TLS")
         self.policy.check_redirect(to.host)
         return to
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncGenerator[None]:
+    """Raises: httpx.ReadTimeout: where what is done in it takes longer than `WHOLE_S`."""
+    try:
+        async with asyncio.timeout(WHOLE_S):
+            yield
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"no answer within {WHOLE_S:g} s") from error
 
 
 def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
@@ -149,7 +198,8 @@ async def _refusal(answer: httpx.Response) -> Refused:
     if answer.status_code == 401:
         return Refused(401, DENIED)
     try:
-        body = (await read_all(answer, _ERROR_BYTES)).decode(errors="replace").strip()
+        async with _in_time():
+            body = (await read_all(answer, _ERROR_BYTES)).decode(errors="replace").strip()
     except (RegistryFailed, httpx.TransportError):
         body = ""
     return Refused(answer.status_code, f"{answer.status_code}: {brief(body)}")

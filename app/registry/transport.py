@@ -1,12 +1,17 @@
 """The HTTP clients for registries: each connection goes to an address that the guard has checked.
 
-They follow no redirects and read no proxies from the environment: whoever uses them decides on each hop.
+A registry has a number of connections, those to where it sends counted in: one that is slow keeps nobody from
+another. The clients follow no redirects and read no proxies from the environment: whoever uses them decides
+on each hop.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import httpcore
 import httpx
@@ -20,9 +25,27 @@ from app.egress.upstream import Upstream
 USER_AGENT = f"caravan/{__version__}"
 CONNECT_S = 10.0
 _NO_LIMIT = 1 << 62
-_CONNECTIONS = 32
+CONNECTIONS = 64
+"""So many has a registry for blobs, as eight downloads have, and again for all else."""
+_IDLE, _IDLE_S = 32, 30.0
+"""Connections that are kept for a next request, and for how long."""
+HEAD_S = 60.0
+"""For the head of an answer to a request without a body."""
+_CHARGED = "caravan.charged"
 _RECEIVED_BYTES = 512 << 10
 """What is read of a socket at once; httpcore asks for 64 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """Whose connection a request takes: that of `registry`, a host and port, be it for a blob or not."""
+
+    registry: str
+    is_blob: bool = False
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        return {_CHARGED: self}
 
 
 def make_client(
@@ -50,6 +73,8 @@ def make_client(
 class GuardedTransport(httpx.AsyncBaseTransport):
     """httpx over httpcore, connected by the guard's dialer, or through the operator's proxy.
 
+    Where the registry that a request is charged to has `CONNECTIONS` under way, the request waits.
+
     Raises:
         AddressRefused, FetchFailed, Overloaded: from each request, as the dialer does.
     """
@@ -63,10 +88,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         upstream: Upstream | None = None,
     ) -> None:
         self._guard = guard
+        self._places: WeakValueDictionary[Charged, asyncio.Semaphore] = WeakValueDictionary()
         if upstream is None:
             self._pool = httpcore.AsyncConnectionPool(
                 context,
-                max_connections=_CONNECTIONS,
+                max_connections=None,
+                max_keepalive_connections=_IDLE,
+                keepalive_expiry=_IDLE_S,
                 network_backend=_Wide(Meter(_NO_LIMIT), Dialer(guard, resolve)),
             )
             return
@@ -76,7 +104,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             proxy_headers=login,
             ssl_context=context,
             proxy_ssl_context=context if upstream.is_tls else None,
-            max_connections=_CONNECTIONS,
+            max_connections=None,
+            max_keepalive_connections=_IDLE,
+            keepalive_expiry=_IDLE_S,
             network_backend=Network(Meter(_NO_LIMIT), None),
         )
 
@@ -91,17 +121,36 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             content=cast(AsyncIterable[bytes], request.stream),
             extensions=request.extensions,
         )
-        with _as_httpx(request):
-            answer = await self._pool.handle_async_request(sent)
+        place = self._place_of(request)
+        await place.acquire()
+        try:
+            with _as_httpx(request):
+                async with asyncio.timeout(HEAD_S if request.method in ("GET", "HEAD") else None):
+                    answer = await self._pool.handle_async_request(sent)
+        except TimeoutError as error:
+            place.release()
+            raise httpx.ReadTimeout(f"no answer within {HEAD_S:g} s", request=request) from error
+        except BaseException:
+            place.release()
+            raise
         return httpx.Response(
             status_code=answer.status,
             headers=answer.headers,
-            stream=_Stream(answer, request),
+            stream=_Stream(answer, request, place),
             extensions=cast(Mapping[str, object], answer.extensions),
         )
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+
+    def _place_of(self, request: httpx.Request) -> asyncio.Semaphore:
+        """First come, first served: a download gives its place to another after each of its parts."""
+        charged = request.extensions.get(_CHARGED) or Charged(request.url.netloc.decode("ascii"))
+        place = self._places.get(charged)
+        if place is None:
+            # Kept by those who have it or wait for it.
+            place = self._places[charged] = asyncio.Semaphore(CONNECTIONS)
+        return place
 
 
 class _Wide(Network):
@@ -144,8 +193,10 @@ class _WideStream(httpcore.AsyncNetworkStream):
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
-        self._answer, self._request = answer, request
+    """An answer's body, which is closed once and then gives its place free."""
+
+    def __init__(self, answer: httpcore.Response, request: httpx.Request, place: asyncio.Semaphore) -> None:
+        self._answer, self._request, self._place = answer, request, place
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _as_httpx(self._request):
@@ -153,7 +204,10 @@ class _Stream(httpx.AsyncByteStream):
                 yield piece
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        try:
+            await self._answer.aclose()
+        finally:
+            self._place.release()
 
 
 _ERRORS: Mapping[type[Exception], type[httpx.TransportError]] = {

@@ -29,7 +29,9 @@ from app.core.model import Model, ModelName
 from app.core.request import Message
 from app.golang.dumps import dumps
 from app.registry.progress import SUCCESS, Progress
+from app.registry.pull import Lacking
 from app.runtime.creationchecks import UNKNOWN_TYPE, check_capabilities, template_layer
+from app.runtime.reach import Reach
 from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
@@ -52,7 +54,7 @@ _ORIGINAL = (media.MODEL, media.PROJECTOR, media.FILE, media.SERVING)
 
 _log = logging.getLogger("caravan")
 
-Pull = Callable[[ModelName], AsyncGenerator[Progress]]
+Pull = Callable[[ModelName, Lacking], AsyncGenerator[Progress]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ class Creator:
         self._library = library
         self._pull = pull
 
-    async def create(self, asked: Creation) -> AsyncGenerator[Progress]:
-        """Make a model, in Ollama's steps. Nothing is listed before all of it is there.
+    async def create(self, asked: Creation, reach: Reach) -> AsyncGenerator[Progress]:
+        """Make a model, in Ollama's steps. Nothing is listed before all of it is there. To whoever may not
+        name a blob it is not here.
 
         Raises:
             Forbidden: for a name that configuration owns.
@@ -100,10 +103,13 @@ class Creator:
             raise InvalidRequest("neither 'from' or 'files' was specified")
         if asked.adapters is not None:
             check_names(asked.adapters)
+        digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
+        for digest in await asyncio.to_thread(reach.lacking, digests):
+            raise CreateFailed(str(BlobMissing(digest)))
         await asyncio.to_thread(template_layer, asked.template)
         new: list[str] = []
         try:
-            async with aclosing(self._create(asked, new)) as lines:
+            async with aclosing(self._create(asked, reach, new)) as lines:
                 async for line in lines:
                     yield line
         except Exception:
@@ -112,11 +118,11 @@ class Creator:
         await self._library.reload()
         yield SUCCESS
 
-    async def _create(self, asked: Creation, new: list[str]) -> AsyncGenerator[Progress]:
+    async def _create(self, asked: Creation, reach: Reach, new: list[str]) -> AsyncGenerator[Progress]:
         """The steps up to the manifest; `new` hears the digests of the layers that were not there."""
         with self.store.hold() as hold:
             if asked.base is not None:
-                async with aclosing(self._base(asked.base)) as lines:
+                async with aclosing(self._base(asked.base, reach)) as lines:
                     async for line in lines:
                         yield line
                 base = await asyncio.to_thread(self._layers_of, asked.base, hold)
@@ -164,15 +170,15 @@ class Creator:
             raise ModelNotFound(str(name))
         await self._library.reload()
 
-    def has_blob(self, digest: str) -> bool:
-        """Raises: InvalidDigest."""
-        return self.store.blobs.size(digest) is not None
+    def has_blob(self, digest: str, reach: Reach) -> bool:
+        """Raises: InvalidDigest, StoreFailed."""
+        return self.store.blobs.size(digest) is not None and not reach.lacking([digest])
 
-    async def _base(self, name: ModelName) -> AsyncGenerator[Progress]:
+    async def _base(self, name: ModelName, reach: Reach) -> AsyncGenerator[Progress]:
         """The lines of a pull where the base is not here."""
         if self._library.is_configured(name) or await asyncio.to_thread(self.store.manifests.find, name):
             return
-        async with aclosing(self._pull(name)) as lines:
+        async with aclosing(self._pull(name, reach.lacking)) as lines:
             async for line in lines:
                 if line != SUCCESS:
                     yield line

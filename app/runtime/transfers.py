@@ -19,7 +19,7 @@ from app.registry.hub import ENDPOINT, Hub, Repository, Result, choose_gguf, is_
 from app.registry.library import Entry, find
 from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
-from app.registry.pull import pull
+from app.registry.pull import Lacking, nothing, pull
 from app.registry.push import push
 from app.registry.transport import make_client
 from app.store import manifest as media
@@ -56,8 +56,10 @@ class Transfers:
         self._clients: Clients | None = None
         self._hub: Hub | None = None
 
-    async def pull(self, name: ModelName, *, insecure: bool, login: Login) -> AsyncGenerator[Progress]:
-        """Bring a model here and list it.
+    async def pull(
+        self, name: ModelName, *, insecure: bool, login: Login, lacking: Lacking = nothing
+    ) -> AsyncGenerator[Progress]:
+        """Bring a model here and list it; `lacking` are blobs that a registry has to send in any case.
 
         Raises:
             Forbidden: where the policy does not let it come, or configuration owns the name.
@@ -69,7 +71,7 @@ class Transfers:
             lines = self._pull_of_hub(name, entry)
         else:
             registry = Registry(self._opened(), name, self.policy, login=login, insecure=insecure)
-            lines = pull(registry, self.store, self._downloads)
+            lines = pull(registry, self.store, self._downloads, lacking=lacking)
         async with aclosing(lines):
             async for line in lines:
                 if line == SUCCESS:

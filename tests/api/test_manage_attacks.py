@@ -331,3 +331,13 @@ async def test_models_from_each_other_in_a_circle(site: Site) -> None:
         assert answer.status_code == 200
     assert await site.names() == ["plain:latest"]
     assert os.listdir(site.store.root / "blobs") == []
+
+
+@pytest.mark.parametrize("host", ["a:b", "a:b:c", "127.0.0.1:80:80", "999.1.1.1", "a:99999", "a..b", "-."])
+@pytest.mark.parametrize("path", ["/api/pull", "/api/push"])
+async def test_hosts_that_are_none(tmp_path: Path, path: str, host: str) -> None:
+    """Also where the operator has listed one by mistake."""
+    async with managed(tmp_path, registry_allow=["a:b", "127.0.0.1:80:80", "a:99999", "a..b"]) as site:
+        answer = await site.send(path, model=f"{host}/n/m:t", stream=False)
+    assert answer.status_code in (400, 403, 500), answer.text
+    assert "internal" not in answer.text

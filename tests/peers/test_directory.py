@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from app.core.errors import PeersSilent
-from app.peers.peers import Peers
+from app.peers.peers import LISTS, Peers
 from harness.fake_model import fake_model
 from harness.ports import free_port
 from tests.api.scrape import value
@@ -280,11 +280,31 @@ def test_a_signature_of_the_client_is_good_for_the_servers_too(tmp_path: Path) -
             pulled = client.post(url(each.port) + "/api/pull", json={"model": "a"})
             assert pulled.status_code == (200 if each is whole else 403)  # its key may not pull
             assert client.head(url(each.port) + "/api/tags").status_code == 200
-        signed = f"GET,/api/tags?ts={int(time.time())}"
+        own = {"/api/tags": "/v1/models", "/api/ps": "/api/ps"}
+        for path, asked in own.items():
+            signed = f"GET,{asked}?ts={int(time.time())}"
+            headers = {"authorization": signer.header(signed), "x-caravan-peer": signed}
+            assert httpx.get(url(site.port) + path, headers=headers).status_code == 200
+            others = {("GET", each) for each in (*LISTS, "/v1/models")} - {("GET", path), ("GET", asked)}
+            more = {("POST", "/api/show"), ("POST", "/api/me"), ("POST", "/api/generate")}
+            for method, other in others | more:
+                assert httpx.request(method, url(site.port) + other, headers=headers).status_code == 401
+        signed = f"POST,/api/chat?ts={int(time.time())}"
         headers = {"authorization": signer.header(signed), "x-caravan-peer": signed}
-        assert httpx.get(url(site.port) + "/api/ps", headers=headers).status_code == 200
-        for method, path in (("POST", "/api/show"), ("POST", "/api/me"), ("POST", "/api/generate")):
-            assert httpx.request(method, url(site.port) + path, headers=headers).status_code == 401
+        for path in LISTS:
+            assert httpx.get(url(site.port) + path, headers=headers).status_code == 401, path
+
+
+def test_a_client_that_says_to_be_a_server_gets_lists_of_one_alone() -> None:
+    """That is all that the header does, and it does it where servers are asked."""
+    header = {"x-caravan-peer": "1"}
+    with fake_site(fake_model("a")) as site, directory(site.port) as whole:
+        assert whole.client.get("/api/tags", headers=header).json() == {"models": []}
+        assert [row["id"] for row in whole.client.get("/v1/models", headers=header).json()["data"]] == [
+            "a:latest"
+        ]
+        pulled = whole.client.post("/api/pull", json={"model": "a", "stream": False}, headers=header)
+        assert pulled.json() == {"status": "success"}
 
 
 def listed(site: FakeSite, key: str) -> list[str]:

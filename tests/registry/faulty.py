@@ -32,7 +32,8 @@ class Asked:
 @dataclass(slots=True)
 class Reply:
     """`length` is what the head says, None being that there is no such line; after `cut` bytes the connection
-    ends, after `stall` nothing more comes. Status 0 ends the connection without an answer."""
+    ends, after `stall` nothing more comes. Status 0 ends the connection without an answer. `drip` is how an
+    answer begins that goes on with a space now and then, and has no end."""
 
     status: int = 200
     body: bytes = b""
@@ -41,6 +42,7 @@ class Reply:
     cut: int | None = None
     stall: int | None = None
     pace_s: float = 0.0
+    drip: bytes = b""
 
 
 Answer: TypeAlias = Callable[[Asked], Reply | Awaitable[Reply] | None]
@@ -100,7 +102,13 @@ async def _send(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Reply, *, with_body: bool
 ) -> bool:
     """Whether the connection goes on."""
-    if not reply.status:
+    if reply.drip:
+        writer.write(reply.drip)
+        while not reader.at_eof():
+            await asyncio.sleep(0.02)
+            writer.write(b" ")
+            await writer.drain()
+    if reply.drip or not reply.status:
         return False
     length = len(reply.body) if reply.length == -1 else reply.length
     headers = dict(reply.headers) | ({} if length is None else {"Content-Length": str(length)})

@@ -265,6 +265,7 @@ class TestTokens:
             ),
             ('Bearer realm="http://127.0.0.1:1/token"', 'realm host "127.0.0.1:1" does not match original'),
             ('Bearer realm="http://u@{host}/token"', "realm host "),
+            ('Bearer realm="http://{host}/a\tb"', "the token realm "),
             ("Bearer", 'realm host "" does not match original host'),
             ("Digest realm=x", "unauthorized: access denied"),
             ("", "unauthorized: access denied"),
@@ -454,8 +455,8 @@ class TestSharing:
             inside, go = threading.Event(), threading.Event()
             begin = here.blobs.begin
 
-            def slow(digest: str, size: int) -> Partial:
-                found = begin(digest, size)
+            def slow(digest: str, size: int, *, shared: bool) -> Partial:
+                found = begin(digest, size, shared=shared)
                 inside.set()
                 go.wait(WAIT_S)
                 return found

@@ -1,12 +1,14 @@
 """Which adapters are served, and why others are not: by their headers, before any engine reads them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
+from vllm.lora.peft_helper import PEFTHelper
 
 from app.catalogue.adaptercopies import CONFIG, UNUSED_S, WEIGHTS, prune
 from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
@@ -47,7 +49,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_what_is_kept_is_a_copy_with_what_was_checked_alone(place: Place) -> None:
-    adapter = place.take(auto_mapping={"x": "y"}, rank_pattern={"down_proj": 2})
+    adapter = place.take(
+        auto_mapping={"x": "y"}, rank_pattern={"down_proj": 2}, alpha_pattern={"self_attn.q_proj": 9}
+    )
     assert (adapter.rank, adapter.digest, adapter.path.name) == (4, DIGEST, DIGEST)
     given, kept = load_file(place.root / "given" / WEIGHTS), load_file(adapter.path / WEIGHTS)
     assert given.keys() == kept.keys()
@@ -58,8 +62,8 @@ def test_what_is_kept_is_a_copy_with_what_was_checked_alone(place: Place) -> Non
         "r": 4,
         "lora_alpha": 8,
         "use_rslora": False,
-        "rank_pattern": {"down_proj": 2},
-        "alpha_pattern": {},
+        "rank_pattern": {},
+        "alpha_pattern": {r"self_attn\.q_proj": 9},
         "target_modules": ["q_proj"],
     }
     written = (adapter.path / WEIGHTS).stat().st_ino
@@ -101,6 +105,38 @@ def test_patterns_are_few(place: Place) -> None:
     """vLLM matches each with every module while all requests wait."""
     weights = lora({MODULE: (16, 8), DOWN: (8, 32)})
     assert "too many" in place.refused(weights, rank_pattern={f"m{number}": 4 for number in range(50_001)})
+
+
+def test_patterns_are_short(place: Place) -> None:
+    weights = lora({f"model.layers.{number}.self_attn.q_proj": (16, 8) for number in range(20)})
+    names = {("a." * 300)[:504] + f"{number:08}": 4 for number in range(1000)}
+    assert "too many" in place.refused(weights, rank_pattern=names)
+
+
+def test_patterns_are_compared_and_not_compiled(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`re` keeps 512: more of them, each compiled anew for each module, take minutes."""
+    compiled: list[str] = []
+    compile_pattern = re._compiler.compile  # type: ignore[attr-defined]
+
+    def counted(pattern: str, *more: int) -> object:
+        compiled.append(pattern)
+        return compile_pattern(pattern, *more)
+
+    monkeypatch.setattr(re._compiler, "compile", counted)  # type: ignore[attr-defined]
+    place.base = make_folder(place.root / "deep", tensors={f"{MODULE}.weight": ("bfloat16", (16, 8))})
+    adapter = place.take(rank_pattern={f"m{number}": 4 for number in range(600)})
+    assert len(compiled) < 10
+    assert json.loads((adapter.path / CONFIG).read_bytes())["rank_pattern"] == {}, "nor by vLLM"
+
+
+def test_the_first_pattern_counts_from_a_dot_on(place: Place) -> None:
+    """As vLLM reads the copy, whose rule for a match is a regular expression."""
+    weights = load(lora({MODULE: (16, 8)}, rank=4)) | load(lora({DOWN: (8, 32)}, rank=6))
+    ranks = {"n_proj": 5, "layers.0.mlp_down_proj": 5, "mlp.down_proj": 6, "down_proj": 5, MODULE: 4}
+    kept = json.loads((place.take(save(weights), rank_pattern=ranks).path / CONFIG).read_bytes())
+    assert list(kept["rank_pattern"].values()) == [6, 4]
+    helper = PEFTHelper.from_dict(kept)
+    assert [helper.get_rank_and_scaling(module)[0] for module in (MODULE, DOWN)] == [4, 6]
 
 
 def test_ranks_differ_by_module(place: Place) -> None:

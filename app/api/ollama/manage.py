@@ -1,5 +1,6 @@
 """Models that come and go: create, blobs, copy, delete, pull, push (docs/reference 11 and 12)."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
@@ -16,12 +17,12 @@ from app.api.refusal import Refusal
 from app.api.services import Body, Context, Served, Services, SmallBody
 from app.api.wire import JSON, dumps
 from app.core.brief import brief
-from app.core.context import Caller
+from app.core.context import Caller, RequestContext
 from app.core.errors import Forbidden, ModelNotFound
 from app.core.model import ModelName
 from app.golang.quote import quoted
-from app.peers.peers import ASKED_BY_PEER
 from app.registry.progress import SUCCESS, Progress
+from app.runtime.reach import Reach
 
 router = APIRouter()
 
@@ -34,24 +35,24 @@ async def create(body: Body, served: Served, ctx: Context) -> Response:
     asked = call.asked
     for name in (asked.name, *((asked.base,) if asked.base else ())):
         check_may_use(ctx.caller, name, str(name))
-    lines = served.creator.create(asked)
+    lines = served.creator.create(asked, _reach(served, ctx))
     return progress_response(lines, stream=call.stream, limit_s=served.time_left_s(ctx))
 
 
 @router.head("/api/blobs/{digest}")
 @needs("models:write")
-async def has_blob(digest: str, served: Served) -> Response:
-    found = served.creator.has_blob(digest)
+async def has_blob(digest: str, served: Served, ctx: Context) -> Response:
+    found = await asyncio.to_thread(served.creator.has_blob, digest, _reach(served, ctx))
     return _EmptyResponse() if found else Response(b"", HTTPStatus.NOT_FOUND, media_type=JSON)
 
 
 @router.post("/api/blobs/{digest}")
 @needs("models:write")
-async def put_blob(digest: str, request: Request, served: Served) -> Response:
-    """Take a blob at constant memory; one that is here is not read."""
+async def put_blob(digest: str, request: Request, served: Served, ctx: Context) -> Response:
+    """Take a blob at constant memory; one that is here, and that the key may name, is not read."""
     is_new = await receive_blob(
         request,
-        served.creator.store,
+        _reach(served, ctx),
         digest,
         policy=served.transfers.policy,
         limit_bytes=served.limits.blob_bytes,
@@ -95,7 +96,8 @@ async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) 
     if served.library.is_configured(call.name) or await _is_at_peer(call.name, request, served):
         lines = _nothing_to_pull()
     else:
-        lines = served.transfers.pull(call.name, insecure=call.insecure, login=call.login)
+        lacking = _reach(served, ctx).lacking
+        lines = served.transfers.pull(call.name, insecure=call.insecure, login=call.login, lacking=lacking)
     return progress_response(lines, stream=call.stream, limit_s=served.time_left_s(ctx))
 
 
@@ -123,6 +125,10 @@ def check_may_use(caller: Caller, name: ModelName, sent: str) -> None:
         raise Forbidden(f"this API key does not allow the model {quoted(sent)}")
 
 
+def _reach(served: Services, ctx: RequestContext) -> Reach:
+    return Reach(served.creator.store, ctx.caller)
+
+
 def _not_found(error: ModelNotFound, text: str) -> Response:
     body = dumps({"error": brief(text)})
     return Refusal(error, Answer(HTTPStatus.NOT_FOUND, {"content-type": JSON}, body))
@@ -134,8 +140,6 @@ async def _nothing_to_pull() -> AsyncGenerator[Progress]:
 
 
 async def _is_at_peer(name: ModelName, request: Request, served: Services) -> bool:
-    if ASKED_BY_PEER in request.headers:
-        return False
     others = await served.peers.rows("/api/tags", *credentials_of(request.scope))
     wanted = str(name).lower()
     return any(row["name"].lower() == wanted for rows in others for row in rows)

@@ -1,14 +1,16 @@
 """Blobs on their way in: from the socket to the disk, a few MiB at a time (docs/reference 11.2)."""
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 
-from app.core.errors import BodyTimeout, BodyTooLarge, StoreFull, UnsupportedEncoding
+from app.core.errors import BodyTimeout, BodyTooLarge, DigestMismatch, StoreFull, UnsupportedEncoding
 from app.registry.policy import Policy
 from app.registry.pull import stored_bytes
+from app.runtime.reach import Reach
 from app.store.partial import Partial
 from app.store.store import Store
 
@@ -17,9 +19,10 @@ PIECE_BYTES = 4 << 20
 
 
 async def receive_blob(
-    request: Request, store: Store, digest: str, *, policy: Policy, limit_bytes: int, pause_s: float
+    request: Request, reach: Reach, digest: str, *, policy: Policy, limit_bytes: int, pause_s: float
 ) -> bool:
-    """Store the request's body as the blob `digest`; whether it is new: else the body is not read.
+    """Store the request's body as the blob `digest`; whether it is new to the caller: else the body is not
+    read. One that is here, and that the caller may not name, is read all the same: then the caller has it.
 
     Raises:
         InvalidDigest, DigestMismatch: for a digest that is none, or another's.
@@ -27,7 +30,8 @@ async def receive_blob(
         Forbidden: over the quota. StoreFailed, StoreFull: where the store does not take it.
         UnsupportedEncoding: for a body that would have to be decoded.
     """
-    if await asyncio.to_thread(store.blobs.adopt, digest):
+    store = reach.store
+    if await asyncio.to_thread(_is_known, reach, digest):
         return False
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", ""):
@@ -42,18 +46,32 @@ async def receive_blob(
         await asyncio.to_thread(partial.commit)
     finally:
         await asyncio.to_thread(partial.abort, keep=False)
+    await asyncio.to_thread(_note, reach, digest)
     return True
 
 
+def _is_known(reach: Reach, digest: str) -> bool:
+    return not reach.lacking([digest]) and reach.store.blobs.adopt(digest)
+
+
+def _note(reach: Reach, digest: str) -> None:
+    reach.sent(digest)
+    reach.store.blobs.adopt(digest)  # one that was here before is not pruned soon
+
+
 async def _write(request: Request, partial: Partial, limit_bytes: int, room: int, pause_s: float) -> None:
-    written = 0
+    written, seen = 0, hashlib.sha256()
     async for piece in _pieces(request, pause_s):
         _check_size(written + len(piece), limit_bytes)
         if written + len(piece) > room:
             raise StoreFull("the blob is larger than what is left")
-        if not partial.whole:  # else another request was first, and this one's body is only read
+        if partial.whole:  # it is here, and this body is only to be the same
+            await asyncio.to_thread(seen.update, piece)
+        else:
             await asyncio.to_thread(partial.write_at, written, piece)
         written += len(piece)
+    if partial.whole and (got := f"sha256:{seen.hexdigest()}") != partial.digest:
+        raise DigestMismatch(partial.digest, got)
 
 
 async def _pieces(request: Request, pause_s: float) -> AsyncIterator[bytearray]:

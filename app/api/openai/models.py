@@ -14,7 +14,7 @@ from app.catalogue.names import parse_name, read_reference
 from app.core.context import Caller
 from app.core.errors import ModelNotFound
 from app.peers import merge
-from app.peers.peers import ASKED_BY_PEER, Rows
+from app.peers.peers import Rows
 from app.runtime.checks import check_allowed
 
 router = APIRouter(prefix="/v1")
@@ -54,8 +54,6 @@ def _own(served: Services, caller: Caller) -> Rows:
 
 
 async def _of_peers(request: Request, served: Services) -> list[Rows]:
-    if ASKED_BY_PEER in request.headers:
-        return []
     return await served.peers.rows("/api/tags", *credentials_of(request.scope))
 
 
