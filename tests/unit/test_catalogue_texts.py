@@ -170,7 +170,7 @@ def test_the_texts_of_all_models_are_bounded_together(tmp_path: Path) -> None:
     same = place.layer(media.SYSTEM, b"x" * MIB)
     texts = {name: place.layer(media.SYSTEM, name.encode() * MIB) for name in "abcd"}
     del texts["a"], texts["b"]
-    talk = json.dumps([{"content": str(number)} for number in range(6_000)]).encode()
+    talk = json.dumps([{"content": str(number)} for number in range(3_000)]).encode()
     for name, layer in {"one": same, "two": same, **texts, "e": place.layer(media.MESSAGES, talk)}.items():
         place.put(name, layer)
         place.read()
