@@ -75,6 +75,7 @@ SET: dict[str, tuple[str, Any]] = {
     "repeat_text": ("true", True),
     "kv_cache_bytes": ("2097152", 2097152),
     "stream_interval": ("8", 8),
+    "front_ends": ("4", 4),
     "memory_bytes": ("8589934592", 8 << 30),
     "load_patience": ("1m", 60),
 }
@@ -153,6 +154,7 @@ BAD = {
     "repeat_text": ("2",),
     "kv_cache_bytes": ("1000",),
     "stream_interval": ("0",),
+    "front_ends": ("0", "65", "many"),
     "memory_bytes": ("-1", "1G"),
     "load_patience": ("soon",),
 }

@@ -40,7 +40,7 @@ class EngineDefaults:
     0 leaves that to vLLM. `adapters` are those that one batch may hold. An engine without progress for
     `hang_timeout_s` is taken for hung (`inf`: never). `traces` has vLLM make a span of each request that
     ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`. `placement` is
-    where the engine goes, which counts on GPUs.
+    where the engine goes, which counts on GPUs. `front_ends` other processes attach to it (0: none).
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -52,6 +52,7 @@ class EngineDefaults:
     limits: InputLimits = field(default_factory=InputLimits)
     pool: Pool = field(default_factory=Pool)
     placement: Placement | None = None
+    front_ends: int = 0
 
 
 def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -> AsyncEngineArgs:
@@ -94,9 +95,14 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
     if not embedding:
         chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
     try:
-        return AsyncEngineArgs(**chosen)
+        args = AsyncEngineArgs(**chosen)
     except TypeError as error:
         raise LoadFailed(f"engine arguments of {model.name}: {error}") from error
+    if defaults.front_ends:
+        # What vLLM's own server sets for `--api-server-count`; this process is a client too.
+        args._api_process_count = defaults.front_ends + 1  # type: ignore[reportPrivateUsage]
+        args._api_process_rank = 0  # type: ignore[reportPrivateUsage]
+    return args
 
 
 def _of_platform(defaults: EngineDefaults, *, embedding: bool) -> dict[str, Any]:

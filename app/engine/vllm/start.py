@@ -16,7 +16,7 @@ from app.engine.vllm.process.failures import load_reason
 from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
-from app.engine.vllm.stream.metrics import EngineRegistry, stat_logger
+from app.engine.vllm.stream.metrics import EngineMetrics, EngineRegistry, TellingMetrics, stat_logger
 from app.engine.vllm.weights import check_weights
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ async def _start(model: Model, args: AsyncEngineArgs, fault: str = "") -> Starte
     try:
         with output.of_what_starts(), environment_of_a_load():
             config, windowed = await asyncio.to_thread(engine_config, args)
-            llm = await start_in_thread(start_llm, config, stat_logger(registry))
+            shared = args._api_process_count > 1  # type: ignore[reportPrivateUsage]
+            metrics = TellingMetrics if shared else EngineMetrics
+            llm = await start_in_thread(start_llm, config, stat_logger(registry, metrics))
     except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
         reason = await load_reason(error, output)
         raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
