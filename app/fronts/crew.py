@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from asyncio.subprocess import Process
 from collections import deque
@@ -54,7 +55,7 @@ class Fronts:
         self._hub: Hub | None = None
         self._running: dict[int, Process] = {}
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
-        self._stopping = False
+        self._stopping = self._hurried = False
         self._publish: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -99,9 +100,9 @@ class Fronts:
 
     def stop(self, *, now: bool = False) -> None:
         """Have the workers end what they have and then themselves; `now`: at once."""
-        if now or not self._stopping:
+        if not self._stopping or (now and not self._hurried):
             self.hub.stop(now=now)
-        self._stopping = True
+        self._stopping, self._hurried = True, self._hurried or now
 
     def kill(self) -> None:
         """End those that have not ended."""
@@ -130,7 +131,7 @@ class Fronts:
         with its:
             given = (index, its.fileno(), self._life)
             process = await asyncio.create_subprocess_exec(
-                *self._command, *map(str, given), pass_fds=given[1:]
+                *self._command, *map(str, given), pass_fds=given[1:], env=_environment()
             )
         ours.sendall(LENGTH.pack(len(self._begin)) + self._begin)
         self._running[index] = process
@@ -146,3 +147,8 @@ class Fronts:
                 process.kill()
                 await process.wait()
             del self._running[index]
+
+
+def _environment() -> dict[str, str]:
+    """As this process', and with the same modules, wherever it was started."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # noqa: TID251

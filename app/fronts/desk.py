@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from app.access.limiter import Limiter
-from app.core.context import Caller, RequestContext, Settle
+from app.core.context import ANYBODY, Caller, RequestContext, Settle
 from app.core.model import Model
 from app.engine.base import Engine
 from app.runtime.entry import Lease
@@ -42,11 +42,11 @@ class Desk:
 
     @asynccontextmanager
     async def _lease(
-        self, number: int, model: int, keep_alive_s: float | None, num_ctx: int | None, caller: Caller
+        self, number: int, model: int, keep_alive_s: float | None, num_ctx: int | None, caller: Caller | None
     ) -> AsyncGenerator[tuple[int, int, int], None]:
         """The number of the engine, how long it was waited for in ns, and the context in tokens."""
         leasing = self._manager.lease(
-            self._numbered.model(model), keep_alive_s=keep_alive_s, num_ctx=num_ctx, caller=caller
+            self._numbered.model(model), keep_alive_s=keep_alive_s, num_ctx=num_ctx, caller=caller or ANYBODY
         )
         async with leasing as lease:
             self._leases[number] = lease

@@ -19,9 +19,8 @@ from app.fronts.desk import Desk
 from app.fronts.peer import Peer
 from app.runtime.manager import Manager
 
-_ATTACH_S = 120.0
+_ATTACH_S = 300.0
 _TELL_S = 10.0
-_MOST_REQUESTS = 1000
 _log = logging.getLogger("caravan")
 
 
@@ -119,7 +118,7 @@ class Hub:
         try:
             await worker.peer.ask("models", self._listed())
             for number, engine in list(self._engines.items()):
-                await worker.peer.ask("opened", number, engine.attachment)
+                await _in_time(worker.peer, _ATTACH_S, "opened", number, engine.attachment)
             await worker.peer.ask("serve")
             worker.is_serving = True
             await worker.peer.ended.wait()

@@ -55,9 +55,9 @@ class Peer:
     def open(self) -> None:
         self._channel.open()
 
-    def tell(self, name: str, *arguments: Any) -> None:
-        """Waits for nothing; lost where the other has ended."""
-        self._channel.send((_TELL, 0, name, arguments))
+    def tell(self, name: str, *arguments: Any, at_once: bool = False) -> None:
+        """Waits for nothing; lost where the other has ended. See `Channel.send`."""
+        self._channel.send((_TELL, 0, name, arguments), at_once=at_once)
 
     async def ask(self, name: str, *arguments: Any) -> Any:
         """

@@ -32,6 +32,7 @@ class RemoteManager:
         self._attach = attach
         self.default_context = default_context
         self._engines: dict[int, Engine] = {}
+        self._attaching: dict[int, asyncio.Task[None]] = {}
         self._closed = False
         self.peer: Peer | None = None
         self.on_open: Callable[[], None] = lambda: None
@@ -62,7 +63,8 @@ class RemoteManager:
             raise Draining
         wanted = self.library.number_of(model)
         try:
-            async with self._manager.hold("lease", wanted, keep_alive_s, num_ctx, caller) as (number, leased):
+            whose = None if caller is ANYBODY else caller
+            async with self._manager.hold("lease", wanted, keep_alive_s, num_ctx, whose) as (number, leased):
                 engine, load_ns, context_length = leased
                 if engine not in self._engines:
                     raise EngineDied  # It ended while the lease was on its way.
@@ -134,9 +136,17 @@ class RemoteManager:
         self.library.replace(models)
 
     async def _opened(self, number: int, attachment: bytes) -> None:
+        """Attach to an engine; one that is told of twice, as this process begins, is attached to once."""
+        if (attaching := self._attaching.get(number)) is None:
+            attaching = self._attaching[number] = asyncio.create_task(self._attach_to(number, attachment))
+        await asyncio.shield(attaching)
+
+    async def _attach_to(self, number: int, attachment: bytes) -> None:
         self._engines[number] = await self._attach(number, attachment)
 
     async def _engine_closed(self, number: int) -> None:
+        if (attaching := self._attaching.pop(number, None)) is not None:
+            await asyncio.wait({attaching})
         if (engine := self._engines.pop(number, None)) is not None:
             await engine.close()
 

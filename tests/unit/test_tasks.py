@@ -37,6 +37,7 @@ OWNED = {
     "api/relay.py:__call__": "both are awaited there",
     "api/relay.py:left": "both are waited for there, and raise nothing",
     "fronts/crew.py:run": "children of a group, which is awaited",
+    "fronts/remote.py:_opened": "awaited by whoever has told of the engine",
     "fronts/peer.py:_start": "kept until it ends; what it raises is told to the process that has asked",
     "frontend.py:_open": "an import, which whoever needs it awaits again",
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
