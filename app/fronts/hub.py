@@ -20,7 +20,8 @@ from app.fronts.peer import Peer
 from app.runtime.manager import Manager
 
 _ATTACH_S = 300.0
-_TELL_S = 10.0
+_TELL_S = 30.0
+_COUNT_S = 5.0
 _log = logging.getLogger("caravan")
 
 
@@ -108,7 +109,7 @@ class Hub:
                 holds=desk.holds,
                 tells=desk.tells
                 | {
-                    "began": lambda engine, request_id: self._began(worker, engine, request_id),
+                    "began": lambda engine, request_id: self._began(index, worker, engine, request_id),
                     "state": lambda engine, state, ended: self._state(index, engine, state, ended),
                 },
             )
@@ -180,7 +181,7 @@ class Hub:
     async def metrics(self) -> list[tuple[int, list[Metric], dict[str, float]]]:
         """What each worker counts; and by model, when its engine last told it of itself."""
         serving = [(index, each.peer) for index, each in self._workers.items() if each.is_serving]
-        answers = await asyncio.gather(*(_in_time(peer, _TELL_S, "metrics") for _, peer in serving))
+        answers = await asyncio.gather(*(_counted(peer) for _, peer in serving))
         return [(index, *answer) for (index, _), answer in zip(serving, answers, strict=True) if answer]
 
     def _listed(self) -> list[tuple[int, Model]]:
@@ -195,21 +196,35 @@ class Hub:
             if isinstance(answer, BaseException):
                 raise answer
 
-    def _began(self, worker: _Worker, engine: int, request_id: str) -> None:
-        if engine in self._engines:
-            worker.requests.setdefault(engine, set()).add(request_id)
+    def _began(self, index: int, worker: _Worker, engine: int, request_id: str) -> None:
+        if (known := self._engines.get(engine)) is None:
+            return
+        requests = worker.requests.setdefault(engine, set())
+        requests.add(request_id)
+        # One that hangs from here on gives no output that would be told of.
+        known.hear(index, worker.states.get(engine, EngineState()), len(requests))
 
     def _state(self, index: int, engine: int, state: EngineState, ended: Sequence[str]) -> None:
         if (worker := self._workers.get(index)) is None or engine not in self._engines:
             return
         requests = worker.requests.setdefault(engine, set())
         requests.difference_update(ended)
+        worker.states[engine] = state
         self._engines[engine].hear(index, state, len(requests))
 
 
 def _lean(model: Model) -> Model:
     """Without what only descriptions of a model show, which may be the words of a whole vocabulary."""
     return replace(model, facts=replace(model.facts, info={}, tensors=()))
+
+
+async def _counted(peer: Peer) -> Any:
+    """What one worker counts; None where it does not say so soon."""
+    try:
+        async with asyncio.timeout(_COUNT_S):
+            return await peer.ask("metrics")
+    except (TimeoutError, AppError):
+        return None
 
 
 async def _in_time(peer: Peer, limit_s: float, name: str, *arguments: Any) -> Any:

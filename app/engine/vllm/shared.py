@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 from vllm.config import VllmConfig
+from vllm.envs import enable_envs_cache
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -179,6 +180,7 @@ class AttachedEngine(VllmEngine):
         await engine._warm_up()
         if defaults.traces:
             trace_requests(llm)
+        enable_envs_cache()  # It would read some variables for every token, and none changes here.
         freeze_gc_heap()
         await asyncio.to_thread(trim_heap)
         return engine
