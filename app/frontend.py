@@ -14,6 +14,7 @@ import socket
 import sys
 from functools import partial
 from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any
 
 from app.api.relay import Relay
@@ -86,7 +87,8 @@ class FrontEnd:
             supervise("front ends", self._tell_states),
             supervise("front ends", partial(self._end_with, peer)),
         ]
-        asyncio.get_running_loop().run_in_executor(None, _import_vllm)  # a load takes as long anyway
+        # A load takes as long anyway. No end waits for it, as it would for a thread of the loop's.
+        Thread(target=_import_vllm, name="import", daemon=True).start()
 
     async def _end_with(self, peer: Peer) -> None:
         await peer.ended.wait()

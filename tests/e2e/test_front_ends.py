@@ -103,7 +103,7 @@ def test_several_processes_are_one_server(tmp_path: Path) -> None:
             assert ask(site, "/api/generate", keep_alive=0).status_code == 200
             assert loaded(site.client) == ["tool"]
         eventually(lambda: not loaded(site.client), 30)
-        assert not site.engines()
+        eventually(lambda: not site.engines(), 30)
         load(site.client, "tool")
 
         # One that is killed takes its own streams along, and leaves none of them in the engine.

@@ -39,7 +39,7 @@ OWNED = {
     "fronts/crew.py:run": "children of a group, which is awaited",
     "fronts/remote.py:_opened": "awaited by whoever has told of the engine",
     "fronts/peer.py:_start": "kept until it ends; what it raises is told to the process that has asked",
-    "frontend.py:_open": "an import, which whoever needs it awaits again",
+    "frontend.py:_open": "a thread that imports, which whoever needs it does again; it ends with the process",
     "api/stream.py:_while_connected": "the reply is awaited; the listener ends with it",
     "runtime/loader.py:load": "awaited there",
     "engine/fake/engine.py:_or_end": "both are awaited there",
