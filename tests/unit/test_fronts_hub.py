@@ -165,6 +165,8 @@ async def test_what_a_worker_that_dies_had_is_given_back_and_ended() -> None:
             number = next(iter(first.remote.attached))
             for name in ("one", "two", "three"):
                 first.peer.tell("began", number, name)
+            await asyncio.sleep(MOMENT_S)
+            assert made.engines[0].heard[1] == (EngineState(), 3)  # as they begin, for the watchdog
             first.peer.tell("state", number, EngineState(5), ["two"])
             await asyncio.sleep(MOMENT_S)
             assert made.engines[0].heard[1] == (EngineState(5), 2)
