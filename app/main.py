@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from fastapi import FastAPI
@@ -30,7 +31,7 @@ from app.api.openai import routes as openai_routes
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
 from app.api.openai.responses import routes as responses
-from app.api.quota import Quota
+from app.api.quota import Limits, Quota
 from app.api.services import Services
 from app.api.stream import RawSend
 from app.catalogue.library import Library
@@ -39,11 +40,14 @@ from app.core.model import Model, ModelName
 from app.core.pool import Pool
 from app.core.tasks import supervise
 from app.engine.base import Engine
+from app.fronts.crew import Fronts
+from app.fronts.remote import RemoteLimiter, RemoteManager
 from app.peers.peers import Peers
 from app.registry.challenge import Login
 from app.registry.progress import Progress
 from app.registry.pull import Lacking
 from app.runtime.creation import Creator
+from app.runtime.leases import Leases
 from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import Lifecycle
 from app.runtime.manager import Manager
@@ -52,7 +56,7 @@ from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
 from app.runtime.transfers import Transfers, policy_of
-from app.runtime.watch import watch
+from app.runtime.watch import watch, watch_requests
 from app.settings.server import Settings
 from app.store.store import Store as ModelStore
 from app.telemetry import instruments
@@ -94,9 +98,10 @@ def build_app(
     *,
     ledger: Ledger | None = None,
     on_gpu: bool = False,
+    fronts: Fronts | None = None,
 ) -> ASGIApp:
-    """The whole server as one ASGI application; `start_engine` is how a model gets its engine, and `ledger`
-    the memory that engines share, where it is known.
+    """The whole server as one ASGI application; `start_engine` is how a model gets its engine, `ledger` the
+    memory that engines share, where it is known, and `fronts` other processes that take its requests.
 
     Raises:
         BadKeys: for key files that cannot be used.
@@ -111,28 +116,61 @@ def build_app(
         settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry), on_gpu
     )
     store = _store(settings, telemetry)
+    limiter = Limiter(store, fail_open=settings.limits_redis_fail == "open")
+    watch(telemetry, library, manager, lifecycle)
+    if fronts is not None:
+        fronts.join(manager, limiter if keys is not None else None, library, telemetry.metrics)
+        served = replace(served, others=fronts)
+    return _wired(settings, served, keys, store, limiter, fronts)
+
+
+def build_front(
+    settings: Settings, remote: RemoteManager, telemetry: Telemetry, lifecycle: Lifecycle
+) -> ASGIApp:
+    """What a process that has no engines serves, for the manager of another.
+
+    Raises:
+        BadKeys: for key files that cannot be used.
+    """
+    lifecycle.ends_with(remote.close)
+    keys = _keys(settings, telemetry)
+    served = _services(
+        settings, remote.library, remote, telemetry, lifecycle, _toolbox(settings, telemetry), on_gpu=False
+    )
+    watch_requests(telemetry, remote.library)
+    return _wired(settings, served, keys, _store(settings, telemetry), RemoteLimiter(remote))
+
+
+def _wired(
+    settings: Settings,
+    served: Services,
+    keys: KeyRing | None,
+    store: Store,
+    limiter: Limits,
+    fronts: Fronts | None = None,
+) -> ASGIApp:
+    """The routes, and the layers around them."""
     app = FastAPI(
         title="Caravan",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan(settings, served, keys, store),
+        lifespan=_lifespan(settings, served, keys, store, fronts),
     )
     app.state.services = served
     app.state.ollama = Variant(
         settings.stream_default, settings.repeat_text, settings.tool_calls_done_reason == "tool_calls"
     )
-    watch(telemetry, library, manager, lifecycle)
     for router in ROUTERS:
         app.include_router(router)
     if keys is not None:
-        app.add_middleware(Quota, limiter=Limiter(store, fail_open=settings.limits_redis_fail == "open"))
+        app.add_middleware(Quota, limiter=limiter)
         guard.install(app, keys, open_paths=settings.open_paths)
-    app.add_middleware(Drain, lifecycle=lifecycle)
+    app.add_middleware(Drain, lifecycle=served.lifecycle)
     transport.install(app, origins=settings.origins, loopback=is_loopback(settings.host.host))
     dialects = (ollama_failure.dialect(settings.signin_url), OPENAI, ANTHROPIC)
-    return RawSend(RequestContextMiddleware(app, telemetry, dialects))
+    return RawSend(RequestContextMiddleware(app, served.telemetry, dialects))
 
 
 def _manager(
@@ -168,7 +206,7 @@ def _manager(
 def _services(
     settings: Settings,
     library: Library,
-    manager: Manager,
+    manager: Leases,
     telemetry: Telemetry,
     lifecycle: Lifecycle,
     toolbox: Toolbox,
@@ -223,7 +261,7 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
 
 
 def _creator(
-    settings: Settings, library: Library, manager: Manager, transfers: Transfers, *, on_gpu: bool
+    settings: Settings, library: Library, manager: Leases, transfers: Transfers, *, on_gpu: bool
 ) -> Creator:
     stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
@@ -295,7 +333,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings, served: Services, keys: KeyRing | None, store: Store
+    settings: Settings, served: Services, keys: KeyRing | None, store: Store, fronts: Fronts | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -306,6 +344,8 @@ def _lifespan(
         watching = [supervise("model store", served.library.watch)]
         if keys is not None:
             watching.append(supervise("key files", keys.watch))
+        if fronts is not None:
+            watching.append(supervise("front ends", fronts.run))
         yield
         for task in watching:
             task.cancel()

@@ -4,12 +4,18 @@ import asyncio
 import gc
 import importlib
 import logging
+import pickle
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, distribution
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,6 +33,8 @@ from app.engine.memory.memory import GpuMemory, HostMemory
 from app.engine.memory.need import Terms
 from app.engine.memory.readings import Readings
 from app.engine.vllm.process import environment, forkserver
+from app.engine.vllm.process.death_pipe import DeathPipe
+from app.fronts.crew import Fronts
 from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
 from app.prepare import engine_terms, lists_others, prepare, served
 from app.runtime.ledger import Ledger
@@ -37,12 +45,14 @@ from app.settings.otlp import hand_down, read_otlp
 from app.settings.server import Settings
 from app.settings.values import Address
 from app.telemetry import logs
+from app.telemetry.otlp import Otlp
 from app.telemetry.setup import start as start_telemetry
 
 _LAST_WORDS_S = 3
 """What a client has to take its last line once its stream has been ended."""
-_GC_THRESHOLD = (20_000, 20, 20)
+GC_THRESHOLD = (20_000, 20, 20)
 """A token makes some twenty short-lived objects and no cycles; by default that is a collection every 35."""
+FRONT_END = (sys.executable, "-P", "-m", "app.frontend")
 _log = logging.getLogger("caravan")
 
 
@@ -65,27 +75,50 @@ def run(settings: Settings) -> None:
     telemetry = start_telemetry(otlp, keeps_content=settings.capture_content)
     if settings.keys_file is not None:
         read_keys(settings.keys_file)  # before the slow part: what is wrong with it is told at once
+    shared_out(settings)  # what cannot be is told at once
     listener = bind(settings.host)
     address = Address(host=settings.host.host, port=listener.getsockname()[1])
     settings = settings.model_copy(update={"host": address})
-    gc.set_threshold(*_GC_THRESHOLD)
+    gc.set_threshold(*GC_THRESHOLD)
     # Models of a store may come, but not to whoever only lists those of others.
     runs_engines = bool(served(settings)) or not lists_others(settings)
     context = _engine_processes(settings) if runs_engines else None
     library = prepare(settings)
     memory = _memory(settings, library) if runs_engines else Unlimited()
-    lifecycle = Lifecycle(grace_s=settings.grace_period, delay_s=settings.drain_delay)
+    # Front ends keep to the grace period, and their last words take a moment more.
+    more_s = _LAST_WORDS_S if settings.front_ends > 1 else 0
+    lifecycle = Lifecycle(grace_s=settings.grace_period + more_s, delay_s=settings.drain_delay)
     ledger = Ledger(memory, settings.max_loaded_models, settings.memory_bytes, settings.sleep_memory)
-    starter = _starter(settings, library, context, ledger, traces=otlp.traces is not None)
-    app = build_app(settings, library, starter, telemetry, lifecycle, ledger=ledger, on_gpu=not _on_cpu())
-    listen(app, settings, lifecycle, listener)
+    serving = fronts_of(settings, otlp, lifecycle) if settings.front_ends > 1 else nullcontext()
+    with serving as fronts:
+        starter = _starter(settings, library, context, ledger, fronts, traces=otlp.traces is not None)
+        app = build_app(
+            settings,
+            library,
+            starter,
+            telemetry,
+            lifecycle,
+            ledger=ledger,
+            on_gpu=not _on_cpu(),
+            fronts=fronts,
+        )
+        if fronts is None:
+            listen(app, settings, lifecycle, listener)
+        else:
+            lead(app, settings, lifecycle, fronts)
     if lifecycle.failure:
         raise GaveUp(lifecycle.failure)
 
 
 def listen(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, listener: socket.socket) -> None:
     """Serve HTTP until told to stop."""
-    config = uvicorn.Config(
+    Server(_config(app, settings), base_url(settings.host.host, settings.host.port), lifecycle).run(
+        sockets=[listener]
+    )
+
+
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         loop="uvloop",
         http=connection_class(
@@ -100,7 +133,70 @@ def listen(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, listener: soc
         log_level="warning",
         timeout_graceful_shutdown=_LAST_WORDS_S,
     )
-    Server(config, base_url(settings.host.host, settings.host.port), lifecycle).run(sockets=[listener])
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a front end is told first. `manager` is the socket of the manager's own HTTP server."""
+
+    settings: Settings
+    manager: str
+    otlp: Otlp
+
+
+@contextmanager
+def fronts_of(settings: Settings, otlp: Otlp, lifecycle: Lifecycle) -> Generator[Fronts]:
+    """The processes that take requests for this one; none is left afterwards."""
+    life = DeathPipe()
+    with tempfile.TemporaryDirectory(prefix="caravan-") as folder:  # nobody else may enter it
+        path = str(Path(folder, "manager"))
+        begin = pickle.dumps(Begin(shared_out(settings), path, otlp))
+        fronts = Fronts(settings.front_ends, FRONT_END, life.reader.fileno(), begin, path, lifecycle.fail)
+        try:
+            yield fronts
+        finally:
+            fronts.kill()
+
+
+def shared_out(settings: Settings) -> Settings:
+    """The settings of one front end: what bounds a process bounds all of them together.
+
+    Raises:
+        BadSetting: for what cannot be shared out.
+    """
+    count = settings.front_ends
+    if settings.sleep_memory:
+        raise BadSetting(f"CARAVAN_SLEEP_MEMORY is for CARAVAN_FRONT_ENDS of 1 alone, and {count} are set")
+    if "webview" in settings.tools and settings.browser_pages < count:
+        raise BadSetting(
+            f"CARAVAN_BROWSER_PAGES: {settings.browser_pages} pages are too few for {count} front ends "
+            "(CARAVAN_FRONT_ENDS), of which each has its own"
+        )
+    for model in served(settings):
+        for name in ("data_parallel_size", "nnodes"):
+            if count > 1 and model.engine.get(name, 1) != 1:
+                raise BadSetting(
+                    f"CARAVAN_FRONT_ENDS: {name} of {model.name} is for 1 alone, and {count} are set"
+                )
+        if count > 1 and model.adapter:
+            raise BadSetting(
+                f"CARAVAN_FRONT_ENDS: {model.name} has an adapter, which is for 1 alone, and {count} are set"
+            )
+    bodies = settings.limits.open_body_bytes // count
+    return settings.model_copy(
+        update={
+            "browser_pages": max(1, settings.browser_pages // count),
+            "max_queue": -(-settings.max_queue // count),
+            "limits": replace(settings.limits, open_body_bytes=bodies),
+        }
+    )
+
+
+def lead(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, fronts: Fronts) -> None:
+    """Serve HTTP to front ends alone, which have the port, until told to stop."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(fronts.path)
+        Leader(_config(app, settings), lifecycle, fronts).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
@@ -116,7 +212,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
+        if self.started and self._url:
             _log.info("listening on %s", self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -128,14 +224,34 @@ class Server(uvicorn.Server):
         else:
             self.lifecycle.stop()
 
+    def busy(self) -> int:
+        """Requests under way."""
+        return len(self.server_state.tasks)
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: leave once the drain is over."""
-        busy = len(self.server_state.tasks)
+        busy = self.busy()
         if self.lifecycle.over(busy):
             if busy:
                 _log.warning("requests cancelled at the end of the grace period: %d", busy)
             await self.lifecycle.end()
             self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class Leader(Server):
+    """That of a process whose requests others take: they drain first."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, fronts: Fronts) -> None:
+        super().__init__(config, "", lifecycle)
+        self._fronts = fronts
+
+    def busy(self) -> int:
+        return self._fronts.running
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.lifecycle.draining:
+            self._fronts.stop(now=self.lifecycle.hurried)
         return await super().on_tick(counter)
 
 
@@ -219,6 +335,7 @@ def _starter(
     library: Library,
     context: ForkServerContext | None,
     ledger: Ledger,
+    fronts: Fronts | None,
     *,
     traces: bool,
 ) -> StartEngine:
@@ -243,7 +360,21 @@ def _starter(
             freed=partial(ledger.settle, ledger.owed(model)),
         )
         whole = await library.materialized(model)
+        if fronts is not None:
+            return await _share(whole, defaults, fronts)
         rank = library.adapter_rank(whole)  # after what may take minutes: adapters may have come meanwhile
         return await engine.VllmEngine.load(whole, defaults, adapter_rank=rank)
 
     return start
+
+
+async def _share(model: Model, defaults: Any, fronts: Fronts) -> Engine:
+    """Load an engine that front ends attach to, which have done so when this returns."""
+    shared = importlib.import_module("app.engine.vllm.shared")
+    engine = await shared.SharedVllmEngine.share(model, defaults, fronts.count, fronts.ended)
+    try:
+        await fronts.opened(engine)
+    except BaseException:
+        await engine.close()
+        raise
+    return engine

@@ -1,6 +1,6 @@
 """For the operator: is the process alive, has it started, can it answer, and what do its engines count."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -50,16 +50,31 @@ def _probe(troubles: list[str]) -> Response:
 async def metrics(served: Served) -> Response:
     """Caravan's metrics, and vLLM's own of every loaded engine; `model_name` tells those apart."""
     served.telemetry.flush()
-    engines = [engine.registry for _, engine in served.manager.engines()]
+    engines = [engine for _, engine in served.manager.engines()]
     merged = CollectorRegistry()
-    merged.register(_Merged([served.telemetry.registry, *(each for each in engines if each is not None)]))
+    told: list[Collector] = [served.telemetry.registry]
+    if served.others is None:
+        told += [each.registry for each in engines if each.registry is not None]
+    else:
+        told.append(_Told(await served.others.families(engines)))
+    merged.register(_Merged(told))
     return Response(generate_latest(merged), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Told(Collector):
+    """What other processes have told."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _Merged(Collector):
     """Several registries as one: families of the same name are joined, as the text format demands."""
 
-    def __init__(self, registries: list[CollectorRegistry]) -> None:
+    def __init__(self, registries: Sequence[Collector]) -> None:
         self._registries = registries
 
     def collect(self) -> Iterable[Metric]:

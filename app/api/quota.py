@@ -1,17 +1,26 @@
 """The layer that keeps each key within its limits: behind the keys, before anything of the body is read."""
 
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access.limiter import Limiter
 from app.api.context import context_of
 from app.api.refusal import Refusal
+from app.core.context import RequestContext
 from app.core.errors import LimitsUnknown, RateLimited
+
+
+class Limits(Protocol):
+    """`Limiter`, or that of another process."""
+
+    def admit(self, ctx: RequestContext) -> AbstractAsyncContextManager[None]: ...
 
 
 class Quota:
     """Body frames of a reply pass beside it (`RawSend`), so a token costs nothing here."""
 
-    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+    def __init__(self, app: ASGIApp, limiter: Limits) -> None:
         self._app = app
         self._limiter = limiter
 

@@ -1,10 +1,12 @@
 """What a route may ask for: the parts of the running server, put there once by `main`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends
+from prometheus_client import Metric
 from starlette.requests import Request
 
 from app.api.body import OpenBodies, read_body
@@ -15,10 +17,11 @@ from app.core.context import RequestContext
 from app.core.limits import InputLimits
 from app.core.pool import Pool
 from app.core.request import Generation
+from app.engine.base import Engine
 from app.peers.peers import Peers
 from app.runtime.creation import Creator
+from app.runtime.leases import Leases
 from app.runtime.lifecycle import Lifecycle
-from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.toolloop import ToolLoop
 from app.runtime.transfers import Transfers
@@ -36,12 +39,20 @@ class Decode(Protocol[_T_co]):
     def __call__(self, body: bytes, received_ns: int, /, *, limits: InputLimits) -> _T_co: ...
 
 
+class Others(Protocol):
+    """The other processes of this server that take requests."""
+
+    async def families(self, engines: Sequence[Engine]) -> list[Metric]:
+        """Their metrics, and those that these engines have here."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The running server, as its routes see it."""
 
     library: Library
-    manager: Manager
+    manager: Leases
     pipeline: Pipeline
     telemetry: Telemetry
     max_body_bytes: int
@@ -57,6 +68,7 @@ class Services:
     toolbox: Toolbox
     creator: Creator
     transfers: Transfers
+    others: "Others | None" = None
 
     def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is forever."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from app.catalogue.names import read_reference
 from app.catalogue.stored import StoredModels
@@ -38,6 +38,8 @@ class Library:
         """Hears the names that were not there before."""
         self.on_left: Callable[[Model, bool], None] = lambda _model, _is_shared: None
         """Hears of each model that has gone, or is another under its name; whether others have its engine."""
+        self.on_change: Callable[[], Awaitable[None]] = _nobody
+        """Hears that the list is another, before whoever has changed it goes on."""
         self.on_gone: Callable[[Iterable[Model]], None] = lambda _: None
         """Hears of models whose adapters no other on their engines has."""
 
@@ -132,6 +134,7 @@ class Library:
                 if (now := models.get(key)) is None or now.engine_key != each.engine_key
                 if str(each.name) not in reading.skipped  # it may come back in a moment
             ]
+            changed = [*map(id, self._models.values())] != [*map(id, models.values())]
             self._models = models
             self._again_s = min(2 * self._again_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
             self._again_at = time.monotonic() + self._again_s
@@ -145,6 +148,8 @@ class Library:
             self.on_left(model, self.shares(model))
         if gone:
             self.on_gone(gone)
+        if changed:
+            await self.on_change()
 
     async def watch(self) -> None:
         """Look for changes of the store until cancelled, those of other processes among them.
@@ -184,6 +189,10 @@ class Library:
         if found is None:
             raise LoadFailed(f"the model {model.name} has been deleted")
         return found.on_engine()
+
+
+async def _nobody() -> None:
+    """No process but this has the list."""
 
 
 def key_of(name: ModelName) -> str:

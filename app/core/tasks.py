@@ -13,7 +13,14 @@ _RESTART_S = 1.0
 _log = logging.getLogger("caravan")
 
 Name: TypeAlias = Literal[
-    "key files", "model store", "engine moves", "engine load", "engine end", "engine hang", "engine aborts"
+    "key files",
+    "model store",
+    "engine moves",
+    "engine load",
+    "engine end",
+    "engine hang",
+    "engine aborts",
+    "front ends",
 ]
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 

@@ -15,7 +15,7 @@ from app.core.model import Model, ModelName
 from app.engine.base import Engine
 from app.runtime import policy
 from app.runtime.observer import UnloadReason
-from app.runtime.queue import Turns
+from app.runtime.queue import Places, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Lease:
     engine: Engine
     load_ns: int
     context_length: int
-    turns: Turns
+    turns: Places
 
 
 @dataclass(frozen=True, slots=True)

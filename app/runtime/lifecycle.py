@@ -38,6 +38,11 @@ class Lifecycle:
         """Whether new work is to be refused."""
         return self._since is not None
 
+    @property
+    def hurried(self) -> bool:
+        """Whether nothing under way is waited for."""
+        return self._hurried
+
     def ends_with(self, ender: Callable[[], Awaitable[None]]) -> None:
         """Have `ender` called to end the work that outlives the grace period."""
         self._enders.append(ender)

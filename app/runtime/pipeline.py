@@ -38,7 +38,7 @@ from app.runtime.choice import (
 from app.runtime.compose import Composer
 from app.runtime.entry import Lease
 from app.runtime.grammars import Grammars
-from app.runtime.manager import Manager
+from app.runtime.leases import Leases
 from app.runtime.reply import Reply
 from app.runtime.vectors import shortened
 
@@ -72,7 +72,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, library: Library, manager: Manager, *, pool: Pool | None = None, cache_per_key: bool = True
+        self, library: Library, manager: Leases, *, pool: Pool | None = None, cache_per_key: bool = True
     ) -> None:
         self._library = library
         self._manager = manager

@@ -9,13 +9,46 @@ import time
 from asyncio import Future, get_running_loop
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from app.core.errors import EngineDied, Overloaded
 from app.runtime import policy
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _WHILE_S = 10.0
+
+
+class Place(Protocol):
+    """What a request has once it is its turn. `priority` is the engine's, a lower number first."""
+
+    @property
+    def priority(self) -> int: ...
+
+    @property
+    def waited_ns(self) -> int: ...
+
+    @property
+    def tokens(self) -> int:
+        """Of its prompt."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """Whether the engine has given no output yet."""
+        ...
+
+    def speaks(self) -> None:
+        """The engine has given the first output."""
+        ...
+
+
+class Places(Protocol):
+    """Where requests wait for an engine: `Turns`, or those of another process."""
+
+    def turn(self, key_id: str, priority: int, tokens: int) -> AbstractAsyncContextManager[Place]:
+        """See `Turns.turn`."""
+        ...
 
 
 class Turn:

@@ -8,7 +8,7 @@ from app.core.errors import ConstraintFailed
 from app.core.events import Content, Delta, Event, Started, ToolCall
 from app.core.request import Constraint
 from app.engine.base import Decoder
-from app.runtime.queue import Turn
+from app.runtime.queue import Place
 
 _NOTHING: Sequence[Event] = ()
 
@@ -22,7 +22,7 @@ class Reply:
 
     __slots__ = ("_answer", "_constraint", "_pieces", "_turn", "called_tools", "decoder", "last")
 
-    def __init__(self, turn: Turn, *, keeps_text: bool, constraint: Constraint | None) -> None:
+    def __init__(self, turn: Place, *, keeps_text: bool, constraint: Constraint | None) -> None:
         self._turn = turn
         self._constraint = constraint
         self.decoder: Decoder | None = None

@@ -53,6 +53,13 @@ class EngineSettings(BaseSettings):
         description="Tokens per streamed line, waited for up to 50 ms; the first and the last go at once. 0: "
         "one, and more where an engine makes over 8,000 tokens a second.",
     )
+    front_ends: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that take requests for the same engines "
+        "([docs/scaling.md](docs/scaling.md)); above 1 no adapters, `data_parallel_size` or `nnodes`.",
+    )
     engine_hang_timeout: Limit = Field(
         default=60.0,
         description="An engine that shows no progress for so long is taken for hung and restarted; 0: never.",

@@ -187,6 +187,13 @@ SERVER_READY = Instrument(
     "1 while `/readyz` is green, else 0.",
     (),
 )
+FRONT_ENDS = Instrument(
+    "caravan.front_ends",
+    "gauge",
+    "1",
+    "Processes that take requests, where there are several (`CARAVAN_FRONT_ENDS`); those that serve now.",
+    (),
+)
 READY = Instrument(
     "caravan.model.ready",
     "gauge",
@@ -282,6 +289,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     REJECTIONS,
     CANCELLATIONS,
     SERVER_READY,
+    FRONT_ENDS,
     READY,
     LOADS,
     LOAD_DURATION,

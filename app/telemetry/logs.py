@@ -19,6 +19,10 @@ _OURS = ("caravan", "app")
 class JsonFormatter(logging.Formatter):
     """One object a line."""
 
+    def __init__(self, front_end: int = 0) -> None:
+        super().__init__()
+        self._whose = {"front_end": front_end} if front_end else {}
+
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
@@ -26,6 +30,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._whose,
             **getattr(record, FIELDS, {}),
         }
         if record.exc_info:
@@ -40,23 +45,26 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """One line for a terminal."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    def __init__(self, front_end: int = 0) -> None:
+        whose = f"[{front_end}] " if front_end else ""
+        super().__init__(f"%(asctime)s %(levelname)s {whose}%(message)s", "%H:%M:%S")
 
 
-def start(form: LogFormat, *, debug: bool) -> None:
-    """Write this process's log to standard error."""
+def start(form: LogFormat, *, debug: bool, front_end: int = 0) -> None:
+    """Write this process's log to standard error; lines of front ends have their number (0: none)."""
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(form, terminal=sys.stderr.isatty()))
+    handler.setFormatter(formatter(form, terminal=sys.stderr.isatty(), front_end=front_end))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if debug:
         for name in _OURS:
             logging.getLogger(name).setLevel(logging.DEBUG)
 
 
-def formatter(form: LogFormat, *, terminal: bool) -> logging.Formatter:
+def formatter(form: LogFormat, *, terminal: bool, front_end: int = 0) -> logging.Formatter:
     """`auto` is text on a terminal and JSON elsewhere."""
-    return TextFormatter() if form == "text" or (form == "auto" and terminal) else JsonFormatter()
+    if form == "text" or (form == "auto" and terminal):
+        return TextFormatter(front_end)
+    return JsonFormatter(front_end)
 
 
 def adopt(name: str) -> None:

@@ -1,5 +1,7 @@
 """Puts OpenTelemetry together: what is measured, where it can be read and where it is sent."""
 
+import socket
+
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
@@ -18,15 +20,20 @@ from app.telemetry.spans import GivenIds, Spans
 NAME = "caravan"
 
 
-def start(otlp: Otlp = Otlp(), *, keeps_content: bool = False) -> Telemetry:  # noqa: B008  # it is frozen
-    """Telemetry that `/metrics` can show and that goes where `otlp` says."""
+def start(
+    otlp: Otlp = Otlp(),  # noqa: B008  # it is frozen
+    *,
+    keeps_content: bool = False,
+    front_end: int = 0,
+) -> Telemetry:
+    """Telemetry that `/metrics` can show and that goes where `otlp` says; a front end's has its number."""
     registry = CollectorRegistry()
     readers: list[MetricReader] = [
         PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=registry)
     ]
     if otlp.metrics:
         readers.append(PeriodicExportingMetricReader(metric_exporter(otlp.metrics)))
-    resource = _resource()
+    resource = _resource(front_end)
     meters = MeterProvider(readers, resource, shutdown_on_exit=False)
     metrics = Metrics(meters.get_meter(NAME, __version__))
     if otlp.traces is None:
@@ -41,7 +48,12 @@ def start(otlp: Otlp = Otlp(), *, keeps_content: bool = False) -> Telemetry:  # 
     return Telemetry(metrics, spans, registry, closers, keeps_content=keeps_content)
 
 
-def _resource() -> Resource:
+def _resource(front_end: int) -> Resource:
     """Our name, unless the standard variables have another."""
     ours = Resource.create({"service.name": NAME, "service.version": __version__})
-    return ours.merge(OTELResourceDetector().detect())
+    given = ours.merge(OTELResourceDetector().detect())
+    if not front_end:
+        return given
+    # What several processes of one server send must not be taken for one's.
+    instance = given.attributes.get("service.instance.id") or socket.gethostname()
+    return given.merge(Resource({"service.instance.id": f"{instance}-{front_end}"}))

@@ -189,3 +189,10 @@ def test_the_log_of_a_library_becomes_ours() -> None:
     library.propagate = False
     logs.adopt("test-library")
     assert (library.handlers, library.propagate) == ([], True)
+
+
+def test_a_line_of_a_front_end_has_its_number() -> None:
+    record = logging.makeLogRecord({"msg": "hello", "levelname": "INFO", "name": "caravan"})
+    assert logs.formatter("text", terminal=False, front_end=2).format(record).endswith(" INFO [2] hello")
+    assert json.loads(logs.formatter("json", terminal=False, front_end=2).format(record))["front_end"] == 2
+    assert "front_end" not in json.loads(logs.formatter("json", terminal=False).format(record))

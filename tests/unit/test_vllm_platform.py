@@ -136,6 +136,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", kept)
 
 
+def test_an_engine_of_several_front_ends_is_told_of_them() -> None:
+    """vLLM's own server tells it of all its processes; this one is a client of the engine too."""
+    shared: Any = engine_args(M, EngineDefaults(front_ends=2))
+    assert (shared._api_process_count, shared._api_process_rank) == (3, 0)
+    alone: Any = engine_args(M, EngineDefaults())
+    assert (alone._api_process_count, alone._api_process_rank) == (1, 0)
+
+
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("spawns", [True, False])
 def test_every_platform_has_one_environment(spawns: bool) -> None:

@@ -45,7 +45,7 @@ class EngineDefaults:
     request that ends. `limits` are those of the inputs of a request, which are made into prompts in `pool`.
     `placement` is where the engine goes, and `sleeps` whether it is to be able to sleep, which both count on
     GPUs. `turn` is held while its processes are begun, and `freed` waits until a start that failed has given
-    its memory back.
+    its memory back. `front_ends` other processes attach to it (0: none).
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -60,6 +60,7 @@ class EngineDefaults:
     sleeps: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     freed: Callable[[], Awaitable[None]] = _at_once
+    front_ends: int = 0
 
 
 def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -> AsyncEngineArgs:
@@ -101,9 +102,14 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
     if not embedding:
         chosen["structured_outputs_config"] = _structured(chosen.get("structured_outputs_config"), reasoning)
     try:
-        return AsyncEngineArgs(**chosen)
+        args = AsyncEngineArgs(**chosen)
     except TypeError as error:
         raise LoadFailed(f"engine arguments of {model.name}: {error}") from error
+    if defaults.front_ends:
+        # What vLLM's own server sets for `--api-server-count`; this process is a client too.
+        args._api_process_count = defaults.front_ends + 1  # type: ignore[reportPrivateUsage]
+        args._api_process_rank = 0  # type: ignore[reportPrivateUsage]
+    return args
 
 
 def _of_platform(defaults: EngineDefaults, *, embedding: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from vllm.exceptions import VLLMValidationError
@@ -79,7 +79,7 @@ class VllmEngine:
         )
 
     @classmethod
-    async def load(cls, model: Model, defaults: EngineDefaults, *, adapter_rank: int = 0) -> "VllmEngine":
+    async def load(cls, model: Model, defaults: EngineDefaults, *, adapter_rank: int = 0) -> Self:
         """Start the engine's processes and answer once, so that the first client does not wait for warm-up.
 
         It is to serve adapters up to `adapter_rank` (0: none).

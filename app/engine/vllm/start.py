@@ -16,7 +16,7 @@ from app.engine.vllm.process.failures import load_reason
 from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
-from app.engine.vllm.stream.metrics import EngineRegistry, stat_logger
+from app.engine.vllm.stream.metrics import EngineMetrics, EngineRegistry, TellingMetrics, stat_logger
 from app.engine.vllm.stream.pace import Pace
 from app.engine.vllm.weights import check_weights
 
@@ -46,8 +46,7 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
     """
     check_parsers(model)
     check_weights(model)
-    # vLLM's own setting, where a model has it, as vLLM's own server would follow it.
-    interval = int(model.spec.engine.get("stream_interval", defaults.stream_interval))
+    interval = interval_of(model, defaults)
     try:
         return await _start(model, engine_args(model, defaults, adapter_rank), interval, defaults.turn)
     except LoadFailed as error:
@@ -57,6 +56,11 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
         _log.error("%s", fault)
     await defaults.freed()  # vLLM refuses to start where less is free than it is to have
     return await _start(model, engine_args(model, defaults), interval, defaults.turn, fault)
+
+
+def interval_of(model: Model, defaults: EngineDefaults) -> int:
+    """vLLM's own setting, where a model has it, as vLLM's own server would follow it."""
+    return int(model.spec.engine.get("stream_interval", defaults.stream_interval))
 
 
 async def _start(
@@ -83,8 +87,10 @@ async def _run(
     async with turn:
         with environment_of_a_load():
             config, windowed = await asyncio.to_thread(engine_config, args)
+            shared = args._api_process_count > 1  # type: ignore[reportPrivateUsage]
+            logger = stat_logger(registry, TellingMetrics if shared else EngineMetrics)
             starting = asyncio.ensure_future(
-                start_in_thread(output.processes, start_llm, config, stat_logger(registry), Pace(interval))
+                start_in_thread(output.processes, start_llm, config, logger, Pace(interval))
             )
             try:
                 cores = config.parallel_config.data_parallel_size_local

@@ -39,8 +39,11 @@ from app.core.tasks import supervise
 from app.engine.vllm.stream.deltas import Deltas
 from app.engine.vllm.stream.detokenizer import StoppingDetokenizer, hiding
 from app.engine.vllm.stream.pace import HOLD_S, Pace
+from app.engine.vllm.stream.sharing import AttachedClient
 
 _log = logging.getLogger(__name__)
+_OF_ONE_CORE = (AsyncMPClient, AttachedClient)
+"""The clients whose messages are read here; vLLM's own for several cores has tasks of its own."""
 
 
 class TokenOutputs(OutputProcessor):
@@ -221,7 +224,7 @@ class StreamingLLM(AsyncLLM):
         return await super().add_request(*args, **kwargs)
 
     def _run_output_handler(self) -> None:
-        if type(self.engine_core) is not AsyncMPClient or self.engine_core.resources.output_queue_task:
+        if type(self.engine_core) not in _OF_ONE_CORE or self.engine_core.resources.output_queue_task:
             # Several engine cores are balanced by tasks of vLLM's own.
             super()._run_output_handler()
         elif self.output_handler is None:
@@ -231,7 +234,7 @@ class StreamingLLM(AsyncLLM):
     def forget_reader(self) -> None:
         """Let go of the task that has read: the error that ended it leads to its frame, and this to us."""
         self.output_handler = None
-        if type(self.engine_core) is AsyncMPClient:
+        if type(self.engine_core) in _OF_ONE_CORE:
             self.engine_core.resources.output_queue_task = None
 
     async def _read(self, core: AsyncMPClient) -> None:

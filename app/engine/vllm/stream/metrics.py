@@ -3,6 +3,7 @@
 vLLM registers them globally, and a second engine in the process would unregister the first one's.
 """
 
+import time
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable
@@ -57,12 +58,14 @@ class BufferedHistogram(Histogram):
 class EngineRegistry(CollectorRegistry):
     """The metrics of one engine. `before_read` is called before anything is read.
 
-    `outputs` counts what the engine has given, each for all the requests of one of its steps.
+    `outputs` counts what the engine has given, each for all the requests of one of its steps; `told_at` is
+    when `TellingMetrics` last heard of the engine's own state.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.outputs = 0
+        self.told_at = 0.0
         self.before_read: Callable[[], None] = lambda: None
 
     def collect(self) -> Iterable[Metric]:
@@ -122,6 +125,21 @@ class EngineMetrics(PrometheusStatLogger):
         super().record(_latest([stats for stats, _ in held if stats]), _total(steps))
 
 
+class TellingMetrics(EngineMetrics):
+    """For one of several clients of an engine, which tells its state with each step to one of them alone."""
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,
+        engine_idx: int = 0,
+    ) -> None:
+        if scheduler_stats is not None:
+            self.registry.told_at = time.monotonic()
+        super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+
+
 class _Ignored:
     def observe(self, amount: float) -> None:
         """Told elsewhere."""
@@ -171,15 +189,17 @@ def _add(total: IterationStats | PromptTokenStats, more: IterationStats | Prompt
             sums[name] += value
 
 
-def stat_logger(registry: EngineRegistry) -> type[PrometheusStatLogger]:
+def stat_logger(
+    registry: EngineRegistry, kind: type[EngineMetrics] = EngineMetrics
+) -> type[PrometheusStatLogger]:
     """A stat logger class whose metrics live in `registry`, those that it has its parts make included."""
     kinds = {
         "_gauge_cls": _bound(Gauge, registry),
         "_counter_cls": _bound(Counter, registry),
         "_histogram_cls": _bound(BufferedHistogram, registry),
     }
-    parts = {name: _with(getattr(EngineMetrics, name), kinds) for name in _PARTS}
-    return type("RegisteredEngineMetrics", (EngineMetrics,), {"registry": registry} | kinds | parts)
+    parts = {name: _with(getattr(kind, name), kinds) for name in _PARTS}
+    return type("RegisteredEngineMetrics", (kind,), {"registry": registry} | kinds | parts)
 
 
 def _bound(metric: Any, registry: EngineRegistry) -> Any:
