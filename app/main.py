@@ -18,7 +18,7 @@ from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
 from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
-from app.api.body import OpenBodies
+from app.api.body import OpenBodies, Uploads
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
 from app.api.ollama import failure as ollama_failure
@@ -33,6 +33,7 @@ from app.api.openai.responses import routes as responses
 from app.api.quota import Quota
 from app.api.services import Services
 from app.api.stream import RawSend
+from app.catalogue.adaptercopies import FOLDER as ADAPTERS
 from app.catalogue.library import Library
 from app.catalogue.stored import StoredModels
 from app.core.model import Model, ModelName
@@ -49,7 +50,7 @@ from app.runtime.manager import Manager
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
-from app.runtime.transfers import Transfers, policy_of
+from app.runtime.transfers import HUB, Transfers, hub_cache, policy_of
 from app.runtime.watch import watch
 from app.settings.server import Settings
 from app.store.store import Store as ModelStore
@@ -174,6 +175,8 @@ def _services(
     # As many jobs may wait as requests: each of these has one at a time.
     pool = Pool(waiting=max(settings.max_queue, 64))
     transfers = _transfers(settings, library)
+    limits = settings.limits
+    bodies = OpenBodies(_at_least(limits.open_body_bytes, settings.max_body_bytes))
     pipeline = Pipeline(library, manager, pool=pool, cache_per_key=settings.cache_per_key)
     return Services(
         library,
@@ -191,13 +194,14 @@ def _services(
             pools=settings.peer_pools,
             on_failure=telemetry.metrics.peer_left_out,
         ),
-        settings.limits,
+        limits,
         pool,
-        OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+        bodies,
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
         _creator(settings, library, manager, transfers, on_gpu=on_gpu),
         transfers,
+        Uploads(bodies, limits.uploads, limits.uploads_per_key),
     )
 
 
@@ -209,7 +213,10 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
         quota_bytes=settings.models_max_bytes,
     )
     return Transfers(
-        ModelStore(settings.models_dir),
+        ModelStore(
+            settings.models_dir,
+            {ADAPTERS: lambda: settings.cache_dir.resolve() / ADAPTERS, HUB: hub_cache},
+        ),
         library,
         policy,
         allow=settings.fetch_allow,
@@ -225,11 +232,13 @@ def _creator(
     stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
     library.on_gone, library.on_left = manager.forget, manager.left
+    library.running_adapters = manager.running_adapters
 
     def pull(name: ModelName) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login())
 
-    return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu)
+    quota_bytes = settings.models_max_bytes
+    return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu, quota_bytes=quota_bytes)
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.api.body import OpenBodies, read_body
+from app.api.body import OpenBodies, Uploads, read_body
 from app.api.context import context_of
 from app.api.stream import Events
 from app.catalogue.library import Library
@@ -57,6 +57,7 @@ class Services:
     toolbox: Toolbox
     creator: Creator
     transfers: Transfers
+    uploads: Uploads
 
     def time_left_s(self, ctx: RequestContext) -> float:
         """How long a request may still take; `inf` is forever."""

@@ -10,6 +10,7 @@ from datetime import datetime
 import httpx
 
 from app.catalogue.serving import check_engine
+from app.catalogue.storedadapter import copy_sizes
 from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
 from app.core.model import ModelName
 from app.registry.client import Registry
@@ -20,7 +21,8 @@ from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
 from app.store.config import MOST_BYTES, parse_serving
-from app.store.manifest import SERVING, TENSOR, Layer
+from app.store.digests import file_name
+from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
@@ -51,13 +53,9 @@ async def pull(
         manifest = await registry.manifest()
     policy.check_size(manifest.size)
     blobs = store.blobs
-    lacking = await asyncio.to_thread(_lacking, manifest, blobs)
-    if policy.quota_bytes and lacking:
-        stored = await asyncio.to_thread(stored_bytes, blobs)
-        policy.check_quota(stored, sum(layer.size for layer in lacking))
     with store.hold() as hold:
-        for layer in manifest.blobs:
-            await asyncio.to_thread(hold.add, layer.digest)
+        await asyncio.to_thread(hold.add, *(layer.digest for layer in manifest.blobs))
+        await asyncio.to_thread(hold.reserve, _sizes(manifest), policy.quota_bytes)
         async with aclosing(_blobs(registry, manifest, blobs, downloads)) as lines:
             async for line in lines:
                 yield line
@@ -131,8 +129,10 @@ def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
             policy.check_hub(serving.repository)
 
 
-def _lacking(manifest: Document, blobs: Blobs) -> list[Layer]:
-    return [layer for layer in manifest.blobs if blobs.size(layer.digest) is None]
+def _sizes(manifest: Document) -> dict[str, int]:
+    """What the model will take: its blobs, and the copy of its adapter."""
+    sizes = {file_name(layer.digest): layer.size for layer in manifest.blobs}
+    return sizes | copy_sizes(manifest.manifest.all(ADAPTER_FILE))
 
 
 def _before(manifests: Manifests, name: ModelName) -> Stored | None:

@@ -47,13 +47,15 @@ async def has_blob(digest: str, served: Served) -> Response:
 
 @router.post("/api/blobs/{digest}")
 @needs("models:write")
-async def put_blob(digest: str, request: Request, served: Served) -> Response:
+async def put_blob(digest: str, request: Request, served: Served, ctx: Context) -> Response:
     """Take a blob at constant memory; one that is here is not read."""
     is_new = await receive_blob(
         request,
         served.creator.store,
         digest,
-        policy=served.transfers.policy,
+        uploads=served.uploads,
+        key_id=ctx.caller.key_id,
+        quota_bytes=served.transfers.policy.quota_bytes,
         limit_bytes=served.limits.blob_bytes,
         pause_s=served.body_timeout_s,
     )
