@@ -137,7 +137,7 @@ class Library:
         if (stored := self._stored) is None:
             return
         async with self._lock:
-            reading = await stored.threads.reading.run(stored.read, self._configured, again=again)
+            reading = await stored.store.threads.reading.run(stored.read, self._configured, again=again)
             self._signature = reading.signature
             models = self._configured | {
                 key: model for model in reading.models if (key := key_of(model.name)) not in self._configured
@@ -171,7 +171,7 @@ class Library:
             return
         async with self._lock:
             self._adapters = self._used_adapters()
-            await stored.threads.reading.run(stored.adapters.only, self._adapters)
+            await stored.store.threads.reading.run(stored.adapters.only, self._adapters)
 
     def _used_adapters(self) -> set[str]:
         used = {model.adapter.digest for model in self.all() if model.adapter}
@@ -187,15 +187,15 @@ class Library:
             if (stored := self._stored) is None:
                 continue
             again = self._retry.is_due(time.monotonic())
-            if again or await stored.threads.reading.run(stored.signature) != self._signature:
+            if again or await stored.store.threads.reading.run(stored.signature) != self._signature:
                 await self.reload(again=again)
             elif self._used_adapters() != self._adapters:  # the last request with one has ended
                 await self.use_adapters()
             if time.monotonic() - self._pruned_at > _PRUNE_S:
                 self._pruned_at = time.monotonic()
                 try:
-                    await stored.threads.reading.run(stored.prune)
-                    await stored.threads.reading.run(stored.adapters.prune)
+                    await stored.store.threads.reading.run(stored.prune)
+                    await stored.store.threads.reading.run(stored.adapters.prune)
                 except (StoreFailed, OSError) as error:
                     _log.warning("the store is not pruned: %s", error)
 
@@ -208,7 +208,7 @@ class Library:
         if (stored := self._stored) is None or not stored.is_lacking(model):
             return model.on_engine()
         _log.info("converting %s, which takes a while and is done once", model.name)
-        await stored.converted(model)
+        await stored.converted(model, urgent=True)
         await self.reload()
         same = (each for each in self._models.values() if each.engine_key == model.engine_key)
         found = next(same, None)

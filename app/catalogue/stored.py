@@ -95,7 +95,6 @@ class StoredModels:
         self._stop = threading.Event()
         self._conversions = Conversions()
         self.adapters = AdapterUses(self._cache)
-        self.threads = store.threads
 
     def close(self) -> None:
         """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
@@ -132,14 +131,15 @@ class StoredModels:
         path = model.facts.path
         return path.parent == self._cache / gguf.FOLDER and not gguf.is_whole(path)
 
-    async def converted(self, model: Model) -> None:
-        """Have the model's weights converted: once, whoever asks for the same.
+    async def converted(self, model: Model, *, urgent: bool = False) -> None:
+        """Have the model's weights converted: once, whoever asks for the same. `urgent` is for a load.
 
         Raises:
             Overloaded: where too many conversions wait.
             As `convert`.
         """
-        await self._conversions.run(model.facts.path.name, partial(self.convert, model))
+        work = partial(self.convert, model)
+        await self._conversions.run(model.facts.path.name, work, urgent=urgent)
 
     def convert(self, model: Model, moved: Moved) -> None:
         """Convert the model's weights, and call `moved` as that goes on.

@@ -22,6 +22,7 @@ from app.registry.site import told
 from app.store.blobs import Blobs
 from app.store.config import MOST_BYTES, parse_serving
 from app.store.digests import file_name
+from app.store.holds import manifest_size
 from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
@@ -61,6 +62,7 @@ async def pull(
                 yield line
         await asyncio.to_thread(_check_serving, manifest, blobs, policy)
         yield Progress("writing manifest")
+        await asyncio.to_thread(hold.reserve, manifest_size(name, manifest.raw), policy.quota_bytes)
         before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
     needed = {layer.digest for layer in manifest.blobs}

@@ -31,7 +31,7 @@ from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
 from app.store.digests import hex_of
-from app.store.holds import Hold
+from app.store.holds import Hold, manifest_size
 from app.store.manifest import Layer, Manifest
 from app.store.prune import prune_unused
 from app.store.store import Store
@@ -139,7 +139,7 @@ class Creator:
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
-            await self._changes.run(self._write, asked.name, made.manifest)
+            await self._changes.run(self._write, asked.name, made.manifest, hold)
 
     async def copy(self, source: ModelName, destination: ModelName) -> None:
         """A second name for a model; what is configured is then built on.
@@ -154,9 +154,9 @@ class Creator:
             with self.store.hold() as hold:
                 base = await self._making.run(self._layers_of, source, hold)
                 made = await self._made(Creation(destination), base, hold, [])
-                await self._changes.run(self._write, destination, made.manifest)
+                await self._changes.run(self._write, destination, made.manifest, hold)
         else:
-            await self._changes.run(self.store.manifests.copy, source, destination)
+            await self._changes.run(self._copy, source, destination)
         await self._library.reload()
 
     async def delete(self, name: ModelName) -> None:
@@ -335,7 +335,14 @@ class Creator:
             **{key: value for key, value in asked.config.items() if value},
         )
 
-    def _write(self, name: ModelName, manifest: Manifest) -> None:
+    def _copy(self, source: ModelName, destination: ModelName) -> None:
+        with self.store.hold() as hold:
+            if self._quota_bytes and (found := self.store.manifests.find(source)):
+                hold.reserve(manifest_size(destination, found.manifest.encode()), self._quota_bytes)
+            self.store.manifests.copy(source, destination)
+
+    def _write(self, name: ModelName, manifest: Manifest, hold: Hold) -> None:
+        hold.reserve(manifest_size(name, manifest.encode()), self._quota_bytes)
         try:
             before = self.store.manifests.find(name)
         except AppError:

@@ -15,6 +15,7 @@ from types import TracebackType
 from uuid import uuid4
 
 from app.core.errors import StoreFailed
+from app.core.model import ModelName
 from app.store import room
 from app.store.digests import file_name
 from app.store.folders import OWN, changing, explained, folder, write_whole
@@ -96,6 +97,11 @@ class Hold:
             descriptor = os.open(self._name, flags, 0o644, dir_fd=holds)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor
+
+
+def manifest_size(name: ModelName, data: bytes) -> dict[str, int]:
+    """What a manifest takes, for `Hold.reserve`."""
+    return {f"manifest of {name.canonical}": len(data)}
 
 
 def held(root: Path) -> set[str]:

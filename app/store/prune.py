@@ -99,6 +99,8 @@ def _is_blob(name: str) -> bool:
 def _remove_blobs(manifests: Manifests, names: Iterable[str], before: float) -> dict[str, int]:
     """Remove blobs last touched before that time; their sizes."""
     removed: dict[str, int] = {}
+    if not (names := list(names)):
+        return removed
     with (
         folder(manifests.root, BLOBS, create=True) as blobs,
         folder(manifests.root, *WROTE, create=True) as wrote,
