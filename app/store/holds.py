@@ -8,6 +8,7 @@ blob, or a name and the bytes that are reserved for it.
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ class Hold:
         self._root = root
         self._beside: Beside = beside or {}
         self._check_there = check_there
+        self._mutex = threading.Lock()
+        self._ended = False
         self._name = uuid4().hex
         self._descriptor: int | None = None
 
@@ -70,12 +73,14 @@ class Hold:
             room.count(self._root, sizes, self._beside)
 
     def release(self) -> None:
-        if self._descriptor is None:
-            return
-        with suppress(OSError, StoreFailed), folder(self._root, *HOLDS) as holds:
-            os.unlink(self._name, dir_fd=holds)
-        os.close(self._descriptor)
-        self._descriptor = None
+        with self._mutex:
+            self._ended = True
+            if self._descriptor is None:
+                return
+            with suppress(OSError, StoreFailed), folder(self._root, *HOLDS) as holds:
+                os.unlink(self._name, dir_fd=holds)
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def __enter__(self) -> "Hold":
         return self
@@ -86,10 +91,15 @@ class Hold:
         self.release()
 
     def _append(self, lines: Iterable[str]) -> None:
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        write_whole(self._descriptor, "".join(f"{line}\n" for line in lines).encode())
-        os.fsync(self._descriptor)  # for another host of a shared volume
+        data = "".join(f"{line}\n" for line in lines).encode()
+        with self._mutex:
+            if self._ended:
+                # A client has left, and a thread is still at its work: nobody would end a hold begun now.
+                raise StoreFailed("nobody waits for this any more")
+            if self._descriptor is None:
+                self._descriptor = self._open()
+            write_whole(self._descriptor, data)
+            os.fsync(self._descriptor)  # for another host of a shared volume
 
     def _open(self) -> int:
         with folder(self._root, *HOLDS, create=True) as holds:

@@ -64,6 +64,7 @@ def count(root: Path, names: Collection[str], beside: Beside) -> None:
             label, _, entry = name.partition("/")
             with folder(root, *BESIDE, label, create=True) as marks:
                 os.close(os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=marks))
+                os.utime(entry, dir_fd=marks, follow_symlinks=False)
 
 
 def taken(root: Path, beside: Beside, promised: Mapping[str, int]) -> dict[str, int]:
@@ -101,14 +102,14 @@ def _files(root: Path, *parts: str) -> Iterator[tuple[str, int]]:
 
 
 def _beside(root: Path, label: str, place: Callable[[], Path], promised: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of what is marked; the mark of what has gone is removed."""
+    """The sizes of what is marked; an old mark of what is not there is removed."""
     sizes: dict[str, int] = {}
     with suppress(FileNotFoundError), folder(root, *BESIDE, label) as marks:
         for entry in os.listdir(marks):
             name, path = f"{label}/{entry}", place() / entry
             if path.is_dir():
                 sizes[name] = _size_of(path)
-            elif name not in promised:
+            elif name not in promised and os.stat(entry, dir_fd=marks).st_mtime < clock(root) - GRACE_S:
                 os.unlink(entry, dir_fd=marks)
     return sizes
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from app.core.errors import StoreFailed
@@ -42,12 +43,10 @@ class Store:
 
     def count(self, names: Collection[str]) -> None:
         """Have what lies beside the store under these names counted, where it is there without a reservation.
-
-        Raises:
-            StoreFailed: where that cannot be written.
+        A store that cannot be written to is served all the same.
         """
         if names and self._beside:
-            with explained(), changing(self.root):
+            with suppress(StoreFailed), explained(), changing(self.root):
                 room.count(self.root, names, self._beside)
 
     def delete(self, name: ModelName) -> bool:

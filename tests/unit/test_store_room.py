@@ -139,6 +139,17 @@ def test_a_private_file_counts_by_its_promise_until_it_is_a_blob(store: Store) -
             pass
 
 
+def test_who_goes_on_after_the_end_of_a_hold_holds_nothing(store: Store) -> None:
+    with store.hold() as hold:
+        hold.add(digest_of(DATA))
+    with pytest.raises(StoreFailed, match="nobody waits"):
+        hold.reserve({BLOB: 15_000}, LIMIT)
+    with pytest.raises(StoreFailed, match="nobody waits"):
+        store.blobs.put(DATA, hold)
+    assert os.listdir(store.root / ".caravan" / "holds") == []
+    assert store.blobs.size(digest_of(DATA)) is None
+
+
 def test_manifests_count(store: Store) -> None:
     with store.hold() as hold:
         layer = Layer(media.LICENSE, store.blobs.put(b"text", hold), 4)
@@ -158,7 +169,11 @@ def test_what_lies_beside_the_store_counts_where_it_was_made_for_it(store: Store
     (tmp_path / "beside" / "mine").rmdir()
     with reserved(store, **{OTHER: LIMIT}):
         pass
-    assert list((store.root / ".caravan" / "beside" / "beside").iterdir()) == []
+    marks = store.root / ".caravan" / "beside" / "beside"
+    assert os.listdir(marks) == ["mine"], "it may be about to be made"
+    os.utime(marks / "mine", (1, 1))
+    with reserved(store, **{OTHER: LIMIT}):
+        assert os.listdir(marks) == []
 
 
 def test_what_was_there_before_stays_usable_over_a_lower_limit(store: Store) -> None:
