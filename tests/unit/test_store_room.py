@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ def total(store: Store) -> int:
 
 
 @contextmanager
-def reserved(store: Store, **sizes: int) -> Iterator[Hold]:
+def reserved(store: Store, **sizes: int) -> Generator[Hold]:
     with store.hold() as hold:
         hold.reserve(sizes, LIMIT)
         yield hold
