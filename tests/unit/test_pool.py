@@ -34,6 +34,10 @@ async def test_gives_back_what_the_work_returns_and_raises() -> None:
     assert await pool.run(lambda: threading.current_thread().daemon)
 
 
+def has_thread(name: str) -> bool:
+    return any(thread.name == name for thread in threading.enumerate())
+
+
 async def test_a_thread_without_work_ends_and_another_takes_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -42,7 +46,7 @@ async def test_a_thread_without_work_ends_and_another_takes_its_place(
     for number in range(3):
         assert await pool.run(divmod, number, 1) == (number, 0)
         async with asyncio.timeout(60):
-            while any(thread.name == "ends-when-idle" for thread in threading.enumerate()):
+            while has_thread("ends-when-idle"):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.001)
 
 
