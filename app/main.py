@@ -1,10 +1,8 @@
 """The composition root: the one place where concrete classes meet."""
 
 import asyncio
-import json
 import logging
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +17,7 @@ from app.access.store import Store, open_storage
 from app.api import guard, ops, transport, unserved
 from app.api.anthropic import routes as anthropic_routes
 from app.api.anthropic.failure import ANTHROPIC
-from app.api.body import OpenBodies
+from app.api.body import OpenBodies, Uploads
 from app.api.context import RequestContextMiddleware
 from app.api.drain import Drain
 from app.api.ollama import failure as ollama_failure
@@ -34,12 +32,12 @@ from app.api.openai.responses import routes as responses
 from app.api.quota import Limits, Quota
 from app.api.services import Services
 from app.api.stream import RawSend
+from app.catalogue.adaptercopies import FOLDER as ADAPTERS
 from app.catalogue.library import Library
 from app.catalogue.stored import StoredModels
-from app.core.model import Model, ModelName
+from app.core.model import ModelName
 from app.core.pool import Pool
 from app.core.tasks import supervise
-from app.engine.base import Engine
 from app.fronts.crew import Fronts
 from app.fronts.remote import RemoteLimiter, RemoteManager
 from app.peers.peers import Peers
@@ -50,12 +48,13 @@ from app.runtime.creation import Creator
 from app.runtime.leases import Leases
 from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import Lifecycle
+from app.runtime.loadlog import StartEngine, logged
 from app.runtime.manager import Manager
 from app.runtime.memory import Unlimited
 from app.runtime.pipeline import Pipeline
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
-from app.runtime.transfers import Transfers, policy_of
+from app.runtime.transfers import HUB, Transfers, hub_cache, policy_of
 from app.runtime.watch import watch, watch_requests
 from app.settings.server import Settings
 from app.store.store import Store as ModelStore
@@ -85,8 +84,6 @@ ROUTERS = (
     *(unserved.refusing(each.ROUTES) for each in (ollama_unserved, openai_unserved)),
 )
 
-StartEngine = Callable[[Model], Awaitable[Engine]]
-
 
 def build_app(
     settings: Settings,
@@ -110,7 +107,7 @@ def build_app(
     keys = _keys(settings, telemetry)
     lifecycle = lifecycle or Lifecycle()
     url = base_url(settings.host.host, settings.host.port)
-    start_engine = _logged(start_engine, url, keyed=keys is not None)
+    start_engine = logged(start_engine, url, keyed=keys is not None)
     manager = _manager(settings, library, start_engine, telemetry, lifecycle, ledger, keyed=keys is not None)
     served = _services(
         settings, library, manager, telemetry, lifecycle, toolbox or _toolbox(settings, telemetry), on_gpu
@@ -215,6 +212,8 @@ def _services(
     # As many jobs may wait as requests: each of these has one at a time.
     pool = Pool(waiting=max(settings.max_queue, 64))
     transfers = _transfers(settings, library)
+    limits = settings.limits
+    bodies = OpenBodies(_at_least(limits.open_body_bytes, settings.max_body_bytes))
     pipeline = Pipeline(library, manager, pool=pool, cache_per_key=settings.cache_per_key)
     return Services(
         library,
@@ -232,13 +231,14 @@ def _services(
             pools=settings.peer_pools,
             on_failure=telemetry.metrics.peer_left_out,
         ),
-        settings.limits,
+        limits,
         pool,
-        OpenBodies(_at_least(settings.limits.open_body_bytes, settings.max_body_bytes)),
+        bodies,
         ToolLoop(pipeline, toolbox, pool),
         toolbox,
         _creator(settings, library, manager, transfers, on_gpu=on_gpu),
         transfers,
+        Uploads(bodies, limits.uploads, limits.uploads_per_key),
     )
 
 
@@ -250,7 +250,10 @@ def _transfers(settings: Settings, library: Library) -> Transfers:
         quota_bytes=settings.models_max_bytes,
     )
     return Transfers(
-        ModelStore(settings.models_dir),
+        ModelStore(
+            settings.models_dir,
+            {ADAPTERS: lambda: settings.cache_dir.resolve() / ADAPTERS, HUB: hub_cache},
+        ),
         library,
         policy,
         allow=settings.fetch_allow,
@@ -266,11 +269,13 @@ def _creator(
     stored = StoredModels(transfers.store, settings.cache_dir, limits=settings.limits)
     library.open(stored)
     library.on_gone, library.on_left = manager.forget, manager.left
+    library.running_adapters = manager.running_adapters
 
     def pull(name: ModelName, lacking: Lacking) -> AsyncGenerator[Progress]:
         return transfers.pull(name, insecure=False, login=Login(), lacking=lacking)
 
-    return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu)
+    quota_bytes = settings.models_max_bytes
+    return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu, quota_bytes=quota_bytes)
 
 
 def _keys(settings: Settings, telemetry: Telemetry) -> KeyRing | None:
@@ -359,42 +364,3 @@ def _lifespan(
         await asyncio.to_thread(served.telemetry.close)
 
     return lifespan
-
-
-def _logged(start_engine: StartEngine, url: str, *, keyed: bool) -> StartEngine:
-    """Says what is being loaded, how long it took and, for the first model, how to try it."""
-    examples = iter((_example,))
-
-    async def start(model: Model) -> Engine:
-        facts = model.facts
-        _log.info(
-            "loading %s (%s, %s parameters, %s, up to %d tokens of context)",
-            model.name,
-            facts.family,
-            facts.parameter_size,
-            facts.quantization,
-            facts.context_length,
-        )
-        begun = time.monotonic()
-        engine = await start_engine(model)
-        _log.info(
-            "%s is ready after %.1f s and takes %d MB",
-            model.name,
-            time.monotonic() - begun,
-            engine.memory_bytes >> 20,
-        )
-        for example in examples:
-            _log.info("try it: %s", example(url, model, keyed=keyed))
-        return engine
-
-    return start
-
-
-def _example(url: str, model: Model, *, keyed: bool) -> str:
-    """A command line that asks `model` something."""
-    if model.can("completion"):
-        path, body = "chat", {"messages": [{"role": "user", "content": "Hello"}]}
-    else:
-        path, body = "embed", {"input": "Hello"}
-    key = "-H 'Authorization: Bearer KEY' " if keyed else ""
-    return f"curl -N {url}/api/{path} {key}-d '{json.dumps({'model': str(model.name), **body})}'"

@@ -35,10 +35,11 @@ from app.engine.memory.readings import Readings
 from app.engine.vllm.process import environment, forkserver
 from app.engine.vllm.process.death_pipe import DeathPipe
 from app.fronts.crew import Fronts
-from app.main import DEFAULT_CONTEXT, StartEngine, base_url, build_app
+from app.main import DEFAULT_CONTEXT, base_url, build_app
 from app.prepare import engine_terms, lists_others, prepare, served
 from app.runtime.ledger import Ledger
 from app.runtime.lifecycle import GaveUp, Lifecycle
+from app.runtime.loadlog import StartEngine
 from app.runtime.memory import Memory, Unlimited
 from app.settings.environment import BadSetting
 from app.settings.otlp import hand_down, read_otlp

@@ -1,6 +1,7 @@
-"""Reading a request's body whole, within a size, a time and a budget that all bodies share."""
+"""Reading a request's body, within a size, a time and a budget that all bodies share."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
@@ -8,11 +9,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.api.encodings import Encoding, encoding_of
-from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge
+from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge, ConcurrencyExceeded
 
 _FREE_BYTES = 64 << 10
 """What a body may have before it counts: the server holds as much of any connection, and a small request is
 never turned away for what others send."""
+
+
+_UPLOADS_PART = 4
 
 
 class OpenBodies:
@@ -31,9 +35,15 @@ class OpenBodies:
         finally:
             self.held_bytes -= one.held_bytes
 
+    def share_bytes(self, parts: int) -> float:
+        return self._limit_bytes / parts if self._limit_bytes else float("inf")
+
+    def has_room(self, size_bytes: int) -> bool:
+        return not self._limit_bytes or self.held_bytes + size_bytes <= self._limit_bytes
+
     def hold(self, size_bytes: int) -> None:
         """Raises: BodiesFull: nothing is held then."""
-        if self._limit_bytes and self.held_bytes + size_bytes > self._limit_bytes:
+        if not self.has_room(size_bytes):
             raise BodiesFull("the server is receiving too much at once, please try again")
         self.held_bytes += size_bytes
 
@@ -54,6 +64,65 @@ class OpenBody:
         more_bytes = max(0, self._arrived_bytes - _FREE_BYTES) - self.held_bytes
         self._all.hold(more_bytes)
         self.held_bytes += more_bytes
+
+
+class Uploads:
+    """The blobs that arrive at once, `most` together and `most_per_key` of one key (0 is no limit), and what
+    of them is in memory: of the budget of bodies a quarter at most, so that they turn nobody away.
+    """
+
+    def __init__(self, bodies: OpenBodies, most: int = 0, most_per_key: int = 0) -> None:
+        self._bodies, self._most, self._most_per_key = bodies, most, most_per_key
+        self._by_key: Counter[str] = Counter()
+        self.held_bytes = 0
+
+    @contextmanager
+    def one(self, key_id: str) -> Generator["Upload"]:
+        """A place for one blob; `key_id` is empty where there are no keys.
+
+        Raises:
+            BodiesFull, ConcurrencyExceeded: where there is none.
+        """
+        if 0 < self._most <= self._by_key.total():
+            raise BodiesFull("the server is receiving too many blobs at once, please try again")
+        if key_id and 0 < self._most_per_key <= self._by_key[key_id]:
+            raise ConcurrencyExceeded("this API key is sending too many blobs at once, please try again", 1)
+        self._by_key[key_id] += 1
+        upload = Upload(self)
+        try:
+            yield upload
+        finally:
+            upload.fits(0)
+            self._by_key[key_id] -= 1
+
+    def grow(self, size_bytes: int) -> bool:
+        """Hold so much more, or less; whether there is room for it."""
+        if size_bytes > 0 and not (
+            self.held_bytes + size_bytes <= self._bodies.share_bytes(_UPLOADS_PART)
+            and self._bodies.has_room(size_bytes)
+        ):
+            return False
+        self._bodies.held_bytes += size_bytes
+        self.held_bytes += size_bytes
+        return True
+
+
+class Upload:
+    """One blob on its way, and how much of it is in memory."""
+
+    __slots__ = ("_all", "_held_bytes")
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._all = uploads
+        self._held_bytes = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether so much of it may be in memory, which is held then. The first 64 KiB always are."""
+        counted = max(0, size_bytes - _FREE_BYTES)
+        if not self._all.grow(counted - self._held_bytes):
+            return False
+        self._held_bytes = counted
+        return True
 
 
 async def read_body(

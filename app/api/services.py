@@ -9,7 +9,7 @@ from fastapi import Depends
 from prometheus_client import Metric
 from starlette.requests import Request
 
-from app.api.body import OpenBodies, read_body
+from app.api.body import OpenBodies, Uploads, read_body
 from app.api.context import context_of
 from app.api.stream import Events
 from app.catalogue.library import Library
@@ -68,6 +68,7 @@ class Services:
     toolbox: Toolbox
     creator: Creator
     transfers: Transfers
+    uploads: Uploads
     others: "Others | None" = None
 
     def time_left_s(self, ctx: RequestContext) -> float:

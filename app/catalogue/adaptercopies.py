@@ -23,6 +23,11 @@ WEIGHTS = "adapter_model.safetensors"
 FOLDER = "adapters"
 """Below the cache: a folder for each adapter, by its digest."""
 
+USES = ".uses"
+"""In that folder: files of what processes need (`adapteruses.py`)."""
+
+_STAYS = ".stays"
+
 UNUSED_S = 86400.0
 """A copy goes when no server has said for so long that it uses it: several may share a cache."""
 
@@ -31,6 +36,35 @@ _MOST_PRODUCT = 10_000.0
 """Some hundred times what training comes to, and too little for an overflow in the widest layers."""
 
 _CHUNK_BYTES = 4 << 20
+
+
+def place(digest: str, cache: Path) -> Path:
+    """Where the copy is, or will be."""
+    return cache.resolve() / FOLDER / digest
+
+
+def checked(digest: str, weights: Path, config: bytes, cache: Path, *, factor: float) -> Path:
+    """As `keep`, without keeping it.
+
+    Raises:
+        BadHeader, OSError: as `keep`.
+    """
+    target = place(digest, cache)
+    if not _is_whole(target, weights):
+        _check_values(weights, factor)
+    return target
+
+
+def stay(digest: str, cache: Path) -> None:
+    """Have a copy stay for as long as somebody uses it, whatever becomes of models: of a configured one."""
+    with suppress(OSError):
+        mark = _mark(cache.resolve() / FOLDER, digest)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def stays(cache: Path, digest: str) -> bool:
+    return _mark(cache.resolve() / FOLDER, digest).exists()
 
 
 def keep(digest: str, weights: Path, config: bytes, cache: Path, *, factor: float) -> Path:
@@ -42,7 +76,7 @@ def keep(digest: str, weights: Path, config: bytes, cache: Path, *, factor: floa
         BadHeader: for values that are not served.
         OSError: where a file cannot be read or written.
     """
-    target = cache.resolve() / FOLDER / digest
+    target = place(digest, cache)
     if _is_whole(target, weights):
         with suppress(OSError):  # A cache that was filled before may be read-only.
             os.utime(target)
@@ -77,8 +111,13 @@ def prune(cache: Path, used: Collection[str], now: float | None = None) -> None:
     for copy in folder.iterdir() if folder.is_dir() else ():
         if copy.name in used:
             os.utime(copy, (now, now))
-        elif now - copy.stat().st_mtime > UNUSED_S:
+        elif copy.is_dir() and copy.name != USES and now - copy.stat().st_mtime > UNUSED_S:
             shutil.rmtree(copy, ignore_errors=True)
+            _mark(folder, copy.name).unlink(missing_ok=True)
+
+
+def _mark(folder: Path, digest: str) -> Path:
+    return folder / f".{digest}{_STAYS}"
 
 
 def _check_values(file: Path, factor: float) -> None:

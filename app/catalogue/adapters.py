@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from app.catalogue.adaptercopies import CONFIG, WEIGHTS, keep
+from app.catalogue.adaptercopies import CONFIG, WEIGHTS, checked, keep
 from app.catalogue.folder import open_folder
 from app.catalogue.headers import BadHeader, read_safetensors
 from app.catalogue.weights import PACKED, read_weights
@@ -119,11 +119,17 @@ class _Pair:
 
 
 def take_adapter(
-    files: AdapterFiles, base: Path | None, cache: Path, *, limits: InputLimits = DEFAULTS
+    files: AdapterFiles,
+    base: Path | None,
+    cache: Path,
+    *,
+    limits: InputLimits = DEFAULTS,
+    copied: bool = True,
 ) -> Adapter:
     """Check an adapter against the weights in the folder `base` and keep a copy of it below `cache`.
 
-    Without `base`, whose weights are not there yet, it is checked for itself.
+    Without `base`, whose weights are not there yet, it is checked for itself. It is not `copied` where it may
+    still be refused: the copy would stay.
 
     Raises:
         LoadFailed: saying what about it is not served.
@@ -139,7 +145,8 @@ def take_adapter(
         pairs = _pairs(read_safetensors(files.weights), config)
         if base is not None:
             _check_against(pairs, read_weights(open_folder(base)).tensors)
-        path = keep(files.digest, files.weights, config.encode(pairs), cache, factor=config.factor)
+        take = keep if copied else checked
+        path = take(files.digest, files.weights, config.encode(pairs), cache, factor=config.factor)
     except BadHeader as error:
         raise LoadFailed(f"the adapter is not served: {error}") from error
     except OSError as error:

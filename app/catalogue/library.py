@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from app.catalogue.names import read_reference
 from app.catalogue.stored import StoredModels
@@ -16,6 +17,27 @@ _AGAIN_S = (2.0, 64.0)
 see a manifest before what it names."""
 _PRUNE_S = 3600.0
 _log = logging.getLogger("caravan")
+
+
+@dataclass(slots=True)
+class Retry:
+    """When what could not be served is looked at again, by a clock that is passed in.
+
+    A change of the store brings the next look nearer and never puts it off: it may change all the time.
+    """
+
+    after_s: float = _AGAIN_S[0]
+    at: float | None = None
+
+    def looked(self, now: float, *, again: bool, is_needed: bool) -> None:
+        """The store was read, `again` with what could not be served; `is_needed`: there is some of it."""
+        self.after_s = min(2 * self.after_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
+        before = None if again else self.at
+        after = now + self.after_s
+        self.at = None if not is_needed else after if before is None else min(before, after)
+
+    def is_due(self, now: float) -> bool:
+        return self.at is not None and now > self.at
 
 
 class Library:
@@ -32,8 +54,7 @@ class Library:
         self._signature = ""
         self._told: dict[str, str] = {}
         self._pruned_at = time.monotonic()
-        self._again_s = _AGAIN_S[0]
-        self._again_at = 0.0
+        self._retry = Retry()
         self.on_new: Callable[[Iterable[str]], None] = lambda _: None
         """Hears the names that were not there before."""
         self.on_left: Callable[[Model, bool], None] = lambda _model, _is_shared: None
@@ -42,6 +63,9 @@ class Library:
         """Hears that the list is another, before whoever has changed it goes on."""
         self.on_gone: Callable[[Iterable[Model]], None] = lambda _: None
         """Hears of models whose adapters no other on their engines has."""
+        self.running_adapters: Callable[[], Iterable[str]] = lambda: ()
+        """The digests of adapters that requests use, be their models in the list or not."""
+        self._adapters: set[str] = set()
 
     def open(self, stored: StoredModels) -> None:
         """Serve what that store holds too, from the next `reload` on."""
@@ -120,7 +144,7 @@ class Library:
         if (stored := self._stored) is None:
             return
         async with self._lock:
-            reading = await asyncio.to_thread(stored.read, self._configured, again=again)
+            reading = await stored.store.threads.reading.run(stored.read, self._configured, again=again)
             self._signature = reading.signature
             models = self._configured | {
                 key: model for model in reading.models if (key := key_of(model.name)) not in self._configured
@@ -136,8 +160,7 @@ class Library:
             ]
             changed = [*map(id, self._models.values())] != [*map(id, models.values())]
             self._models = models
-            self._again_s = min(2 * self._again_s, _AGAIN_S[1]) if again else _AGAIN_S[0]
-            self._again_at = time.monotonic() + self._again_s
+            self._retry.looked(time.monotonic(), again=again, is_needed=bool(reading.skipped))
         for place, reason in reading.skipped.items():
             if self._told.get(place) != reason:
                 _log.warning("the stored model %s is not served: %s", place, reason)
@@ -150,6 +173,19 @@ class Library:
             self.on_gone(gone)
         if changed:
             await self.on_change()
+        await self.use_adapters()
+
+    async def use_adapters(self) -> None:
+        """Have the copies of adapters go that neither a model nor a request needs any more."""
+        if (stored := self._stored) is None:
+            return
+        async with self._lock:
+            self._adapters = self._used_adapters()
+            await stored.store.threads.reading.run(stored.adapters.only, self._adapters)
+
+    def _used_adapters(self) -> set[str]:
+        used = {model.adapter.digest for model in self.all() if model.adapter}
+        return used.union(self.running_adapters())
 
     async def watch(self) -> None:
         """Look for changes of the store until cancelled, those of other processes among them.
@@ -160,16 +196,16 @@ class Library:
             await asyncio.sleep(_INTERVAL_S)
             if (stored := self._stored) is None:
                 continue
-            if await asyncio.to_thread(stored.signature) != self._signature:
-                await self.reload()
-            elif self._told and time.monotonic() > self._again_at:
-                await self.reload(again=True)
+            again = self._retry.is_due(time.monotonic())
+            if again or await stored.store.threads.reading.run(stored.signature) != self._signature:
+                await self.reload(again=again)
+            elif self._used_adapters() != self._adapters:  # the last request with one has ended
+                await self.use_adapters()
             if time.monotonic() - self._pruned_at > _PRUNE_S:
                 self._pruned_at = time.monotonic()
                 try:
-                    await asyncio.to_thread(stored.prune)
-                    used = {model.adapter.digest for model in self.all() if model.adapter}
-                    await asyncio.to_thread(stored.prune_adapters, used)
+                    await stored.store.threads.reading.run(stored.prune)
+                    await stored.store.threads.reading.run(stored.adapters.prune)
                 except (StoreFailed, OSError) as error:
                     _log.warning("the store is not pruned: %s", error)
 
@@ -182,7 +218,7 @@ class Library:
         if (stored := self._stored) is None or not stored.is_lacking(model):
             return model.on_engine()
         _log.info("converting %s, which takes a while and is done once", model.name)
-        await asyncio.to_thread(stored.convert, model)
+        await stored.converted(model, urgent=True)
         await self.reload()
         same = (each for each in self._models.values() if each.engine_key == model.engine_key)
         found = next(same, None)

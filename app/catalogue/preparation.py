@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import orjson
 
-from app.catalogue import gguf, hub, tidying
+from app.catalogue import adaptercopies, gguf, hub, tidying
 from app.catalogue.adaptercopies import CONFIG, WEIGHTS
 from app.catalogue.adapters import AdapterFiles, check_engine_takes, take_adapter
 from app.catalogue.bundled import SOURCE as BUNDLED_SOURCE
@@ -123,6 +123,7 @@ class _Preparation:
             raise LoadFailed("an adapter is served on a model that generates text alone")
         entries = [(name, self._hashes.of(folder / name), (folder / name).stat().st_size) for name in ADAPTER]
         files = AdapterFiles(folder / CONFIG, folder / WEIGHTS, manifest_digest(entries))
+        adaptercopies.stay(files.digest, self._cache_dir)
         return take_adapter(files, model.facts.path, self._cache_dir, limits=UNBOUNDED)
 
     def _converted(self, file: Path, progress: Callable[[str, float], None]) -> Path:

@@ -9,16 +9,19 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import orjson
 
-from app.catalogue import adaptercopies, gguf, tidying
+from app.catalogue import gguf, tidying
+from app.catalogue.adapteruses import AdapterUses
+from app.catalogue.conversions import Conversions, Moved
 from app.catalogue.derived import on_configured, seen_through
 from app.catalogue.headers import BadHeader, GgufHeader
 from app.catalogue.layers import read_sampling
@@ -26,10 +29,9 @@ from app.catalogue.names import parse_name
 from app.catalogue.quantizing import quantization_of
 from app.catalogue.serving import repository_folder
 from app.catalogue.shared import Held
-from app.catalogue.storedadapter import adapter_of
+from app.catalogue.storedadapter import adapter_of, copy_sizes
 from app.catalogue.texts import Texts
 from app.catalogue.weightfacts import WeightFacts, engine_key
-from app.core import progress
 from app.core.errors import AppError, BadManifest, InvalidRequest, LoadFailed, OverLimit, StoreFailed
 from app.core.limits import DEFAULTS, InputLimits
 from app.core.model import Adapter, Model, ModelFacts, ModelName, ModelSpec
@@ -97,6 +99,8 @@ class StoredModels:
         self._weights = WeightFacts(self._cache)
         self._known: dict[str, _Known] = {}
         self._stop = threading.Event()
+        self._conversions = Conversions()
+        self.adapters = AdapterUses(self._cache)
 
     def close(self) -> None:
         """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
@@ -133,16 +137,25 @@ class StoredModels:
         path = model.facts.path
         return path.parent == self._cache / gguf.FOLDER and not gguf.is_whole(path)
 
-    def convert(self, model: Model) -> None:
+    async def converted(self, model: Model, *, urgent: bool = False) -> None:
+        """Have the model's weights converted: once, whoever asks for the same. `urgent` is for a load.
+
+        Raises:
+            Overloaded: where too many conversions wait.
+            As `convert`.
         """
+        work = partial(self.convert, model)
+        await self._conversions.run(model.facts.path.name, work, urgent=urgent)
+
+    def convert(self, model: Model, moved: Moved) -> None:
+        """Convert the model's weights, and call `moved` as that goes on.
+
         Raises:
             LoadFailed: where the weights cannot be made what vLLM serves.
             Draining: after `close`.
         """
         digits = model.facts.path.name
         blob = self.store.blobs.path(f"sha256:{digits}")
-
-        moved = progress.listener()
         tidying.mark(self.store, self._cache, digits)
 
         def report(phase: str, fraction: float) -> None:
@@ -163,15 +176,18 @@ class StoredModels:
         self.store.prune()
         tidying.tidy(self.store, self._cache)
 
-    def tried(self, name: ModelName, manifest: Manifest, configured: Mapping[str, Model]) -> Model:
-        """What a manifest would be served as.
+    def tried(
+        self, name: ModelName, manifest: Manifest, configured: Mapping[str, Model], *, kept: bool = False
+    ) -> Model:
+        """What a manifest would be served as. It is `kept`, with a copy of its adapter, where it is to be.
 
         Raises:
             LoadFailed: with the reason, where it cannot be.
             StoreFailed: where the store cannot be read.
         """
         try:
-            return self._model(Stored(name, manifest, "0" * 64, datetime.now(UTC)), configured, [])
+            stored = Stored(name, manifest, "0" * 64, datetime.now(UTC))
+            return self._model(stored, configured, [], kept=kept)
         except StoreFailed:
             raise
         except Exception as error:  # files from anywhere: whatever they lead to is told as their fault
@@ -218,7 +234,9 @@ class StoredModels:
                 _log.debug("the stored model %s cannot be read", name, exc_info=error)
                 return f"its files cannot be read ({type(error).__name__})"
 
-    def _model(self, stored: Stored, configured: Mapping[str, Model], held: Held) -> Model:
+    def _model(
+        self, stored: Stored, configured: Mapping[str, Model], held: Held, *, kept: bool = True
+    ) -> Model:
         manifest = stored.manifest
         if reason := next(filter(None, (_UNSERVED.get(each.media_type) for each in manifest.layers)), ""):
             raise BadManifest(reason)
@@ -247,7 +265,7 @@ class StoredModels:
             model = self._on_weights(spec, manifest, own.serving, held)
             size = manifest.size_bytes + (model.facts.size_bytes if own.serving.repository else 0)
         if adapter_files := manifest.all(media.ADAPTER_FILE):
-            model = replace(model, adapter=self._adapter(adapter_files, model))
+            model = replace(model, adapter=self._adapter(adapter_files, model, kept))
         facts = replace(model.facts, digest=stored.digest, size_bytes=size, modified_at=stored.modified_at)
         _check(facts)
         return replace(model, facts=facts)
@@ -280,17 +298,12 @@ class StoredModels:
             engine_facts=facts,
         )
 
-    def prune_adapters(self, used: Collection[str]) -> None:
-        """Remove the copies of adapters that nobody has used for a day; `used` are digests.
-
-        Raises:
-            OSError: where the cache cannot be changed.
-        """
-        adaptercopies.prune(self._cache, used)
-
-    def _adapter(self, layers: tuple[Layer, ...], model: Model) -> Adapter:
+    def _adapter(self, layers: tuple[Layer, ...], model: Model, kept: bool) -> Adapter:
         base = None if self.is_lacking(model) else model.facts.path
-        return adapter_of(layers, model, self.store.blobs, base, self._cache, self._limits)
+        uses = self.adapters if kept else None
+        if kept:
+            self.store.count(copy_sizes(layers))
+        return adapter_of(layers, model, self.store.blobs, base, self._cache, self._limits, uses)
 
     def _folder(self, files: tuple[Layer, ...]) -> Path:
         """A folder of links to blobs, made once."""

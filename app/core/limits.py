@@ -43,6 +43,13 @@ class InputLimits:
         "api/ollama/upload.py",
         "413",
     )
+    uploads: int = _row(
+        256,
+        "blobs that arrive at once; what of them is in memory is of `open_body_bytes`",
+        "api/body.py",
+        "503",
+    )
+    uploads_per_key: int = _row(128, "blobs that arrive at once from one key", "api/body.py", "429")
     adapter_bytes: int = _row(
         1 << 30, "bytes of a LoRA adapter (`adapters` of `/api/create`)", "catalogue/adapters.py", "400"
     )

@@ -14,6 +14,9 @@ from app.core.errors import Overloaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_IDLE_S = 60.0
+"""A thread without work for so long ends."""
+
 
 class Pool:
     """At most `workers` threads and `waiting` jobs before them, apart from asyncio's own threads.
@@ -69,7 +72,9 @@ class Pool:
         while True:
             with self._changed:
                 while not self._jobs:
-                    self._changed.wait()
+                    if not self._changed.wait(_IDLE_S) and not self._jobs:
+                        self._threads -= 1
+                        return
                 job = self._jobs.popleft()
                 job.begun = True
                 self._running += 1

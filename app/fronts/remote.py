@@ -105,6 +105,9 @@ class RemoteManager:
     def queued(self) -> list[tuple[Model, float]]:
         return []
 
+    def running_adapters(self) -> set[str]:
+        return set()
+
     def asleep(self) -> list[Model]:
         return []
 

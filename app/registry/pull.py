@@ -11,6 +11,7 @@ from typing import TypeAlias
 import httpx
 
 from app.catalogue.serving import check_engine
+from app.catalogue.storedadapter import copy_sizes
 from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
 from app.core.model import ModelName
 from app.registry.client import Registry
@@ -21,7 +22,9 @@ from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
 from app.store.config import MOST_BYTES, parse_serving
-from app.store.manifest import SERVING, TENSOR, Layer
+from app.store.digests import file_name
+from app.store.holds import manifest_size
+from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
@@ -65,18 +68,15 @@ async def pull(
     policy.check_size(manifest.size)
     blobs = store.blobs
     unproven = await asyncio.to_thread(lacking, [layer.digest for layer in manifest.blobs])
-    coming = await asyncio.to_thread(_coming, manifest, blobs, unproven)
-    if policy.quota_bytes and coming:
-        stored = await asyncio.to_thread(stored_bytes, blobs)
-        policy.check_quota(stored, sum(layer.size for layer in coming))
     with store.hold() as hold:
-        for layer in manifest.blobs:
-            await asyncio.to_thread(hold.add, layer.digest)
+        await asyncio.to_thread(hold.add, *(layer.digest for layer in manifest.blobs))
+        await asyncio.to_thread(hold.reserve, _sizes(manifest), policy.quota_bytes)
         async with aclosing(_blobs(registry, manifest, downloads, unproven)) as lines:
             async for line in lines:
                 yield line
         await asyncio.to_thread(_check_serving, manifest, blobs, policy)
         yield Progress("writing manifest")
+        await asyncio.to_thread(hold.reserve, manifest_size(name, manifest.raw), policy.quota_bytes)
         before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
     needed = {layer.digest for layer in manifest.blobs}
@@ -153,8 +153,10 @@ def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
             policy.check_hub(serving.repository)
 
 
-def _coming(manifest: Document, blobs: Blobs, unproven: Collection[str]) -> list[Layer]:
-    return [layer for layer in manifest.blobs if layer.digest in unproven or blobs.size(layer.digest) is None]
+def _sizes(manifest: Document) -> dict[str, int]:
+    """What the model will take: its blobs, and the copy of its adapter."""
+    sizes = {file_name(layer.digest): layer.size for layer in manifest.blobs}
+    return sizes | copy_sizes(manifest.manifest.all(ADAPTER_FILE))
 
 
 def _before(manifests: Manifests, name: ModelName) -> Stored | None:

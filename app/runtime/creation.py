@@ -1,7 +1,5 @@
 """Create, copy and delete: models of the store, made of others and of uploaded files (docs/reference 11)."""
 
-import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -15,6 +13,7 @@ from app.catalogue.library import Library, key_of
 from app.catalogue.messages import message_document
 from app.catalogue.quantizing import FP8, check_quantization, quantized
 from app.catalogue.stored import PICKLES, StoredModels
+from app.catalogue.storedadapter import copy_sizes
 from app.core.errors import (
     AppError,
     BadManifest,
@@ -31,12 +30,13 @@ from app.golang.dumps import dumps
 from app.registry.progress import SUCCESS, Progress
 from app.registry.pull import Lacking
 from app.runtime.creationchecks import UNKNOWN_TYPE, check_capabilities, template_layer
+from app.runtime.draft import Draft, status_of
 from app.runtime.reach import Reach
 from app.store import manifest as media
 from app.store.config import MOST_BYTES as MOST_CONFIG_BYTES
 from app.store.config import ImageConfig, Serving, parse_config, parse_serving
 from app.store.digests import hex_of
-from app.store.holds import Hold
+from app.store.holds import Hold, manifest_size
 from app.store.manifest import Layer, Manifest
 from app.store.prune import prune_unused
 from app.store.store import Store
@@ -80,9 +80,18 @@ class Creator:
     """Makes models in `store`; `pull` brings a base that is not here."""
 
     def __init__(
-        self, store: Store, stored: StoredModels, library: Library, pull: Pull, *, on_gpu: bool = False
+        self,
+        store: Store,
+        stored: StoredModels,
+        library: Library,
+        pull: Pull,
+        *,
+        on_gpu: bool = False,
+        quota_bytes: int = 0,
     ) -> None:
         self.store = store
+        self._quota_bytes = quota_bytes
+        self._making, self._changes = store.threads.making, store.threads.changes
         self._on_gpu = on_gpu
         self._stored = stored
         self._library = library
@@ -104,16 +113,17 @@ class Creator:
         if asked.adapters is not None:
             check_names(asked.adapters)
         digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
-        for digest in await asyncio.to_thread(reach.lacking, digests):
+        for digest in await self._making.run(reach.lacking, digests):
             raise CreateFailed(str(BlobMissing(digest)))
-        await asyncio.to_thread(template_layer, asked.template)
+        await self._making.run(template_layer, asked.template)
         new: list[str] = []
         try:
             async with aclosing(self._create(asked, reach, new)) as lines:
                 async for line in lines:
                     yield line
         except Exception:
-            await asyncio.to_thread(self._forget, new)
+            await self._changes.run(self._forget, new)
+            await self._library.use_adapters()
             raise
         await self._library.reload()
         yield SUCCESS
@@ -125,20 +135,20 @@ class Creator:
                 async with aclosing(self._base(asked.base, reach)) as lines:
                     async for line in lines:
                         yield line
-                base = await asyncio.to_thread(self._layers_of, asked.base, hold)
+                base = await self._making.run(self._layers_of, asked.base, hold)
             else:
                 assert asked.files is not None
                 if any(_is_gguf(name) for name in asked.files):
                     yield Progress("parsing GGUF")
-                base = await asyncio.to_thread(self._layers_of_files, asked.files, hold)
+                base = await self._making.run(self._layers_of_files, asked.files, hold)
             if asked.adapters is not None:
                 yield Progress("converting adapter")
-                base = await asyncio.to_thread(self._with_adapter, base, asked.adapters, hold)
-            made = await asyncio.to_thread(self._made, asked, base, hold, new)
+                base = await self._making.run(self._with_adapter, base, asked.adapters, hold)
+            made = await self._made(asked, base, hold, new)
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
-            await asyncio.to_thread(self._write, asked.name, made.manifest)
+            await self._changes.run(self._write, asked.name, made.manifest, hold)
 
     async def copy(self, source: ModelName, destination: ModelName) -> None:
         """A second name for a model; what is configured is then built on.
@@ -151,11 +161,11 @@ class Creator:
         self._library.check_changeable(destination)
         if self._library.is_configured(source):
             with self.store.hold() as hold:
-                base = await asyncio.to_thread(self._layers_of, source, hold)
-                made = await asyncio.to_thread(self._made, Creation(destination), base, hold, list[str]())
-                await asyncio.to_thread(self._write, destination, made.manifest)
+                base = await self._making.run(self._layers_of, source, hold)
+                made = await self._made(Creation(destination), base, hold, [])
+                await self._changes.run(self._write, destination, made.manifest, hold)
         else:
-            await asyncio.to_thread(self.store.manifests.copy, source, destination)
+            await self._changes.run(self._copy, source, destination)
         await self._library.reload()
 
     async def delete(self, name: ModelName) -> None:
@@ -166,7 +176,7 @@ class Creator:
             ModelNotFound, StoreFailed.
         """
         self._library.check_changeable(name)
-        if not await asyncio.to_thread(self.store.delete, name):
+        if not await self._changes.run(self.store.delete, name):
             raise ModelNotFound(str(name))
         await self._library.reload()
 
@@ -176,7 +186,7 @@ class Creator:
 
     async def _base(self, name: ModelName, reach: Reach) -> AsyncGenerator[Progress]:
         """The lines of a pull where the base is not here."""
-        if self._library.is_configured(name) or await asyncio.to_thread(self.store.manifests.find, name):
+        if self._library.is_configured(name) or await self._changes.run(self.store.manifests.find, name):
             return
         async with aclosing(self._pull(name, reach.lacking)) as lines:
             async for line in lines:
@@ -192,8 +202,7 @@ class Creator:
         found = self.store.manifests.find(name)
         if found is None:
             raise ModelNotFound(str(name))
-        for layer in found.manifest.blobs:
-            hold.add(layer.digest)
+        hold.add(*(layer.digest for layer in found.manifest.blobs))
         origin = str(found.name)
         layers = tuple(
             replace(layer, origin=origin) if layer.media_type in _ORIGINAL else layer
@@ -249,24 +258,25 @@ class Creator:
             raise CreateFailed(str(BlobMissing(digest)))
         return Layer(media_type, digest, size)
 
-    def _made(self, asked: Creation, base: Manifest, hold: Hold, new: list[str]) -> "_Made":
+    async def _made(self, asked: Creation, base: Manifest, hold: Hold, new: list[str]) -> "_Made":
         """The manifest and the lines about its layers; the model is looked at before anything names it."""
+        draft = Draft(self.store, hold, self._quota_bytes, new)
+        model = await self._making.run(self._drafted, asked, base, draft)
+        if asked.adapters and self._stored.is_lacking(model):
+            # An adapter is held against the weights that are served.
+            await self._convert(model)
+            model = await self._making.run(self._tried, asked.name, draft.manifest)
+        return await self._making.run(self._finished, asked, base, draft, model)
+
+    def _drafted(self, asked: Creation, base: Manifest, draft: "Draft") -> Model:
+        """What would be served, once all layers are there but those that say how."""
         replaced = [
             kind for field_name, kinds in _REPLACED.items() if getattr(asked, field_name) for kind in kinds
         ]
-        layers = [layer for layer in base.layers if layer.media_type not in replaced]
-        statuses = [_status(layer, is_new=False) for layer in layers]
-
-        def put(media_type: str, data: bytes) -> Layer:
-            if len(data) > MOST_CONFIG_BYTES:
-                raise InvalidRequest(f"a layer of text has {len(data)} bytes, of at most {MOST_CONFIG_BYTES}")
-            before = _size_of(self.store, data)
-            layer = Layer(media_type, self.store.blobs.put(data, hold), len(data))
-            if before is None:
-                new.append(layer.digest)
-            statuses.append(_status(layer, is_new=before is None))
-            return layer
-
+        layers = draft.layers
+        layers += [layer for layer in base.layers if layer.media_type not in replaced]
+        draft.statuses += [status_of(layer, is_new=False) for layer in layers]
+        put = draft.put
         if asked.template:
             layers.append(put(template_layer(asked.template), asked.template.encode()))
         if asked.system:
@@ -277,21 +287,24 @@ class Creator:
             layers.append(put(media.PARAMS, dumps({**under, **asked.parameters}) + b"\n"))
         if asked.messages:
             layers.append(put(media.MESSAGES, dumps(list(map(message_document, asked.messages))) + b"\n"))
-        model = self._tried(asked.name, Manifest(None, tuple(layers)))
-        if asked.adapters and self._stored.is_lacking(model):
-            # An adapter is held against the weights that are served.
-            self._convert(model)
-            model = self._tried(asked.name, Manifest(None, tuple(layers)))
+        return self._tried(asked.name, draft.manifest)
+
+    def _finished(self, asked: Creation, base: Manifest, draft: "Draft", model: Model) -> "_Made":
         if asked.quantize:
             before = base.last(media.SERVING)
             serving = self._quantized(model, before)
-            layers = [layer for layer in layers if layer is not before]
-            layers.append(replace(put(media.SERVING, serving), origin=before.origin if before else ""))
-            statuses.insert(0, f"quantizing {model.facts.quantization} model to {FP8} at each load")
-            model = self._tried(asked.name, Manifest(None, tuple(layers)))
+            draft.layers = [layer for layer in draft.layers if layer is not before]
+            layer = draft.put(media.SERVING, serving)
+            draft.layers.append(replace(layer, origin=before.origin if before else ""))
+            draft.statuses.insert(0, f"quantizing {model.facts.quantization} model to {FP8} at each load")
+            model = self._tried(asked.name, draft.manifest)
         check_capabilities(asked.capabilities, model)
-        config = put(media.CONFIG, self._config(asked, base, model).encode())
-        return _Made(Manifest(config, tuple(layers)), tuple(statuses))
+        config = draft.put(media.CONFIG, self._config(asked, base, model).encode())
+        if asked.adapters:
+            # Last, when nothing refuses the model any more: the copy of its adapter is as large as that.
+            draft.reserve(copy_sizes(draft.manifest.all(media.ADAPTER_FILE)))
+            self._tried(asked.name, draft.manifest, kept=True)
+        return _Made(Manifest(config, tuple(draft.layers)), tuple(draft.statuses))
 
     def _quantized(self, model: Model, layer: Layer | None) -> bytes:
         data = self.store.blobs.read(layer.digest, MOST_CONFIG_BYTES) if layer else None
@@ -305,15 +318,15 @@ class Creator:
         except BadManifest as error:
             raise InvalidRequest(f"these files cannot be served: {error}") from error
 
-    def _convert(self, model: Model) -> None:
+    async def _convert(self, model: Model) -> None:
         try:
-            self._stored.convert(model)
+            await self._stored.converted(model)
         except LoadFailed as error:
             raise InvalidRequest(f"these files cannot be served: {error}") from error
 
-    def _tried(self, name: ModelName, manifest: Manifest) -> Model:
+    def _tried(self, name: ModelName, manifest: Manifest, *, kept: bool = False) -> Model:
         try:
-            return self._stored.tried(name, manifest, self._library.configured)
+            return self._stored.tried(name, manifest, self._library.configured, kept=kept)
         except LoadFailed as error:
             raise InvalidRequest(f"these files cannot be served: {error}") from error
 
@@ -333,7 +346,14 @@ class Creator:
             **{key: value for key, value in asked.config.items() if value},
         )
 
-    def _write(self, name: ModelName, manifest: Manifest) -> None:
+    def _copy(self, source: ModelName, destination: ModelName) -> None:
+        with self.store.hold() as hold:
+            if self._quota_bytes and (found := self.store.manifests.find(source)):
+                hold.reserve(manifest_size(destination, found.manifest.encode()), self._quota_bytes)
+            self.store.manifests.copy(source, destination)
+
+    def _write(self, name: ModelName, manifest: Manifest, hold: Hold) -> None:
+        hold.reserve(manifest_size(name, manifest.encode()), self._quota_bytes)
         try:
             before = self.store.manifests.find(name)
         except AppError:
@@ -358,14 +378,6 @@ class Creator:
 class _Made:
     manifest: Manifest
     statuses: tuple[str, ...]
-
-
-def _status(layer: Layer, *, is_new: bool) -> str:
-    return f"{'creating new' if is_new else 'using existing'} layer {layer.digest}"
-
-
-def _size_of(store: Store, data: bytes) -> int | None:
-    return store.blobs.size(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def _is_gguf(name: str) -> bool:

@@ -24,6 +24,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -108,6 +109,7 @@ class Manager:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._adapters: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -177,6 +179,8 @@ class Manager:
         began = self._clock()
         for _ in range(_LOADS):
             entry = self._join(model, keep_alive_s, num_ctx, caller)
+            if model.adapter is not None:
+                self._adapters[model.adapter.digest] += 1
             try:
                 engine = await self._engine_of(entry)
                 if not engine.takes(model.adapter):
@@ -189,6 +193,9 @@ class Manager:
                     raise Draining from error
                 raise
             finally:
+                if model.adapter is not None:
+                    self._adapters.subtract((model.adapter.digest,))
+                    self._adapters = +self._adapters
                 self._leave(entry)
         raise LoadFailed(f"the engine of {model.name} was loaded without room for its adapter")
 
@@ -199,6 +206,10 @@ class Manager:
             for entry, engine in self._entries.loaded():
                 if entry.key == model.engine_key and model.adapter is not None:
                     engine.forget(model.adapter)
+
+    def running_adapters(self) -> Iterable[str]:
+        """The digests of the adapters of requests under way."""
+        return self._adapters.keys()
 
     def preload(self, model: Model) -> None:
         """Load the model although no request asks for it; waits for nothing."""

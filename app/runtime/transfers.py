@@ -15,7 +15,7 @@ from app.registry import guarding
 from app.registry.challenge import Login
 from app.registry.client import Clients, Registry
 from app.registry.downloads import Downloads
-from app.registry.hub import ENDPOINT, Hub, Repository, Result, choose_gguf, is_hub
+from app.registry.hub import ENDPOINT, Hub, Repository, Result, choose_gguf, chosen_files, is_hub
 from app.registry.library import Entry, find
 from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
@@ -24,8 +24,18 @@ from app.registry.push import push
 from app.registry.transport import make_client
 from app.store import manifest as media
 from app.store.config import ImageConfig, Serving
+from app.store.digests import file_name
 from app.store.manifest import Layer, Manifest
 from app.store.store import Store
+
+HUB = "hub"
+"""What the hub's cache is called where the room of the store is reserved (`store/room.py`)."""
+
+
+def hub_cache() -> Path:
+    from huggingface_hub import constants  # takes a while to import, and few servers need it
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 class Transfers:
@@ -108,11 +118,15 @@ class Transfers:
             if file is not None:
                 layer = Layer(media.MODEL, f"sha256:{file.sha256}", file.size)
                 await asyncio.to_thread(hold.add, layer.digest)
+                sizes = {file_name(layer.digest): file.size}
+                await asyncio.to_thread(hold.reserve, sizes, self.policy.quota_bytes)
                 async with aclosing(hub.pull_gguf(found, file, self._downloads)) as lines:
                     async for line in lines:
                         yield line
                 config = ImageConfig(model_format="gguf")
             else:
+                sizes = {f"{HUB}/models--{repo.replace('/', '--')}": sum(f.size for f in chosen_files(found))}
+                await asyncio.to_thread(hold.reserve, sizes, self.policy.quota_bytes)
                 async with aclosing(hub.pull_folder(found, Result(found))) as lines:
                     async for line in lines:
                         yield line
@@ -145,7 +159,7 @@ class Transfers:
             self._hub = Hub(
                 self._opened().secure,
                 self.policy,
-                Path(constants.HF_HUB_CACHE),
+                hub_cache(),
                 self.hub_endpoint,
                 self._hub_token,
                 offline=constants.HF_HUB_OFFLINE,

@@ -58,7 +58,7 @@ class EngineSettings(BaseSettings):
         ge=1,
         le=64,
         description="Processes that take requests for the same engines "
-        "([docs/scaling.md](docs/scaling.md)); above 1 no adapters, `data_parallel_size` or `nnodes`.",
+        "([docs/scaling.md](docs/scaling.md)); above 1 no adapters, sleep, `data_parallel_size` or `nnodes`.",
     )
     engine_hang_timeout: Limit = Field(
         default=60.0,

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from app.core.errors import BlobMissing, DigestMismatch, StoreFailed, StoreFull
 from app.store.digests import CHUNK_BYTES, file_name, hex_of, sha256_of
-from app.store.folders import BLOBS, explained, folder, scratch
+from app.store.folders import BLOBS, Presence, explained, folder, scratch
 from app.store.holds import Hold
 from app.store.partial import WROTE, Partial, enter, open_partial, written
 
@@ -29,6 +29,7 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.presence = Presence(root)
 
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""
@@ -67,6 +68,7 @@ class Blobs:
             StoreFull: where what is missing of `size` does not fit.
         """
         digits = hex_of(digest)
+        self.presence.check()
         with explained():
             partial = open_partial(self.root, digits, size, shared=shared)
             if size is None or partial.missing_bytes() <= shutil.disk_usage(self.root).free:
@@ -80,6 +82,7 @@ class Blobs:
 
     def put(self, content: bytes | BinaryIO | Iterable[bytes], hold: Hold | None = None) -> str:
         """Store a layer whose digest is not known before; the digest. `hold` keeps `prune` from it."""
+        self.presence.check()
         digest = hashlib.sha256()
 
         def hashed() -> Iterable[bytes]:

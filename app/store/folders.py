@@ -115,6 +115,35 @@ def changing(root: Path) -> Generator[None]:
         lock.release()
 
 
+class Presence:
+    """Whether a store that was seen is still there: a volume that went away leaves an empty folder, in which
+    nobody must begin a store of his own in silence."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._seen = False
+
+    def look(self) -> bool:
+        there = any((self._root / part).is_dir() for part in (OWN, BLOBS, MANIFESTS))
+        self._seen |= there
+        return there
+
+    def check(self) -> None:
+        """Raises: StoreFailed: where it is not."""
+        if not self.look() and self._seen:
+            raise StoreFailed(
+                "the model store of this server is not there any more, maybe as its volume is not mounted: "
+                "nothing is written until it is back, or the server was started anew"
+            )
+
+
+def clock(root: Path) -> float:
+    """The time by the file system's clock, for whoever has the lock of changes."""
+    lock = root / OWN / "lock"
+    os.utime(lock)
+    return lock.stat().st_mtime
+
+
 @contextmanager
 def scratch(root: Path, chunks: Iterable[bytes]) -> Generator[str]:
     """A new file in `SCRATCH` that holds `chunks` and is on the disk; its name.

@@ -22,6 +22,7 @@ from app.core.model import ModelName
 from app.store.blobs import Blobs
 from app.store.folders import MANIFESTS, changing, explained, folder, place, scratch
 from app.store.manifest import MOST_BYTES, Manifest, parse_manifest
+from app.store.partial import WROTE
 
 MOST_ENTRIES = 200_000
 """Files and folders that one walk looks at."""
@@ -110,6 +111,7 @@ class Manifests:
         _parts(name)
         data = manifest if isinstance(manifest, bytes) else manifest.encode()
         parsed = parse_manifest(data)
+        self._blobs.presence.check()
         with explained(), changing(self.root):
             # Under the lock, so that nothing is pruned between the look and the manifest that needs it.
             for layer in parsed.blobs:
@@ -124,6 +126,7 @@ class Manifests:
             BadManifest: where that cannot be read.
         """
         _parts(destination)
+        self._blobs.presence.check()
         with explained(), changing(self.root):
             found = _installed(self._path(), _parts(source))
             if found is None:
@@ -139,6 +142,7 @@ class Manifests:
 
         What it was is returned for the sake of its blobs: nothing of one that could not be read.
         """
+        self._blobs.presence.check()
         with explained(), changing(self.root):
             parts = _installed(self._path(), _parts(name))
             if parts is None:
@@ -161,6 +165,7 @@ class Manifests:
 
         Copies of one manifest have its layers in memory once.
         """
+        self._blobs.presence.look()
         models: dict[str, Stored] = {}
         known: dict[str, tuple[tuple[int, int, int], Stored | str]] = {}
         same = {each.digest: each.manifest for _, each in self._known.values() if isinstance(each, Stored)}
@@ -201,7 +206,18 @@ class Manifests:
             with explained(), suppress(FileNotFoundError):
                 text = _content(Path(file.path), most_bytes=_MOST_SEARCHED_BYTES)[0]
                 found |= {f"sha256-{digits.decode().lower()}" for digits in _DIGESTS.findall(text)}
+        # Last: it may be taken away while it is read.
+        if not self._path().is_dir() and self._wrote():
+            raise StoreFailed(
+                "which blobs are in use cannot be told: the folder of manifests is not there, and blobs were "
+                "written here"
+            )
         return found
+
+    def _wrote(self) -> bool:
+        with suppress(FileNotFoundError), folder(self.root, *WROTE) as wrote:
+            return bool(os.listdir(wrote))
+        return False
 
     def _path(self, *parts: str) -> Path:
         return self.root.joinpath(MANIFESTS, *parts)

@@ -20,10 +20,13 @@ import orjson
 
 from app.core.errors import DigestMismatch, StoreBusy, StoreFailed
 from app.store.digests import sha256_of
-from app.store.folders import BLOBS, OWN, SCRATCH, explained, folder, place, write_whole
+from app.store.folders import BLOBS, MANIFESTS, OWN, SCRATCH, explained, folder, place, write_whole
 
 WROTE = (OWN, "wrote")
 """An empty file for each blob that was written here and not by Ollama: what `prune` may remove."""
+
+GRACE_S = 3600.0
+"""How long a blob may be without a manifest, and what nobody is known to write may stay: as with Ollama."""
 
 _SAVE_BYTES = 64 << 20
 _SAVE_S = 5.0
@@ -52,6 +55,11 @@ class Partial:
         self._saved_at = time.monotonic()
         self._mutex = threading.Lock()
         self._saving = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """That of its file in `SCRATCH`; empty where the blob was in its place from the beginning."""
+        return self._name
 
     @property
     def whole(self) -> bool:
@@ -225,6 +233,10 @@ def enter(root: Path, scratch: str, digits: str) -> None:
         with folder(root, *SCRATCH) as held:
             os.unlink(scratch, dir_fd=held)
         return
+    if not (root / OWN / "wrote").is_dir():
+        # From now on its absence says that it is away, and not that there are no models.
+        with folder(root, MANIFESTS, create=True):
+            pass
     # The mark comes first: a blob without one would stay forever where this process ends in between.
     with folder(root, *WROTE, create=True) as wrote:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=wrote))
@@ -260,6 +272,26 @@ def _open_locked(held: int, name: str) -> int:
             raise
         os.close(descriptor)  # it was moved or removed between the opening and the lock
     raise StoreBusy("this blob cannot be written at the moment, please try again")
+
+
+def unlink_unlocked(scratch: int, name: str, found: os.stat_result, also: str = "") -> None:
+    """Remove a file of the open folder `SCRATCH`, and first the one named `also`, which tells of it.
+
+    Raises:
+        BlockingIOError: where a writer has it, however long that has written nothing.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        os.unlink(name, dir_fd=scratch)
+        return
+    descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=scratch)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if also:
+            with suppress(FileNotFoundError):
+                os.unlink(also, dir_fd=scratch)
+        os.unlink(name, dir_fd=scratch)
+    finally:
+        os.close(descriptor)
 
 
 def _state_name(digits: str) -> str:

@@ -5,7 +5,6 @@ Under the lock of changes a blob is named by a manifest already, or held (`holds
 it before it is gone. Its age spares what Ollama is about to name, which knows no such lock.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterable
@@ -15,13 +14,10 @@ from datetime import datetime
 
 from app.core.errors import InvalidDigest
 from app.store.digests import file_name
-from app.store.folders import BLOBS, OWN, SCRATCH, changing, explained, folder
+from app.store.folders import BLOBS, OWN, SCRATCH, changing, clock, explained, folder
 from app.store.holds import held
 from app.store.manifests import Manifests
-from app.store.partial import WROTE
-
-GRACE_S = 3600.0
-"""How long a blob may be without a manifest: as long as with Ollama."""
+from app.store.partial import GRACE_S, WROTE, unlink_unlocked
 
 _TICK_S = 0.05
 """A file system's clock stands still for some milliseconds: so far apart are two times that differ."""
@@ -54,7 +50,7 @@ def prune(
     if not (root / (BLOBS if foreign else OWN)).is_dir():
         return Pruned()
     with explained(), changing(root):
-        now = _clock(manifests)
+        now = clock(root)
         spared = manifests.in_use() | held(root)
         names = _names(manifests, BLOBS) if foreign else _names(manifests, *WROTE)
         blobs = _remove_blobs(manifests, (name for name in names if name not in spared), now - grace_s)
@@ -84,12 +80,6 @@ def prune_unused(manifests: Manifests, digests: Iterable[str], since: datetime |
     return Pruned(tuple(sorted(blobs)), (), sum(blobs.values()))
 
 
-def _clock(manifests: Manifests) -> float:
-    lock = manifests.root / OWN / "lock"
-    os.utime(lock)
-    return lock.stat().st_mtime
-
-
 def _names(manifests: Manifests, *parts: str) -> list[str]:
     """The entries of a folder that are blobs' names; what Ollama is downloading has others."""
     try:
@@ -109,6 +99,8 @@ def _is_blob(name: str) -> bool:
 def _remove_blobs(manifests: Manifests, names: Iterable[str], before: float) -> dict[str, int]:
     """Remove blobs last touched before that time; their sizes."""
     removed: dict[str, int] = {}
+    if not (names := list(names)):
+        return removed
     with (
         folder(manifests.root, BLOBS, create=True) as blobs,
         folder(manifests.root, *WROTE, create=True) as wrote,
@@ -138,21 +130,8 @@ def _remove_leavings(manifests: Manifests, before: float) -> dict[str, int]:
                 with suppress(FileNotFoundError, BlockingIOError):
                     found = os.stat(name, dir_fd=scratch, follow_symlinks=False)
                     if found.st_mtime < before and not stat.S_ISDIR(found.st_mode):
-                        _unlink_unlocked(scratch, name, found)
+                        unlink_unlocked(scratch, name, found)
                         removed[name] = found.st_size
     except FileNotFoundError:
         pass
     return removed
-
-
-def _unlink_unlocked(scratch: int, name: str, found: os.stat_result) -> None:
-    """Raises `BlockingIOError` where a writer has it, however long that has written nothing."""
-    if not stat.S_ISREG(found.st_mode):
-        os.unlink(name, dir_fd=scratch)
-        return
-    descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=scratch)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=scratch)
-    finally:
-        os.close(descriptor)

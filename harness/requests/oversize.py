@@ -156,6 +156,8 @@ ELSEWHERE: Mapping[str, str] = {
     "open_body_bytes": "tests/api/test_body.py",
     "decoded_body_bytes": "tests/api/test_body.py",
     "blob_bytes": "tests/api/test_manage.py",
+    "uploads": "tests/api/test_manage_quota.py",
+    "uploads_per_key": "tests/api/test_manage_quota.py",
     "create_files": "tests/api/test_manage_attacks.py",
     "model_text_bytes": "tests/api/test_manage_attacks.py",
     "stored_text_bytes": "tests/unit/test_catalogue_texts.py",

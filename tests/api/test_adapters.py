@@ -195,7 +195,7 @@ async def test_what_embeds_has_none(tmp_path: Path) -> None:
 async def test_a_base_of_gguf_is_converted_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter is held against the weights that are served."""
 
-    def convert(_self: StoredModels, model: Model) -> None:
+    def convert(_self: StoredModels, model: Model, _moved: object) -> None:
         raise LoadFailed(f"model '{model.name}': no weights came of it")
 
     monkeypatch.setattr(StoredModels, "convert", convert)

@@ -1,14 +1,19 @@
+import asyncio
 import re
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from app.catalogue.library import Library
+from app.catalogue.library import Library, Retry
 from app.catalogue.preparation import prepare
+from app.catalogue.stored import Reading, StoredModels
 from app.core.errors import Forbidden, InvalidRequest, LoadFailed, ModelNotFound
 from app.core.model import ENGINE_FIELDS
 from app.core.request import Message
+from app.store.store import Store
 from tests.unit.catalogue_folders import QWEN, QWEN_TOKENS, make_folder, spec
 
 
@@ -247,3 +252,56 @@ def test_progress_names_the_model_and_the_phase(tmp_path: Path) -> None:
     )
     assert {(name, phase) for name, phase, _fraction in heard} == {("m:latest", "hashing")}
     assert heard[-1][2] == 1.0
+
+
+async def test_a_store_that_changes_all_the_time_does_not_put_off_what_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = StoredModels(Store(tmp_path / "models"), tmp_path / "cache")
+    seconds, looks = count(), list[bool]()
+    enough = asyncio.Event()
+
+    def read(_configured: object, *, again: bool = False) -> Reading:
+        looks.append(again)
+        if len(looks) > 50:
+            enough.set()
+        return Reading((), {"m": "it cannot be read"}, "before")
+
+    monkeypatch.setattr(stored, "read", read)
+    monkeypatch.setattr(stored, "signature", lambda: "another")
+    monkeypatch.setattr("app.catalogue.library._INTERVAL_S", 0)
+    monkeypatch.setattr("app.catalogue.library.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    library = Library([])
+    library.open(stored)
+    watching = asyncio.create_task(library.watch())
+    async with asyncio.timeout(60):
+        await enough.wait()
+    watching.cancel()
+    assert looks.count(True) > 5
+
+
+class TestRetry:
+    def test_changes_do_not_put_it_off(self) -> None:
+        retry = Retry()
+        for tenth in range(0, 30, 5):
+            retry.looked(tenth / 10, again=False, is_needed=True)
+        assert retry.is_due(2.1)
+
+    def test_it_comes_later_each_time_and_a_change_brings_it_nearer(self) -> None:
+        retry, now = Retry(), 0.0
+        retry.looked(now, again=False, is_needed=True)
+        waits: list[float] = []
+        for _ in range(7):
+            assert retry.at is not None
+            waits.append(retry.at - now)
+            now = retry.at
+            retry.looked(now, again=True, is_needed=True)
+        assert waits == [2, 4, 8, 16, 32, 64, 64]
+        retry.looked(now + 1, again=False, is_needed=True)
+        assert retry.at == now + 3
+
+    def test_nothing_is_due_where_everything_is_served(self) -> None:
+        retry = Retry()
+        retry.looked(0, again=False, is_needed=True)
+        retry.looked(1, again=False, is_needed=False)
+        assert not retry.is_due(1_000)

@@ -34,6 +34,22 @@ async def test_gives_back_what_the_work_returns_and_raises() -> None:
     assert await pool.run(lambda: threading.current_thread().daemon)
 
 
+def has_thread(name: str) -> bool:
+    return any(thread.name == name for thread in threading.enumerate())
+
+
+async def test_a_thread_without_work_ends_and_another_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.core.pool._IDLE_S", 0)
+    pool = Pool("ends-when-idle", workers=1)
+    for number in range(3):
+        assert await pool.run(divmod, number, 1) == (number, 0)
+        async with asyncio.timeout(60):
+            while has_thread("ends-when-idle"):  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.001)
+
+
 async def test_more_than_may_wait_is_overload() -> None:
     pool, stuck = Pool(workers=1, waiting=1), Stuck()
     first = asyncio.ensure_future(pool.run(stuck))

@@ -54,7 +54,9 @@ async def put_blob(digest: str, request: Request, served: Served, ctx: Context) 
         request,
         _reach(served, ctx),
         digest,
-        policy=served.transfers.policy,
+        uploads=served.uploads,
+        key_id=ctx.caller.key_id,
+        quota_bytes=served.transfers.policy.quota_bytes,
         limit_bytes=served.limits.blob_bytes,
         pause_s=served.body_timeout_s,
     )
