@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import orjson
 
-from app.catalogue import adaptercopies, gguf, tidying
+from app.catalogue import adaptercopies, foreign, gguf, tidying
 from app.catalogue.derived import on_configured, seen_through
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts
@@ -271,6 +271,7 @@ class StoredModels:
         elif files or serving.repository:
             path = self._folder(files) if files else repository_folder(serving)
             bare = bare if open_folder(path).template else replace(bare, **templates)
+            foreign.check(path)
             facts = read_facts(path, bare, _Unhashed())
             facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
         else:
@@ -286,6 +287,8 @@ class StoredModels:
             sampling=sampling,
             fault=fault,
             engine_facts=facts,
+            foreign_files=True,
+            foreign_template=True,
         )
 
     def prune_adapters(self, used: Collection[str]) -> None:
@@ -309,6 +312,7 @@ class StoredModels:
         own = header.metadata.get(GGUF_TEMPLATE)
         bare = bare if own else replace(bare, **templates)
         if gguf.is_whole(folder):
+            foreign.check(folder)
             return read_facts(folder, bare, _Unhashed()), bare
         return facts_of(header, bare, folder), bare
 

@@ -10,9 +10,10 @@ from vllm.platforms import current_platform
 from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.vllm.adapters import Adapters
-from app.engine.vllm.config import EngineDefaults, check_parsers, engine_args, engine_config
+from app.engine.vllm.config import EngineDefaults, check_own, check_parsers, engine_args, engine_config
 from app.engine.vllm.process.environment import environment_of_a_load
 from app.engine.vllm.process.failures import load_reason
+from app.engine.vllm.process.offline import offline
 from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
@@ -60,8 +61,9 @@ async def start(model: Model, defaults: EngineDefaults, adapter_rank: int) -> St
 async def _start(model: Model, args: AsyncEngineArgs, interval: int, fault: str = "") -> Started:
     registry, output = EngineRegistry(), ChildOutput()
     try:
-        with output.of_what_starts(), environment_of_a_load():
+        with output.of_what_starts(), environment_of_a_load(), offline(on=model.foreign_files):
             config, windowed = await asyncio.to_thread(engine_config, args)
+            check_own(model, config)
             llm = await start_in_thread(start_llm, config, stat_logger(registry), Pace(interval))
     except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
         reason = await load_reason(error, output)
