@@ -147,6 +147,7 @@ class VllmEngine:
         continue_last: bool,
         chat_template: str = "",
         variables: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> Prompt:
         return await self._prompts.render(
             chat,
@@ -154,6 +155,7 @@ class VllmEngine:
             continue_last=continue_last,
             chat_template=chat_template,
             variables=variables,
+            confined=confined,
         )
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
@@ -338,6 +340,7 @@ class VllmEngine:
             # It would log the end of the processes as an error.
             self._llm.output_handler.cancel()
         self._end_requests()
+        await self._prompts.aclose()
         self._llm.output_processor.deferred.flush()
         stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
         try:
