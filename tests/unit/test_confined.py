@@ -232,8 +232,8 @@ async def test_texts_become_the_tokens_of_the_tokenizer() -> None:
     texts = ["a b c", "", "b " * 1000]
     reply = await helpers.ask({"do": "encode", "texts": texts, "special": True, "cut_to": None})
     assert reply["ids"] == [each.ids for each in tokenizer.encode_batch(texts)]
-    reply = await helpers.ask({"do": "encode", "texts": texts, "special": True, "cut_to": 2})
-    assert reply["ids"] == [[0, 1], [], [1, 1]]
+    reply = await helpers.ask({"do": "encode", "texts": texts, "special": True, "cut_to": 1, "side": "left"})
+    assert reply["ids"] == [[2], [], [1]]
     reply = await helpers.ask(asked("{{ messages[0].content }} a", encodes=True))
     assert (reply["text"], reply["ids"]) == ("Hi a", [2, 0])
     await helpers.aclose()

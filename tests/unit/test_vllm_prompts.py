@@ -263,7 +263,9 @@ async def test_what_is_foreign_is_rendered_and_tokenised_in_a_process_of_its_own
     assert prompts._confined is not None
     assert prompts._confined.processes == 1
     assert (await prompts.tokenize("a b")).token_ids == tokenizer.encode("a b")
-    assert await prompts.fitted(["a b", "b"], truncate=True, limit=1) == [[0], [1]]
+    for limit in (1, 2):
+        usual = await plain.fitted(["a b", "b"], truncate=True, limit=limit)
+        assert await prompts.fitted(["a b", "b"], truncate=True, limit=limit) == usual
     with pytest.raises(InvalidRequest, match="exceeds the context length"):
         await prompts.fitted(["a b"], truncate=False, limit=1)
     await prompts.aclose()

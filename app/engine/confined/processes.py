@@ -71,6 +71,7 @@ class Helpers:
         self._idle: list[Process] = []
         self._all: set[Process] = set()
         self._ending: asyncio.TimerHandle | None = None
+        self._ends: set[asyncio.Future[None]] = set()
         self._is_closed = False
 
     @property
@@ -107,6 +108,7 @@ class Helpers:
             self._ending.cancel()
         for process in tuple(self._all):
             await self._end(process)
+        await asyncio.gather(*self._ends)
         self._idle.clear()
 
     def _written(self, job: Mapping[str, Any]) -> tuple[bytes, float, int]:
@@ -163,9 +165,8 @@ class Helpers:
 
     def _end_idle(self) -> None:
         for process in self._idle:
-            if process.returncode is None:
-                process.kill()
-            self._all.discard(process)
+            self._ends.add(end := asyncio.ensure_future(self._end(process)))
+            end.add_done_callback(self._ends.discard)
         self._idle.clear()
 
     async def _start(self) -> Process:

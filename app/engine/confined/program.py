@@ -80,7 +80,7 @@ def _do(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 def _encoded(tokenizer: Any, texts: list[str], job: dict[str, Any], *, special: bool) -> list[list[int]]:
     if cut := job.get("cut_to"):
-        tokenizer.enable_truncation(cut)
+        tokenizer.enable_truncation(cut, direction=job["side"])
     else:
         tokenizer.no_truncation()
     left, found = job["most_bytes"], list[list[int]]()

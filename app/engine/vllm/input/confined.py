@@ -75,13 +75,14 @@ class ConfinedPrompts:
     async def encode(
         self, texts: Sequence[str], *, special: bool = True, cut_to: int | None = None
     ) -> list[list[int]]:
-        """The tokens of each text, of the first `cut_to` at most.
+        """The tokens of each text, `cut_to` of them at most, on the side that the tokenizer keeps.
 
         Raises:
             InvalidRequest: for texts that the tokenizer takes too long or too much for.
             Overloaded: when too much waits.
         """
-        job = {"do": "encode", "texts": list(texts), "special": special, "cut_to": cut_to}
+        side = str(self._tokenizer.truncation_side)
+        job = {"do": "encode", "texts": list(texts), "special": special, "cut_to": cut_to, "side": side}
         return (await self._helpers.ask(job))["ids"]
 
     async def _file(self) -> bytes:
