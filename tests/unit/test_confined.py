@@ -150,6 +150,7 @@ async def test_a_process_that_nothing_comes_for_ends() -> None:
             break
         await asyncio.sleep(0.05)
     assert not helpers.processes
+    await helpers.aclose()
 
 
 async def test_a_process_ends_with_the_server() -> None:
@@ -178,7 +179,7 @@ asyncio.run(main())
     assert server.stdout is not None
     pid = int(await server.stdout.readline())
     server.send_signal(signal.SIGKILL)
-    await server.wait()
+    await server.communicate()
     for _ in range(200):
         if not _runs(pid):
             return

@@ -258,10 +258,8 @@ async def test_what_is_foreign_is_rendered_and_tokenised_in_a_process_of_its_own
             usual.continues,
         )
         assert {**found.payload} == {**usual.payload, "arrival_time": found.payload["arrival_time"]}
-    assert plain._confined is not None
-    assert not plain._confined.processes, "configured models pay nothing"
-    assert prompts._confined is not None
-    assert prompts._confined.processes == 1
+    assert not plain.processes, "configured models pay nothing"
+    assert prompts.processes == 1
     assert (await prompts.tokenize("a b")).token_ids == tokenizer.encode("a b")
     for limit in (1, 2):
         usual = await plain.fitted(["a b", "b"], truncate=True, limit=limit)
@@ -269,7 +267,7 @@ async def test_what_is_foreign_is_rendered_and_tokenised_in_a_process_of_its_own
     with pytest.raises(InvalidRequest, match="exceeds the context length"):
         await prompts.fitted(["a b"], truncate=False, limit=1)
     await prompts.aclose()
-    assert not prompts._confined.processes
+    assert not prompts.processes
 
 
 async def test_nothing_of_a_foreign_template_is_worked_out_in_the_server(tmp_path: Path) -> None:

@@ -207,10 +207,17 @@ class Helpers:
         return await self._pool.run(orjson.loads, reply) if size > _LONG_BYTES else orjson.loads(reply)
 
     async def _end(self, process: Process) -> None:
-        self._all.discard(process)
         if process.returncode is None:
             process.kill()
         await process.wait()
+        self._all.discard(process)
+        # Its pipes are closed only once their ends have been seen: a loop that ends before leaves them open.
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        with suppress(OSError):
+            await process.stdin.wait_closed()
+        await process.stdout.read()
 
 
 async def _send(process: Process, data: bytes) -> None:

@@ -56,6 +56,11 @@ class Prompts:
             else None
         )
 
+    @property
+    def processes(self) -> int:
+        """Processes that run for these prompts alone."""
+        return 0 if self._confined is None else self._confined.processes
+
     async def aclose(self) -> None:
         """End what runs for these prompts alone."""
         if self._confined is not None:
