@@ -108,14 +108,7 @@ class Prompts:
                 prompt = tokenised(self._tokenised, chat, pictures, params)
             # Pictures have a thread of vLLM's own, and only one, since its cache follows their order.
             found: Any = await self._renderer.process_for_engine_async(prompt, time.time())
-        except (
-            VLLMValidationError,
-            ValueError,
-            TypeError,
-            TimeoutError,
-            AssertionError,
-            InvalidRequest,
-        ) as error:
+        except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
             raise InvalidRequest(f"the chat template refused the messages: {first_line(error)}") from error
         token_ids = found["prompt_token_ids"]
         text = found.get("prompt") or await self.detokenize(token_ids)
