@@ -20,8 +20,8 @@ from typing import IO, TypeAlias
 
 import orjson
 
-from app.catalogue.confinement import environment_of
 from app.catalogue.headers import GgufHeader
+from app.core.confinement import environment_of
 from app.core.errors import Draining, LoadFailed
 
 Progress: TypeAlias = Callable[[str, float], None]

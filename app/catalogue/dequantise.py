@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from app.catalogue.confinement import bind, end_with_parent
+from app.core.confinement import bind, end_with_parent
 
 SIDECAR = "gguf.json"
 """What the GGUF file said: its hash, size, file type, metadata and tensors."""

@@ -20,6 +20,7 @@ def on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -
     if parent is None:
         raise BadManifest(f"it is made from {base}, which is not configured on this server")
     under = parent.spec
+    has_own = bool(spec.chat_template)
     parameters = {**under.parameters, **spec.parameters}
     if not (spec.template or spec.chat_template):
         spec = replace(spec, template=under.template, chat_template=under.chat_template)
@@ -45,6 +46,7 @@ def on_configured(spec: ModelSpec, base: str, configured: Mapping[str, Model]) -
         fault=fault,
         engine_facts=of_engine,
         adapter=parent.adapter,
+        foreign_template=has_own,
     )
 
 

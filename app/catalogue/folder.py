@@ -80,7 +80,7 @@ def open_folder(path: Path) -> ModelFolder:
         tokenizer_config=tokenizer_config,
         template=plain,
         tool_template=templates.get("tool_use", plain),
-        modules=tuple(_read_list(path / "modules.json")),
+        modules=tuple(read_list(path / "modules.json")),
         sentence=read_json(path / "sentence_bert_config.json"),
         pooling=read_json(path / "1_Pooling" / "config.json"),
     )
@@ -151,7 +151,8 @@ def _template(path: Path) -> str:
     return _content(path, 4 * MOST_TEMPLATE_CHARS).decode("utf-8")
 
 
-def _read_list(path: Path) -> list[Mapping[str, Any]]:
+def read_list(path: Path) -> list[Mapping[str, Any]]:
+    """The objects in a list of a JSON file; none where it holds no list, or is not there."""
     value = _read(path)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 

@@ -296,6 +296,8 @@ class StoredModels:
             sampling=sampling,
             fault=fault,
             engine_facts=facts,
+            foreign_files=True,
+            foreign_template=True,
         )
 
     def _adapter(self, layers: tuple[Layer, ...], model: Model, kept: bool) -> Adapter:

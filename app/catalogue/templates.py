@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
@@ -25,6 +26,21 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Names(meta.TrackingCodeGenerator):
+    """Finds names and works nothing out: of `{{ 9**(9**9) }}` jinja2 would, which never ends."""
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.optimizer = None
+
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Any) -> None:
+        for option in node.options:
+            self.visit(option.value, frame)
+
+    def _output_child_to_const(self, *_args: Any, **_kwargs: Any) -> str:
+        raise nodes.Impossible
+
+
 def variables(template: str) -> frozenset[str]:
     """The variables that a Jinja template takes from outside.
 
@@ -33,16 +49,21 @@ def variables(template: str) -> frozenset[str]:
     tree = parsed(template)
     if tree is None:
         return frozenset(name for name in ("tools", *THINKING) if re.search(rf"\b{name}\b", template))
-    return frozenset(meta.find_undeclared_variables(tree))
+    names = _Names(_environment())
+    names.visit(tree)
+    return frozenset(names.undeclared_identifiers)
 
 
 def parsed(template: str) -> nodes.Template | None:
     """The template's syntax tree; None for one that jinja2 cannot parse."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", _Generation])
     try:
-        return environment.parse(template)
+        return _environment().parse(template)
     except jinja2.TemplateSyntaxError:
         return None
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", _Generation])
 
 
 def thinking_variable(template: str) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from app.catalogue import gguf
+from app.catalogue import foreign, gguf
 from app.catalogue.digest import FileHashes
 from app.catalogue.facts import read_facts
 from app.catalogue.folder import open_folder
@@ -100,6 +100,7 @@ class WeightFacts:
 
     def _read(self, path: Path, bare: ModelSpec, key: object, weights: _Weights, held: Held) -> ModelFacts:
         def make(known: ModelFacts | None) -> ModelFacts:
+            foreign.check(path)
             return read_facts(path, bare, _Unhashed(), known=known)
 
         return self._once((key, engine_key(path, bare)), make, weights, held)

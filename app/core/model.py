@@ -148,6 +148,7 @@ class Model:
 
     `sampling` is what its parameters come to, `fault` what is wrong with them: such a model is not run.
     `engine_facts` are those of its engine, where a template of the model's own shows less of it, or other.
+    Whoever may change the store chose what is foreign: nothing of it may harm other models or the server.
     """
 
     spec: ModelSpec
@@ -158,6 +159,8 @@ class Model:
     fault: str = ""
     engine_facts: ModelFacts | None = None
     adapter: Adapter | None = None
+    foreign_files: bool = False
+    foreign_template: bool = False
 
     @property
     def name(self) -> ModelName:

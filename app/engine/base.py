@@ -149,10 +149,12 @@ class Engine(Protocol):
         continue_last: bool,
         chat_template: str = "",
         variables: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> Prompt:
         """Apply the chat template. `continue_last` leaves the last assistant message open.
 
         `variables` are what the client wants the template to see besides; those of the server come first.
+        `confined`: the template is not configuration's, and runs in a process with limits.
         """
         ...
 

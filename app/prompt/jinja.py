@@ -87,6 +87,9 @@ def _compile(source: str) -> None:
         other = next(tree.find_all(_OTHER_FILES), None)
         if other is not None:
             raise InvalidRequest(f"template: :{other.lineno}: there are no other templates to read")
+        scoped = next(tree.find_all(nodes.EvalContextModifier), None)
+        if scoped is not None:  # its value would be worked out here, however long that takes
+            raise InvalidRequest(f"template: :{scoped.lineno}: autoescape is not for prompts")
         environment.compile(tree)
     except jinja2.TemplateSyntaxError as error:
         raise InvalidRequest(f"template: :{error.lineno}: {error.message}") from error

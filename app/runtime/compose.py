@@ -200,6 +200,7 @@ class Composer:
             continue_last=continue_last,
             chat_template=self._model.spec.chat_template,
             variables={**self._asked.template_variables, **self._switches()},
+            confined=self._model.foreign_template,
         )
 
     def _switches(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from app.catalogue.confinement import bind, end_with_parent
+from app.core.confinement import bind, end_with_parent
 
 
 def told(text: object) -> None:

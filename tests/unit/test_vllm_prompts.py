@@ -21,7 +21,7 @@ from app.core.request import ChatPrompt, Message
 from app.engine.vllm.input.prompts import Prompts, batches
 from app.engine.vllm.input.window import in_window
 from app.engine.vllm.stream.logprobs import TokenBytes
-from tests.unit.catalogue_folders import make_folder
+from tests.unit.catalogue_folders import QWEN, make_folder
 from tests.unit.garage import model
 from tests.unit.growth import least_cpu_s
 from tests.unit.rendering import of_folder, renderer_config
@@ -210,22 +210,81 @@ def mistral(folder: Path) -> Prompts:
     return Prompts(model("m"), renderer, Pool(), InputLimits())
 
 
-async def test_each_request_may_have_a_template_of_its_own(tmp_path: Path) -> None:
-    """What lets models that differ in a Jinja template share an engine."""
+def of_files(folder: Path, template: str, **foreign: bool) -> tuple[Prompts, Any]:
+    """The prompts of a model by vLLM's renderer for repositories, and its tokenizer."""
     from vllm.renderers.hf import HfRenderer
     from vllm.tokenizers import get_tokenizer
 
     words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"}
     files = {
-        "tokenizer.json": {"version": "1.0", "added_tokens": [], "model": words},
+        "tokenizer.json": {
+            "version": "1.0",
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "Whitespace"},
+            "model": words,
+        },
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"},
     }
-    folder = make_folder(tmp_path / "m", template="{% for m in messages %}a{% endfor %}", files=files)
+    make_folder(folder, template=template, files=files)
     more = {"max_model_len": 4096, "encoder_config": None, "get_vocab_size": lambda: 3}
     config = renderer_config(**of_folder(folder, "llama"), **more)
     read: Any = get_tokenizer(str(folder))
     renderer: Any = HfRenderer(config, read)
-    prompts = Prompts(model("m"), renderer, Pool(), InputLimits())
+    return Prompts(replace(model("m"), **foreign), renderer, Pool("prompts"), InputLimits()), read
+
+
+@pytest.mark.parametrize("foreign_files", [False, True])
+async def test_what_is_foreign_is_rendered_and_tokenised_in_a_process_of_its_own(
+    tmp_path: Path, foreign_files: bool
+) -> None:
+    """M22, M23: with the same outcome."""
+    plain, tokenizer = of_files(tmp_path / "plain", QWEN)
+    prompts, _ = of_files(tmp_path / "m", QWEN, foreign_files=foreign_files, foreign_template=True)
+    said = (Message.of("user", "a"), Message.of("assistant", "b a"))
+    for chat, continue_last in (
+        (ChatPrompt(said), True),
+        (ChatPrompt(said[:1], ({"type": "function", "function": {"name": "f"}},)), False),
+    ):
+        told: dict[str, Any] = {
+            "think": None,
+            "continue_last": continue_last,
+            "variables": {"enable_thinking": False},
+        }
+        usual = await plain.render(chat, **told)
+        found = await prompts.render(chat, **told, confined=True)
+        assert (found.text, found.token_ids, found.continues) == (
+            usual.text,
+            usual.token_ids,
+            usual.continues,
+        )
+        assert {**found.payload} == {**usual.payload, "arrival_time": found.payload["arrival_time"]}
+    assert not plain.processes, "configured models pay nothing"
+    assert prompts.processes == 1
+    assert (await prompts.tokenize("a b")).token_ids == tokenizer.encode("a b")
+    for limit in (1, 2):
+        usual = await plain.fitted(["a b", "b"], truncate=True, limit=limit)
+        assert await prompts.fitted(["a b", "b"], truncate=True, limit=limit) == usual
+    with pytest.raises(InvalidRequest, match="exceeds the context length"):
+        await prompts.fitted(["a b"], truncate=False, limit=1)
+    await prompts.aclose()
+    assert not prompts.processes
+
+
+async def test_nothing_of_a_foreign_template_is_worked_out_in_the_server(tmp_path: Path) -> None:
+    """M22: its constants were, while it was compiled."""
+    prompts, _ = of_files(tmp_path, "{{ 9**(9**9) }}", foreign_files=True, foreign_template=True)
+    with pytest.raises(
+        InvalidRequest, match=r"^the chat template refused the messages: it takes longer than 2\.0 s"
+    ):
+        await prompts.render(
+            ChatPrompt((Message.of("user", "a"),)), think=None, continue_last=False, confined=True
+        )
+    await prompts.aclose()
+
+
+async def test_each_request_may_have_a_template_of_its_own(tmp_path: Path) -> None:
+    """What lets models that differ in a Jinja template share an engine."""
+    prompts, _ = of_files(tmp_path / "m", "{% for m in messages %}a{% endfor %}")
     chat = ChatPrompt((Message.of("user", "Hi"),), ({"type": "function", "function": {"name": "f"}},))
     for template, text in (("", "a"), ("{% if tools %}b{% endif %}{{ thinking }}", "bFalse"), ("", "a")):
         prompt = await prompts.render(

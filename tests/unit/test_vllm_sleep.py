@@ -188,7 +188,7 @@ async def test_engines_start_side_by_side_once_their_processes_have_begun(
     monkeypatch.setattr(starting, "stat_logger", lambda _: None)
     turn, outputs = asyncio.Lock(), [Output(), Output()]
     run: Any = starting._run  # pyright: ignore[reportPrivateUsage]
-    both = [asyncio.create_task(run(None, None, output, 1, turn)) for output in outputs]
+    both = [asyncio.create_task(run(M, None, None, output, 1, turn)) for output in outputs]
     async with asyncio.timeout(30):
         while not log:  # noqa: ASYNC110  # a double of what begins processes
             await asyncio.sleep(0.01)

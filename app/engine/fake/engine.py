@@ -43,6 +43,7 @@ class Rendering(NamedTuple):
     continue_last: bool
     chat_template: str
     variables: Mapping[str, Any]
+    confined: bool = False
 
 
 class FakeEngine:
@@ -133,12 +134,14 @@ class FakeEngine:
         continue_last: bool,
         chat_template: str = "",
         variables: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> Prompt:
         """ChatML: `<|im_start|>ROLE`, the content below it, `<|im_end|>`; then the assistant's opening.
 
-        `think`, `chat_template` and `variables` do not show in the text; `renderings` has them.
+        `think`, `chat_template`, `variables` and `confined` do not show in the text; `renderings` has them.
         """
-        self.renderings.append(Rendering(chat, think, continue_last, chat_template, variables or {}))
+        asked = Rendering(chat, think, continue_last, chat_template, variables or {}, confined)
+        self.renderings.append(asked)
         tools = [json.dumps(tool) for tool in chat.tools]
         turns = [_turn("system", "\n".join(("Tools:", *tools)))] if tools else []
         turns += [_turn(message.role, _content(message)) for message in chat.messages]

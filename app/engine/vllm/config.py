@@ -3,8 +3,8 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeGuard
 
 from vllm.config import StructuredOutputsConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -151,6 +151,30 @@ def device_bytes(config: VllmConfig) -> int:
         return 0
     share = config.cache_config.gpu_memory_utilization
     return int(current_platform.get_device_total_memory() * share) * config.parallel_config.world_size
+
+
+def check_own(model: Model, config: VllmConfig) -> None:
+    """Whether vLLM is to load the model that was asked for: its files may have led it to another.
+
+    Configuration may name what it likes, and is not looked at.
+
+    Raises:
+        LoadFailed: for a folder outside of the model's, and for a draft model.
+    """
+    if not model.foreign_files:
+        return
+    own = str(model.facts.path)
+    named = [config.model_config.model, config.model_config.tokenizer]
+    for part in (config.model_config, config.load_config):
+        named += [value for each in fields(part) if _is_path(value := getattr(part, each.name, None))]
+    if config.speculative_config is not None or any(
+        name and name != own and not str(name).startswith(f"{own}/") for name in named
+    ):
+        raise LoadFailed(f"failed to load model {model.name}: its files name another model")
+
+
+def _is_path(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith(("/", "~", "."))
 
 
 def add_ollama_logits(config: VllmConfig) -> bool:

@@ -50,8 +50,7 @@ from app.engine.vllm.stream.usage import account, to_delta
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 7.0
-_FIRST = -(1 << 62)
-"""The priority before all others, where the engine schedules by priority."""
+_FIRST = -(1 << 62)  # before all others, where the engine schedules by priority
 
 
 class VllmEngine:
@@ -152,6 +151,7 @@ class VllmEngine:
         continue_last: bool,
         chat_template: str = "",
         variables: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> Prompt:
         return await self._prompts.render(
             chat,
@@ -159,6 +159,7 @@ class VllmEngine:
             continue_last=continue_last,
             chat_template=chat_template,
             variables=variables,
+            confined=confined,
         )
 
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
@@ -351,6 +352,7 @@ class VllmEngine:
             # It would log the end of the processes as an error.
             self._llm.output_handler.cancel()
         self._end_requests()
+        await self._prompts.aclose()
         self._llm.output_processor.deferred.flush()
         stopping = asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))
         try:
@@ -393,6 +395,6 @@ class VllmEngine:
             return
         params = params or SamplingParams(max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
         prompt, name = TokensPrompt(prompt_token_ids=[0] * 8), f"caravan-probe-{next(self._ids)}"
-        lora = self._adapters.none
-        async for _ in self._llm.generate(prompt, params, name, lora_request=lora, priority=_FIRST):
+        none = self._adapters.none
+        async for _ in self._llm.generate(prompt, params, name, lora_request=none, priority=_FIRST):
             pass

@@ -10,9 +10,10 @@ from vllm.platforms import current_platform
 from app.core.errors import LoadFailed
 from app.core.model import Model
 from app.engine.vllm.adapters import Adapters
-from app.engine.vllm.config import EngineDefaults, check_parsers, engine_args, engine_config
+from app.engine.vllm.config import EngineDefaults, check_own, check_parsers, engine_args, engine_config
 from app.engine.vllm.process.environment import environment_of_a_load
 from app.engine.vllm.process.failures import load_reason
+from app.engine.vllm.process.offline import offline
 from app.engine.vllm.process.stderr import ChildOutput
 from app.engine.vllm.process.tree import start_in_thread
 from app.engine.vllm.stream.client import StreamingLLM, start_llm
@@ -68,8 +69,8 @@ async def _start(
 ) -> Started:
     registry, output = EngineRegistry(), ChildOutput()
     try:
-        with output.of_what_starts():
-            llm, windowed = await _run(args, registry, output, interval, turn)
+        with output.of_what_starts(), offline(on=model.foreign_files):
+            llm, windowed = await _run(model, args, registry, output, interval, turn)
     except (RuntimeError, ValueError, OSError, NotImplementedError, ImportError) as error:
         reason = await load_reason(error, output)
         raise LoadFailed(f"failed to load model {model.name}: {reason}") from error
@@ -80,13 +81,19 @@ async def _start(
 
 
 async def _run(
-    args: AsyncEngineArgs, registry: EngineRegistry, output: ChildOutput, interval: int, turn: asyncio.Lock
+    model: Model,
+    args: AsyncEngineArgs,
+    registry: EngineRegistry,
+    output: ChildOutput,
+    interval: int,
+    turn: asyncio.Lock,
 ) -> tuple[StreamingLLM, bool]:
     """Engines start side by side but for what is the whole server's: its environment, which a configuration
     changes and processes are begun with."""
     async with turn:
         with environment_of_a_load():
             config, windowed = await asyncio.to_thread(engine_config, args)
+            check_own(model, config)
             shared = args._api_process_count > 1  # type: ignore[reportPrivateUsage]
             logger = stat_logger(registry, TellingMetrics if shared else EngineMetrics)
             starting = asyncio.ensure_future(

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers import BaseRenderer, ChatParams, TokenizeParams
+from vllm.renderers.hf import HfRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
 from app.core.errors import InvalidRequest
@@ -18,8 +19,10 @@ from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
 from app.core.weight import weight
 from app.engine.base import Prompt
+from app.engine.vllm.input.confined import ConfinedPrompts
 from app.engine.vllm.input.harmony import effort_of, harmony_tokens, is_harmony
 from app.engine.vllm.input.messages import open_images, to_conversation
+from app.engine.vllm.input.panics import tokenised
 from app.engine.vllm.input.results import for_mistral
 from app.engine.vllm.process.failures import first_line
 
@@ -45,6 +48,23 @@ class Prompts:
         self._renders_tokens = is_mistral_tokenizer(self._tokenizer)
 
         self._harmony = is_harmony(model.facts.tool_parser, model.facts.reasoning_parser)
+        # What other renderers write is written by code of vLLM's, whatever the files say.
+        self._encodes_apart = model.foreign_files and bool(getattr(self._tokenizer, "is_fast", False))
+        self._confined = (
+            ConfinedPrompts(str(model.name), renderer, pool, encodes=self._encodes_apart)
+            if isinstance(renderer, HfRenderer)
+            else None
+        )
+
+    @property
+    def processes(self) -> int:
+        """Processes that run for these prompts alone."""
+        return 0 if self._confined is None else self._confined.processes
+
+    async def aclose(self) -> None:
+        """End what runs for these prompts alone."""
+        if self._confined is not None:
+            await self._confined.aclose()
 
     @cached_property
     def special_tokens(self) -> Sequence[str]:
@@ -61,27 +81,31 @@ class Prompts:
         continue_last: bool,
         chat_template: str = "",
         variables: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> Prompt:
         images = [image for message in chat.messages for image in message.images]
         pictures = await self._pictures(images) if images else []
         if self._harmony and not chat_template:
             return await self._in_channels(chat, think, variables or {}, continue_last=continue_last)
-        params = ChatParams(
-            chat_template=chat_template or None,
-            chat_template_kwargs={
-                **(variables or {}),
-                "tools": [dict(tool) for tool in chat.tools] or None,
-                "tokenize": self._renders_tokens,
-                "add_generation_prompt": not continue_last,
-                "continue_final_message": continue_last,
-                **thinking_kwargs(self._model.facts.thinking_variable, think, self._model.facts.thinking),
-            },
-        )
+        named: dict[str, Any] = {
+            **(variables or {}),
+            "tools": [dict(tool) for tool in chat.tools] or None,
+            "add_generation_prompt": not continue_last,
+            **thinking_kwargs(self._model.facts.thinking_variable, think, self._model.facts.thinking),
+        }
+        options = {"tokenize": self._renders_tokens, "continue_final_message": continue_last}
+        params = ChatParams(chat_template=chat_template or None, chat_template_kwargs=named | options)
         try:
-            if images or chat.tools or variables or chat_template or _size(chat) > _LONG_TEXT:
-                prompt = await self._pool.run(self._tokenised, chat, pictures, params)
+            if self._confined is not None and (confined or self._encodes_apart):
+                conversation = await self._pool.run(to_conversation, chat.messages, pictures)
+                written = await self._confined.render(
+                    conversation, named, chat_template, continues=continue_last
+                )
+                prompt = written if self._encodes_apart else await self._pool.run(self._as_tokens, written)
+            elif images or chat.tools or variables or chat_template or _size(chat) > _LONG_TEXT:
+                prompt = await self._pool.run(tokenised, self._tokenised, chat, pictures, params)
             else:
-                prompt = self._tokenised(chat, pictures, params)
+                prompt = tokenised(self._tokenised, chat, pictures, params)
             # Pictures have a thread of vLLM's own, and only one, since its cache follows their order.
             found: Any = await self._renderer.process_for_engine_async(prompt, time.time())
         except (VLLMValidationError, ValueError, TypeError, TimeoutError, AssertionError) as error:
@@ -102,8 +126,11 @@ class Prompts:
         if self._renders_tokens:
             conversation = for_mistral(conversation, thinks=self._model.can("thinking"))
         _, prompt = self._renderer.render_messages(conversation, params)
+        return self._as_tokens(prompt)
+
+    def _as_tokens(self, prompt: Any) -> Any:
         no_limit = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
-        return self._renderer.tokenize_prompt(prompt, no_limit)
+        return tokenised(self._renderer.tokenize_prompt, prompt, no_limit)
 
     async def _pictures(self, images: Sequence[bytes]) -> list[Image.Image]:
         if not self._model.can("vision"):
@@ -114,15 +141,20 @@ class Prompts:
     async def tokenize(self, text: str, *, images: Sequence[bytes] = (), special: bool = True) -> Prompt:
         if images:
             return await self._with_images(text, images)
-        if len(text) > _LONG_TEXT:
-            token_ids = await self._pool.run(self._tokenizer.encode, text, add_special_tokens=special)
+        if self._confined is not None and self._encodes_apart:
+            (token_ids,) = await self._confined.encode([text], special=special)
+        elif len(text) > _LONG_TEXT:
+            encode = self._tokenizer.encode
+            token_ids = await self._pool.run(tokenised, encode, text, add_special_tokens=special)
         else:
-            token_ids = self._tokenizer.encode(text, add_special_tokens=special)
+            token_ids = tokenised(self._tokenizer.encode, text, add_special_tokens=special)
         return Prompt(text, token_ids)
 
     async def _with_images(self, text: str, images: Sequence[bytes]) -> Prompt:
         pictures = await self._pictures(images)
         data: Any = {"prompt": text, "multi_modal_data": {"image": pictures}}
+        if self._confined is not None and self._encodes_apart:
+            (data["prompt_token_ids"],) = await self._confined.encode([text])
         try:
             (rendered,) = await self._renderer.render_cmpl_async(
                 [data], TokenizeParams(max_total_tokens=None)
@@ -150,11 +182,25 @@ class Prompts:
         Raises:
             InvalidRequest: for one that is too long.
         """
+        if self._confined is not None and self._encodes_apart:
+            return await self._fitted_apart(self._confined, texts, truncate, limit)
         if len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _LONG_TEXT:
-            return self._fitted(texts, truncate, limit)
+            return tokenised(self._fitted, texts, truncate, limit)
         found: list[list[int]] = []
         for batch in batches(texts, _LONG_BATCH):
-            found += await self._pool.run(self._fitted, batch, truncate, limit)
+            found += await self._pool.run(tokenised, self._fitted, batch, truncate, limit)
+        return found
+
+    async def _fitted_apart(
+        self, confined: ConfinedPrompts, texts: Sequence[str], truncate: bool, limit: int
+    ) -> list[list[int]]:
+        found: list[list[int]] = []
+        for batch in batches(texts, _LONG_BATCH):
+            whole = await confined.encode(batch)
+            if any(len(token_ids) > limit for token_ids in whole):
+                self._check_cut(truncate, limit)
+                whole = await confined.encode(batch, cut_to=limit)
+            found += whole
         return found
 
     def _fitted(self, texts: Sequence[str], truncate: bool, limit: int) -> list[list[int]]:
@@ -164,11 +210,15 @@ class Prompts:
         token_ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=True))
         if len(token_ids) <= limit:
             return token_ids
+        self._check_cut(truncate, limit)
+        return list(self._tokenizer.encode(text, truncation=True, max_length=limit))
+
+    def _check_cut(self, truncate: bool, limit: int) -> None:
+        """Raises: InvalidRequest: where a text that is too long may not, or cannot, be cut."""
         if not truncate:
             raise InvalidRequest("the input length exceeds the context length")
         if limit <= self._tokenizer.num_special_tokens_to_add(False):
             raise InvalidRequest("input after truncation exceeds maximum context length")
-        return list(self._tokenizer.encode(text, truncation=True, max_length=limit))
 
 
 def batches(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:

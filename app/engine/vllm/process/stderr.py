@@ -17,6 +17,7 @@ from typing import Any
 
 from app.core import progress
 from app.engine.vllm.process.death_pipe import DeathPipe, end_with
+from app.engine.vllm.process.offline import in_context
 
 _KEPT_LINES = 400
 _SHOWN_LINES = 12
@@ -100,7 +101,7 @@ class CapturingContext:
         made = self._context.Process(
             target=write_to,
             name=name,
-            args=(self._output.writer, self._output.death_pipe.reader, target),
+            args=(self._output.writer, self._output.death_pipe.reader, in_context(target)),
             kwargs=kwargs,
         )
         self._output.processes.append(made)
