@@ -38,8 +38,8 @@ from app.catalogue.stored import StoredModels
 from app.core.model import ModelName
 from app.core.pool import Pool
 from app.core.tasks import supervise
-from app.fronts.crew import Fronts
 from app.fronts.remote import RemoteLimiter, RemoteManager
+from app.fronts.workers import Workers
 from app.peers.peers import Peers
 from app.registry.challenge import Login
 from app.registry.progress import Progress
@@ -95,7 +95,7 @@ def build_app(
     *,
     ledger: Ledger | None = None,
     on_gpu: bool = False,
-    fronts: Fronts | None = None,
+    fronts: Workers | None = None,
 ) -> ASGIApp:
     """The whole server as one ASGI application; `start_engine` is how a model gets its engine, `ledger` the
     memory that engines share, where it is known, and `fronts` other processes that take its requests.
@@ -144,7 +144,7 @@ def _wired(
     keys: KeyRing | None,
     store: Store,
     limiter: Limits,
-    fronts: Fronts | None = None,
+    fronts: Workers | None = None,
 ) -> ASGIApp:
     """The routes, and the layers around them."""
     app = FastAPI(
@@ -338,7 +338,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def _lifespan(
-    settings: Settings, served: Services, keys: KeyRing | None, store: Store, fronts: Fronts | None
+    settings: Settings, served: Services, keys: KeyRing | None, store: Store, fronts: Workers | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:

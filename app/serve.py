@@ -34,7 +34,7 @@ from app.engine.memory.need import Terms
 from app.engine.memory.readings import Readings
 from app.engine.vllm.process import environment, forkserver
 from app.engine.vllm.process.death_pipe import DeathPipe
-from app.fronts.crew import Fronts
+from app.fronts.workers import Workers
 from app.main import DEFAULT_CONTEXT, base_url, build_app
 from app.prepare import engine_terms, lists_others, prepare, served
 from app.runtime.ledger import Ledger
@@ -146,13 +146,13 @@ class Begin:
 
 
 @contextmanager
-def fronts_of(settings: Settings, otlp: Otlp, lifecycle: Lifecycle) -> Generator[Fronts]:
+def fronts_of(settings: Settings, otlp: Otlp, lifecycle: Lifecycle) -> Generator[Workers]:
     """The processes that take requests for this one; none is left afterwards."""
     life = DeathPipe()
     with tempfile.TemporaryDirectory(prefix="caravan-") as folder:  # nobody else may enter it
         path = str(Path(folder, "manager"))
         begin = pickle.dumps(Begin(shared_out(settings), path, otlp))
-        fronts = Fronts(settings.front_ends, FRONT_END, life.reader.fileno(), begin, path, lifecycle.fail)
+        fronts = Workers(settings.front_ends, FRONT_END, life.reader.fileno(), begin, path, lifecycle.fail)
         try:
             yield fronts
         finally:
@@ -193,7 +193,7 @@ def shared_out(settings: Settings) -> Settings:
     )
 
 
-def lead(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, fronts: Fronts) -> None:
+def lead(app: ASGIApp, settings: Settings, lifecycle: Lifecycle, fronts: Workers) -> None:
     """Serve HTTP to front ends alone, which have the port, until told to stop."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(fronts.path)
@@ -243,7 +243,7 @@ class Server(uvicorn.Server):
 class Leader(Server):
     """That of a process whose requests others take: they drain first."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, fronts: Fronts) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, fronts: Workers) -> None:
         super().__init__(config, "", lifecycle)
         self._fronts = fronts
 
@@ -336,7 +336,7 @@ def _starter(
     library: Library,
     context: ForkServerContext | None,
     ledger: Ledger,
-    fronts: Fronts | None,
+    fronts: Workers | None,
     *,
     traces: bool,
 ) -> StartEngine:
@@ -369,7 +369,7 @@ def _starter(
     return start
 
 
-async def _share(model: Model, defaults: Any, fronts: Fronts) -> Engine:
+async def _share(model: Model, defaults: Any, fronts: Workers) -> Engine:
     """Load an engine that front ends attach to, which have done so when this returns."""
     shared = importlib.import_module("app.engine.vllm.shared")
     engine = await shared.SharedVllmEngine.share(model, defaults, fronts.count, fronts.ended)

@@ -170,8 +170,8 @@ def _loaded(file: Path) -> int:
 
 
 def _converted(file: Path) -> None:
-    from app.catalogue.confinement import bind
     from app.catalogue.dequantise import dequantise
+    from app.core.confinement import bind
 
     allowed = allowance(file.stat().st_size, read_gguf(file))
     bind(memory_bytes=allowed.memory_bytes, file_bytes=allowed.file_bytes, processor_s=100)

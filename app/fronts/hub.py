@@ -15,8 +15,8 @@ from app.access.limiter import Limiter
 from app.core.errors import AppError
 from app.core.model import Model
 from app.engine.base import Engine
-from app.fronts.desk import Desk
 from app.fronts.peer import Peer
+from app.fronts.session import Session
 from app.runtime.manager import Manager
 
 _ATTACH_S = 300.0
@@ -83,7 +83,7 @@ class Hub:
         self._engines: dict[int, SharedEngine] = {}
         self._workers: dict[int, _Worker] = {}
 
-    # What a desk asks.
+    # What a session asks.
 
     def model(self, number: int) -> Model:
         return self._models.get(number) or self._before[number]
@@ -101,13 +101,13 @@ class Hub:
 
     async def run(self, index: int, end: socket.socket) -> None:
         """Serve one worker until it has ended; what it had is given back then."""
-        desk = Desk(self._manager, self._limiter, self)
+        session = Session(self._manager, self._limiter, self)
         worker = _Worker(
             Peer(
                 end,
-                asks=desk.asks,
-                holds=desk.holds,
-                tells=desk.tells
+                asks=session.asks,
+                holds=session.holds,
+                tells=session.tells
                 | {
                     "began": lambda engine, request_id: self._began(index, worker, engine, request_id),
                     "state": lambda engine, state, ended: self._state(index, engine, state, ended),

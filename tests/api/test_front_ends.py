@@ -17,10 +17,10 @@ from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.base import Engine
 from app.engine.fake.engine import FakeEngine
-from app.fronts.crew import Fronts
 from app.fronts.hub import EngineState
 from app.fronts.peer import Peer
 from app.fronts.remote import RemoteManager
+from app.fronts.workers import Workers
 from app.main import build_app, build_front
 from app.runtime.lifecycle import Lifecycle
 from app.settings.server import Settings, read_settings
@@ -43,7 +43,7 @@ class Shared(FakeEngine):
         """Nobody watches it."""
 
 
-class InProcess(Fronts):
+class InProcess(Workers):
     """Front ends that are no processes."""
 
     def __init__(self) -> None:

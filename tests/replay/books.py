@@ -241,6 +241,7 @@ class BookedManager(Manager):
             assert isinstance(engine, ReplayEngine)
             self._books.leases[name] = engine
             engine.holders.add(name)
+            assert isinstance(lease.turns, Turns)
             engine.turns = lease.turns
             try:
                 yield lease

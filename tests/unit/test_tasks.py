@@ -36,7 +36,7 @@ OWNED = {
     "core/pool.py:_put": "a thread of the pool, whose jobs hand on whatever they raise",
     "api/relay.py:__call__": "both are awaited there",
     "api/relay.py:left": "both are waited for there, and raise nothing",
-    "fronts/crew.py:run": "children of a group, which is awaited",
+    "fronts/workers.py:run": "children of a group, which is awaited",
     "fronts/remote.py:_opened": "awaited by whoever has told of the engine",
     "fronts/peer.py:_start": "kept until it ends; what it raises is told to the process that has asked",
     "frontend.py:_open": "a thread that imports, which whoever needs it does again; it ends with the process",

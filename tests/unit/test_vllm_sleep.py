@@ -14,8 +14,8 @@ from app.engine.memory.lora import Room
 from app.engine.memory.need import while_asleep
 from app.engine.vllm import start as starting
 from app.engine.vllm.config import EngineDefaults, engine_args
-from app.engine.vllm.nap import Nap
 from app.engine.vllm.process.watchdog import Judge, Look, Verdict
+from app.engine.vllm.sleep import Sleep
 from tests.unit.garage import SPANNING, model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,13 +45,13 @@ class Llm:
         self.calls.append("token")
 
 
-def nap(llm: Llm) -> Nap:
-    made: Any = Nap
+def sleep_of(llm: Llm) -> Sleep:
+    made: Any = Sleep
     return made(llm, llm.ask_once)
 
 
 async def test_the_host_keeps_the_weights_and_a_wake_is_proven_by_a_token() -> None:
-    sleeper = nap(llm := Llm())
+    sleeper = sleep_of(llm := Llm())
     await sleeper.sleep()
     assert sleeper.asleep
     assert llm.calls == [(1, "wait")], "level 2 would throw the weights away"
@@ -61,7 +61,7 @@ async def test_the_host_keeps_the_weights_and_a_wake_is_proven_by_a_token() -> N
 
 
 async def test_an_engine_of_which_not_all_is_back_has_failed() -> None:
-    sleeper = nap(llm := Llm())
+    sleeper = sleep_of(llm := Llm())
     llm.wakes = False
     await sleeper.sleep()
     with pytest.raises(EngineFailed):
@@ -76,7 +76,7 @@ async def test_an_engine_of_which_not_all_is_back_has_failed() -> None:
 def test_an_engine_sleeps_that_was_started_so_and_is_on_one_node(
     sleep_mode: bool, nnodes: int, can: bool
 ) -> None:
-    assert nap(Llm(sleep_mode=sleep_mode, nnodes=nnodes)).can is can
+    assert sleep_of(Llm(sleep_mode=sleep_mode, nnodes=nnodes)).can is can
 
 
 def test_one_that_is_asleep_is_neither_probed_nor_hung() -> None:

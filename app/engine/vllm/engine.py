@@ -31,7 +31,6 @@ from app.engine.vllm.config import AS_FITS, EngineDefaults, device_bytes
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
 from app.engine.vllm.input.window import in_window
-from app.engine.vllm.nap import Nap
 from app.engine.vllm.parse.choice import EngineParser, bound, decoder_of, parser_for
 from app.engine.vllm.parse.reply import Parsers
 from app.engine.vllm.process.failures import first_line, log_last_lines
@@ -39,6 +38,7 @@ from app.engine.vllm.process.stderr import cause
 from app.engine.vllm.process.tree import EngineProcesses, trim_heap
 from app.engine.vllm.process.watchdog import Look, wait_hung
 from app.engine.vllm.process.work import Work, computing_on
+from app.engine.vllm.sleep import Sleep
 from app.engine.vllm.start import Started, start
 from app.engine.vllm.stream.answer import VLLM_ERRORS, VllmAnswer
 from app.engine.vllm.stream.closing import closed
@@ -64,7 +64,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm, self.vram_bytes)
-        self._nap = Nap(llm, self._ask_once)
+        self._sleep = Sleep(llm, self._ask_once)
         self._work = Work(self._processes.worker_cpu_s, computing_on(llm.vllm_config.parallel_config))
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()
@@ -135,7 +135,7 @@ class VllmEngine:
 
     @property
     def can_sleep(self) -> bool:
-        return self._nap.can
+        return self._sleep.can
 
     def takes(self, adapter: Adapter | None) -> bool:
         return self._adapters.takes(adapter)
@@ -332,16 +332,16 @@ class VllmEngine:
         self._end_requests()
 
     def _look(self) -> Look:
-        if self._nap.asleep:
+        if self._sleep.asleep:
             return Look(self._registry.outputs, owes=False, asleep=True)
         owes = self._llm.output_processor.has_unfinished_requests()
         return self._work.look(self._registry.outputs, owes=owes)
 
     async def sleep(self) -> None:
-        await self._nap.sleep()
+        await self._sleep.sleep()
 
     async def wake(self) -> None:
-        await self._nap.wake()
+        await self._sleep.wake()
 
     async def close(self) -> None:
         """Ask vLLM to stop its processes and kill what has not ended soon: nobody may wait forever."""

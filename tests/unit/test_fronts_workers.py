@@ -15,7 +15,7 @@ import pytest
 from app.catalogue.library import Library
 from app.engine.fake.engine import FakeEngine
 from app.engine.vllm.process.death_pipe import DeathPipe
-from app.fronts.crew import Fronts
+from app.fronts.workers import Workers
 from app.runtime.manager import Manager
 from app.serve import shared_out
 from app.settings.environment import BadSetting
@@ -55,16 +55,16 @@ asyncio.run(main(*map(int, sys.argv[1:])))
 
 
 @asynccontextmanager
-async def crew(folder: Path, *, ends_at_once: bool = False) -> AsyncGenerator[tuple[Fronts, list[str]]]:
+async def workers(folder: Path, *, ends_at_once: bool = False) -> AsyncGenerator[tuple[Workers, list[str]]]:
     """Two workers that write down that they serve; and why they were given up."""
     life, hopeless = DeathPipe(), list[str]()
 
     async def start(_: Any) -> FakeEngine:
         return FakeEngine()
 
-    manager = Manager(start, keep_alive_s=9, max_loaded=0, load_timeout_s=9, max_queue=9)
+    manager = Manager(start, keep_alive_s=9, load_timeout_s=9, max_queue=9)
     begin = pickle.dumps((str(folder), ends_at_once))
-    fronts = Fronts(2, (sys.executable, "-c", WORKER), life.reader.fileno(), begin, "", hopeless.append)
+    fronts = Workers(2, (sys.executable, "-c", WORKER), life.reader.fileno(), begin, "", hopeless.append)
     fronts.join(manager, None, Library([A, fake_model("b")]), start_telemetry().metrics)
     running = asyncio.create_task(fronts.run())
     try:
@@ -91,7 +91,7 @@ async def until(seen: Callable[[], bool]) -> None:
 
 
 async def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    async with crew(tmp_path) as (fronts, hopeless):
+    async with workers(tmp_path) as (fronts, hopeless):
         (first,) = await served(tmp_path, 1, 1)
         (second,) = await served(tmp_path, 2, 1)
         pid, *models = first.split()
@@ -105,7 +105,7 @@ async def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_workers_that_are_told_to_stop_end_and_are_not_started_again(tmp_path: Path) -> None:
-    async with crew(tmp_path) as (fronts, _):
+    async with workers(tmp_path) as (fronts, _):
         await served(tmp_path, 1, 1)
         await served(tmp_path, 2, 1)
         fronts.stop()
@@ -116,8 +116,8 @@ async def test_workers_that_are_told_to_stop_end_and_are_not_started_again(tmp_p
 async def test_workers_that_keep_dying_end_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.fronts.crew._AGAIN_S", (0.01, 0.01))
-    async with crew(tmp_path, ends_at_once=True) as (_, hopeless):
+    monkeypatch.setattr("app.fronts.workers._AGAIN_S", (0.01, 0.01))
+    async with workers(tmp_path, ends_at_once=True) as (_, hopeless):
         await until(lambda: bool(hopeless))
         assert hopeless[0] == "gave up on the front ends: they keep dying"
 

@@ -31,7 +31,7 @@ _END_S = 5.0
 _log = logging.getLogger("caravan")
 
 
-class Fronts:
+class Workers:
     """`count` workers, each started by `command` with its number and the descriptors of its channel and of
     `life`, and told `begin` first. This process serves HTTP to them at the Unix socket `path`.
 

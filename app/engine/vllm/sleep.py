@@ -11,7 +11,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from app.core.errors import EngineFailed
 
 
-class Nap:
+class Sleep:
     """The sleep of one engine. `ask_once` has it make a token."""
 
     def __init__(self, llm: AsyncLLM, ask_once: Callable[[], Awaitable[None]]) -> None:

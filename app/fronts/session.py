@@ -22,7 +22,7 @@ class Numbered(Protocol):
     def number_of(self, engine: Engine) -> int: ...
 
 
-class Desk:
+class Session:
     """`holds`, `asks` and `tells` are what a `Peer` offers a worker; what a worker holds ends with it."""
 
     def __init__(self, manager: Manager, limiter: Limiter | None, numbered: Numbered) -> None:
