@@ -16,6 +16,7 @@ from app.runtime.entries import Entries
 from app.runtime.entry import Entry, Lease, State
 from app.runtime.manager import Manager
 from app.runtime.observer import UnloadReason
+from app.runtime.queue import Turns
 from app.runtime.steps import Load, Step
 from tests.replay.engines import Fleet, ReplayEngine
 from tests.replay.journal import Journal
