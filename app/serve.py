@@ -166,7 +166,7 @@ def shared_out(settings: Settings) -> Settings:
         BadSetting: for what cannot be shared out.
     """
     count = settings.front_ends
-    if settings.sleep_memory:
+    if count > 1 and settings.sleep_memory:
         raise BadSetting(f"CARAVAN_SLEEP_MEMORY is for CARAVAN_FRONT_ENDS of 1 alone, and {count} are set")
     if "webview" in settings.tools and settings.browser_pages < count:
         raise BadSetting(

@@ -134,7 +134,8 @@ def test_what_bounds_a_process_bounds_all_of_them_together() -> None:
 
 
 def test_one_process_has_all() -> None:
-    settings = read_settings(models=[MODEL | {"engine": {"data_parallel_size": 2}}], tools=["webview"])
+    replicas = MODEL | {"engine": {"data_parallel_size": 2}}
+    settings = read_settings(models=[replicas], tools=["webview"], sleep_memory=1 << 30)
     assert shared_out(settings) == settings
 
 
@@ -146,6 +147,7 @@ def test_one_process_has_all() -> None:
             {"models": [MODEL | {"engine": {"data_parallel_size": 2}}]},
             "CARAVAN_FRONT_ENDS: data_parallel_size of m is for 1 alone, and 2 are set",
         ),
+        ({"sleep_memory": 1}, "CARAVAN_SLEEP_MEMORY is for CARAVAN_FRONT_ENDS of 1 alone, and 2 are set"),
         ({"models": [MODEL | {"engine": {"nnodes": 2}}]}, "CARAVAN_FRONT_ENDS: nnodes of m"),
         ({"models": [MODEL | {"adapter": "/a"}]}, "CARAVAN_FRONT_ENDS: m has an adapter"),
     ],
