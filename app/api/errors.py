@@ -31,6 +31,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     errors.DigestMismatch: HTTPStatus.BAD_REQUEST,
     errors.BlobMissing: HTTPStatus.BAD_REQUEST,
     errors.BadManifest: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.OverLimit: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StoreFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StoreReadOnly: HTTPStatus.FORBIDDEN,
     errors.StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,

@@ -61,7 +61,7 @@ async def test_what_was_asked_is_written_down() -> None:
     chat = ChatPrompt((Message.of("user", "x"),))
     await engine.render(chat, think="high", continue_last=False, chat_template="T")
     assert [(asked.prompt.text, asked.run) for asked in engine.asked] == [("hi", RUN)]
-    assert [tuple(each) for each in engine.renderings] == [(chat, "high", False, "T", {})]
+    assert [tuple(each) for each in engine.renderings] == [(chat, "high", False, "T", {}, False)]
 
 
 async def test_one_word_is_one_token() -> None:

@@ -88,7 +88,6 @@ class Site:
         self.engines: list[Shared] = []
         chosen: dict[str, Any] = {
             "keep_alive_s": 300.0,
-            "max_loaded": 0,
             "load_timeout_s": 9,
             "max_queue": 64,
         }

@@ -170,6 +170,9 @@ class Output:
         return self.begun.is_set()
 
 
+ARGS = SimpleNamespace(_api_process_count=1)
+
+
 async def test_engines_start_side_by_side_once_their_processes_have_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -185,10 +188,10 @@ async def test_engines_start_side_by_side_once_their_processes_have_begun(
     config = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_size_local=1))
     monkeypatch.setattr(starting, "start_in_thread", start_in_thread)
     monkeypatch.setattr(starting, "engine_config", lambda _: (config, False))
-    monkeypatch.setattr(starting, "stat_logger", lambda _: None)
+    monkeypatch.setattr(starting, "stat_logger", lambda *_: None)
     turn, outputs = asyncio.Lock(), [Output(), Output()]
     run: Any = starting._run  # pyright: ignore[reportPrivateUsage]
-    both = [asyncio.create_task(run(M, None, None, output, 1, turn)) for output in outputs]
+    both = [asyncio.create_task(run(M, ARGS, None, output, 1, turn)) for output in outputs]
     async with asyncio.timeout(30):
         while not log:  # noqa: ASYNC110  # a double of what begins processes
             await asyncio.sleep(0.01)
