@@ -20,7 +20,7 @@ OWNED = {
     "core/tasks.py:supervise": "the owner itself",
     "runtime/toolloop.py:_call": "children of a group, which is awaited",
     "registry/download.py:together": "all are awaited there",
-    "registry/downloads.py:_begun": "a thread whose result is given back where nobody waits for it any more",
+    "registry/downloads.py:_begun": "a thread whose result is given back where nobody waits for it",
     "registry/downloads.py:prove": "awaited there, cancelled by whoever leaves",
     "catalogue/conversions.py:run": "awaited by all who want the file",
     "engine/confined/processes.py:_end_idle": "ends processes that nobody uses; the engine's end waits for it",
