@@ -6,7 +6,6 @@ comes over the channel.
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import pickle
@@ -29,7 +28,7 @@ from app.fronts.remote import RemoteManager
 from app.main import DEFAULT_CONTEXT, build_front
 from app.prepare import engine_terms
 from app.runtime.lifecycle import Lifecycle
-from app.serve import GC_THRESHOLD, Begin, listen
+from app.serve import GC_THRESHOLD, Begin, import_vllm, listen
 from app.settings.server import Settings
 from app.telemetry import logs
 from app.telemetry.report import Telemetry
@@ -50,6 +49,7 @@ PATHS = frozenset(
     }
 )
 """What is answered here; all else is handed on to the manager."""
+_ATTACHING = ("app.engine.vllm.shared", "app.engine.vllm.config")
 _STATE_S = 1.0
 _log = logging.getLogger("caravan")
 
@@ -88,7 +88,7 @@ class FrontEnd:
             supervise("front ends", partial(self._end_with, peer)),
         ]
         # A load takes as long anyway. No end waits for it, as it would for a thread of the loop's.
-        Thread(target=_import_vllm, name="import", daemon=True).start()
+        Thread(target=import_vllm, args=_ATTACHING, name="import", daemon=True).start()
 
     async def _end_with(self, peer: Peer) -> None:
         await peer.ended.wait()
@@ -101,9 +101,7 @@ class FrontEnd:
             self.lifecycle.stop()
 
     async def _attach(self, number: int, attachment: bytes) -> Engine:
-        await asyncio.to_thread(_import_vllm)
-        shared = importlib.import_module("app.engine.vllm.shared")
-        config = importlib.import_module("app.engine.vllm.config")
+        shared, config = await asyncio.to_thread(import_vllm, *_ATTACHING)
         logs.adopt("vllm")
         defaults = config.EngineDefaults(
             **engine_terms(self._settings), traces=self._otlp.traces is not None, pool=self._pool
@@ -146,10 +144,6 @@ def shared_listener(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((host, settings.host.port))
     return listener
-
-
-def _import_vllm() -> None:
-    importlib.import_module("app.engine.vllm.shared")
 
 
 def _received(end: socket.socket) -> Begin:

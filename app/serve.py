@@ -54,6 +54,7 @@ _LAST_WORDS_S = 3
 GC_THRESHOLD = (20_000, 20, 20)
 """A token makes some twenty short-lived objects and no cycles; by default that is a collection every 35."""
 FRONT_END = (sys.executable, "-P", "-m", "app.frontend")
+_LOADING = ("app.engine.vllm.engine", "app.engine.vllm.config")
 _log = logging.getLogger("caravan")
 
 
@@ -320,15 +321,15 @@ def _memory(settings: Settings, library: Library) -> Memory:
 
 
 @cache
-def _import_vllm() -> tuple[Any, Any]:
-    """What loads engines. The million objects that this makes stay, so they are no work for the collector."""
+def import_vllm(*names: str) -> list[Any]:
+    """Modules that bring vLLM, and a million objects that stay: they are no work for the collector."""
     gc.disable()
     try:
-        modules = tuple(map(importlib.import_module, ("app.engine.vllm.engine", "app.engine.vllm.config")))
+        modules = list(map(importlib.import_module, names))
         gc.freeze()
     finally:
         gc.enable()
-    return modules  # type: ignore[return-value]
+    return modules
 
 
 def _starter(
@@ -346,7 +347,7 @@ def _starter(
     turn = asyncio.Lock()
 
     async def start(model: Model) -> Engine:
-        engine, config = await asyncio.to_thread(_import_vllm)
+        engine, config = await asyncio.to_thread(import_vllm, *_LOADING)
         logs.adopt("vllm")
         forkserver.adopt(context)
         defaults = config.EngineDefaults(

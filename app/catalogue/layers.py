@@ -42,7 +42,9 @@ def read_messages(text: str, limits: InputLimits = DEFAULTS) -> tuple[Message, .
     keep_within("messages", limits.messages, len(found))
     messages = tuple(map(read_message, found))
     keep_within("images", limits.images, sum(len(each.images) for each in messages))
-    keep_within("tool_calls", limits.tool_calls, sum(len(each.tool_calls) for each in messages))
+    calls = [call.arguments for each in messages for call in each.tool_calls]
+    keep_within("tool_calls", limits.tool_calls, len(calls))
+    _measured(calls, limits.nesting, "tool_calls")
     return messages
 
 
@@ -60,13 +62,13 @@ def keep_within(name: str, most: int, count: int, unit: str = "") -> None:
         raise OverLimit(f"{name}: at most {most}{unit}, this model has {count}")
 
 
-def _measured(value: Any, nesting: int) -> tuple[int, int]:
+def _measured(value: Any, nesting: int, name: str = "parameters") -> tuple[int, int]:
     """How many values there are at any depth, and the characters of all texts and keys."""
     values = chars = depth = 0
     level = [value]
     while level:
         if 0 < nesting < depth:
-            raise OverLimit(f"parameters: at most {nesting} levels of nesting, this model has more")
+            raise OverLimit(f"{name}: at most {nesting} levels of nesting, this model has more")
         below: list[Any] = []
         for each in level:
             match each:

@@ -5,6 +5,8 @@ from binascii import Error as NotBase64
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from app.core.errors import BadManifest
 from app.core.request import Message, PastToolCall
 
@@ -40,9 +42,10 @@ def message_document(message: Message) -> dict[str, Any]:
 
 
 def chars_of(message: Message) -> int:
-    """Characters of all its texts; of calls those of the names."""
+    """Characters of all its texts, calls as JSON among them."""
     texts = (message.role, message.text, message.thinking, message.tool_name, message.tool_call_id)
-    return sum(map(len, texts)) + sum(len(call.name) for call in message.tool_calls)
+    calls = sum(len(call.name) + len(orjson.dumps(call.arguments)) for call in message.tool_calls)
+    return sum(map(len, texts)) + calls
 
 
 def _document(call: PastToolCall) -> dict[str, Any]:

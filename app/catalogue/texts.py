@@ -122,7 +122,8 @@ class Texts:
             size = self._blobs.size(layer.digest)
             if size is None:
                 raise BlobMissing(layer.digest)
-            keep_within("a layer of text", MOST_BYTES, size, " bytes")
+            if layer.media_type not in _MESSAGES:  # which may have pictures
+                keep_within("a layer of text", MOST_BYTES, size, " bytes")
             total += size
         keep_within("texts", self._limits.model_text_bytes, total, " bytes together")
 
@@ -136,7 +137,9 @@ class Texts:
             return ImageConfig()
 
     def _bytes(self, layer: Layer) -> bytes:
-        return self._blobs.read(layer.digest, MOST_BYTES)
+        # The size of messages was held to what all texts may have.
+        most = max(MOST_BYTES, layer.size) if layer.media_type in _MESSAGES else MOST_BYTES
+        return self._blobs.read(layer.digest, most)
 
 
 def _memory_bytes(value: Any) -> int:

@@ -1,6 +1,7 @@
 """Texts and facts of stored models: within the limits, in memory once, and read no oftener than needed."""
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,23 @@ AT_LIMITS = (
     (media.PARAMS, params(**{f"k{number}": number for number in range(DEFAULTS.options)})),
     (media.PARAMS, nested(DEFAULTS.nesting)),
 )
+
+
+def call(levels: int = 2, chars: int = 0) -> bytes:
+    arguments = json.loads(nested(levels)) | {"text": "x" * chars}
+    said = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    return json.dumps([said]).encode()
+
+
+def pictures(count: int, size_bytes: int = 3) -> bytes:
+    return json.dumps([{"role": "user", "images": [b64encode(b"x" * size_bytes).decode()] * count}]).encode()
+
+
 OVER_LIMITS = (
+    (media.MESSAGES, call(240), "tool_calls: at most 200 levels of nesting, this model has more"),
+    (media.MESSAGES, call(chars=DEFAULTS.text_chars), f"text: at most {DEFAULTS.text_chars} characters"),
+    (media.MESSAGES, pictures(65), "images: at most 64, this model has 65"),
+    (media.MESSAGES, pictures(4, MIB), "texts: at most 4194304 bytes together, this model has"),
     (media.SYSTEM, b"x" * (MIB + 1), "a layer of text: at most 1048576 bytes, this model has 1048577"),
     (media.TEMPLATE, b"x" * 65_537, "template: at most 65536 characters, this model has 65537"),
     (media.PROMPT, b"x" * 65_537, "template: at most 65536 characters, this model has 65537"),
@@ -83,7 +100,10 @@ OVER_LIMITS = (
 )
 
 
-@pytest.mark.parametrize(("kind", "data"), AT_LIMITS)
+WITH_PICTURES = (media.MESSAGES, pictures(2, MIB)), (media.MESSAGES, call(DEFAULTS.nesting - 2))
+
+
+@pytest.mark.parametrize(("kind", "data"), [*AT_LIMITS, *WITH_PICTURES])
 def test_a_text_at_its_limit_is_served(place: Place, kind: str, data: bytes) -> None:
     place.put("m", place.layer(kind, data))
     assert list(place.read()) == ["m"]

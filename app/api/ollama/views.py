@@ -140,6 +140,7 @@ def is_large(model: Model) -> bool:
     texts = (spec.system, spec.template, spec.chat_template, facts.chat_template, spec.requires)
     written = _ITEM_CHARS * (len(spec.messages) + len(spec.parameters) + len(facts.info) + len(facts.tensors))
     written += sum(map(len, texts)) + sum(map(chars_of, spec.messages))
+    written += sum(len(image) for message in spec.messages for image in message.images)
     written += sum(len(repr(value)) for value in spec.parameters.values())
     written += sum(len(value) for value in facts.info.values() if isinstance(value, str))
     return written > LARGE_CHARS or any(not isinstance(text, str) for text in spec.license)
