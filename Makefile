@@ -19,7 +19,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 comma := ,
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-front-ends bench-overload bench-overhead bench-openai bench-recovery \
+.PHONY: help run install dev tools policy test-models test test-fast test-chart test-engine test-others check fmt lint types imports docs compat bench bench-front-ends bench-cpu bench-overload bench-overhead bench-openai bench-recovery \
 	bench-load bench-pull bench-swap bench-derived library-check bench-locust bench-peers bench-gateway gpu-check chaos soak fuzz loadtest image test-image test-browser test-differential test-clients snapshots test-cluster lock clean
 
 help: ## List the targets
@@ -119,6 +119,9 @@ bench-openai: dev ## Measure Caravan's /v1/chat/completions beside vLLM's own se
 
 bench-front-ends: dev ## Measure what stands before an engine, by how many processes, and write BENCHMARKS.md
 	@$(BIN)/python -m bench.front_ends --cache $(CACHE)
+
+bench-cpu: dev ## Measure what could make an engine on a CPU faster, each way beside the others, and write BENCHMARKS.md
+	@$(BIN)/python -m bench.cpu --cache $(CACHE)
 
 bench-recovery: dev ## Measure how fast a dead engine is replaced and write BENCHMARKS.md
 	@$(BIN)/python -m bench.recovery --cache $(CACHE)

@@ -1,6 +1,6 @@
 """What could make an engine on a CPU faster, each beside the others: the bundled model, one after the other.
 
-    python -m bench.cpu [--rounds 2] [--only float32 bfloat16 ...] [--cache DIR]
+    python -m bench.cpu [--rounds 2] [--without bfloat16 ...] [--cache DIR]
 
 Each way is an engine of Caravan's own server, started alone; in every second round they come in the opposite
 order. The tokens are greedy, so an answer that differs from the one in float32 differs by the arithmetic.
@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from harness.process import wait_ready
 from harness.report import machine_lines, write_section
 
 MARK = "<!-- bench:cpu -->"
-AS_SERVED = "float32, as it is served"
 _ASKED_AGAIN = 8
 """Prompts whose answers are compared."""
 _INT8 = {
@@ -72,10 +71,10 @@ _ALL_CORES = "VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS={cores}"
 _NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
 
-def ways(cores: int) -> list[Way]:
+def ways(cores: int, without: Collection[str]) -> list[Way]:
     every = _ALL_CORES.format(cores=cores)
-    return [
-        Way(AS_SERVED),
+    all_of_them = [
+        Way("float32, as it is served"),
         Way("float32, a thread on each core", variables=every),
         Way("float32, n-gram speculation", {"speculative_config": _NGRAM}),
         Way("bfloat16", {"dtype": "bfloat16"}),
@@ -83,6 +82,7 @@ def ways(cores: int) -> list[Way]:
         Way("int8 weights and activations", is_int8=True),
         Way("int8, a thread on each core", variables=every, is_int8=True),
     ]
+    return [way for way in all_of_them if not any(part in way.name for part in without)]
 
 
 def quantised(folder: Path, target: Path) -> Path:
@@ -161,6 +161,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at a time")
     parser.add_argument("--tokens", type=int, default=64, help="of a reply at most")
     parser.add_argument("--least", type=int, default=4, help="replies that are asked for at least")
+    parser.add_argument("--without", nargs="+", default=[], help="parts of the names of ways to leave out")
     parser.add_argument("--cores", type=int, default=2, help="threads where there is one on each core")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "caravan", help="models")
     parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
@@ -171,11 +172,12 @@ def main() -> None:
     plan = options()
     described = machine_lines()
     plain = convert(bundled(plan.cache), plan.cache, lambda _phase, _fraction: None)
-    results: dict[str, Found] = {each.name: Found() for each in ways(plan.cores)}
+    chosen = ways(plan.cores, plan.without)
+    results: dict[str, Found] = {each.name: Found() for each in chosen}
     with tempfile.TemporaryDirectory() as scratch:
         int8 = quantised(plain, Path(scratch, "int8"))
         for number in range(plan.rounds):
-            for way in ways(plan.cores)[:: -1 if number % 2 else 1]:
+            for way in chosen[:: -1 if number % 2 else 1]:
                 folder = int8 if way.is_int8 else plain
                 asyncio.run(measure(way, folder, plan, number, results[way.name]))
     shown = f"Replies of up to {plan.tokens} tokens, {plan.rounds} starts of each:"
