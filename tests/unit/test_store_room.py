@@ -176,6 +176,21 @@ def test_what_lies_beside_the_store_counts_where_it_was_made_for_it(store: Store
         assert os.listdir(marks) == []
 
 
+def test_it_says_whether_to_delete_a_model_would_help(store: Store) -> None:
+    with store.hold() as hold, pytest.raises(Forbidden) as empty:
+        hold.reserve({OTHER: LIMIT + 1}, LIMIT)
+    assert str(empty.value) == (
+        f"{LIMIT + 1} bytes would come, and all models here may have at most {LIMIT} together"
+    )
+    store.blobs.put(DATA)
+    with store.hold() as hold, pytest.raises(Forbidden) as full:
+        hold.reserve({OTHER: LIMIT}, LIMIT)
+    assert str(full.value) == (
+        f"the models here have {len(DATA)} bytes and {LIMIT} would come, of at most {LIMIT}; "
+        "delete a model first"
+    )
+
+
 def test_what_was_there_before_stays_usable_over_a_lower_limit(store: Store) -> None:
     store.blobs.put(DATA)
     with store.hold() as hold:
