@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,8 @@ class TestPolicy:
     )
     def test_both_names_of_the_hub_are_one(self, policy: Policy) -> None:
         policy.check_hub("org/tensors")
+        with pytest.raises(Forbidden, match=r"the registry hf\.co"):
+            replace(policy, registries=("registry.example",)).check_hub("org/tensors")
 
 
 class TestChoice:

@@ -405,7 +405,8 @@ def found(symbol: str) -> Any:
 
 @pytest.mark.parametrize(("symbol", "count", "names"), CALLS)
 def test_a_call_fits(symbol: str, count: int, names: tuple[str, ...]) -> None:
-    inspect.signature(found(symbol)).bind(*range(count), **dict.fromkeys(names))
+    bound = inspect.signature(found(symbol)).bind(*range(count), **dict.fromkeys(names))
+    assert len(bound.args) + len(bound.kwargs) == count + len(names)
 
 
 @pytest.mark.parametrize(
