@@ -202,6 +202,26 @@ def test_what_was_there_before_stays_usable_over_a_lower_limit(store: Store) -> 
 class TestAway:
     """A folder that is not there is not one that is empty."""
 
+    def test_one_that_comes_to_be_during_a_look_is_there(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        presence = store.blobs.presence
+        look = presence.look
+
+        def overtaken() -> bool:
+            found = look()
+            store.root.mkdir(exist_ok=True)
+            (store.root / "blobs").mkdir()
+            assert look()
+            return found
+
+        monkeypatch.setattr(presence, "look", overtaken)
+        presence.check()
+        monkeypatch.undo()
+        (store.root / "blobs").rmdir()
+        with pytest.raises(StoreFailed, match="is not there any more"):
+            presence.check()
+
     def test_nothing_is_pruned_while_manifests_are_away(self, store: Store) -> None:
         with store.hold() as hold:
             digest = store.blobs.put(b"weights", hold)
