@@ -11,14 +11,17 @@ from starlette.requests import Request
 
 from app.api.body import OpenBodies, Uploads, read_body
 from app.api.context import context_of
+from app.api.guard import credentials_of
 from app.api.stream import Events
 from app.catalogue.library import Library
-from app.core.context import RequestContext
+from app.catalogue.names import parse_name
+from app.core.context import Caller, RequestContext
+from app.core.errors import InvalidRequest
 from app.core.limits import InputLimits
 from app.core.pool import Pool
 from app.core.request import Generation
 from app.engine.base import Engine
-from app.peers.peers import Peers
+from app.peers.peers import Peers, Rows, name_of
 from app.runtime.creation import Creator
 from app.runtime.leases import Leases
 from app.runtime.lifecycle import Lifecycle
@@ -79,6 +82,16 @@ class Services:
         """The events of an answer, whichever API asked for it."""
         return self.tool_loop.run(asked, ctx)
 
+    async def of_peers(self, request: Request, path: str, member: str = "models") -> list[Rows]:
+        """What the servers behind this one list, asked with the key of the request: of that what its list
+        allows, since they may know another list, or no keys.
+
+        Raises: as `Peers.rows`.
+        """
+        found = await self.peers.rows(path, *credentials_of(request.scope), member=member)
+        caller = context_of(request.scope).caller
+        return [[row for row in rows if _may_see(caller, name_of(row))] for rows in found]
+
     async def decoded(self, decode: Decode[_T_co], body: bytes) -> _T_co:
         """What a body says, within the limits.
 
@@ -90,6 +103,13 @@ class Services:
         if len(body) < LARGE_BODY:
             return decode(body, received_ns, limits=self.limits)
         return await self.pool.run(decode, body, received_ns, limits=self.limits)
+
+
+def _may_see(caller: Caller, name: str) -> bool:
+    try:
+        return caller.models is None or caller.may_use(parse_name(name))
+    except InvalidRequest:
+        return False
 
 
 async def services(request: Request) -> Services:

@@ -10,6 +10,7 @@ from app.catalogue.names import read_reference
 from app.catalogue.stored import StoredModels
 from app.core.errors import Forbidden, LoadFailed, ModelNotFound, StoreFailed
 from app.core.model import Model, ModelName
+from app.store.manifest import Manifest
 
 _INTERVAL_S = 1.0
 _AGAIN_S = (2.0, 64.0)
@@ -115,6 +116,11 @@ class Library:
                 f"the model {name} comes from the configuration of this server: "
                 "it cannot be changed over HTTP"
             )
+
+    async def check(self, name: ModelName, manifest: Manifest) -> None:
+        """Raises: LoadFailed: with the reason why a manifest could not be served whose blobs are here."""
+        if (stored := self._stored) is not None:
+            await stored.store.threads.making.run(stored.tried, name, manifest, self._configured)
 
     def shares(self, model: Model) -> bool:
         """Whether a model of the list runs on the same engine."""

@@ -89,8 +89,8 @@ class _Preparation:
             self._progress(name, phase, fraction)
 
         try:
-            folder = self._folder(spec.source, report)
-            facts = read_facts(folder, spec, self._hashes, report)
+            folder, file = self._folder(spec.source, report)
+            facts = replace(read_facts(folder, spec, self._hashes, report), gguf=file)
         except LoadFailed as error:
             raise LoadFailed(f"model '{name}': {error}") from error
         except OSError as error:
@@ -126,19 +126,20 @@ class _Preparation:
         adaptercopies.stay(files.digest, self._cache_dir)
         return take_adapter(files, model.facts.path, self._cache_dir, limits=UNBOUNDED)
 
-    def _converted(self, file: Path, progress: Callable[[str, float], None]) -> Path:
+    def _converted(self, file: Path, progress: Callable[[str, float], None]) -> tuple[Path, Path]:
         folder = gguf.convert(file, self._cache_dir, progress)
         tidying.keep(self._cache_dir, folder.name)
-        return folder
+        return folder, file.absolute()
 
-    def _folder(self, source: str, progress: Callable[[str, float], None]) -> Path:
+    def _folder(self, source: str, progress: Callable[[str, float], None]) -> tuple[Path, Path | None]:
+        """The folder that is served, and the GGUF file that it is made of."""
         if source == BUNDLED_SOURCE:
             return self._converted(bundled(self._cache_dir, progress), progress)
         path = Path(source).expanduser()
         if path.suffix.lower() == ".gguf":
             return self._converted(path, progress)
         if path.is_dir():
-            return path.resolve()
+            return path.resolve(), None
         if _is_path(source):
             raise LoadFailed(f"there is no folder {source}")
         if not hub.is_repo(source):
@@ -147,7 +148,7 @@ class _Preparation:
                 "nor the name of another model"
             )
         progress("fetching", 0.0)
-        return hub.fetch(source)
+        return hub.fetch(source), None
 
 
 def engine_key(spec: ModelSpec, facts: ModelFacts) -> str:

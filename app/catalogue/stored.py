@@ -279,6 +279,7 @@ class StoredModels:
         if weights is not None:
             blob = self.store.blobs.path(weights.digest)
             facts, bare = self._weights.of_gguf(blob, _hex(weights), bare, templates, held)
+            facts = replace(facts, gguf=blob.absolute())
         elif files or serving.repository:
             path = self._folder(files) if files else repository_folder(serving)
             facts, bare = self._weights.of_folder(path, bare, templates, held)

@@ -15,6 +15,7 @@ from app.catalogue.folder import open_folder
 from app.catalogue.ggufheader import CHAT_TEMPLATE, facts_of
 from app.catalogue.headers import BadHeader, GgufHeader, read_gguf
 from app.catalogue.shared import Held, Shared
+from app.core.errors import BadManifest
 from app.core.model import ModelFacts, ModelSpec
 
 _RECENT = 1
@@ -44,6 +45,7 @@ class WeightFacts:
         self._headers = Shared(_RECENT)
         self._weights = Shared(_RECENT)
         self._facts = Shared(_RECENT)
+        self._checks = Shared(_RECENT)
 
     def header(self, blob: Path, held: Held) -> GgufHeader:
         """The header of a GGUF file whose name tells its content.
@@ -99,8 +101,10 @@ class WeightFacts:
         return self._read(path, bare, key, weights, held), bare
 
     def _read(self, path: Path, bare: ModelSpec, key: object, weights: _Weights, held: Held) -> ModelFacts:
+        if refusal := self._checks.get(key, lambda: _refusal(path), held):
+            raise BadManifest(refusal)
+
         def make(known: ModelFacts | None) -> ModelFacts:
-            foreign.check(path)
             return read_facts(path, bare, _Unhashed(), known=known)
 
         return self._once((key, engine_key(path, bare)), make, weights, held)
@@ -131,6 +135,15 @@ def _tried(blob: Path) -> GgufHeader | str:
         return read_gguf(blob)
     except BadHeader as error:
         return str(error)
+
+
+def _refusal(folder: Path) -> str:
+    """Why the folder is not taken from others; empty where it is."""
+    try:
+        foreign.check(folder)
+    except BadManifest as error:
+        return str(error)
+    return ""
 
 
 def _identity(blob: Path) -> tuple[str, int, int, int]:

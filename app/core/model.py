@@ -101,7 +101,7 @@ class ModelFacts:
     (`general.architecture`, `llama.context_length`, ...) with long lists kept. `tool_parser` and
     `reasoning_parser` are vLLM parser names. `thinking` is None where the levels are not known. `fim` holds
     the prefix, suffix and middle markers where the vocabulary has them. `engine` are engine arguments that
-    the files ask for.
+    the files ask for. `path` is the folder that is served, `gguf` the file that it is made of, where it is.
     """
 
     path: Path
@@ -126,6 +126,7 @@ class ModelFacts:
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tensors: tuple[TensorInfo, ...] = ()
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    gguf: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,9 @@ class _Question:
         return found
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def name_of(row: Mapping[str, Any]) -> str:
     """Of a model in a list; recommendations have it as `model` alone."""
-    return str(row.get("name") or row.get("model", "")).lower()
+    return str(row.get("name") or row.get("model", ""))
 
 
 class Peers:
@@ -131,9 +131,9 @@ class Peers:
             asking = (self._ask_one_of(client, each, question) for each in (*asked, *pooled))
             answers = await asyncio.gather(*asking)
         rows = [answer for answer in answers[: len(asked)] if isinstance(answer, list)]
-        own = {_name(row) for each in rows for row in each}
+        own = {name_of(row).lower() for each in rows for row in each}
         rows += [
-            [row for row in answer if _name(row) not in own]
+            [row for row in answer if name_of(row).lower() not in own]
             for answer in answers[len(asked) :]
             if isinstance(answer, list)
         ]

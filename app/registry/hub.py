@@ -6,11 +6,10 @@ was broken off is fetched again from its beginning, and whole files are not.
 """
 
 import asyncio
-import os
 import re
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,7 +26,6 @@ from app.core.model import ModelName
 from app.registry.downloads import Downloads
 from app.registry.policy import HUBS, Policy
 from app.registry.progress import INTERVAL_S, Progress, pulling
-from app.registry.pull import stored_bytes
 from app.registry.site import Site
 
 ENDPOINT = "https://huggingface.co"
@@ -112,16 +110,14 @@ class Hub:
     async def pull_gguf(
         self, found: Repository, file: HubFile, downloads: Downloads
     ) -> AsyncGenerator[Progress]:
-        """Bring a GGUF file into the store, as a blob of its SHA-256. The caller holds it against pruning.
+        """Bring a GGUF file into the store, as a blob of its SHA-256. The caller holds it against pruning and
+        has reserved its room.
 
         Raises:
             RegistryFailed, AddressRefused, Forbidden, StoreFailed: as a pull from a registry.
         """
         self.policy.check_size(file.size)
         digest = f"sha256:{file.sha256}"
-        blobs = downloads.blobs
-        if self.policy.quota_bytes and await asyncio.to_thread(blobs.size, digest) is None:
-            self.policy.check_quota(await asyncio.to_thread(stored_bytes, blobs), file.size)
         origin = httpx.URL(self.endpoint)
         site = Site(
             self.client,
@@ -148,7 +144,8 @@ class Hub:
 
     async def pull_folder(self, found: Repository, result: Result) -> AsyncGenerator[Progress]:
         """Bring what vLLM needs of a repository of safetensors into the cache; `result.folder` is where.
-        Whole files that are there are not fetched again. Leaving it ends with the piece that is received.
+        Whole files that are there are not fetched again. Leaving it ends with the piece that is received. The
+        caller has reserved the room.
 
         Raises:
             RegistryFailed: where it has no safetensors, or cannot be had.
@@ -157,8 +154,6 @@ class Hub:
         files = chosen_files(found)
         total = sum(file.size for file in files)
         self.policy.check_size(total)
-        if self.policy.quota_bytes:
-            self.policy.check_quota(await asyncio.to_thread(_cached_bytes, self.cache, found), total)
         meter = _Meter()
         work = asyncio.ensure_future(asyncio.to_thread(self._snapshot, found, files, meter))
         status = f"pulling {found.commit[:12]}"
@@ -250,19 +245,6 @@ def _is_extra(path: str) -> bool:
     """Projectors and importance matrices are GGUF files too."""
     name = path.rpartition("/")[2].lower()
     return name.startswith("mmproj") or "imatrix" in name
-
-
-def _cached_bytes(cache: Path, found: Repository) -> int:
-    """What the cache takes, without this repository, of which some may be there already."""
-    own = f"models--{found.repo.replace('/', '--')}"
-    total = 0
-    for folder, folders, files in os.walk(cache):
-        folders[:] = [name for name in folders if name != own]
-        for name in files:
-            with suppress(OSError):
-                # Snapshots are links to blobs.
-                total += os.stat(os.path.join(folder, name), follow_symlinks=False).st_size
-    return total
 
 
 def _fits(path: str, patterns: tuple[str, ...]) -> bool:

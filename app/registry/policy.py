@@ -17,7 +17,8 @@ class Policy:
 
     `registries` are hosts, with the port where it is not 443. `organisations` are patterns of
     `host/namespace` (`hf.co/Qwen`, `registry.ollama.ai/*`); none is any on these hosts. `model_bytes` is the
-    largest model, `quota_bytes` what all blobs of the store may take, both 0 for no limit. `push` and
+    largest model, `quota_bytes` what the store may take
+    (`store/room.py` holds to it), both 0 for no limit. `push` and
     `insecure` (http, and TLS whose certificates nobody checks) are allowed or not.
 
     `redirects` are patterns of hosts to which a registry may send for a blob, by default any: the address
@@ -74,14 +75,6 @@ class Policy:
         if 0 < self.model_bytes < size_bytes:
             raise Forbidden(
                 f"the model has {size_bytes} bytes, and this server takes none over {self.model_bytes}"
-            )
-
-    def check_quota(self, stored_bytes: int, coming_bytes: int) -> None:
-        """Raises: Forbidden: where the store has no room for what is coming."""
-        if 0 < self.quota_bytes < stored_bytes + coming_bytes:
-            raise Forbidden(
-                f"the models here have {stored_bytes} bytes and {coming_bytes} would come, "
-                f"of at most {self.quota_bytes}; delete a model first"
             )
 
     def check_redirect(self, host: str) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from datetime import datetime
 from typing import TypeAlias
@@ -24,13 +23,12 @@ from app.store.blobs import Blobs
 from app.store.config import MOST_BYTES, parse_serving
 from app.store.digests import file_name
 from app.store.holds import manifest_size
-from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer
+from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer, Manifest
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
 from app.store.store import Store
 
 _log = logging.getLogger(__name__)
-_ANY = f"sha256:{'0' * 64}"
 MODEL = "sha256:model"
 """What stands for a digest where a model of many tensors is told of as a whole."""
 
@@ -38,8 +36,16 @@ Lacking: TypeAlias = Callable[[Collection[str]], set[str]]
 """Of some digests those that the caller may not name, be they here or not. It blocks."""
 
 
+Check: TypeAlias = Callable[[ModelName, Manifest], Awaitable[None]]
+"""Whether the model can be served whose blobs are all here; raises `RegistryFailed` with the reason."""
+
+
 def nothing(_: Collection[str]) -> set[str]:
     return set()
+
+
+async def any_model(_name: ModelName, _manifest: Manifest) -> None:
+    """Takes whatever a registry has."""
 
 
 async def pull(
@@ -49,10 +55,12 @@ async def pull(
     *,
     prune: bool = True,
     lacking: Lacking = nothing,
+    check: Check = any_model,
 ) -> AsyncGenerator[Progress]:
     """Bring the model of `registry.name` here. Leaving it early stops within a second what nobody else waits
     for, and keeps what has come. Nothing is listed before all of it is there. `prune` removes what only the
-    model had that it replaces. The registry has to send what is `lacking`, also where it is here.
+    model had that it replaces. The registry has to send what is `lacking`, also where it is here. What
+    `check` refuses is not listed; its blobs stay for a while, for another try.
 
     Raises:
         Forbidden: where the policy does not let it come.
@@ -75,6 +83,7 @@ async def pull(
             async for line in lines:
                 yield line
         await asyncio.to_thread(_check_serving, manifest, blobs, policy)
+        await check(name, manifest.manifest)
         yield Progress("writing manifest")
         await asyncio.to_thread(hold.reserve, manifest_size(name, manifest.raw), policy.quota_bytes)
         before = await asyncio.to_thread(_before, store.manifests, name)
@@ -173,15 +182,6 @@ def _remove(manifests: Manifests, digests: set[str], since: datetime) -> None:
         prune_unused(manifests, digests, since)
     except StoreFailed as error:
         _log.warning("what the replaced model had is not removed: %s", error)
-
-
-def stored_bytes(blobs: Blobs) -> int:
-    """What all blobs of the store take."""
-    try:
-        with os.scandir(blobs.path(_ANY).parent) as found:
-            return sum(each.stat(follow_symlinks=False).st_size for each in found if each.is_file())
-    except OSError:
-        return 0
 
 
 @contextmanager

@@ -43,6 +43,9 @@ from app.store.store import Store
 
 NOT_GGUF = "supplied file was not in GGUF format"
 
+_MAGIC = b"GGUF"
+_OTHER_WEIGHTS = {".safetensors", *PICKLES}
+
 _REPLACED = {
     "template": (media.TEMPLATE, media.PROMPT, media.CHAT_TEMPLATE),
     "system": (media.SYSTEM,),
@@ -138,9 +141,10 @@ class Creator:
                 base = await self._making.run(self._layers_of, asked.base, hold)
             else:
                 assert asked.files is not None
-                if any(_is_gguf(name) for name in asked.files):
+                ggufs = await self._making.run(self._ggufs, asked.files)
+                if ggufs:
                     yield Progress("parsing GGUF")
-                base = await self._making.run(self._layers_of_files, asked.files, hold)
+                base = await self._making.run(self._layers_of_files, asked.files, ggufs, hold)
             if asked.adapters is not None:
                 yield Progress("converting adapter")
                 base = await self._making.run(self._with_adapter, base, asked.adapters, hold)
@@ -210,8 +214,22 @@ class Creator:
         )
         return Manifest(found.manifest.config, layers)
 
-    def _layers_of_files(self, files: Mapping[str, str], hold: Hold) -> Manifest:
-        ggufs = [name for name in files if _is_gguf(name)]
+    def _ggufs(self, files: Mapping[str, str]) -> list[str]:
+        """The names of GGUF files, by their ending or else by how they begin: blobs of a store have none."""
+        return [
+            name for name, digest in files.items() if _is_gguf(name) or self._begins_as_gguf(name, digest)
+        ]
+
+    def _begins_as_gguf(self, name: str, digest: str) -> bool:
+        if Path(name).suffix.lower() in _OTHER_WEIGHTS:
+            return False
+        try:
+            with self.store.blobs.path(digest).open("rb") as stream:
+                return stream.read(len(_MAGIC)) == _MAGIC
+        except OSError:
+            return False
+
+    def _layers_of_files(self, files: Mapping[str, str], ggufs: Sequence[str], hold: Hold) -> Manifest:
         if len(ggufs) > 1:
             raise InvalidRequest("only one GGUF file makes a model here: projectors and parts are not served")
         if ggufs:
@@ -233,7 +251,7 @@ class Creator:
         layer = self._uploaded(media.MODEL, digest, hold)
         path = self.store.blobs.path(digest)
         with path.open("rb") as stream:
-            if stream.read(4) != b"GGUF":
+            if stream.read(len(_MAGIC)) != _MAGIC:
                 raise InvalidRequest(NOT_GGUF)
         try:
             self._stored.header(digest)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.catalogue.library import Library
-from app.core.errors import RegistryFailed
+from app.core.errors import LoadFailed, RegistryFailed
 from app.core.model import ModelName
 from app.egress.guard import Guard
 from app.egress.upstream import read_upstream
@@ -73,7 +73,7 @@ class Transfers:
 
         Raises:
             Forbidden: where the policy does not let it come, or configuration owns the name.
-            RegistryFailed, AddressRefused, StoreFailed: where it does not come.
+            RegistryFailed, AddressRefused, StoreFailed: where it does not come, or cannot be served.
         """
         self._library.check_changeable(name)
         entry = find(name)
@@ -81,7 +81,7 @@ class Transfers:
             lines = self._pull_of_hub(name, entry)
         else:
             registry = Registry(self._opened(), name, self.policy, login=login, insecure=insecure)
-            lines = pull(registry, self.store, self._downloads, lacking=lacking)
+            lines = pull(registry, self.store, self._downloads, lacking=lacking, check=self._check)
         async with aclosing(lines):
             async for line in lines:
                 if line == SUCCESS:
@@ -132,10 +132,18 @@ class Transfers:
                         yield line
                 layer = await self._put(media.SERVING, _serving(found, entry).encode())
                 config = ImageConfig(model_format="safetensors")
-            yield Progress("writing manifest")
             manifest = Manifest(await self._put(media.CONFIG, config.encode()), (layer,))
+            await self._check(name, manifest)
+            yield Progress("writing manifest")
             await asyncio.to_thread(self.store.manifests.write, name, manifest)
         yield SUCCESS
+
+    async def _check(self, name: ModelName, manifest: Manifest) -> None:
+        """Whoever pulls reads this, and of what is left out of the list nothing but the log tells."""
+        try:
+            await self._library.check(name, manifest)
+        except LoadFailed as error:
+            raise RegistryFailed(f"the model cannot be served here: {error}") from error
 
     async def _put(self, media_type: str, data: bytes) -> Layer:
         return Layer(media_type, await asyncio.to_thread(self.store.blobs.put, data), len(data))

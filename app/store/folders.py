@@ -125,12 +125,14 @@ class Presence:
 
     def look(self) -> bool:
         there = any((self._root / part).is_dir() for part in (OWN, BLOBS, MANIFESTS))
-        self._seen |= there
+        if there:
+            self._seen = True
         return there
 
     def check(self) -> None:
         """Raises: StoreFailed: where it is not."""
-        if not self.look() and self._seen:
+        was_seen = self._seen  # before the look: another thread may make the store meanwhile, and see it
+        if not self.look() and was_seen:
             raise StoreFailed(
                 "the model store of this server is not there any more, maybe as its volume is not mounted: "
                 "nothing is written until it is back, or the server was started anew"

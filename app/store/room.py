@@ -47,10 +47,16 @@ def check(
         _remove_leavings(root, after_bytes - limit_bytes, {*spared, *promised, *wanted})
         before_bytes, after_bytes = _sums(root, beside, promised, wanted)
     if after_bytes > max(limit_bytes, before_bytes):
-        raise Forbidden(
-            f"the models here have {before_bytes} bytes and {after_bytes - before_bytes} would come, "
-            f"of at most {limit_bytes}; delete a model first"
-        )
+        raise Forbidden(_told(before_bytes, after_bytes - before_bytes, limit_bytes))
+
+
+def _told(before_bytes: int, coming_bytes: int, limit_bytes: int) -> str:
+    if coming_bytes > limit_bytes:  # of which there is no room in an empty store either
+        return f"{coming_bytes} bytes would come, and all models here may have at most {limit_bytes} together"
+    return (
+        f"the models here have {before_bytes} bytes and {coming_bytes} would come, "
+        f"of at most {limit_bytes}; delete a model first"
+    )
 
 
 def is_beside(name: str, beside: Beside) -> bool:

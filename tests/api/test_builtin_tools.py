@@ -367,7 +367,8 @@ async def test_a_client_that_leaves_ends_the_fetch(tmp_path: Path) -> None:
         await web.opens.wait()
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-        await web.ends.wait()
+        assert request.cancelled()
+        assert await asyncio.wait_for(web.ends.wait(), 30)
 
 
 async def test_a_client_that_leaves_in_the_answer_ends_the_engines_request(tmp_path: Path) -> None:

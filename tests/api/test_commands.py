@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ollama import Client
 from typer.testing import CliRunner, Result
 
 from app.access.keys import new_key
@@ -164,6 +166,30 @@ def test_a_modelfile_with_everything_comes_back(site: FakeSite, tmp_path: Path) 
         "a license is added to the base's"
     )
     done(caravan(site, "rm", "all", "again"))
+
+
+def test_a_gguf_model_is_made_again_of_its_modelfile(site: FakeSite, tmp_path: Path) -> None:
+    """FROM is its blob, as with Ollama: before the weights are converted, and after."""
+    (tmp_path / "w.gguf").write_bytes(gguf(8))
+    make(site, "first", f"FROM {tmp_path}/w.gguf\nSYSTEM You rhyme.")
+    blob = f"sha256-{digest_of(gguf(8))[7:]}"
+    before = shown(site, "first")
+    site.client.post("/api/generate", json={"model": "first", "prompt": "Hi"}).raise_for_status()
+    for answer in (before, shown(site, "first")):
+        (line,) = (line for line in answer["modelfile"].splitlines() if line.startswith("FROM "))
+        path = Path(line.removeprefix("FROM "))
+        assert (path.name, path.read_bytes()) == (blob, gguf(8))
+        again = done(caravan(site, "create", "again", "-f", "-", stdin=answer["modelfile"]))
+        assert "uploading" not in again.stderr
+        with closing(Client(f"http://127.0.0.1:{site.port}")) as client:
+            files = {path.name: client.create_blob(path)}
+            client.create("by-client", files=files, system="You rhyme.")
+            sizes = {row.model: (row.size, row.details) for row in client.list().models}
+            for name in ("again", "by-client"):
+                assert sizes[f"{name}:latest"] == sizes["first:latest"]
+                assert commands(shown(site, name)["modelfile"]) == commands(answer["modelfile"])
+        done(caravan(site, "rm", "again", "by-client"))
+    done(caravan(site, "rm", "first"))
 
 
 def test_a_folder_is_uploaded_once(site: FakeSite, tmp_path: Path) -> None:

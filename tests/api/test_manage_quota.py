@@ -185,7 +185,7 @@ class TestUploads:
 
     def test_without_keys_only_the_servers_bound_counts(self) -> None:
         uploads = Uploads(OpenBodies(), most=3, most_per_key=1)
-        with uploads.one(""), uploads.one(""), uploads.one(""):
+        with uploads.one(""), uploads.one(""), uploads.one(""), pytest.raises(BodiesFull), uploads.one(""):
             pass
 
     def test_what_is_held_is_of_the_budget_of_bodies_and_given_back(self) -> None:

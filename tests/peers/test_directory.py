@@ -222,6 +222,30 @@ def test_the_key_of_the_client_is_what_the_servers_are_asked_with(tmp_path: Path
             assert "key" in refused.json()["error"]
 
 
+def test_what_a_key_may_not_use_is_left_out_of_lists_of_servers_without_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    key = make_key(file, "a-only", "--model", "a")
+    lists = {
+        "/api/tags": ("models", "name"),
+        "/api/ps": ("models", "name"),
+        "/v1/models": ("data", "id"),
+        "/api/experimental/model-recommendations": ("recommendations", "model"),
+    }
+    with (
+        fake_site(fake_model("a", "completion"), fake_model("b", "completion")) as open_to_all,
+        directory(open_to_all.port, keys_file=file) as guarded,
+        directory(open_to_all.port) as whole,
+    ):
+        for name in "ab":
+            open_to_all.client.post("/api/chat", json={"model": name, **LOAD}).raise_for_status()
+        for path, (member, field) in lists.items():
+            seen = [
+                sorted(row[field] for row in site.client.get(path, headers=headers).json()[member])
+                for site, headers in ((guarded, {"authorization": f"Bearer {key}"}), (whole, None))
+            ]
+            assert seen == [["a:latest"], ["a:latest", "b:latest"]], path
+
+
 def test_a_server_that_answers_429_is_left_out_and_counted(tmp_path: Path) -> None:
     """R2: it dropped out of the list in silence."""
     file, more = tmp_path / "keys.yaml", tmp_path / "more.yaml"

@@ -259,22 +259,8 @@ class TestPolicy:
     )
     def test_both_names_of_the_hub_are_one(self, policy: Policy) -> None:
         policy.check_hub("org/tensors")
-
-    async def test_the_quota_holds_for_both_places(self, hub_server: StandIn, tmp_path: Path) -> None:
-        policy = Policy(quota_bytes=len(WEIGHTS) + 100_000)
-        async with hub_of(hub_server, tmp_path / "cache", policy=policy) as hub:
-            found = await hub.look("org/tensors")
-            await told(hub.pull_folder(found, Result(found)))
-            await told(hub.pull_folder(found, Result(found)))
-            with pytest.raises(Forbidden, match="delete a model first"):
-                await told(hub.pull_folder(replace(found, repo="org/other"), Result(found)))
-            blobs = Blobs(tmp_path / "store")
-            blobs.put(bytes(200_000))
-            found = await hub.look("org/ggufs")
-            file = choose_gguf(found, "latest")
-            assert file is not None
-            with pytest.raises(Forbidden, match="delete a model first"):
-                await told(hub.pull_gguf(found, file, Downloads(blobs, QUICK)))
+        with pytest.raises(Forbidden, match=r"the registry hf\.co"):
+            replace(policy, registries=("registry.example",)).check_hub("org/tensors")
 
 
 class TestChoice:

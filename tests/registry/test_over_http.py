@@ -1,6 +1,8 @@
 """Models that are pulled and pushed over HTTP, from and to a real registry (docs/reference 12)."""
 
+import json
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from typer.testing import CliRunner, Result
 from app.cli import _app  # pyright: ignore[reportPrivateUsage]  # the program as it is installed
 from app.core.model import ModelName
 from app.store.config import Serving, parse_serving
-from app.store.manifest import SERVING
+from app.store.manifest import ADAPTER, MESSAGES, SERVING, TEMPLATE
 from harness.fake_model import fake_model
 from harness.oci_registry import running_registry
 from tests.api.managed import Site, digest_of, gguf, managed
@@ -179,6 +181,36 @@ async def test_what_a_manifest_of_others_may_not_say(tmp_path: Path, serving: Se
         assert await site.names() == ["plain:latest"]
 
 
+@pytest.mark.parametrize(
+    ("media_type", "data", "error"),
+    [
+        (MESSAGES, b"[" + b"{}," * 10_000 + b"{}]", "messages: at most 10000, this model has 10001"),
+        (TEMPLATE, b"x" * (1 << 20), "template: at most "),
+        (ADAPTER, b"GGUF", "adapters in GGUF are not served"),
+    ],
+)
+async def test_a_model_that_would_not_be_served_is_told_to_whoever_pulls_it(
+    tmp_path: Path, media_type: str, data: bytes, error: str
+) -> None:
+    """It was left out of the list, after `success`, and only the log said why."""
+    model = model_of(gguf(), data, b"{}")
+    weights, layer = (digest_of(each) for each in (gguf(), data))
+    document = json.loads(model.raw)
+    assert [each["digest"] for each in document["layers"]] == [weights, layer]
+    document["layers"][1]["mediaType"] = media_type
+    model = replace(model, raw=json.dumps(document).encode())
+    async with faulty(model) as registry, managed(tmp_path, **reaching(registry.host)) as site:
+        name = f"{registry.host}/library/m"
+        lines = await site.lines("/api/pull", model=name, insecure=True)
+        assert lines[-1].keys() == {"error"}
+        assert lines[-1]["error"].startswith(f"the model cannot be served here: {error}")
+        assert "writing manifest" not in [line.get("status") for line in lines]
+        assert site.store.manifests.list().models == ()
+        answer = await site.send("/api/pull", model=name, insecure=True, stream=False)
+        assert (answer.status_code, answer.json()) == (500, lines[-1])
+        assert await site.names() == ["plain:latest"]
+
+
 async def test_what_came_with_a_bad_digest_is_not_served(tmp_path: Path) -> None:
     model = model_of(gguf(), b"{}")
     async with (
@@ -227,7 +259,7 @@ async def test_what_the_operator_does_not_let_come(host: str, tmp_path: Path) ->
         assert "error" in lines[-1]
     async with managed(tmp_path, **reaching(host, models_max_bytes=10)) as site:
         lines = await site.lines("/api/pull", model=name, insecure=True)
-        assert "of at most 10" in lines[-1]["error"]
+        assert "may have at most 10 together" in lines[-1]["error"]
 
 
 async def test_pulling_a_configured_model_changes_nothing_also_where_pulling_is_off(tmp_path: Path) -> None:

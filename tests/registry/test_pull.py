@@ -529,7 +529,7 @@ class TestPolicy:
             (Policy(model_bytes=1_000), "the model has 1500002 bytes, and this server takes none over 1000"),
             (
                 Policy(quota_bytes=1_000),
-                "the models here have 0 bytes and 1500002 would come",
+                "1500002 bytes would come, and all models here may have at most 1000 together",
             ),
         ],
     )

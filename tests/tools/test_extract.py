@@ -119,7 +119,7 @@ def test_characters(body: bytes, label: str, is_html: bool, expected: str) -> No
     st.binary(max_size=300), st.sampled_from(["", "utf-8", "utf-16", "gb2312", "euc-jp", "big5", "zip", "\0"])
 )
 def test_no_label_and_no_bytes_crash(body: bytes, label: str) -> None:
-    assert isinstance(decode(body, label, is_html=True), str)
+    assert len(decode(body, label, is_html=True)) <= len(body)
 
 
 def test_what_is_asked_for_is_what_is_read() -> None:

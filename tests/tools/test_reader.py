@@ -85,21 +85,11 @@ async def test_a_process_that_dies_is_told_and_replaced() -> None:
         await page(reader)
         asked = asyncio.ensure_future(page(reader, SLOW))
         await asyncio.sleep(0.3)
-        (process,) = reader._all  # pyright: ignore[reportPrivateUsage]
+        (process,) = reader._processes._all  # pyright: ignore[reportPrivateUsage]
         os.kill(process.pid, signal.SIGSEGV)
         with pytest.raises(FetchFailed, match="gave up"):
             await asked
         assert (await page(reader)).title == "T"
-
-
-async def test_one_that_died_while_nobody_asked_is_not_asked() -> None:
-    async with reading(workers=1) as reader:
-        await page(reader)
-        (process,) = reader._all  # pyright: ignore[reportPrivateUsage]
-        process.kill()
-        await process.wait()
-        assert (await page(reader)).title == "T"
-        assert reader.processes == 1
 
 
 async def test_more_than_may_wait_is_overload() -> None:
@@ -114,19 +104,11 @@ async def test_more_than_may_wait_is_overload() -> None:
         assert (await page(reader)).title == "T"
 
 
-async def test_an_idle_process_is_ended() -> None:
-    async with reading(idle_s=0.05) as reader:
-        await page(reader)
-        (process,) = reader._all  # pyright: ignore[reportPrivateUsage]
-        await asyncio.wait_for(process.wait(), 30)
-        assert reader.processes == 0
-
-
 async def test_the_process_knows_nothing_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARAVAN_SECRET", "x")
     async with reading() as reader:
         await page(reader)
-        (process,) = reader._all  # pyright: ignore[reportPrivateUsage]
+        (process,) = reader._processes._all  # pyright: ignore[reportPrivateUsage]
         names = {each.split("=")[0] for each in told_of(process.pid, "environ").split("\0")}
         limits = told_of(process.pid, "limits")
     assert names <= {"", "PYTHONPATH", "LC_ALL"}
@@ -168,7 +150,7 @@ async def test_no_process_outlives_the_processor_time_of_its_job() -> None:
     """As when the server was killed: nobody is left to kill it."""
     async with reading(ReadLimits(time_s=6)) as reader:
         await page(reader)
-        (process,) = reader._all  # pyright: ignore[reportPrivateUsage]
+        (process,) = reader._processes._all  # pyright: ignore[reportPrivateUsage]
         assert process.stdin is not None
         job = b'{"do": "extract", "media_type": "text/html", "charset": "", "url": "https://site.example/"}'
         process.stdin.write(HEAD.pack(len(job), len(SLOW)) + job + SLOW)

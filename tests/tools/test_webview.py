@@ -328,8 +328,7 @@ class TestBudget:
             opening = asyncio.create_task(shown_by(browser, running, "/trickle"))
             await running.asked.wait()
             opening.cancel()
-            async with asyncio.timeout(5):
-                await running.all_closed.wait()
+            assert await asyncio.wait_for(running.all_closed.wait(), 5)
 
 
 @full

@@ -72,7 +72,7 @@ def test_the_bundled_model_is_converted_once(tmp_path: Path) -> None:
 
     [model] = prepare([spec("smollm2", source)], tmp_path).all()
     facts = model.facts
-    assert (facts.path, facts.format, facts.quantization) == (first, "gguf", "Q4_1")
+    assert (facts.path, facts.gguf, facts.format, facts.quantization) == (first, source, "gguf", "Q4_1")
     assert (facts.family, facts.parameter_size, facts.context_length) == ("llama", "134.52M", 8192)
     assert (facts.capabilities, facts.size_bytes) == (("completion",), source.stat().st_size)
     assert facts.info["general.file_type"] == 3

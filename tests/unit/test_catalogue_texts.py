@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.catalogue import weightfacts
+from app.catalogue import foreigntokenizer, weightfacts
 from app.catalogue.shared import Held, Shared
 from app.catalogue.stored import StoredModels
 from app.catalogue.texts import Texts
@@ -21,7 +21,7 @@ from app.store.config import Serving
 from app.store.manifest import Layer, Manifest, parse_manifest
 from app.store.store import Store
 from tests.api.managed import gguf
-from tests.unit.catalogue_folders import LLAMA, make_folder
+from tests.unit.catalogue_folders import LLAMA, make_folder, tokenizer
 
 MIB = 1 << 20
 
@@ -316,6 +316,31 @@ def test_a_folder_is_read_once_for_all_models_on_it(
     one, two = place.read().values()
     assert one.facts.info is two.facts.info
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_the_tokenizer_of_a_folder_is_looked_at_once_for_all_models_on_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    looked: list[Path] = []
+    check = foreigntokenizer.check
+
+    def counted(folder: Path) -> None:
+        looked.append(folder)
+        check(folder)
+
+    monkeypatch.setattr(foreigntokenizer, "check", counted)
+    bad = {} if is_taken else {"tokenizer.json": {**tokenizer(()), "normalizer": {"type": "Own"}}}
+    folder = make_folder(tmp_path / "folder", LLAMA, files=bad)
+    files = [place.layer(media.FILE, file.read_bytes(), name=file.name) for file in sorted(folder.iterdir())]
+    place.weights = files[0]
+    place.put("one", *files[1:])
+    place.put("own", *files[1:], place.layer(media.CHAT_TEMPLATE, b"{{ messages }}"))
+    reading = place.stored.read({})
+    assert len(reading.models) == (2 if is_taken else 0)
+    assert {"kind 'Own' is not taken" in reason for reason in reading.skipped.values()} <= {True}
+    place.stored.read({}, again=True)
+    assert len(looked) == 1
 
 
 def test_a_converted_file_is_read_once_for_all_models_on_it(

@@ -51,6 +51,8 @@ def refused(text: str) -> Any:
 )
 def test_a_model_that_can_do_all_is_asked_for_all(asked: Generation) -> None:
     check(able(*ALL), asked)
+    with pytest.raises(InvalidRequest, match="does not support"):
+        check(able("embedding"), asked)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,8 @@ def test_a_model_that_can_do_all_is_asked_for_all(asked: Generation) -> None:
 )
 def test_a_model_that_can_only_complete_is_enough_for_this(asked: Generation) -> None:
     check(able("completion"), asked)
+    with pytest.raises(InvalidRequest, match="does not support"):
+        check(able("embedding"), asked)
 
 
 RAW = "raw mode does not support template, system, or context"

@@ -141,18 +141,6 @@ async def test_more_than_may_wait_are_refused() -> None:
     await full.aclose()
 
 
-async def test_a_process_that_nothing_comes_for_ends() -> None:
-    helpers = Helpers("m", Pool(), workers=1, idle_s=0.1)
-    await helpers.ask(asked("x"))
-    assert helpers.processes == 1
-    for _ in range(100):
-        if not helpers.processes:
-            break
-        await asyncio.sleep(0.05)
-    assert not helpers.processes
-    await helpers.aclose()
-
-
 async def test_a_process_ends_with_the_server() -> None:
     """Killed, it can end nobody: the kernel does, though a template is at work."""
     program = """

@@ -56,8 +56,10 @@ def test_what_folders_tell_of_where_they_come_from_is_taken(tmp_path: Path) -> N
         "auto_map": {"AutoConfig": "a/b--c.D"},
     }
     foreign.check(
-        make_folder(tmp_path, config, files={"modules.json": [{"path": ""}, {"path": "1_Pooling"}]})
+        make_folder(tmp_path / "m", config, files={"modules.json": [{"path": ""}, {"path": "1_Pooling"}]})
     )
+    with pytest.raises(BadManifest, match="text_model_id"):
+        foreign.check(make_folder(tmp_path / "other", config | {"text_model_id": "org/other"}))
 
 
 def stored(tmp_path: Path, folder: Path, configured: Model, *more: tuple[str, bytes]) -> tuple[Any, Any]:
@@ -209,7 +211,9 @@ def charsmap(*texts: bytes) -> dict[str, Any]:
     ids=["none", "Llama", "Qwen", "SentencePiece", "post"],
 )
 def test_the_usual_tokenizers_are_taken(tmp_path: Path, parts: dict[str, Any]) -> None:
-    foreign.check(with_parts(tmp_path, **parts))
+    foreign.check(with_parts(tmp_path / "m", **parts))
+    with pytest.raises(BadManifest, match="'Own' is not taken"):
+        foreign.check(with_parts(tmp_path / "own", **parts | {"decoder": {"type": "Own"}}))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_text_that_takes_four_bytes_a_character_is_bounded(texts: list[str], asc
 )
 def test_texts_full_of_commas_and_brackets_pass(body: bytes) -> None:
     jsonsize.refuse_large(body, DEFAULTS)
+    with pytest.raises(InvalidRequest):
+        jsonsize.refuse_large(body, InputLimits(body_bytes=1, json_values=1, json_containers=1))
 
 
 @pytest.mark.parametrize(
@@ -93,4 +95,7 @@ def test_counting_and_refusing_takes_work_in_proportion(unit: bytes) -> None:
 
 
 def test_nothing_is_counted_without_limits() -> None:
-    jsonsize.refuse_large(b'["\xff", [[[[[' * 1000, UNLIMITED)
+    body = b'["\xff", [[[[[' * 1000
+    jsonsize.refuse_large(body, UNLIMITED)
+    with pytest.raises(InvalidRequest):
+        jsonsize.refuse_large(body, InputLimits(json_containers=10))

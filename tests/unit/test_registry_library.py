@@ -11,6 +11,7 @@ import pytest
 from app.catalogue.hub import is_repo
 from app.catalogue.names import parse_name
 from app.catalogue.serving import check_engine
+from app.core.errors import BadManifest
 from app.core.model import ModelName
 from app.registry.library import Entry, find, load, read
 from scripts import library_check
@@ -38,6 +39,8 @@ def parsers_of(package: str) -> set[str]:
 def test_engine_arguments_are_those_that_a_manifest_may_set() -> None:
     for _, entry in ROWS:
         check_engine(entry.engine)
+    with pytest.raises(BadManifest):
+        check_engine({"trust_remote_code": True})
 
 
 def test_there_are_enough_names() -> None:

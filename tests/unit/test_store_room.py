@@ -104,7 +104,7 @@ def test_one_blob_counts_once_however_many_bring_it(store: Store) -> None:
                 partial.commit()
         hold.reserve({BLOB: 15_000}, LIMIT)
         with reserved(store, **{OTHER: 4_000}):
-            pass
+            assert total(store) == 15_000
 
 
 def test_what_is_being_written_counts(store: Store) -> None:
@@ -176,6 +176,21 @@ def test_what_lies_beside_the_store_counts_where_it_was_made_for_it(store: Store
         assert os.listdir(marks) == []
 
 
+def test_it_says_whether_to_delete_a_model_would_help(store: Store) -> None:
+    with store.hold() as hold, pytest.raises(Forbidden) as empty:
+        hold.reserve({OTHER: LIMIT + 1}, LIMIT)
+    assert str(empty.value) == (
+        f"{LIMIT + 1} bytes would come, and all models here may have at most {LIMIT} together"
+    )
+    store.blobs.put(DATA)
+    with store.hold() as hold, pytest.raises(Forbidden) as full:
+        hold.reserve({OTHER: LIMIT}, LIMIT)
+    assert str(full.value) == (
+        f"the models here have {len(DATA)} bytes and {LIMIT} would come, of at most {LIMIT}; "
+        "delete a model first"
+    )
+
+
 def test_what_was_there_before_stays_usable_over_a_lower_limit(store: Store) -> None:
     store.blobs.put(DATA)
     with store.hold() as hold:
@@ -186,6 +201,26 @@ def test_what_was_there_before_stays_usable_over_a_lower_limit(store: Store) -> 
 
 class TestAway:
     """A folder that is not there is not one that is empty."""
+
+    def test_one_that_comes_to_be_during_a_look_is_there(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        presence = store.blobs.presence
+        look = presence.look
+
+        def overtaken() -> bool:
+            found = look()
+            store.root.mkdir(exist_ok=True)
+            (store.root / "blobs").mkdir()
+            assert look()
+            return found
+
+        monkeypatch.setattr(presence, "look", overtaken)
+        presence.check()
+        monkeypatch.undo()
+        (store.root / "blobs").rmdir()
+        with pytest.raises(StoreFailed, match="is not there any more"):
+            presence.check()
 
     def test_nothing_is_pruned_while_manifests_are_away(self, store: Store) -> None:
         with store.hold() as hold:

@@ -122,6 +122,179 @@ def test_what_is_imported_is_listed() -> None:
     assert [(path, name) for path, name in names if name not in known] == []
 
 
+# What is used without an import of its name: by its object, by `getattr`, by inheritance, and by replacing it
+
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(FOLDER.rglob("*.py"))}
+MEMBERS = {symbol.rpartition(".")[2] for symbol in LISTED}
+OTHERS = {
+    **dict.fromkeys(
+        ("is_fast", "get_added_vocab", "all_special_tokens", "added_tokens_decoder"), "transformers"
+    ),
+    **dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), "transformers"),
+    "_torchdynamo_orig_callable": "torch",
+    "malloc_trim": "the C library",
+    **dict.fromkeys(("marks", "looks_at"), "Caravan"),
+}
+"""What is reached in these ways and is not vLLM's, by whose it is."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def is_own(node: ast.expr) -> bool:
+    """Whether a name behind it is one of a class and its bases: `self`, `cls` or `super()`."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "super"
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def of_vllm(tree: ast.Module) -> dict[str, str]:
+    """The names in a file that stand for something of vLLM: imported, or another name for what was."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] == "vllm":
+                names |= {each.asname or each.name: f"{module}.{each.name}" for each in node.names}
+            case ast.Import():
+                found = (each for each in node.names if each.name.split(".")[0] == "vllm")
+                names |= {each.asname or "vllm": each.name if each.asname else "vllm" for each in found}
+            case _:
+                pass
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=known)) if known in names:
+                names[name] = names[known]
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Name(id=known)) if known in names:
+                names[name] = names[known]
+            case _:
+                pass
+    return names
+
+
+def made_here() -> set[str]:
+    """The private names that some file of the engine defines."""
+    names: set[str] = set()
+    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(attr=name, value=value, ctx=ast.Store()) if is_own(value):
+                names.add(name)
+            case _:
+                pass
+    return set(filter(is_private, names))
+
+
+def around(call: ast.Call, tree: ast.Module) -> Iterator[ast.comprehension]:
+    for node in ast.walk(tree):
+        is_one = isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp)
+        if is_one and any(each is call for each in ast.walk(node)):
+            yield from node.generators
+
+
+def looked_up(call: ast.Call, tree: ast.Module) -> Iterator[str]:
+    """The names that `getattr` and its like are called with, where they are written out."""
+    match call.args[1:2]:
+        case [ast.Constant(value=str(name))]:
+            yield name
+        case [ast.Name(id=variable)]:
+            for node in around(call, tree):
+                match node:
+                    case ast.comprehension(target=ast.Name(id=name), iter=ast.Tuple(elts=values)):
+                        if name == variable:
+                            yield from (str(each.value) for each in values if isinstance(each, ast.Constant))
+                    case _:
+                        pass
+        case _:
+            pass
+
+
+def reached() -> Iterator[tuple[str, str]]:
+    """Each name that is another's, private or looked up by its text, with its file."""
+    own = made_here()
+    for path, tree in TREES.items():
+        file = str(path.relative_to(FOLDER))
+        for node in ast.walk(tree):
+            match node:
+                case ast.Attribute(attr=name, value=value) if is_private(name) and not is_own(value):
+                    if name not in own:
+                        yield file, name
+                case ast.keyword(arg=str(name)) if is_private(name):
+                    yield file, name
+                case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr")):
+                    yield from ((file, name) for name in looked_up(node, tree) if name not in own)
+                case _:
+                    pass
+
+
+def test_a_name_that_is_reached_by_its_object_is_listed() -> None:
+    names = list(reached())
+    assert {"_api_process_count", "_engine"} <= {name for _, name in names}
+    assert sorted({each for each in names if each[1] not in {*MEMBERS, *OTHERS}}) == []
+
+
+def replaced() -> Iterator[tuple[str, str]]:
+    """Each name of vLLM that a file sets, with the file."""
+    for path, tree in TREES.items():
+        names = of_vllm(tree)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Attribute(attr=name, value=ast.Name(id=owner), ctx=ast.Store()) if owner in names:
+                    yield str(path.relative_to(FOLDER)), f"{names[owner]}.{name}"
+                case ast.Call(
+                    func=ast.Name(id="setattr"),
+                    args=[ast.Name(id=owner), ast.Constant(value=str(name)), *_],
+                ) if owner in names:
+                    yield str(path.relative_to(FOLDER)), f"{names[owner]}.{name}"
+                case _:
+                    pass
+
+
+def test_what_is_replaced_is_listed() -> None:
+    symbols = list(replaced())
+    assert len(symbols) > 5
+    assert sorted({each for each in symbols if each[1] not in LISTED}) == []
+
+
+def bases_of_vllm() -> Iterator[tuple[str, ast.ClassDef, list[Any]]]:
+    """Each class that has classes of vLLM above it, with its file and those."""
+    known: dict[str, list[Any]] = {}
+    here = [
+        (path, node) for path, tree in TREES.items() for node in tree.body if isinstance(node, ast.ClassDef)
+    ]
+    for _ in here:  # a base may stand in a file that comes later
+        for path, node in here:
+            names = of_vllm(TREES[path])
+            above = [base.id for base in node.bases if isinstance(base, ast.Name)]
+            bases = [each for base in above for each in known.get(base, [])]
+            bases += [found(names[base]) for base in above if base in names]
+            known |= {node.name: bases} if bases else {}
+    for path, node in here:
+        if node.name in known:
+            yield str(path.relative_to(FOLDER)), node, known[node.name]
+
+
+def inherited() -> Iterator[tuple[str, str]]:
+    """Each name that a class has of a base of vLLM and uses, sets or overrides: with its class."""
+    for file, node, bases in bases_of_vllm():
+        names = functions(node.body)
+        for each in ast.walk(node):
+            if isinstance(each, ast.Attribute) and is_own(each.value):
+                names.add(each.attr)
+        for name in sorted(each for each in names if not each.startswith("__")):
+            if any(is_there(base, name) for base in bases):
+                yield f"{file}: {node.name}", name
+
+
+def test_what_a_class_has_of_its_base_is_listed() -> None:
+    names = list(inherited())
+    assert len(names) > 20
+    assert [each for each in names if each[1] not in MEMBERS] == []
+
+
 def dots(symbol: str) -> list[int]:
     return [at for at, character in enumerate(symbol) if character == "."]
 
@@ -232,7 +405,8 @@ def found(symbol: str) -> Any:
 
 @pytest.mark.parametrize(("symbol", "count", "names"), CALLS)
 def test_a_call_fits(symbol: str, count: int, names: tuple[str, ...]) -> None:
-    inspect.signature(found(symbol)).bind(*range(count), **dict.fromkeys(names))
+    bound = inspect.signature(found(symbol)).bind(*range(count), **dict.fromkeys(names))
+    assert len(bound.args) + len(bound.kwargs) == count + len(names)
 
 
 @pytest.mark.parametrize(

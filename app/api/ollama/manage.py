@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.dialect import Answer
-from app.api.guard import credentials_of, needs
+from app.api.guard import needs
 from app.api.ollama import changes
 from app.api.ollama.progress import progress_response
 from app.api.ollama.upload import receive_blob
@@ -142,7 +142,7 @@ async def _nothing_to_pull() -> AsyncGenerator[Progress]:
 
 
 async def _is_at_peer(name: ModelName, request: Request, served: Services) -> bool:
-    others = await served.peers.rows("/api/tags", *credentials_of(request.scope))
+    others = await served.of_peers(request, "/api/tags")
     wanted = str(name).lower()
     return any(row["name"].lower() == wanted for rows in others for row in rows)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.guard import credentials_of, needs
+from app.api.guard import needs
 from app.api.ollama import codec, views
 from app.api.ollama.views import Running
 from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
@@ -90,7 +90,7 @@ async def ps(request: Request, served: Served, ctx: Context) -> Response:
 async def _of_peers(request: Request, served: Services, path: str, member: str = "models") -> list[Rows]:
     if ASKED_BY_PEER in request.headers:
         return []
-    return await served.peers.rows(path, *credentials_of(request.scope), member=member)
+    return await served.of_peers(request, path, member)
 
 
 @router.get("/api/experimental/model-recommendations")

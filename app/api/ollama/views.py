@@ -95,7 +95,8 @@ def show(
 ) -> dict[str, Any]:
     """`/api/show`; `requested` is the name as the client wrote it, `system` and `options` override.
 
-    Without `shows_path` the Modelfile is FROM the model's name, and says nothing of the server's folders.
+    The Modelfile is FROM the model's GGUF file or folder; without `shows_path` FROM its name, and it says
+    nothing of the server's folders.
     """
     spec, facts = model.spec, model.facts
     system = system or spec.system
@@ -128,7 +129,8 @@ def modelfile(model: Model, system: str, parameters: Mapping[str, Any], *, shows
         "# To build a new Modelfile based on this, replace FROM with:\n"
         f"# FROM {model.name}\n\n"
     )
-    source = Command("from", str(model.facts.path if shows_path else model.name))
+    path = model.facts.gguf or model.facts.path  # of the folder made of a GGUF file no GGUF model can be made
+    source = Command("from", str(path if shows_path else model.name))
     return head + format_modelfile((source, *_commands(model, system, parameters, shows_path=shows_path)))
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.guard import credentials_of, needs
+from app.api.guard import needs
 from app.api.services import Context, Served, Services
 from app.api.wire import BARE_JSON, JSON, dumps
 from app.catalogue.names import parse_name, read_reference
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1")
 @needs("models:read")
 async def models(request: Request, served: Served, ctx: Context) -> Response:
     """As `/api/tags` has them, in its order."""
-    rows = merge.tags([_own(served, ctx.caller), *await _of_peers(request, served)])
+    rows = merge.tags([_own(served, ctx.caller), *await served.of_peers(request, "/api/tags")])
     data = [_model(row["name"], row) for row in rows]
     return Response(dumps({"object": "list", "data": data or None}) + b"\n", media_type=BARE_JSON)
 
@@ -38,7 +38,7 @@ async def model(model: str, request: Request, served: Served, ctx: Context) -> R
         rows = _own(served, ctx.caller)
     except ModelNotFound:
         name = str(read_reference(model))
-        rows = [row for each in await _of_peers(request, served) for row in each]
+        rows = [row for each in await served.of_peers(request, "/api/tags") for row in each]
     row = next((row for row in rows if row["name"].lower() == name.lower()), None)
     if row is None:
         raise ModelNotFound(name)
@@ -51,10 +51,6 @@ def _own(served: Services, caller: Caller) -> Rows:
         for each in served.library.all()
         if caller.may_use(each.name)
     ]
-
-
-async def _of_peers(request: Request, served: Services) -> list[Rows]:
-    return await served.peers.rows("/api/tags", *credentials_of(request.scope))
 
 
 def _model(shown: str, row: dict[str, Any]) -> dict[str, Any]:
