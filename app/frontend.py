@@ -169,7 +169,6 @@ def main(index: int, channel: int, life: int) -> None:
     settings = begin.settings
     logs.start(settings.log_format, debug=settings.debug, front_end=index)
     logging.getLogger("vllm").setLevel(logging.INFO if settings.debug else logging.ERROR)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the manager logs what is handed on to it
     telemetry = start_telemetry(begin.otlp, keeps_content=settings.capture_content, front_end=index)
     gc.set_threshold(*GC_THRESHOLD)
     try:

@@ -40,15 +40,11 @@ from app.store.config import Serving
 from app.store.manifest import Layer, Manifest
 from app.store.manifests import Stored
 from app.store.store import Store
+from app.store.unserved import unserved
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 """Files of these kinds are programs that run where they are read."""
 
-_UNSERVED: Mapping[str, str] = {
-    media.ADAPTER: "adapters in GGUF are not served",
-    media.TENSOR: "weights in a blob for each tensor, for Ollama's MLX engine, are not served",
-    media.DRAFT: "",
-}
 _MOST_LENGTH = 2**31 - 1
 _WORD = re.compile(r"[\w. +-]{1,64}", re.ASCII)
 _log = logging.getLogger("caravan")
@@ -238,9 +234,9 @@ class StoredModels:
         self, stored: Stored, configured: Mapping[str, Model], held: Held, *, kept: bool = True
     ) -> Model:
         manifest = stored.manifest
-        if reason := next(filter(None, (_UNSERVED.get(each.media_type) for each in manifest.layers)), ""):
-            raise BadManifest(reason)
         own = self._texts.settings(manifest, held)
+        if reason := unserved(manifest, own.config):
+            raise BadManifest(reason)
         spec = ModelSpec(
             stored.name,
             "",
@@ -280,12 +276,10 @@ class StoredModels:
             blob = self.store.blobs.path(weights.digest)
             facts, bare = self._weights.of_gguf(blob, _hex(weights), bare, templates, held)
             facts = replace(facts, gguf=blob.absolute())
-        elif files or serving.repository:
+        else:
             path = self._folder(files) if files else repository_folder(serving)
             facts, bare = self._weights.of_folder(path, bare, templates, held)
             facts = replace(facts, quantization=quantization_of(facts.quantization, serving.engine))
-        else:
-            raise BadManifest("it has no weights")
         parent = _origin(weights, *files, manifest.last(media.SERVING))
         sampling, fault = read_sampling(spec.parameters)
         is_seen = (spec.template, spec.chat_template) == (bare.template, bare.chat_template)

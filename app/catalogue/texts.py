@@ -173,4 +173,5 @@ def _serving(data: bytes) -> Serving:
 
 def _shown(data: bytes) -> ImageConfig:
     found = parse_config(data)
-    return ImageConfig(renderer=found.renderer, parser=found.parser, requires=found.requires)
+    shown = ("renderer", "parser", "requires", "remote_host", "remote_model")
+    return ImageConfig(**{name: getattr(found, name) for name in shown})

@@ -15,8 +15,8 @@ from app.store.config import MOST_BYTES, ImageConfig, parse_config, parse_servin
 from app.store.folders import MANIFESTS
 from app.store.manifest import Layer, Manifest
 from app.store.manifests import Listing, Manifests, Stored
+from app.store.unserved import unserved
 
-_FORMAT = "its weights are in a blob for each tensor, which Ollama's MLX engine reads and vLLM does not"
 _NO_PROJECTOR = "without its projector: it reads text only"
 
 
@@ -78,16 +78,12 @@ class Folder:
         return Adoption(body, paths, _NO_PROJECTOR if manifest.all(media.PROJECTOR) else "")
 
     def _check_kinds(self, manifest: Manifest, config: ImageConfig) -> None:
-        if config.remote_host or config.remote_model:
-            raise NotAdoptable("it runs at another server, of which this is only the name")
-        if manifest.all(media.TENSOR):
-            raise NotAdoptable(_FORMAT)
-        if manifest.all(media.ADAPTER):
-            raise NotAdoptable("its adapter is in GGUF, and vLLM takes those of PEFT")
-        if manifest.all(media.DRAFT):
-            raise NotAdoptable("it has a draft model beside it, which a server does not take")
         if manifest.builds and not manifest.layers:
             raise NotAdoptable("it has several builds, and is none of them")
+        if reason := unserved(manifest, config):
+            raise NotAdoptable(reason)
+        if manifest.all(media.DRAFT):
+            raise NotAdoptable("it has a draft model beside it, which a server does not take")
         if manifest.all(media.TEMPLATE, media.PROMPT) and manifest.all(media.CHAT_TEMPLATE):
             raise NotAdoptable("it has a template in Go and one in Jinja, and a request has one")
         if layer := manifest.last(media.SERVING):
@@ -102,14 +98,12 @@ class Folder:
 
     def _files(self, manifest: Manifest) -> dict[str, Layer]:
         """The weights by the names of their files."""
-        models, files = manifest.all(media.MODEL), manifest.all(media.FILE)
+        models = manifest.all(media.MODEL)
         if len(models) > 1:
             raise NotAdoptable("its weights are in several GGUF files")
         if models:
             return {"model.gguf": models[0]}
-        if not files:
-            raise NotAdoptable("it has no weights")
-        return {layer.name: layer for layer in files}
+        return {layer.name: layer for layer in manifest.all(media.FILE)}
 
     def _texts(self, manifest: Manifest) -> dict[str, Any]:
         kinds = {

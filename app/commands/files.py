@@ -75,6 +75,8 @@ def send(server: Server, digest: str, path: Path, label: str, display: Display) 
 
 
 def _of_folder(path: Path) -> dict[str, Path]:
+    if (path / "adapter_config.json").is_file():
+        raise BadFile(f"{path} is an adapter: name it by ADAPTER, and by FROM the model that it is for")
     weights = next((found for pattern in _WEIGHTS if (found := _matching(path, pattern))), None)
     if weights is None:
         if any(_matching(path, pattern) for pattern in _PICKLES):

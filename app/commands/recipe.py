@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.catalogue.names import parse_name
 from app.catalogue.parameters import OPTIONS
 from app.commands.failure import CommandFailed, one_line
 from app.commands.files import find_files
@@ -78,6 +79,8 @@ def _sources(commands: Iterable[Command], folder: Path) -> tuple[dict[str, Any],
                 raise _at(command.line, f"there are two files of the name {twice[0]}")
             files.setdefault(field, {}).update(found)
         elif field == "files" and not _is_path(command.value):
+            with _line(command, f"FROM {command.value}: "):
+                parse_name(command.value)
             body["from"] = command.value
         else:
             raise _at(command.line, f"there is no file or folder {path}")
@@ -139,12 +142,12 @@ def _is_path(value: str) -> bool:
 
 
 @contextmanager
-def _line(command: Command) -> Generator[None]:
+def _line(command: Command, before: str = "") -> Generator[None]:
     """Says on which line of the Modelfile a value is wrong."""
     try:
         yield
     except InvalidRequest as error:
-        raise _at(command.line, str(error)) from error
+        raise _at(command.line, f"{before}{error}") from error
 
 
 def _at(line: int, reason: str) -> CommandFailed:

@@ -19,6 +19,8 @@ WHOLE_S = 60.0
 """For an answer that is read whole, from the wait for a connection to its last byte."""
 NOT_THERE = "file does not exist"
 DENIED = "unauthorized: access denied"
+PLAIN = "http: server gave HTTP response to HTTPS client"
+"""In Go's words; what helps against it is `insecure`."""
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 _ERROR_BYTES = 4_096
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -213,4 +215,6 @@ def told(method: str, url: httpx.URL, error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
+    if "WRONG_VERSION_NUMBER" in str(error):  # how OpenSSL takes an answer in plain text
+        return PLAIN
     return brief(str(error) or type(error).__name__)

@@ -148,7 +148,14 @@ class Creator:
             if asked.adapters is not None:
                 yield Progress("converting adapter")
                 base = await self._making.run(self._with_adapter, base, asked.adapters, hold)
-            made = await self._made(asked, base, hold, new)
+            draft = Draft(self.store, hold, self._quota_bytes, new)
+            model = await self._making.run(self._drafted, asked, base, draft)
+            if asked.adapters and self._stored.is_lacking(model):
+                # An adapter is held against the weights that are served, and making those may take minutes.
+                yield Progress("converting model")
+                await self._convert(model)
+                model = await self._making.run(self._tried, asked.name, draft.manifest)
+            made = await self._making.run(self._finished, asked, base, draft, model)
             for status in made.statuses:
                 yield Progress(status)
             yield Progress("writing manifest")
@@ -166,7 +173,9 @@ class Creator:
         if self._library.is_configured(source):
             with self.store.hold() as hold:
                 base = await self._making.run(self._layers_of, source, hold)
-                made = await self._made(Creation(destination), base, hold, [])
+                asked, draft = Creation(destination), Draft(self.store, hold, self._quota_bytes, [])
+                model = await self._making.run(self._drafted, asked, base, draft)
+                made = await self._making.run(self._finished, asked, base, draft, model)
                 await self._changes.run(self._write, destination, made.manifest, hold)
         else:
             await self._changes.run(self._copy, source, destination)
@@ -275,16 +284,6 @@ class Creator:
         if size is None:
             raise CreateFailed(str(BlobMissing(digest)))
         return Layer(media_type, digest, size)
-
-    async def _made(self, asked: Creation, base: Manifest, hold: Hold, new: list[str]) -> "_Made":
-        """The manifest and the lines about its layers; the model is looked at before anything names it."""
-        draft = Draft(self.store, hold, self._quota_bytes, new)
-        model = await self._making.run(self._drafted, asked, base, draft)
-        if asked.adapters and self._stored.is_lacking(model):
-            # An adapter is held against the weights that are served.
-            await self._convert(model)
-            model = await self._making.run(self._tried, asked.name, draft.manifest)
-        return await self._making.run(self._finished, asked, base, draft, model)
 
     def _drafted(self, asked: Creation, base: Manifest, draft: "Draft") -> Model:
         """What would be served, once all layers are there but those that say how."""

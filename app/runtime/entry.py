@@ -17,7 +17,7 @@ from app.runtime import policy
 from app.runtime.observer import UnloadReason
 from app.runtime.queue import Places, Turns
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("caravan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def logged(start_engine: StartEngine, url: str, *, keyed: bool) -> StartEngine:
         begun = time.monotonic()
         engine = await start_engine(model)
         _log.info(
-            "%s is ready after %.1f s and takes %d MB",
+            "%s is ready after %.1f s and takes %d MiB",
             model.name,
             time.monotonic() - begun,
             engine.memory_bytes >> 20,

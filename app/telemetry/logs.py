@@ -13,7 +13,7 @@ LogFormat: TypeAlias = Literal["auto", "json", "text"]
 FIELDS = "caravan_fields"
 """The attribute of a record that holds what a JSON line has besides the message."""
 
-_OURS = ("caravan", "app")
+OURS = ("caravan", "app")
 
 
 class JsonFormatter(logging.Formatter):
@@ -55,8 +55,10 @@ def start(form: LogFormat, *, debug: bool, front_end: int = 0) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(form, terminal=sys.stderr.isatty(), front_end=front_end))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # It writes down each address with its query, and a signed one lets in whoever reads it.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     if debug:
-        for name in _OURS:
+        for name in OURS:
             logging.getLogger(name).setLevel(logging.DEBUG)
 
 

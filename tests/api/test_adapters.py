@@ -200,7 +200,10 @@ async def test_a_base_of_gguf_is_converted_first(site: Site, monkeypatch: pytest
 
     monkeypatch.setattr(StoredModels, "convert", convert)
     blob = await site.uploaded(gguf())
-    answer = await refused(site, files={"m.gguf": blob}, adapters=await uploaded(site))
+    files = await uploaded(site)
+    answer = await refused(site, files={"m.gguf": blob}, adapters=files)
+    lines = (await site.send("/api/create", model="bad", files={"m.gguf": blob}, adapters=files)).text
+    assert '{"status":"converting model"}' in lines.splitlines()
     assert (answer.status_code, answer.json()["error"]) == (
         400,
         "these files cannot be served: model 'bad:latest': no weights came of it",

@@ -221,7 +221,7 @@ def test_the_modelfile_of_the_folder_that_one_is_in(
     ("text", "more", "reason"),
     [
         ("FROM plain\nBAD x", (), "caravan: -: (line 2): command must be one of"),
-        ("FROM a b", (), "caravan: invalid model name"),
+        ("FROM a b", (), "caravan: -: (line 1): FROM a b: invalid model name"),
         ("FROM bad.gguf", ("--json",), "caravan: supplied file was not in GGUF format"),
         ("FROM plain\nTEMPLATE {{ if", (), "caravan: template error: "),
         ("FROM plain", ("-q", "bogus"), "caravan: unsupported quantization type BOGUS"),

@@ -1,5 +1,6 @@
 """Registries over TLS: whose certificates are good, and what `insecure` changes."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ async def test_insecure_means_http_first(tmp_path: Path) -> None:
     async with faulty(MODEL) as site, place(tmp_path / "s", site.host) as here:
         registry = registry_of(site, here, insecure=True)
         assert (await told(pull(registry, here.store, here.downloads)))[-1] == SUCCESS
+
+
+async def test_a_registry_without_tls_is_named_as_one(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        site = Faulty(MODEL, port=port)
+        async with place(tmp_path / "s", site.host) as here:
+            registry = registry_of(site, here, insecure=False)
+            with pytest.raises(RegistryFailed, match=r"http: server gave HTTP response to HTTPS client$"):
+                await told(pull(registry, here.store, here.downloads))
 
 
 async def test_gos_servers_say_that_they_want_tls(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_model_on_a_configured_one_loads_its_engine_as_that_one_would(place: P
     ("layers", "reason"),
     [
         ([], "it has no weights"),
-        ([(media.ADAPTER, b"x", "")], "adapters in GGUF are not served"),
+        ([(media.ADAPTER, b"x", "")], "its adapter is in GGUF"),
         ([(media.MODEL, gguf(), ""), (media.ADAPTER_FILE, b"{}", "adapter_config.json")], "an adapter has"),
         (
             [
@@ -173,7 +173,7 @@ def test_a_model_on_a_configured_one_loads_its_engine_as_that_one_would(place: P
             ],
             "the adapter is not served",
         ),
-        ([(media.TENSOR, b"x", "a")], "weights in a blob for each tensor"),
+        ([(media.TENSOR, b"x", "a")], "its weights are in a blob for each tensor"),
         ([(media.MODEL, b"GGUF", "")], ""),
         ([(media.FILE, b"x", "pytorch_model.bin")], "pickled weights are not served"),
         ([(media.FILE, b"{}", "config.json")], ""),

@@ -269,6 +269,7 @@ def test_files_are_found_from_the_modelfiles_folder(tmp_path: Path) -> None:
         ("FROM /nowhere/x", "(line 1): there is no file or folder /nowhere/x"),
         ("FROM x\nADAPTER lora", "(line 2): there is no file or folder"),
         ("FROM x\nADAPTER " + "a" * 5000, "(line 2): there is no file or folder"),
+        ("FROM x # mine", "(line 1): FROM x # mine: invalid model name"),
         ("FROM empty", "(line 1): "),
         ("FROM pipe", "(line 1): "),
         ("FROM x\nADAPTER empty", "(line 2): "),
@@ -356,6 +357,7 @@ def test_gguf_is_known_without_its_ending(tmp_path: Path) -> None:
     [
         (("config.json",), "neither safetensors nor GGUF"),
         (("pytorch_model.bin", "config.json"), "a pickle is a program"),
+        (("adapter_model.safetensors", "adapter_config.json"), "is an adapter: name it by ADAPTER"),
     ],
 )
 def test_a_folder_that_makes_no_model(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:

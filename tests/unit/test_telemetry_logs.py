@@ -65,6 +65,18 @@ def test_a_traceback_is_a_field() -> None:
     assert "OSError: the cause" in json.loads(JsonFormatter().format(made))["exception"]
 
 
+def test_no_library_writes_down_what_is_asked_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signed address lets in whoever reads it."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    levels = {name: logging.getLogger(name).level for name in ("httpx", *logs.OURS)}
+    try:
+        logs.start("json", debug=True)
+        assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def test_a_line_for_people() -> None:
     assert TextFormatter().format(record("hello")).endswith(" INFO hello")
 
