@@ -225,13 +225,13 @@ class Creator:
 
     def _ggufs(self, files: Mapping[str, str]) -> list[str]:
         """The names of GGUF files, by their ending or else by how they begin: blobs of a store have none."""
-        return [
-            name for name, digest in files.items() if _is_gguf(name) or self._begins_as_gguf(name, digest)
-        ]
+        return [name for name, digest in files.items() if self._is_gguf(name, digest)]
 
-    def _begins_as_gguf(self, name: str, digest: str) -> bool:
-        if Path(name).suffix.lower() in _OTHER_WEIGHTS:
+    def _is_gguf(self, name: str, digest: str) -> bool:
+        if (suffix := Path(name).suffix.lower()) in _OTHER_WEIGHTS:
             return False
+        if suffix == ".gguf":
+            return True
         try:
             with self.store.blobs.path(digest).open("rb") as stream:
                 return stream.read(len(_MAGIC)) == _MAGIC
@@ -395,7 +395,3 @@ class Creator:
 class _Made:
     manifest: Manifest
     statuses: tuple[str, ...]
-
-
-def _is_gguf(name: str) -> bool:
-    return name.lower().endswith(".gguf")
