@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from app.api.body import OpenBodies, Uploads, read_body
 from app.api.context import context_of
+from app.api.places import Places
 from app.api.stream import Events
 from app.catalogue.library import Library
 from app.core.context import RequestContext
@@ -69,6 +70,7 @@ class Services:
     creator: Creator
     transfers: Transfers
     uploads: Uploads
+    changes: Places
     others: "Others | None" = None
 
     def time_left_s(self, ctx: RequestContext) -> float:

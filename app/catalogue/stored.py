@@ -102,6 +102,11 @@ class StoredModels:
         self._conversions = Conversions()
         self.adapters = AdapterUses(self._cache)
 
+    @property
+    def most(self) -> int:
+        """How many models the store may have; 0 is no limit."""
+        return self._limits.stored_models
+
     def close(self) -> None:
         """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
         self._stop.set()

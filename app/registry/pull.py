@@ -12,12 +12,20 @@ import httpx
 
 from app.catalogue.serving import check_engine
 from app.catalogue.storedadapter import copy_sizes
-from app.core.errors import BadManifest, DigestMismatch, FetchFailed, RegistryFailed, StoreFailed
+from app.core.brief import brief
+from app.core.errors import (
+    BadManifest,
+    DigestMismatch,
+    FetchFailed,
+    Forbidden,
+    RegistryFailed,
+    StoreFailed,
+)
 from app.core.model import ModelName
 from app.registry.client import Registry
 from app.registry.downloads import Downloads
 from app.registry.manifest import Document
-from app.registry.policy import Policy
+from app.registry.policy import HUBS, Policy
 from app.registry.progress import SUCCESS, Progress, pulling
 from app.registry.site import told
 from app.store.blobs import Blobs
@@ -38,8 +46,16 @@ Lacking: TypeAlias = Callable[[Collection[str]], set[str]]
 """Of some digests those that the caller may not name, be they here or not. It blocks."""
 
 
+MayUse: TypeAlias = Callable[[ModelName], bool]
+"""Whether the caller may use the model of that name, be it here or not."""
+
+
 def nothing(_: Collection[str]) -> set[str]:
     return set()
+
+
+def every(_: ModelName) -> bool:
+    return True
 
 
 async def pull(
@@ -49,13 +65,15 @@ async def pull(
     *,
     prune: bool = True,
     lacking: Lacking = nothing,
+    may_use: MayUse = every,
 ) -> AsyncGenerator[Progress]:
     """Bring the model of `registry.name` here. Leaving it early stops within a second what nobody else waits
     for, and keeps what has come. Nothing is listed before all of it is there. `prune` removes what only the
-    model had that it replaces. The registry has to send what is `lacking`, also where it is here.
+    model had that it replaces. The registry has to send what is `lacking`, also where it is here; and of a
+    repository of the hub that it names the caller `may_use` the model.
 
     Raises:
-        Forbidden: where the policy does not let it come.
+        Forbidden: where the policy or the caller's list does not let it come.
         RegistryFailed: where the registry does not give it, with Ollama's text where it has one.
         AddressRefused: for an address that may not be opened.
         StoreFailed: where the store takes nothing.
@@ -74,7 +92,7 @@ async def pull(
         async with aclosing(_blobs(registry, manifest, downloads, unproven)) as lines:
             async for line in lines:
                 yield line
-        await asyncio.to_thread(_check_serving, manifest, blobs, policy)
+        await asyncio.to_thread(_check_serving, manifest, blobs, policy, may_use)
         yield Progress("writing manifest")
         await asyncio.to_thread(hold.reserve, manifest_size(name, manifest.raw), policy.quota_bytes)
         before = await asyncio.to_thread(_before, store.manifests, name)
@@ -135,7 +153,7 @@ async def _blob(
     yield layer.size
 
 
-def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
+def _check_serving(manifest: Document, blobs: Blobs, policy: Policy, may_use: MayUse) -> None:
     """What a manifest of somebody else's may not say: it would run on, or reach, what is this server's alone.
 
     Raises:
@@ -151,6 +169,12 @@ def _check_serving(manifest: Document, blobs: Blobs, policy: Policy) -> None:
             raise RegistryFailed("the manifest cannot be used: its model runs on a configured one")
         if serving.repository:
             policy.check_hub(serving.repository)
+            # It may be in the hub's cache for others, and nobody would have to send it.
+            namespace, _, model = serving.repository.partition("/")
+            if not any(may_use(ModelName(model, namespace=namespace, host=host)) for host in HUBS):
+                raise Forbidden(
+                    f"this API key does not allow the model {HUBS[0]}/{brief(serving.repository)}"
+                )
 
 
 def _sizes(manifest: Document) -> dict[str, int]:

@@ -74,6 +74,20 @@ async def refused(site: Faulty, root: Path, **changes: object) -> str:
         return str(error.value)
 
 
+async def test_no_cookie_of_one_pull_is_sent_with_another(tmp_path: Path) -> None:
+    """Many registries send one for a login, and whoever asked next would have come in by it."""
+    login = {"Set-Cookie": "sid=of-another; Path=/"}
+
+    def with_cookie(asked: Asked) -> Reply | None:
+        return Reply(headers=login) if asked.path == "/v2/" else None
+
+    async with faulty(MODEL, with_cookie) as site, place(tmp_path, site.host) as here:
+        for _ in range(2):
+            await told(here.pull(name_at(site)))
+        assert len([each for each in site.asked if each.path == "/v2/"]) == 2
+        assert not any("cookie" in each.headers for each in site.asked)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
