@@ -31,7 +31,7 @@ from app.registry.site import told
 from app.store.blobs import Blobs
 from app.store.config import MOST_BYTES, parse_serving
 from app.store.digests import file_name
-from app.store.holds import manifest_size
+from app.store.holds import Hold, manifest_size
 from app.store.manifest import ADAPTER_FILE, SERVING, TENSOR, Layer
 from app.store.manifests import Manifests, Stored
 from app.store.prune import prune_unused
@@ -87,8 +87,7 @@ async def pull(
     blobs = store.blobs
     unproven = await asyncio.to_thread(lacking, [layer.digest for layer in manifest.blobs])
     with store.hold() as hold:
-        await asyncio.to_thread(hold.add, *(layer.digest for layer in manifest.blobs))
-        await asyncio.to_thread(hold.reserve, _sizes(manifest), policy.quota_bytes)
+        await asyncio.to_thread(_hold, hold, manifest, policy.quota_bytes)
         async with aclosing(_blobs(registry, manifest, downloads, unproven)) as lines:
             async for line in lines:
                 yield line
@@ -97,9 +96,8 @@ async def pull(
         await asyncio.to_thread(hold.reserve, manifest_size(name, manifest.raw), policy.quota_bytes)
         before = await asyncio.to_thread(_before, store.manifests, name)
         await asyncio.to_thread(store.manifests.write, name, manifest.raw)
-    needed = {layer.digest for layer in manifest.blobs}
-    unused = {layer.digest for layer in before.manifest.blobs} - needed if before else set[str]()
-    if prune and before and unused:
+    unused = await asyncio.to_thread(_unused, before, manifest) if prune and before else set[str]()
+    if before and unused:
         yield Progress("removing unused layers")
         await asyncio.to_thread(_remove, store.manifests, unused, before.modified_at)
     yield SUCCESS
@@ -177,10 +175,15 @@ def _check_serving(manifest: Document, blobs: Blobs, policy: Policy, may_use: Ma
                 )
 
 
-def _sizes(manifest: Document) -> dict[str, int]:
-    """What the model will take: its blobs, and the copy of its adapter."""
+def _hold(hold: Hold, manifest: Document, quota_bytes: int) -> None:
+    """Keep the blobs of a model, and room for what it will take: these, and the copy of its adapter."""
+    hold.add(*(layer.digest for layer in manifest.blobs))
     sizes = {file_name(layer.digest): layer.size for layer in manifest.blobs}
-    return sizes | copy_sizes(manifest.manifest.all(ADAPTER_FILE))
+    hold.reserve(sizes | copy_sizes(manifest.manifest.all(ADAPTER_FILE)), quota_bytes)
+
+
+def _unused(before: Stored, now: Document) -> set[str]:
+    return {layer.digest for layer in before.manifest.blobs} - {layer.digest for layer in now.blobs}
 
 
 def _before(manifests: Manifests, name: ModelName) -> Stored | None:
