@@ -47,11 +47,15 @@ _AMOUNTS = re.compile(
 )
 """What numbers of these names count is data that passes through, or weights, and nothing made in advance."""
 
+_PLACES = re.compile(r"\w*(?:image|video|vision|mm|query)_\w*(?:tokens|seq_len)\w*")
+"""Of a picture in a prompt: it is written as so many."""
+
 _PARTS = re.compile(r"\w*(?:dynamic_patch|tiles|crops)")
 _SIDES = re.compile(r"(?:\w+_)?(?:image_size|crop_size|height|width|edge|pinpoints)")
 _BY_AREA = ("Qwen", "Glm", "PaddleOCR", "Keye", "Ernie")
 """How processors are called whose `shortest_edge` and `longest_edge` are pixels of a whole picture."""
 
+_OF_WHOLE = re.compile(r"(?:\w+_)?(?:pixels|edge|max_length)")
 _DIGITS = re.compile(r"[0-9]{1,300}")
 _LENGTHS = re.compile(r"\w*(?:max_len|length|positions|pixels)\w*")
 
@@ -94,7 +98,7 @@ def _check_config(file: str, config: Mapping[str, Any]) -> None:
     for key, value in entries(config):
         # A text of digits is made a number of by some.
         number = float(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else _number(value)
-        if _COUNTS.fullmatch(key) and not _AMOUNTS.fullmatch(key):
+        if _PLACES.fullmatch(key) or (_COUNTS.fullmatch(key) and not _AMOUNTS.fullmatch(key)):
             _check(file, key, number, MOST_COUNT)
         _check_picture(file, key, number, by_area=False)
 
@@ -105,6 +109,8 @@ def _check_processor(file: str, settings: Mapping[str, Any]) -> None:
     by_area = bool(kinds) and all(kind.startswith(_BY_AREA) for kind in kinds)
     for key, value in found:
         _check_picture(file, "image_size" if key == "size" else key, _number(value), by_area=by_area)
+        if not _OF_WHOLE.fullmatch(key):
+            _check(file, key, _number(value), MOST_COUNT)
 
 
 def _check_picture(file: str, key: str, number: float, *, by_area: bool) -> None:

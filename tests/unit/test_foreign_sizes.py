@@ -32,6 +32,7 @@ QWEN_PICTURES = {
             }
         },
         {"config.json": {**LLAMA, "num_parameters": 7_000_000_000, "vision_config": {"image_size": 1540}}},
+        {"config.json": {**LLAMA, "image_token_id": 151655, "mm_tokens_per_image": 256}},
         {"preprocessor_config.json": QWEN_PICTURES},
         {"preprocessor_config.json": {"min_pixels": 3136, "max_pixels": 12845056, "size": 224}},
         {"processor_config.json": {"image_processor": {"size": {"height": 896, "width": 896}}}},
@@ -63,6 +64,9 @@ def test_what_models_count_is_taken(tmp_path: Path, files: dict[str, Any]) -> No
         ({"config.json": {**LLAMA, "image_grid_pinpoints": [[336, MANY]]}}, "image_grid_pinpoints"),
         ({"config.json": {**LLAMA, "max_dynamic_patch": 129}}, "max_dynamic_patch"),
         ({"params.json": {"n_layers": MANY}}, "n_layers"),
+        ({"config.json": {**LLAMA, "mm_tokens_per_image": MANY}}, "mm_tokens_per_image"),
+        ({"config.json": {**LLAMA, "image_seq_length": MANY}}, "image_seq_length"),
+        ({"processor_config.json": {"image_seq_len": MANY}}, "image_seq_len"),
         ({"preprocessor_config.json": {"size": MANY}}, "size"),
         ({"preprocessor_config.json": {"size": {"shortest_edge": 65536}}}, "shortest_edge"),
         ({"preprocessor_config.json": {"min_pixels": MANY}}, "min_pixels"),
