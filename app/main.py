@@ -29,6 +29,7 @@ from app.api.openai import routes as openai_routes
 from app.api.openai import unserved as openai_unserved
 from app.api.openai.failure import OPENAI
 from app.api.openai.responses import routes as responses
+from app.api.places import Places
 from app.api.quota import Limits, Quota
 from app.api.services import Services
 from app.api.stream import RawSend
@@ -43,7 +44,6 @@ from app.fronts.workers import Workers
 from app.peers.peers import Peers
 from app.registry.challenge import Login
 from app.registry.progress import Progress
-from app.registry.pull import Lacking
 from app.runtime.creation import Creator
 from app.runtime.leases import Leases
 from app.runtime.ledger import Ledger
@@ -52,6 +52,7 @@ from app.runtime.loadlog import StartEngine, logged
 from app.runtime.manager import Manager
 from app.runtime.memory import Unlimited
 from app.runtime.pipeline import Pipeline
+from app.runtime.reach import Reach
 from app.runtime.recovery import Recovery
 from app.runtime.toolloop import ToolLoop
 from app.runtime.transfers import HUB, Transfers, hub_cache, policy_of
@@ -239,6 +240,7 @@ def _services(
         _creator(settings, library, manager, transfers, on_gpu=on_gpu),
         transfers,
         Uploads(bodies, limits.uploads, limits.uploads_per_key),
+        Places("changes of models", limits.model_changes, limits.model_changes_per_key),
     )
 
 
@@ -271,8 +273,10 @@ def _creator(
     library.on_gone, library.on_left = manager.forget, manager.left
     library.running_adapters = manager.running_adapters
 
-    def pull(name: ModelName, lacking: Lacking) -> AsyncGenerator[Progress]:
-        return transfers.pull(name, insecure=False, login=Login(), lacking=lacking)
+    def pull(name: ModelName, reach: Reach) -> AsyncGenerator[Progress]:
+        return transfers.pull(
+            name, insecure=False, login=Login(), lacking=reach.lacking, may_use=reach.caller.may_use
+        )
 
     quota_bytes = settings.models_max_bytes
     return Creator(transfers.store, stored, library, pull, on_gpu=on_gpu, quota_bytes=quota_bytes)

@@ -1,7 +1,6 @@
 """Reading a request's body, within a size, a time and a budget that all bodies share."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
@@ -9,7 +8,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.api.encodings import Encoding, encoding_of
-from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge, ConcurrencyExceeded
+from app.api.places import Places
+from app.core.errors import BodiesFull, BodyTimeout, BodyTooLarge
 
 _FREE_BYTES = 64 << 10
 """What a body may have before it counts: the server holds as much of any connection, and a small request is
@@ -72,8 +72,8 @@ class Uploads:
     """
 
     def __init__(self, bodies: OpenBodies, most: int = 0, most_per_key: int = 0) -> None:
-        self._bodies, self._most, self._most_per_key = bodies, most, most_per_key
-        self._by_key: Counter[str] = Counter()
+        self._bodies = bodies
+        self._places = Places("blobs that arrive", most, most_per_key)
         self.held_bytes = 0
 
     @contextmanager
@@ -83,17 +83,12 @@ class Uploads:
         Raises:
             BodiesFull, ConcurrencyExceeded: where there is none.
         """
-        if 0 < self._most <= self._by_key.total():
-            raise BodiesFull("the server is receiving too many blobs at once, please try again")
-        if key_id and 0 < self._most_per_key <= self._by_key[key_id]:
-            raise ConcurrencyExceeded("this API key is sending too many blobs at once, please try again", 1)
-        self._by_key[key_id] += 1
-        upload = Upload(self)
-        try:
-            yield upload
-        finally:
-            upload.fits(0)
-            self._by_key[key_id] -= 1
+        with self._places.one(key_id):
+            upload = Upload(self)
+            try:
+                yield upload
+            finally:
+                upload.fits(0)
 
     def grow(self, size_bytes: int) -> bool:
         """Hold so much more, or less; whether there is room for it."""

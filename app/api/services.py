@@ -12,6 +12,7 @@ from starlette.requests import Request
 from app.api.body import OpenBodies, Uploads, read_body
 from app.api.context import context_of
 from app.api.guard import credentials_of
+from app.api.places import Places
 from app.api.stream import Events
 from app.catalogue.library import Library
 from app.catalogue.names import parse_name
@@ -72,6 +73,7 @@ class Services:
     creator: Creator
     transfers: Transfers
     uploads: Uploads
+    changes: Places
     others: "Others | None" = None
 
     def time_left_s(self, ctx: RequestContext) -> float:

@@ -5,26 +5,25 @@ a program that runs in the server.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.catalogue import foreigntokenizer
+from app.catalogue import foreignsizes, foreigntokenizer
 from app.catalogue.folder import MISTRAL_CONFIG, read_json, read_list
 from app.core.errors import BadManifest
 
 _CONFIGS = ("config.json", MISTRAL_CONFIG)
 _OTHERS = frozenset({"speculators_config", "use_pretrained_backbone"})
 _NAMES = re.compile(r"(?:\w+_)?(?:model_id|name_or_path)", re.ASCII)
-_MOST_DEPTH = 32
 _MOST_NAME_CHARS = 64
 
 
 def check(folder: Path) -> None:
     """
     Raises:
-        BadManifest: where the folder names another model or a file outside of it, or its tokenizer is one
-            that may take any time or memory.
+        BadManifest: where the folder names another model or a file outside of it, counts more than any model
+            has, or brings a tokenizer that may take any time or memory.
         LoadFailed: where one of its files cannot be read.
     """
     for name in _CONFIGS:
@@ -35,11 +34,12 @@ def check(folder: Path) -> None:
         path = PurePosixPath(str(module.get("path") or ""))
         if path.is_absolute() or ".." in path.parts:
             raise BadManifest("modules.json names a folder outside of the model's")
+    foreignsizes.check(folder)
     foreigntokenizer.check(folder)
 
 
 def _check_names(file: str, config: Mapping[str, Any]) -> None:
-    for key, value in _entries(config, 0):
+    for key, value in foreignsizes.entries(config):
         # With an underscore transformers writes down where a model came from, which nothing loads.
         if key.startswith("_") or value in (None, False, "", []):
             continue
@@ -53,20 +53,3 @@ def _check_names(file: str, config: Mapping[str, Any]) -> None:
 
 def _leads_out(text: str) -> bool:
     return text.startswith(("/", "~", "file:")) or ".." in text.split("/")
-
-
-def _entries(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Every entry of objects in `value`, however they are nested; items of lists go by the list's key.
-
-    Raises:
-        BadManifest: for more nesting than a configuration has.
-    """
-    if depth > _MOST_DEPTH:
-        raise BadManifest("its configuration is nested too deeply")
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, each in items:
-        yield str(key), each
-        if isinstance(each, list):
-            yield from ((str(key), item) for item in each if isinstance(item, str))
-        if isinstance(each, dict | list):
-            yield from _entries(each, depth + 1)

@@ -21,6 +21,15 @@ MOST_GROWTH = 64.0
 MOST_STEPS = 32
 """Of each part; the longest lists have nine."""
 
+MOST_TOKEN_BYTES = 16_384
+"""Of the longest token's text as it is decoded: the longest ones are a thousand spaces."""
+
+MOST_ADDED = 131_072
+"""Tokens that are looked for in a text before all others: models of speech have 65,536 sounds among them."""
+
+MOST_FRAME = 1_024
+"""Tokens that may be put around a text; the usual frames have two."""
+
 MOST_PATTERN_CHARS = 4096
 _LONGEST_FORM = 64
 """Bytes of the longest text that a table of SentencePiece writes for a character; NFKC has one of 33."""
@@ -59,6 +68,9 @@ def check(folder: Path) -> None:
         LoadFailed: where the file cannot be read.
     """
     file = read_json(folder / "tokenizer.json")
+    if len(file.get("added_tokens") or ()) > MOST_ADDED:
+        raise BadManifest(f"tokenizer.json: more than {MOST_ADDED} added tokens")
+    longest = max(map(_size, _texts(file)), default=0)
     for part, (known, below) in _PARTS.items():
         steps = list(_steps(part, file.get(part), below, 0))
         for step in steps:
@@ -66,10 +78,28 @@ def check(folder: Path) -> None:
                 raise BadManifest(f"tokenizer.json: a {part} of the kind {kind[:64]!r} is not taken")
         if len(steps) > MOST_STEPS:
             raise BadManifest(f"tokenizer.json: more than {MOST_STEPS} steps in {part}")
-        if _growth(steps) > MOST_GROWTH:
+        if (growth := _growth(steps)) > MOST_GROWTH:
             raise BadManifest(
                 f"tokenizer.json: its {part} makes texts more than {MOST_GROWTH:.0f} times as long"
             )
+        if part == "decoder" and any(_has_expression(step) for step in steps):
+            raise BadManifest("tokenizer.json: a decoder with a regular expression is not taken")
+        if part == "decoder" and longest * growth > MOST_TOKEN_BYTES:
+            raise BadManifest(f"tokenizer.json: a token becomes more than {MOST_TOKEN_BYTES} bytes of text")
+        if sum(map(_frame, steps)) > MOST_FRAME:
+            raise BadManifest(f"tokenizer.json: its {part} puts more than {MOST_FRAME} tokens around a text")
+
+
+def _texts(file: Mapping[str, Any]) -> Iterator[Any]:
+    """Of all tokens, however the file lists them."""
+    model = file.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, dict):
+        yield from vocab
+    for each in vocab if isinstance(vocab, list) else ():
+        yield each[0] if isinstance(each, list) and each else each
+    for token in file.get("added_tokens") or ():
+        yield token.get("content") if isinstance(token, dict) else None
 
 
 def _steps(part: str, value: Any, below: str, depth: int) -> Iterator[Mapping[str, Any]]:
@@ -93,12 +123,36 @@ def _growth(steps: list[Mapping[str, Any]]) -> float:
                 whole *= max(1.0, _replaced(step))
             case "Prepend":
                 whole *= 1 + _size(step.get("prepend"))
+            case "TemplateProcessing":
+                whole *= max(1, *map(len, _repeated(step)))
             case "Precompiled":
                 forms = max(forms, _precompiled(step))
             case kind:
                 forms = max(forms, _UNICODE.get(str(kind), 1.0))
                 whole *= 2 if kind == "ByteLevel" else 1
     return whole * forms
+
+
+def _has_expression(step: Mapping[str, Any]) -> bool:
+    """How long one takes cannot be told, and each token of an answer goes through it on the event loop."""
+    return isinstance(pattern := step.get("pattern"), dict) and "Regex" in pattern
+
+
+def _repeated(step: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The places of the text, and of a pair of texts, in what is made of them."""
+    for kind in ("single", "pair"):
+        pieces = step.get(kind) or []
+        if not isinstance(pieces, list):
+            raise BadManifest("tokenizer.json: post_processor is none that is known")
+        yield [each for each in pieces if isinstance(each, dict) and "Sequence" in each]
+
+
+def _frame(step: Mapping[str, Any]) -> int:
+    """Tokens that a step adds to a text, at the most."""
+    named = step.get("special_tokens")
+    tokens = named.values() if isinstance(named, dict) else ()
+    longest = max((len(each.get("ids") or ()) for each in tokens if isinstance(each, dict)), default=0)
+    return longest * max((len(step.get(kind) or ()) for kind in ("single", "pair")), default=0)
 
 
 def _replaced(step: Mapping[str, Any]) -> float:

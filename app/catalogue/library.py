@@ -122,6 +122,14 @@ class Library:
         if (stored := self._stored) is not None:
             await stored.store.threads.making.run(stored.tried, name, manifest, self._configured)
 
+    def check_new(self, name: ModelName) -> None:
+        """Raises: Forbidden: as `check_changeable`, and for one more than may be in the store."""
+        self.check_changeable(name)
+        most = self._stored.most if self._stored else 0
+        stored = len(self._models) - len(self._configured) + len(self._told)
+        if 0 < most <= stored and self.get(name) is None:
+            raise Forbidden(f"there are {stored} models in the store, of at most {most}; delete one first")
+
     def shares(self, model: Model) -> bool:
         """Whether a model of the list runs on the same engine."""
         return any(other.engine_key == model.engine_key for other in self._models.values())

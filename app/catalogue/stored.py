@@ -4,7 +4,6 @@ What Ollama wrote is served where it holds GGUF. What only Caravan writes are fo
 of the hub, and configured models with something of their own.
 """
 
-import hashlib
 import logging
 import re
 import shutil
@@ -16,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import orjson
 
 from app.catalogue import gguf, tidying
 from app.catalogue.adapteruses import AdapterUses
@@ -97,6 +94,11 @@ class StoredModels:
         self._stop = threading.Event()
         self._conversions = Conversions()
         self.adapters = AdapterUses(self._cache)
+
+    @property
+    def most(self) -> int:
+        """How many models the store may have; 0 is no limit."""
+        return self._limits.stored_models
 
     def close(self) -> None:
         """End the conversion under way: the process is to exit, and a thread that waits would keep it."""
@@ -306,20 +308,15 @@ class StoredModels:
         """A folder of links to blobs, made once."""
         if any(Path(layer.name).suffix.lower() in PICKLES for layer in files):
             raise BadManifest("pickled weights are not served")
-        names = sorted((layer.name, layer.digest) for layer in files)
-        target = (
-            self._cache
-            / tidying.LINKS
-            / hashlib.sha256(orjson.dumps([str(self.store.root), names])).hexdigest()
-        )
+        target = tidying.links(self.store, self._cache, files)
         if target.is_dir():
             return target
         part = target.with_name(f".{target.name}.{uuid4().hex}.part")
         try:
-            for name, digest in names:
-                link = part / name
+            for layer in files:
+                link = part / layer.name
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(self.store.blobs.path(digest).absolute())
+                link.symlink_to(self.store.blobs.path(layer.digest).absolute())
             part.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first

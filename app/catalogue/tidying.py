@@ -7,13 +7,15 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 from filelock import FileLock, Timeout
 
 from app.catalogue import gguf
+from app.store.manifest import FILE, Layer
 from app.store.store import Store
 
 LINKS = "stored"
@@ -43,8 +45,16 @@ def keep(cache: Path, digits: str) -> None:
             file.unlink(missing_ok=True)
 
 
+def links(store: Store, cache: Path, files: Iterable[Layer]) -> Path:
+    """The folder of links to these blobs, be it there or not."""
+    names = sorted((layer.name, layer.digest) for layer in files)
+    return cache / LINKS / hashlib.sha256(orjson.dumps([str(store.root), names])).hexdigest()
+
+
 def tidy(store: Store, cache: Path) -> None:
-    """Remove conversions that are marked and whose blob is gone, links to such, and what was broken off."""
+    """Remove conversions that are marked and whose blob is gone, links to such, and what was broken off; and
+    links that no model of the store has, such as those of models that were refused, once they are old.
+    """
     for file in _entries(cache / gguf.FOLDER):
         if file.name.endswith(_MARK):
             digits = file.name[1:].partition(".")[0]
@@ -53,11 +63,14 @@ def tidy(store: Store, cache: Path) -> None:
                 file.unlink(missing_ok=True)
         elif file.name.endswith(".part") and _is_old(file):
             _remove(file)
-    blobs = (store.root / "blobs").absolute()
+    blobs, listing = (store.root / "blobs").absolute(), store.manifests.list()
+    used = {links(store, cache, model.manifest.all(FILE)) for model in listing.models}
     for folder in _entries(cache / LINKS):
-        links = [Path(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()]
-        lead_nowhere = any(target.parent == blobs and not target.exists() for target in links)
-        if lead_nowhere or (folder.name.endswith(".part") and _is_old(folder)):
+        targets = [Path(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()]
+        ours = [target for target in targets if target.parent == blobs]
+        is_unused = bool(ours) and folder not in used and not listing.bad
+        may_go = is_unused or folder.name.endswith(".part")
+        if not all(target.exists() for target in ours) or (may_go and _is_old(folder)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

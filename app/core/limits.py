@@ -46,10 +46,17 @@ class InputLimits:
     uploads: int = _row(
         256,
         "blobs that arrive at once; what of them is in memory is of `open_body_bytes`",
-        "api/body.py",
+        "api/places.py",
         "503",
     )
-    uploads_per_key: int = _row(128, "blobs that arrive at once from one key", "api/body.py", "429")
+    uploads_per_key: int = _row(128, "blobs that arrive at once from one key", "api/places.py", "429")
+    model_changes: int = _row(64, "models that are made, pulled or pushed at once", "api/places.py", "503")
+    model_changes_per_key: int = _row(
+        32, "models that are made, pulled or pushed at once by one key", "api/places.py", "429"
+    )
+    stored_models: int = _row(
+        10_000, "models of the store, those counted in that cannot be served", "catalogue/library.py", "403"
+    )
     adapter_bytes: int = _row(
         1 << 30, "bytes of a LoRA adapter (`adapters` of `/api/create`)", "catalogue/adapters.py", "400"
     )

@@ -1,5 +1,6 @@
 """One registry, spoken to in the Docker Registry v2 dialect of Ollama (docs/reference 12.3)."""
 
+import asyncio
 from dataclasses import dataclass
 
 import httpx
@@ -86,7 +87,7 @@ class Registry:
         async with self.site.open("GET", self.manifest_url, headers=headers, whole=True) as answer:
             raw = await read_all(answer, MANIFEST_BYTES)
             named = answer.headers.get("docker-content-digest", "")
-        manifest = read_document(raw)
+        manifest = await asyncio.to_thread(read_document, raw)
         # Other algorithms may be named there; what is stored goes by this one.
         if named.startswith("sha256:") and named != manifest.digest:
             raise RegistryFailed(f"digest mismatch: the manifest is {named[:80]}, got {manifest.digest}")

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -58,13 +59,16 @@ def make_client(
     certificates: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
     """A client for registries; `verify` False takes any certificate, else servers are checked by
-    `certificates`, as those of `EgressClient` are. No answer may pause for `stall_s`."""
+    `certificates`, as those of `EgressClient` are. No answer may pause for `stall_s`.
+    No cookies are kept: many registries send one for a login, and it would be sent for whoever comes next.
+    """
     context = certificates if verify and certificates else httpx.create_ssl_context(verify=verify)
     timeout = httpx.Timeout(stall_s, connect=CONNECT_S, pool=None)
     return httpx.AsyncClient(
         transport=GuardedTransport(guard, context, resolve=resolve, upstream=upstream),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         timeout=timeout,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
         trust_env=False,
     )

@@ -28,7 +28,6 @@ from app.core.model import Model, ModelName
 from app.core.request import Message
 from app.golang.dumps import dumps
 from app.registry.progress import SUCCESS, Progress
-from app.registry.pull import Lacking
 from app.runtime.creationchecks import UNKNOWN_TYPE, check_capabilities, template_layer
 from app.runtime.draft import Draft, status_of
 from app.runtime.reach import Reach
@@ -57,7 +56,7 @@ _ORIGINAL = (media.MODEL, media.PROJECTOR, media.FILE, media.SERVING)
 
 _log = logging.getLogger("caravan")
 
-Pull = Callable[[ModelName, Lacking], AsyncGenerator[Progress]]
+Pull = Callable[[ModelName, Reach], AsyncGenerator[Progress]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ class Creator:
             InvalidRequest, CreateFailed: with Ollama's text where it has one; the store is as it was.
             RegistryFailed, StoreFailed: as a pull, and where the store takes nothing.
         """
-        self._library.check_changeable(asked.name)
+        self._library.check_new(asked.name)
         check_quantization(asked.quantize, on_gpu=self._on_gpu)
         if asked.base is None and asked.files is None:
             raise InvalidRequest("neither 'from' or 'files' was specified")
@@ -169,7 +168,7 @@ class Creator:
         """
         if key_of(source) == key_of(destination) and self._library.get(source):
             return
-        self._library.check_changeable(destination)
+        self._library.check_new(destination)
         if self._library.is_configured(source):
             with self.store.hold() as hold:
                 base = await self._making.run(self._layers_of, source, hold)
@@ -201,7 +200,7 @@ class Creator:
         """The lines of a pull where the base is not here."""
         if self._library.is_configured(name) or await self._changes.run(self.store.manifests.find, name):
             return
-        async with aclosing(self._pull(name, reach.lacking)) as lines:
+        async with aclosing(self._pull(name, reach)) as lines:
             async for line in lines:
                 if line != SUCCESS:
                     yield line

@@ -19,7 +19,7 @@ from app.registry.hub import ENDPOINT, Hub, Repository, Result, choose_gguf, cho
 from app.registry.library import Entry, find
 from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
-from app.registry.pull import Lacking, nothing, pull
+from app.registry.pull import Lacking, MayUse, every, nothing, pull
 from app.registry.push import push
 from app.registry.transport import make_client
 from app.store import manifest as media
@@ -67,21 +67,34 @@ class Transfers:
         self._hub: Hub | None = None
 
     async def pull(
-        self, name: ModelName, *, insecure: bool, login: Login, lacking: Lacking = nothing
+        self,
+        name: ModelName,
+        *,
+        insecure: bool,
+        login: Login,
+        lacking: Lacking = nothing,
+        may_use: MayUse = every,
     ) -> AsyncGenerator[Progress]:
-        """Bring a model here and list it; `lacking` are blobs that a registry has to send in any case.
+        """Bring a model here and list it; `lacking` and `may_use` as in `pull.pull`.
 
         Raises:
             Forbidden: where the policy does not let it come, or configuration owns the name.
             RegistryFailed, AddressRefused, StoreFailed: where it does not come, or cannot be served.
         """
-        self._library.check_changeable(name)
+        self._library.check_new(name)
         entry = find(name)
         if entry is not None or is_hub(name):
             lines = self._pull_of_hub(name, entry)
         else:
             registry = Registry(self._opened(), name, self.policy, login=login, insecure=insecure)
-            lines = pull(registry, self.store, self._downloads, lacking=lacking, check=self._check)
+            lines = pull(
+                registry,
+                self.store,
+                self._downloads,
+                lacking=lacking,
+                may_use=may_use,
+                check=self._check,
+            )
         async with aclosing(lines):
             async for line in lines:
                 if line == SUCCESS:

@@ -50,7 +50,7 @@ TEXTS = frozenset({TEMPLATE, PROMPT, SYSTEM, PARAMS, MESSAGES, LICENSE, CHAT_TEM
 """Layers that are read whole."""
 
 MOST_BYTES = 8 << 20
-MOST_LAYERS = 65_536
+MOST_LAYERS = 16_384
 MOST_TEXTS = 4_096
 MOST_TEXT_BYTES = 64 << 20
 """Of all texts together, however often a blob is named: one that is fetched once counts each time."""

@@ -165,7 +165,9 @@ async def test_uploads_at_once_are_bounded(tmp_path: Path) -> None:
         await settled(tasks, (each.paused.wait() for each in sendings))
         answer = await site.client.post(f"/api/blobs/{digest_of(b'third')}", content=b"third")
         assert answer.status_code == 503
-        assert answer.json() == {"error": "the server is receiving too many blobs at once, please try again"}
+        assert answer.json() == {
+            "error": "the server has too many blobs that arrive at once, please try again"
+        }
         assert answer.headers["retry-after"] == "1"
         gate.set()
         assert await asyncio.gather(*tasks) == [201, 201]
@@ -359,3 +361,61 @@ class TestAdapterCopies:
             assert self.copies(tmp_path) == [digest]
             other.only(())
             assert self.copies(tmp_path) == []
+
+
+async def test_changes_of_models_at_once_are_bounded(tmp_path: Path) -> None:
+    """Each holds what it was asked for, and a manifest; those that wait for a thread as well."""
+    model = model_of(gguf(), b"{}")
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def held_back(asked: Asked) -> Reply | None:
+        if "/blobs/" in asked.path:
+            begun.set()
+            await gate.wait()
+        return None
+
+    async with faulty(model) as registry:
+        registry.answer = lambda asked: _then(held_back(asked), registry.honest(asked))
+        async with managed(
+            tmp_path,
+            limits={"model_changes": 1},
+            registry_allow=[registry.host],
+            registry_insecure=True,
+            fetch_allow=[registry.host, "127.0.0.1"],
+        ) as site:
+            name = f"{registry.host}/library/m"
+            pull = asyncio.create_task(site.send("/api/pull", model=name, insecure=True, stream=False))
+            await settled([pull], [begun.wait()])
+            for path, body in (
+                ("/api/create", {"model": "n", "from": "plain", "system": "x"}),
+                ("/api/pull", {"model": name}),
+                ("/api/push", {"model": name}),
+            ):
+                answer = await site.send(path, **body, stream=False)
+                assert answer.status_code == 503, path
+                assert "too many changes of models at once" in answer.json()["error"]
+            gate.set()
+            assert (await pull).json() == {"status": "success"}
+            await site.made(model="n", **{"from": "plain"}, system="x")
+
+
+async def _then(first: Awaitable[Reply | None], otherwise: Reply) -> Reply:
+    return await first or otherwise
+
+
+async def test_the_store_has_so_many_models_and_no_more(tmp_path: Path) -> None:
+    """Each is kept in memory and looked at every second, and over 200,000 not all are even listed."""
+    async with managed(tmp_path, limits={"stored_models": 2}) as site:
+        await site.made(model="one", **{"from": "plain"}, system="x")
+        assert (await site.send("/api/copy", source="one", destination="two")).status_code == 200
+        for path, body in (
+            ("/api/copy", {"source": "one", "destination": "three"}),
+            ("/api/create", {"model": "three", "from": "plain", "stream": False}),
+            ("/api/pull", {"model": "three", "stream": False}),
+        ):
+            answer = await site.send(path, **body)
+            assert answer.status_code == 403, path
+            assert "there are 2 models in the store, of at most 2" in answer.json()["error"]
+        await site.made(model="two", **{"from": "plain"}, system="another")
+        await site.client.request("DELETE", "/api/delete", json={"model": "one"})
+        assert (await site.send("/api/copy", source="two", destination="three")).status_code == 200

@@ -11,10 +11,13 @@ import yaml
 from app.access.keys import new_key
 from app.core.context import Caller
 from app.runtime.reach import KEPT_S, SENT, Reach
+from app.store.config import Serving
+from app.store.manifest import SERVING
 from app.store.store import Store
 from tests.api.managed import Site, digest_of, gguf, managed
 from tests.registry.faulty import Reply, faulty
 from tests.registry.models import model_of
+from tests.unit.catalogue_folders import make_folder
 from tests.unit.lora_files import lora, lora_config
 
 KEYS = {name: new_key(name) for name in ("all", "mine", "other")}
@@ -127,6 +130,30 @@ def test_that_counts_for_a_day(tmp_path: Path) -> None:
     for digest in digests[1:]:
         reach.sent(digest)
     assert not mark.exists(), "and is removed some day"
+
+
+async def test_a_manifest_gives_no_repository_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody else had fetched of the hub, with the server's token perhaps, is in the cache for all."""
+    cached = make_folder(tmp_path / "cached")
+    monkeypatch.setattr("app.catalogue.stored.repository_folder", lambda _serving: cached)
+    model = model_of(Serving(repository="org/gated", revision="main").encode(), b"{}", media_type=SERVING)
+    async with faulty(model) as registry:
+        reaching: dict[str, Any] = {
+            "registry_allow": [registry.host, "hf.co"],
+            "registry_insecure": True,
+            "fetch_allow": ["127.0.0.1", registry.host],
+        }
+        async with managed(tmp_path, keys_file=keys_file(tmp_path), **reaching) as site:
+            name = f"{registry.host}/library/mine"
+            act_as(site, "mine")
+            refused = await site.send("/api/pull", model=name, insecure=True, stream=False)
+            assert "does not allow the model hf.co/org/gated" in refused.text
+            act_as(site, "all")
+            pulled = await site.send("/api/pull", model=name, insecure=True, stream=False)
+            assert pulled.json() == {"status": "success"}
+            assert name in " ".join(await site.names())
 
 
 async def test_a_manifest_gives_nothing_that_the_registry_has_not(tmp_path: Path) -> None:

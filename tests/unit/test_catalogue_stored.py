@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -138,6 +139,23 @@ def test_a_folder_of_blobs_is_one_of_links(place: Place, tmp_path: Path) -> None
     assert found == {file.name: file.read_bytes() for file in folder.iterdir()}
     assert not place.stored.is_lacking(model)
     assert place.read()["m"] is model, "what did not change is not read again"
+
+
+def test_links_that_no_model_has_go_when_they_are_old(place: Place, tmp_path: Path) -> None:
+    """Each create of other names makes some, be it refused or not, and its blobs may stay for another."""
+    folder = make_folder(tmp_path / "folder")
+    files = [place.layer(media.FILE, file.read_bytes(), name=file.name) for file in sorted(folder.iterdir())]
+    place.put("m", *files)
+    kept = place.read()["m"].facts.path
+    more = replace(files[0], name="again.json")
+    old, young = (
+        place.stored.tried(ModelName("n"), Manifest(None, (*files, *others)), CONFIGURED).facts.path
+        for others in ([more], [more, replace(more, name="and.json")])
+    )
+    for each in (kept, old):
+        os.utime(each, (0, 0))
+    place.stored.prune()
+    assert [each.is_dir() for each in (kept, old, young)] == [True, False, True]
 
 
 def test_a_model_on_a_configured_one(place: Place) -> None:

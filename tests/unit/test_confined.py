@@ -228,6 +228,17 @@ async def test_texts_become_the_tokens_of_the_tokenizer() -> None:
     await helpers.aclose()
 
 
+async def test_texts_are_filled_up_to_no_length() -> None:
+    """Many tokenizers of embedding models are saved so; transformers fills up where it is asked to."""
+    words = {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2}
+    tokenizer = tokenizer_of(padding={**words, "pad_type_id": 0, "pad_token": "?"})
+    assert len(tokenizer.encode("a b").ids) == 128
+    helpers = Helpers("m", Pool(), file_of(tokenizer), workers=1)
+    reply = await helpers.ask({"do": "encode", "texts": ["a b"], "special": True, "cut_to": None})
+    await helpers.aclose()
+    assert reply["ids"] == [[0, 1]]
+
+
 async def test_a_pattern_that_takes_too_long_is_the_requests_fault(patterned: Helpers) -> None:
     """M23."""
     for text in ("a" * 60 + "!", ("a" * 22 + "!") * 2000):

@@ -24,6 +24,7 @@ from tests.unit.catalogue_folders import LLAMA, make_folder, tokenizer
 from tests.unit.garage import model
 
 SPECULATORS = {"verifier": {"name_or_path": "org/other"}}
+FRAME = {"type": "TemplateProcessing", "special_tokens": {"x": {"id": "x", "ids": [1] * 64}}}
 BOMB = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
 
 
@@ -207,8 +208,17 @@ def charsmap(*texts: bytes) -> dict[str, Any]:
             }
         },
         {"post_processor": {"type": "TemplateProcessing", "single": []}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}],
+                "pair": [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "B"}}],
+                "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}},
+            }
+        },
+        {"added_tokens": [{"id": 2, "content": " " * 1024}]},
     ],
-    ids=["none", "Llama", "Qwen", "SentencePiece", "post"],
+    ids=["none", "Llama", "Qwen", "SentencePiece", "post", "frame", "spaces"],
 )
 def test_the_usual_tokenizers_are_taken(tmp_path: Path, parts: dict[str, Any]) -> None:
     foreign.check(with_parts(tmp_path / "m", **parts))
@@ -232,6 +242,15 @@ def test_the_usual_tokenizers_are_taken(tmp_path: Path, parts: dict[str, Any]) -
         ({"pre_tokenizer": {"type": "Own"}}, "of the kind 'Own' is not taken"),
         ({"decoder": {"type": "Sequence", "decoders": [BOMB] * 9}}, "64 times as long"),
         ({"post_processor": {"type": "Own"}}, "of the kind 'Own' is not taken"),
+        ({"post_processor": {**FRAME, "single": [{"Sequence": {"id": "A"}}] * 65}}, "64 times as long"),
+        ({"post_processor": {**FRAME, "single": "$A " * 65}}, "none that is known"),
+        ({"post_processor": {**FRAME, "single": [{"SpecialToken": {"id": "x"}}] * 20}}, "1024 tokens around"),
+        ({"decoder": {**BOMB, "pattern": {"Regex": "(a|a)+b"}, "content": ""}}, "regular expression"),
+        ({"added_tokens": [{"id": 2, "content": "a"}] * 131_073}, "131072 added tokens"),
+        ({"added_tokens": [{"id": 2, "content": "a" * 16_385}]}, "16384 bytes of text"),
+        ({"model": {"type": "BPE", "vocab": {"a" * 16_385: 0}, "merges": []}}, "16384 bytes of text"),
+        ({"model": {"type": "Unigram", "vocab": [["a" * 16_385, 0.0]]}}, "16384 bytes of text"),
+        ({"added_tokens": [{"id": 2, "content": "a" * 4096}], "decoder": BOMB}, "16384 bytes of text"),
     ],
 )
 def test_a_tokenizer_lets_no_text_grow_without_end(

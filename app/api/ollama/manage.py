@@ -36,7 +36,7 @@ async def create(body: Body, served: Served, ctx: Context) -> Response:
     for name in (asked.name, *((asked.base,) if asked.base else ())):
         check_may_use(ctx.caller, name, str(name))
     lines = served.creator.create(asked, _reach(served, ctx))
-    return progress_response(lines, stream=call.stream, limit_s=served.time_left_s(ctx))
+    return _told(lines, served, ctx, stream=call.stream)
 
 
 @router.head("/api/blobs/{digest}")
@@ -98,9 +98,14 @@ async def pull(request: Request, body: SmallBody, served: Served, ctx: Context) 
     if served.library.is_configured(call.name) or await _is_at_peer(call.name, request, served):
         lines = _nothing_to_pull()
     else:
-        lacking = _reach(served, ctx).lacking
-        lines = served.transfers.pull(call.name, insecure=call.insecure, login=call.login, lacking=lacking)
-    return progress_response(lines, stream=call.stream, limit_s=served.time_left_s(ctx))
+        lines = served.transfers.pull(
+            call.name,
+            insecure=call.insecure,
+            login=call.login,
+            lacking=_reach(served, ctx).lacking,
+            may_use=ctx.caller.may_use,
+        )
+    return _told(lines, served, ctx, stream=call.stream)
 
 
 @router.post("/api/push")
@@ -114,7 +119,7 @@ async def push(body: SmallBody, served: Served, ctx: Context) -> Response:
             "store, and cannot be pushed"
         )
     lines = served.transfers.push(call.name, insecure=call.insecure, login=call.login)
-    return progress_response(lines, stream=call.stream, limit_s=served.time_left_s(ctx))
+    return _told(lines, served, ctx, stream=call.stream)
 
 
 def check_may_use(caller: Caller, name: ModelName, sent: str) -> None:
@@ -125,6 +130,13 @@ def check_may_use(caller: Caller, name: ModelName, sent: str) -> None:
     """
     if not caller.may_use(name):
         raise Forbidden(f"this API key does not allow the model {quoted(sent)}")
+
+
+def _told(
+    lines: AsyncGenerator[Progress], served: Services, ctx: RequestContext, *, stream: bool
+) -> Response:
+    lines = served.changes.held(ctx.caller.key_id, lines)
+    return progress_response(lines, stream=stream, limit_s=served.time_left_s(ctx))
 
 
 def _reach(served: Services, ctx: RequestContext) -> Reach:

@@ -33,6 +33,8 @@ def main(parent: int, memory_bytes: int, start_s: float) -> None:
     _allow(start_s)
     file = _read(jobs)
     tokenizer = Tokenizer.from_str(file.decode()) if file else None
+    if tokenizer is not None:
+        tokenizer.no_padding()  # which transformers too leaves to whoever asks for it
     del file
     replies.write(READY)
     replies.flush()
