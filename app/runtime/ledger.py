@@ -152,7 +152,8 @@ class Ledger:
         self, model: Model, most_bytes: int, *, rank: int = 0, sleeps: bool = False, is_fresh: bool = True
     ) -> None:
         """An engine is up: what it took is what is no longer free, but no more than `most_bytes`, which its
-        processes have at most. Without a fresh reading all that was promised counts as still to be taken."""
+        processes have: what this process imports meanwhile, 400 MB at the first load, is not its own. Without
+        a fresh reading all that was promised counts as still to be taken."""
         if account := self._accounts.get(model.engine_key):
             placement = account.placement
             account.seen = account.seen and is_fresh
