@@ -98,8 +98,10 @@ def test_on_the_host_the_cache_counts_and_what_was_measured_does() -> None:
     small = model(100 * MIB)
     weights = int(200 * MIB * 1.05)
     predicted, known = weights + GIB + GIB // 2, weights + GIB + GIB // 4
-    assert need_on_host(small, TERMS) == Need(predicted, predicted, bare=weights + GIB // 2)
-    assert need_on_host(small, TERMS, 700 * MIB) == Need(known, known, bare=700 * MIB)
+    assert need_on_host(small, TERMS) == Need(
+        predicted, predicted, bare=weights + GIB // 2, in_processes=True
+    )
+    assert need_on_host(small, TERMS, 700 * MIB) == Need(known, known, bare=700 * MIB, in_processes=True)
     assert need_on_host(small, TERMS, 3 * GIB).least == 3 * GIB
     given = model(100 * MIB, kv_cache_memory_bytes=64 * MIB, tensor_parallel_size=2)
     assert need_on_host(given, TERMS).least == weights + 64 * MIB + GIB
@@ -116,7 +118,7 @@ def test_an_engine_of_a_tiny_model_has_no_more_than_was_predicted(cache: int, ha
 
 @pytest.mark.parametrize(("cache", "back"), [(64, 287), (512, 729)])
 def test_a_measurement_that_is_too_low_does_not_count(cache: int, back: int) -> None:
-    """Others on the host gave memory back while it loaded; `back` is what it did have of its own."""
+    """Of pages that it shares it had a small part; `back` is what an unload gave back."""
     tiny = model(107_000, "F32", dtype="float32", kv_cache_memory_bytes=cache * MIB)
     assert need_on_host(tiny, TERMS, 50 * MIB).least >= back * MIB
 

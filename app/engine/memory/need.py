@@ -15,8 +15,8 @@ With tiny models they had 385 to 485 MiB, pages that they share with the fork se
 unload gave 220 to 260 back. What is measured at a load takes its place.
 """
 _HOST_OWN = GIB // 4
-"""Of that, what is an engine's own. Others beside it may give memory back while it loads, and it then seems
-to take less than it does."""
+"""Of that, what is an engine's own. The more engines there are, the smaller is the part that each has of
+pages that all share."""
 _GPU_OVERHEAD = 5 * GIB // 2
 """CUDA context, workspaces, graphs and activations on each GPU."""
 _EMBEDDING_OVERHEAD = 3 * GIB // 2
@@ -62,8 +62,9 @@ def need_on_host(
     overhead = _HOST_OVERHEAD * ranks
     if measured:
         known = max(weights + cache + _HOST_OWN * ranks, measured)
-        return Need(known, known, bare=measured)
-    return Need(weights + cache + overhead, weights + cache + overhead, bare=weights + overhead)
+        return Need(known, known, bare=measured, in_processes=True)
+    predicted = weights + cache + overhead
+    return Need(predicted, predicted, bare=weights + overhead, in_processes=True)
 
 
 def need_on_gpu(
