@@ -21,8 +21,8 @@ class Need:
     Where no device could ever have `least`, `bare` will do: on a CPU a cache takes memory as it fills. `only`
     are the devices that an operator has named for it; empty: any. Where it can be put to sleep, `host` bytes
     of the host's memory hold its weights then, and `asleep` bytes stay on each device; 0: it cannot.
-    `in_processes`: it is the memory of processes, which the kernel tells of each; of a GPU only a driver tells
-    how much is free.
+    `in_processes`: it is the memory of processes, which the kernel tells of each; of a GPU a driver tells no
+    more than how much is free.
     """
 
     least: int
