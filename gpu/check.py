@@ -38,7 +38,7 @@ STEPS = (
     Step("fp8", 90, "weights become 8-bit ones at a load"),
     Step("speculation", 50, "speculation changes no answer"),
     Step("batch_limits", 60, "what the limits of a batch are worth"),
-    Step("front_ends", 110, "two front ends answer as one process, and what they send more than it"),
+    Step("front_ends", 150, "two front ends answer as one process, and what they send more than it"),
 )
 """What is worth most comes first, for the minutes may end before the steps do: their limits come to more."""
 _LEFT_MIB, _SETTLE_S = 256.0, 20.0
