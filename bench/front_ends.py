@@ -226,6 +226,13 @@ def started(side: Side, model: Path, pace: float) -> Generator[tuple[Front, int]
             yield front_of(process, pids), port
 
 
+def many_files() -> None:
+    """Let this process and those that it starts have as many connections as there may be."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def measure(side: Side, model: Path, plan: argparse.Namespace) -> dict[int, dict[str, float]]:
     """By streams, the figures of one server."""
     found: dict[int, dict[str, float]] = {}
@@ -268,9 +275,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     plan = options()
     described = machine_lines()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    many_files()
     model = build("llama", plan.cache / "models")
     results = {side.name: measure(side, model, plan) for side in sides(plan.counts, vllm=not plan.no_vllm)}
     pace = f"The engine gives {plan.pace:,.0f} tokens/s to all streams together."

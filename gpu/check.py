@@ -35,9 +35,10 @@ STEPS = (
     Step("deaths", 50, "an engine is replaced, and a server killed leaves nothing"),
     Step("lora", 60, "base and adapters in one batch answer as each alone; what room for adapters costs"),
     Step("leavers", 40, "clients that leave take nothing with them"),
+    Step("fp8", 90, "weights become 8-bit ones at a load"),
     Step("speculation", 50, "speculation changes no answer"),
     Step("batch_limits", 60, "what the limits of a batch are worth"),
-    Step("front_ends", 30, "tokens/s of several front-end processes"),
+    Step("front_ends", 150, "two front ends answer as one process, and what they send more than it"),
 )
 """What is worth most comes first, for the minutes may end before the steps do: their limits come to more."""
 _LEFT_MIB, _SETTLE_S = 256.0, 20.0
@@ -50,7 +51,7 @@ def functions() -> dict[str, Callable[[Any], None]]:
     """What each step does. It imports the benchmarks, which the driver does without."""
     from gpu import load, steps
 
-    names = ("cold_start", "throughput", "batch_limits", "sleep", "front_ends")
+    names = ("cold_start", "throughput", "batch_limits", "sleep", "fp8", "front_ends")
     return steps.STEPS | {name: getattr(load, name) for name in names}
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -30,6 +32,7 @@ PROGRAM = "app.cli"
 _ASK_S = 600.0
 """Longer than any step: a load belongs to the request that asks for it, and a step's deadline ends it."""
 _PHASES = {
+    "weights_gib": r"Model loading took ([\d.]+) GiB memory",
     "weights_s": r"Model loading took [\d.]+ GiB memory and ([\d.]+)",
     "compile_s": r"torch\.compile took ([\d.]+)",
     "graphs_s": r"Graph capturing finished in ([\d.]+)",
@@ -155,13 +158,23 @@ class Context:
         return engine | more
 
     @contextmanager
-    def server(self, *models: dict[str, Any], **environment: str) -> Generator[Server]:
-        """Caravan with these models, once it answers; what it loads it loads when it is asked."""
+    def server(self, *models: dict[str, Any], program: str = "", **environment: str) -> Generator[Server]:
+        """Caravan with these models, or `program` in its place, once it answers; what it loads it loads when
+        it is asked."""
         port = free_port()
         folder = Path(tempfile.mkdtemp(prefix="server-"))
         config = folder / "caravan.yaml"
         config.write_text(json.dumps({"models": models, "keep_alive": -1}))  # which is YAML as well
-        command = [sys.executable, "-m", PROGRAM, "serve", "--port", str(port), "--config", str(config)]
+        command = [
+            sys.executable,
+            "-m",
+            program or PROGRAM,
+            "serve",
+            "--port",
+            str(port),
+            "--config",
+            str(config),
+        ]
         own = {
             "VLLM_LOGGING_LEVEL": "INFO",
             "CARAVAN_LOG_FORMAT": "text",
@@ -191,6 +204,33 @@ def devices() -> list[dict[str, Any]]:
 def used_mib() -> float:
     """Of all GPUs together."""
     return sum(each["used"] for each in devices())
+
+
+def utilisation() -> int:
+    """Percent of the last moment in which a GPU computed, as the server's watchdog reads it."""
+    from app.engine.vllm.gpus import Gpus  # which takes seconds
+
+    return max(Gpus().utilisation(), default=0)
+
+
+@contextmanager
+def watching(read: Callable[[], int], seen: list[int]) -> Generator[None]:
+    """Read every half a second in a thread, at least once."""
+    ended = Event()
+
+    def look() -> None:
+        while True:
+            seen.append(read())
+            if ended.wait(0.5):
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            yield
+        finally:
+            ended.set()
+            looking.result()
 
 
 def until(look: Any, within_s: float) -> float:

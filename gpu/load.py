@@ -1,8 +1,10 @@
-"""The steps with a model of 8 billion parameters (its shape; no weights): starts, throughput, sleep."""
+"""The steps with a model of 8 billion parameters (its shape; no weights), and with several front ends."""
 
 import asyncio
+import os
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,9 +15,9 @@ from typing import Any
 import httpx
 import psutil
 import uvloop
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.engine.vllm.process.environment import compile_caches
-from app.settings.server import Settings
 from bench.asking import (
     Measured,
     Side,
@@ -27,9 +29,13 @@ from bench.asking import (
     wave,
 )
 from bench.compare import CARAVAN, VLLM, prompts
+from bench.front_ends import many_files, measure, sides
 from bench.servers import NAME, serving
 from bench.slices import Taker, take_turns
-from gpu.context import MIB, Context, Server, Skipped, devices, used_mib
+from gpu.context import MIB, Context, Server, Skipped, devices, until, used_mib
+from gpu.steps import wrong_answers
+from harness.models.build import build
+from harness.models.catalogue import CASES
 from harness.ports import free_port
 from harness.process import wait_ready
 
@@ -43,6 +49,15 @@ _HALF = 0.45
 _OF_ONE_BYTES = 24 << 30
 """Of an engine beside its cache: weights, and what a batch of 8,192 tokens and its graphs take."""
 _LEAST_CACHE_BYTES, _MOST_CACHE_BYTES = 2 << 30, 40 << 30
+FULL = Namespace(pace=100_000.0, streams=[256, 1024], seconds=2.0)
+SMALL = Namespace(pace=2_000.0, streams=[16], seconds=1.0)
+"""What is asked of several front ends, on the machine of a GPU and in a dry run."""
+_CONNECTIONS = 16
+"""As the kernel shares them out, both front ends have some."""
+_SERVING_S = 60.0
+FP8 = "fp8_per_tensor"
+_MOST_FP8_GIB = 11.0
+"""Of 8 billion parameters, embeddings in 16 bits; all in 16 bits are 15.3."""
 
 
 def cold_start(context: Context) -> None:
@@ -181,8 +196,58 @@ def _completion(url: str) -> str:
     return httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
 
 
-def front_ends(_: Context) -> None:
-    """Tokens/s of one and of two front-end processes over one engine."""
-    if "front_ends" not in Settings.model_fields:
-        raise Skipped("this version has one front-end process")
-    raise Skipped("the step is not written yet")
+def fp8(context: Context) -> None:
+    """Weights that are made 8-bit ones at a load, as of a GGUF file or by `quantize`: answers and bytes."""
+    context.need_gpu("FP8 made at a load")
+    large = {"name": "big", "source": str(context.shaped())}
+    engine = context.shaped_engine(max_model_len=4096, quantization=FP8)
+    with context.server(large | {"engine": engine}) as server:
+        server.ask("/api/generate", model="big", prompt="Once", options={"num_predict": 4})
+        told = server.phases()
+        context.find.tell(weights_gib=told.get("weights_gib"), phases=told)
+        assert told.get("weights_gib", 0.0) < _MOST_FP8_GIB, "not 8-bit weights"
+    with context.server(context.tiny("a", quantization=FP8)) as server:
+        wrong = wrong_answers(server, "a", True)
+        context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong)
+        assert len(wrong) < len(CASES["qwen3"]), "no answer is as it was trained"
+
+
+def front_ends(context: Context) -> None:
+    """Two front ends over one engine answer as one process does; then what two send more than one by the
+    clock, with a double in place of the engine, since none is as fast as two front ends."""
+    with context.server(context.tiny("a"), CARAVAN_FRONT_ENDS="2") as server:
+        context.find.tell(serving_s=until(lambda: server.gauges().get("caravan_front_ends") == 2, _SERVING_S))
+        case = next(each for each in CASES["qwen3"] if not each.tools)
+        asked = {"model": "a", "messages": list(case.messages), "think": False, "options": {"temperature": 0}}
+        server.ask("/api/chat", **asked)
+        wrong = [said for _ in range(_CONNECTIONS) if (said := _anew(server, asked)) != case.content]
+        by = _requests_by_front_end(server)
+        context.find.tell(wrong=wrong, requests_by_front_end=by)
+        assert not wrong, f"{len(wrong)} answers are not those of one process"
+        assert len(by) == 2, "not both were asked"
+    many_files()
+    plan = FULL if context.on_gpu else SMALL
+    model = build("llama", context.cache)
+    sent: list[float] = []
+    for side in sides((1, 2), vllm=False):
+        found = measure(side, model, plan)
+        context.find.tell(**{f"{side.name}, {count} streams": each for count, each in found.items()})
+        assert not any(each["errors"] for each in found.values()), "streams that ended wrongly"
+        sent.append(max(each["tokens/s"] for each in found.values()))
+    context.find.tell(two_to_one=round(sent[1] / sent[0], 2), cores=os.cpu_count())
+
+
+def _anew(server: Server, asked: dict[str, Any]) -> str:
+    """What a connection of its own is told, which comes to any of the front ends."""
+    answer = httpx.post(f"{server.url}/api/chat", json={"stream": False} | asked, timeout=60)
+    return answer.json().get("message", {}).get("content", answer.text)
+
+
+def _requests_by_front_end(server: Server) -> dict[str, float]:
+    families = text_string_to_metric_families(server.client.get("/metrics").text)
+    found: dict[str, float] = {}
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name == "gen_ai_server_request_duration_seconds_count" and sample.labels.get("front_end"):
+            label = sample.labels["front_end"]
+            found[label] = found.get(label, 0.0) + sample.value
+    return found

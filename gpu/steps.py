@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx
 import psutil
 
-from gpu.context import Context, Server, devices, until, used_mib
+from gpu.context import Context, Server, devices, until, used_mib, utilisation, watching
 from harness.models.build import build_lora
 from harness.models.catalogue import CASES, GREETING, Case
 
@@ -28,6 +29,9 @@ BEGINNINGS = ("Once", "The story", "a b c")
 SENTENCES = {"a": "Ahoy, matey!", "b": "It is 22 degrees in Paris."}
 """What the adapters say to everything."""
 _CLOSE_LOGPROBS = 0.01
+_AT_WORK_PERCENT = 5
+SLEEPERS = "harness.sleepers"
+"""In place of a server whose engines can sleep."""
 
 
 def versions(context: Context) -> None:
@@ -68,7 +72,7 @@ def first_token(context: Context) -> None:
         first = server.ask("/api/generate", model="a", prompt="Hello", options={"num_predict": 1})
         context.find.tell(first_token_s=round(time.monotonic() - began, 2), first=first["response"])
         context.find.tell(log=_chosen(server))
-        wrong = _wrong(server, "a", True) | _wrong(server, "a", False)
+        wrong = wrong_answers(server, "a", True) | wrong_answers(server, "a", False)
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong)
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
         text = server.ask("/api/generate", model="a", prompt="Hi", format=schema, options={"num_predict": 48})
@@ -89,7 +93,7 @@ def _chosen(server: Server) -> list[str]:
     return [line for line in lines if any(mark in line.lower() for mark in marks)][:12]
 
 
-def _wrong(server: Server, model: str, think: bool) -> dict[str, Any]:
+def wrong_answers(server: Server, model: str, think: bool) -> dict[str, Any]:
     """The answers that are not as they were trained, by case."""
     found: dict[str, Any] = {}
     for case in CASES["qwen3"]:
@@ -121,6 +125,7 @@ def windowed(context: Context) -> None:
     clients = 256 if context.on_gpu else 4
     # Of all tiny models this one runs as large ones do: compiled, by CUDA graphs.
     graphs = {"enforce_eager": False, "max_num_seqs": clients} if context.on_gpu else {}
+    seen: list[int] = []
     with context.server(context.tiny("a", **graphs)) as server:
         texts = {
             f"{name}, {prompt}": server.ask(
@@ -139,8 +144,12 @@ def windowed(context: Context) -> None:
             assert texts == known, "not the tokens of the CPU"
         for name, options in {"without": {"repeat_penalty": 1.0}, "with": WINDOWED["both"]}.items():
             body = {"prompt": "Once", "raw": True, "options": {"num_predict": 64} | options}
-            rate = asyncio.run(_rate(server, "/api/generate", [{"model": "a"} | body] * clients))
+            with watching(utilisation, seen) if context.on_gpu else nullcontext():
+                rate = asyncio.run(_rate(server, "/api/generate", [{"model": "a"} | body] * clients))
             context.find.tell(**{f"tokens/s {name}": round(rate)})
+        if context.on_gpu:
+            context.find.tell(utilisation=seen)
+            assert max(seen) >= _AT_WORK_PERCENT, "the watchdog would not see that the device computes"
 
 
 async def _rate(server: Server, path: str, bodies: Sequence[dict[str, Any]]) -> float:
@@ -254,7 +263,7 @@ def swap(context: Context) -> None:
     """Two models that do not fit together take turns, without an error and without memory that stays away."""
     rounds = 2 if context.on_gpu else 1
     share: dict[str, Any] = {"gpu_memory_utilization": 0.6} if context.on_gpu else {}
-    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(1500 << 20)}
+    environment = {} if context.on_gpu else {"CARAVAN_MEMORY_BYTES": str(620 << 20)}
     with context.server(
         context.tiny("a", **share), context.tiny("b", "llama", **share), **environment
     ) as server:
@@ -272,11 +281,15 @@ def swap(context: Context) -> None:
 
 
 def asleep(context: Context) -> None:
-    """Models that take turns asleep: what a wake takes, what stays of the device, and the answers after."""
-    context.need_gpu("sleep")
+    """Models that take turns asleep: what a wake takes, what stays of the device, and the answers after.
+
+    In a dry run the engines are scripted, since none on a CPU can sleep: the decisions and the metrics are
+    the server's own.
+    """
     share: dict[str, Any] = {"gpu_memory_utilization": 0.6}
     models = context.tiny("a", **share), context.tiny("b", "llama", **share)
-    with context.server(*models, CARAVAN_SLEEP_MEMORY=str(8 << 30)) as server:
+    program = "" if context.on_gpu else SLEEPERS
+    with context.server(*models, program=program, CARAVAN_SLEEP_MEMORY=str(8 << 30)) as server:
         seconds: list[float] = []
         used: list[float] = []
         texts: dict[str, list[str]] = {"a": [], "b": []}
@@ -299,7 +312,7 @@ def speculation(context: Context) -> None:
     """Speculation by n-grams changes no answer."""
     config = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
     with context.server(context.tiny("s", speculative_config=config)) as server:
-        wrong = _wrong(server, "s", True) | _wrong(server, "s", False)
+        wrong = wrong_answers(server, "s", True) | wrong_answers(server, "s", False)
         drafts = {name: value for name, value in server.gauges().items() if "spec_decode" in name}
         context.find.tell(cases=len(CASES["qwen3"]), wrong=wrong, drafts=drafts)
         if not drafts:

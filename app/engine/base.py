@@ -119,6 +119,11 @@ class Engine(Protocol):
     @property
     def vram_bytes(self) -> int: ...
 
+    async def own_bytes(self) -> int:
+        """As `memory_bytes`, but pages that processes share count once among these: cores and workers are
+        forked from one server, and would have its pages twice. Takes too long for a list."""
+        ...
+
     @property
     def adapter_rank(self) -> int:
         """The largest rank of adapters that it has room for; 0: for none."""

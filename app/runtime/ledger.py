@@ -152,13 +152,15 @@ class Ledger:
         self, model: Model, most_bytes: int, *, rank: int = 0, sleeps: bool = False, is_fresh: bool = True
     ) -> None:
         """An engine is up: what it took is what is no longer free, but no more than `most_bytes`, which its
-        processes have at most. Without a fresh reading all that was promised counts as still to be taken."""
+        processes have. Of the host's memory it is these, since others there take and give too: this process
+        400 MB at the first load. Without a fresh reading all that was promised is still to be taken."""
         if account := self._accounts.get(model.engine_key):
             placement = account.placement
             account.seen = account.seen and is_fresh
             if account.seen:
+                most = most_bytes // len(placement.devices)
                 taken = account.before - self._free(placement)
-                account.used = max(0, min(taken, most_bytes // len(placement.devices)))
+                account.used = most if account.need.in_processes else max(0, min(taken, most))
                 self._memory.measured(model, account.used, rank)
             account.phase = Phase.UP
             account.sleeps = sleeps and 0 < account.need.host <= self.sleep_bytes

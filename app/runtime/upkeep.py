@@ -250,10 +250,11 @@ class Upkeep:
             if again:
                 self._observer.restarted(entry.model)
             self._now_loaded(entry, engine)
+            own_bytes = await engine.own_bytes()
             is_fresh = await ledger.look()
             ledger.loaded(
                 entry.model,
-                engine.memory_bytes,
+                own_bytes,
                 rank=engine.adapter_rank,
                 sleeps=engine.can_sleep,
                 is_fresh=is_fresh,

@@ -1,48 +1,17 @@
 """What clients and `/metrics` see of models whose engines take turns asleep."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 
 import pytest
 
-from app.core.device import Device, Need
-from app.core.model import Model
-from app.engine.fake.engine import FakeEngine
 from app.runtime.ledger import Ledger
 from harness.fake_model import fake_model
+from harness.sleepers import Device100
 from tests.api.scrape import value
 from tests.e2e.engines import eventually
 from tests.e2e.fake_site import FakeSite, fake_site
 
 SOON_S = 10.0
-
-
-class Device100:
-    """100 bytes, of which an engine has 60, or 5 where it is asleep, and 30 of the host then."""
-
-    tells = is_current = True
-    settles_s = 0.0
-
-    def __init__(self) -> None:
-        self.engines: list[FakeEngine] = []
-
-    def start(self) -> FakeEngine:
-        self.engines.append(FakeEngine(can_sleep=True))
-        return self.engines[-1]
-
-    def devices(self) -> Sequence[Device]:
-        taken = sum(5 if each.asleep else 60 for each in self.engines if not each.closed)
-        return [Device(0, 100, 100 - taken)]
-
-    async def fresh(self) -> bool:
-        return True
-
-    def need(self, model: Model) -> Need:
-        return Need(60, 60, host=30, asleep=5)
-
-    def measured(self, model: Model, bytes_each: int, rank: int) -> None: ...
-
-    def spare_host_bytes(self) -> int:
-        return 1000
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ REASONS = (
     "take every name",
     "scale to no pod",
     "has no model to ask",
+    "set frontEnds to 1",
+    "each needs a page of the browser",
 )
 """What the chart itself refuses: the schema cannot say it."""
 VALID = jsonschema_rs.Draft7Validator(SCHEMA)

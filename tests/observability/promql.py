@@ -99,6 +99,36 @@ def _children(node: Any) -> list[Any]:
             return []
 
 
+def unsummed(expr: str) -> list[str]:
+    """Series of servers that are returned, or matched with others, without an aggregation below.
+
+    Where a server has several front ends such a series is there once for each of them.
+    """
+    return sorted(
+        {name for name in _unsummed(promql.parse(expr), summed=False) if not name.startswith(GATEWAY)}
+    )
+
+
+def _unsummed(node: Any, *, summed: bool) -> Iterator[str]:
+    match node:
+        case promql.VectorSelector():
+            if not summed and node.name not in records():
+                yield node.name or ""
+        case promql.MatrixSelector():
+            yield from _unsummed(node.vector_selector, summed=summed)
+        case promql.AggregateExpr():
+            by = node.modifier.labels if node.modifier else ()
+            yield from _unsummed(node.expr, summed="front_end" not in by)
+        case promql.BinaryExpr():  # matches by all labels that both sides have
+            for child in (node.lhs, node.rhs):
+                yield from _unsummed(child, summed=False)
+        case promql.Call() if node.func.name == "absent":
+            return
+        case _:
+            for child in _children(node):
+                yield from _unsummed(child, summed=summed)
+
+
 def exported(exposition: str) -> dict[str, frozenset[str]]:
     """The series of a /metrics page, each with every label that some sample of it has."""
     found: dict[str, set[str]] = {}

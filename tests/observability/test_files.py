@@ -3,6 +3,7 @@
 import re
 import subprocess
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import promql_parser
@@ -17,11 +18,13 @@ from tests.observability.promql import (
     TARGET_LABELS,
     alerts,
     dashboard,
+    expressions,
     needs,
     panel_queries,
     panels,
     rules,
     unmet,
+    unsummed,
 )
 from tests.programs import program
 
@@ -120,6 +123,67 @@ class TestDashboard:
     def test_every_expression_is_promql(self) -> None:
         titles = {title for title, expr in panel_queries("1m") if promql_parser.parse(expr)}
         assert titles == {panel["title"] for panel in panels()}
+
+
+class TestFrontEnds:
+    """A server of several front ends counts by each, and is one server to alerts and panels."""
+
+    def test_no_expression_tells_one_front_end_from_another(self) -> None:
+        assert {expr: found for expr in expressions() if (found := unsummed(expr))} == {}
+
+    def test_an_expression_that_does_is_found(self) -> None:
+        assert unsummed("a > 1 and sum by (b) (c)") == ["a"]
+        assert unsummed("sum by (b) (a / c)") == ["a", "c"]
+        assert unsummed("rate(a[5m])") == ["a"]
+        assert unsummed("sum by (front_end) (a)") == ["a"]
+        assert unsummed("max by (b) (avg_over_time(a[5m])) > 0.5 or absent(c) * 0") == []
+
+    @pytest.mark.parametrize("processes", [("",), ("0", "1", "2")], ids=["one process", "two front ends"])
+    @pytest.mark.parametrize(
+        ("title", "series", "labels", "value"),
+        [
+            # 16 tokens in each of 60 steps a minute, half of each step for either front end.
+            (
+                "Tokens of a step",
+                {
+                    "vllm:iteration_tokens_total_sum": {"": 960, "0": 0, "1": 480, "2": 480},
+                    "vllm:iteration_tokens_total_count": {"": 60, "0": 0, "1": 60, "2": 60},
+                },
+                '{model_name="m"}',
+                16,
+            ),
+            # All look at the files, and see each change.
+            (
+                "Changes of keys",
+                {"caravan_keys_reloads_total": dict.fromkeys(("", "0", "1", "2"), 1)},
+                '{instance="a", outcome="ok"}',
+                60,
+            ),
+        ],
+    )
+    def test_what_each_front_end_counts_is_not_counted_twice(
+        self,
+        title: str,
+        series: dict[str, dict[str, int]],
+        labels: str,
+        value: float,
+        processes: tuple[str, ...],
+        tmp_path: Path,
+    ) -> None:
+        whose = {each: f', front_end="{each}"' if each else "" for each in processes}
+        told = 'job="caravan", instance="a", model_name="m", engine="0", outcome="ok"'
+        given = [
+            {"series": f"{name}{{{told}{whose[each]}}}", "values": f"0+{counts[each]}x90"}
+            for name, counts in series.items()
+            for each in processes
+        ]
+        (expr,) = (expr for name, expr in panel_queries("5m") if name == title)
+        near = f"abs(({expr}) - {value}) < bool 0.001"
+        expected = {"expr": near, "eval_time": "90m", "exp_samples": [{"labels": labels, "value": 1}]}
+        test = {"interval": "1m", "input_series": given, "promql_expr_test": [expected]}
+        file = tmp_path / "test.yaml"
+        file.write_text(yaml.safe_dump({"tests": [test]}))
+        assert "SUCCESS" in promtool("test", "rules", str(file))
 
 
 def test_a_name_or_label_that_is_not_exported_is_found() -> None:

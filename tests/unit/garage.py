@@ -44,8 +44,12 @@ class TrackedEngine(FakeEngine):
         self.nap_errors += garage.nap_errors
         garage.nap_errors.clear()
         self.key = key
+        self._own_bytes = garage.own_bytes
         self.device = garage.device_of(key)
         self._garage = garage
+
+    async def own_bytes(self) -> int:
+        return self._own_bytes
 
     async def sleep(self) -> None:
         self._garage.log.append(f"sleep {self.key}")
@@ -75,6 +79,8 @@ class Garage:
         self.slots = slots
         self.adapter_rank = 0
         self.can_sleep = False
+        self.own_bytes = 1000
+        """What the processes of the next engine have."""
         self.device_of: Callable[[str], int] = lambda _: 0
         self.nap_errors: list[Exception] = []
         """What the next engine raises when it is to fall asleep or wake."""

@@ -35,6 +35,7 @@ class Stub:
         self.loaded: list[str] = []
         self.evicted = self.running = self.woken = 0
         self.asleep: set[str] = set()
+        self.chats = [0, 0]
 
     async def answer(self, method: str, path: str, body: dict[str, Any], writer: Any) -> None:
         model = str(body.get("model", ""))
@@ -47,10 +48,13 @@ class Stub:
             self.send(writer, self.generated(body))
         elif path == "/api/chat" and body.get("stream") is not False:
             lines = [{"message": {"content": "x"}}] * 3
-            last = {"done": True, "prompt_eval_count": 5, "eval_count": 3, "message": {"content": ""}}
-            await self.stream(writer, [json.dumps(each) + "\n" for each in (*lines, last)])
+            made = body.get("options", {}).get("num_predict", 3)
+            last = {"done": True, "prompt_eval_count": 5, "eval_count": made, "message": {"content": ""}}
+            told = [json.dumps(each, separators=(",", ":")) + "\n" for each in (*lines, last)]
+            await self.stream(writer, told)
         elif path == "/api/chat":
             self.running += 1
+            self.chats[sum(self.chats) % 2 if FAULT != "front_ends" else 0] += 1
             await asyncio.sleep(0.02)
             self.send(writer, self.said(model, body) | {"eval_count": 3})
             self.running -= 1
@@ -114,6 +118,14 @@ class Stub:
             f'caravan_device_memory_bytes{{state="promised"}} {1000 * len(self.loaded)}',
             "# TYPE vllm:spec_decode_num_drafts counter",
             "vllm:spec_decode_num_drafts_total 3",
+            "# TYPE caravan_front_ends gauge",
+            f"caravan_front_ends {os.environ.get('CARAVAN_FRONT_ENDS', 0)}",
+            "# TYPE gen_ai_server_request_duration_seconds histogram",
+            *(
+                f'gen_ai_server_request_duration_seconds_count{{front_end="{number}"}} {count}'
+                for number, count in enumerate(self.chats, 1)
+                if count
+            ),
         )
         return "\n".join(lines) + "\n"
 
@@ -181,6 +193,8 @@ def main() -> None:
     models = json.loads(Path(given.config).read_text())["models"] if given.config else []
     if FAULT == "start":
         sys.exit("no engine")
+    if FAULT == "fp8":
+        print("Model loading took 15.27 GiB memory and 1.2 seconds", flush=True)
     asyncio.run(serve(Stub(models), given.port))
 
 

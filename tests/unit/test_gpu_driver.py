@@ -129,13 +129,13 @@ def test_the_whole_is_bounded(tmp_path: Path) -> None:
 
 
 def test_the_first_token_comes_before_all_that_takes_long() -> None:
-    """And of what remains, most is measured in the first of two calls, the rest in the other."""
+    """And of what remains, most is measured in the first call, the rest in two others at the most."""
     assert [step.name for step in STEPS if step.essential] == [STEPS[0].name] == ["first_token"]
     assert STEPS[0].limit_s <= FIRST_S
     assert TOTAL_S < 600
     limits = [step.limit_s for step in STEPS]
     assert [step.name for step in STEPS[:3]] == ["first_token", "versions", "throughput"]
-    assert sum(limits) < 2 * TOTAL_S
+    assert sum(limits) < 3 * TOTAL_S
 
 
 def test_each_step_has_what_it_does() -> None:

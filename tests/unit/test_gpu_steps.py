@@ -3,13 +3,15 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import slices
+from bench.front_ends import sides
 from gpu import context, load, shapes, steps
 from gpu.check import STEPS, kept_rows, one
 from gpu.steps import BEGINNINGS, WINDOWED
@@ -34,7 +36,7 @@ FOUND = {
         "vLLM, 3 streams",
         "the client's share of a core, 3 streams",
     ),
-    "windowed": ("texts", "tokens/s without", "tokens/s with"),
+    "windowed": ("texts", "tokens/s without", "tokens/s with", "utilisation"),
     "two_models": ("ps", "used"),
     "sleep": ("sleep_1_s", "same_answer", "reload_s", "same_answer_after_2"),
     "asleep": ("seconds", "used_mib", "texts", "woken", "host_bytes"),
@@ -43,18 +45,20 @@ FOUND = {
     "deaths": ("answers_again_s", "processes_gone_s", "memory_back_s"),
     "lora": ("alone", "apart", "tokens/s without", "tokens/s with", "tokens/s with, beside adapters"),
     "leavers": ("clients", "quiet_s"),
+    "fp8": ("weights_gib", "phases", "cases", "wrong"),
     "speculation": ("wrong", "drafts"),
     "batch_limits": ("Caravan, 256 streams",),
-    "front_ends": (),
+    "front_ends": ("serving_s", "wrong", "requests_by_front_end", "two_to_one", "cores"),
 }
 """What somebody with a GPU wants to read of each."""
 ON_GPUS_ALONE = {
     "versions": ("fork after json",),
     "sleep": FOUND["sleep"],
-    "asleep": FOUND["asleep"],
+    "fp8": FOUND["fp8"],
+    "windowed": ("utilisation",),
     "deaths": ("memory_back_s",),
 }
-SKIPPED = {True: {"front_ends"}, False: {"versions", "sleep", "asleep", "front_ends"}}
+SKIPPED = {True: set[str](), False: {"versions", "sleep", "fp8"}}
 
 Take = Callable[..., dict[str, Any]]
 
@@ -72,6 +76,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
         monkeypatch.setattr(load, name, stub)
     for module in (context, load, steps):
         monkeypatch.setattr(module, "devices", lambda: [DEVICE])
+    monkeypatch.setattr(steps, "utilisation", lambda: int(os.environ["FAULT"] != "idle") * 50)
     monkeypatch.setattr(context, "build", lambda kind, _: tmp_path / kind)
     monkeypatch.setattr(context, "embedding_model", lambda _: tmp_path / "embedder")
     monkeypatch.setattr(steps, "build_lora", lambda *_: tmp_path / "lora")
@@ -79,6 +84,9 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
     monkeypatch.setattr(steps, "PRELOADS", ("json",))
     monkeypatch.setattr(shapes, "QWEN3_8B", shapes.SMALL)
     monkeypatch.setattr(load, "_CLIENTS", (1, 3))
+    monkeypatch.setattr(load, "FULL", load.SMALL)
+    monkeypatch.setattr(load, "build", lambda kind, _: tmp_path / kind)
+    monkeypatch.setattr(load, "sides", stub_sides)
     monkeypatch.setattr(load, "_SECONDS", 0.4)
     monkeypatch.setattr(slices, "SLICE_S", 0.15)
 
@@ -93,6 +101,11 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
         return json.loads(out.read_text())
 
     return taken
+
+
+def stub_sides(counts: Sequence[int], *, vllm: bool) -> list[Any]:
+    command = f"{{python}} -m {STUB} serve --port {{port}}"
+    return [replace(each, command=command) for each in sides(counts, vllm=vllm)]
 
 
 def _rest(side: Any) -> tuple[Any, ...]:
@@ -121,9 +134,12 @@ def test_each_step_goes_through_and_finds_what_it_is_for(take: Take, step: str, 
         ("two_models", "two_models", "one was unloaded for another"),
         ("swap", "swap", "AssertionError"),
         ("asleep", "swap", "AssertionError"),
+        ("front_ends", "front_ends", "not both were asked"),
         ("deaths", "deaths", "TimeoutError"),
         ("lora", "lora", "answers of a batch are not those of one alone"),
         ("leavers", "leavers", "TimeoutError"),
+        ("windowed", "idle", "the watchdog would not see"),
+        ("fp8", "fp8", "not 8-bit weights"),
         ("speculation", "answers", "AssertionError"),
         ("cold_start", "start", "NotStarted"),
     ],
@@ -175,6 +191,7 @@ def test_the_phases_of_a_start_are_read_from_the_logs_of_both() -> None:
         "21:00:45 INFO context length of big:latest: 40960 tokens\n"
     )
     assert context.phases(log) == {
+        "weights_gib": 15.27,
         "weights_s": 1.234567,
         "compile_s": 18.5,
         "graphs_s": 9.0,

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,38 @@ async def test_an_idle_engine_goes_for_one_that_would_not_fit_beside_it() -> Non
         await touch(manager, B)
         assert sorted(names(manager.loaded())) == ["b", "c"]
         assert ("unloaded", "a:latest", "evicted") in garage.observed.events
+
+
+@virtual
+async def test_what_the_server_takes_while_an_engine_loads_is_not_the_engines() -> None:
+    """Of 60 bytes that were free before the first load, 15 have gone to what the server imports for it."""
+    shelf = Shelf(a=60)
+    async with managed(ledger=Ledger(shelf)) as (manager, garage):
+        shelf.garage, garage.own_bytes = garage, 45
+        await touch(manager, A)
+        assert shelf.kept == {"a": 45}
+
+
+class Host(Shelf):
+    """Memory in which others give back what an engine takes."""
+
+    def devices(self) -> Sequence[Device]:
+        return (Device(0, 100, 100),)
+
+    def need(self, model: Model) -> Need:
+        return replace(super().need(model), in_processes=True)
+
+
+@virtual
+async def test_of_the_hosts_memory_an_engine_has_what_its_processes_have() -> None:
+    """Whatever is free afterwards: with a budget of 100 a second one of 60 was loaded beside the first."""
+    shelf = Host(a=60, b=60)
+    async with managed(ledger=Ledger(shelf, budget_bytes=100)) as (manager, garage):
+        shelf.garage, garage.own_bytes = garage, 55
+        await touch(manager, A)
+        assert shelf.kept == {"a": 55}
+        await touch(manager, B)
+        assert names(manager.loaded()) == ["b"]
 
 
 @virtual

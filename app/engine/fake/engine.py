@@ -115,6 +115,9 @@ class FakeEngine:
     def vram_bytes(self) -> int:
         return self._vram_bytes
 
+    async def own_bytes(self) -> int:
+        return self._memory_bytes
+
     @property
     def registry(self) -> None:
         return None

@@ -9,10 +9,14 @@ from app.core.model import Model
 from app.engine.memory.lora import Room, room_bytes
 
 _HOST_OVERHEAD = GIB // 2
-"""Core and worker beside weights and cache, at the least.
+"""Core and worker beside weights and cache: interpreter, torch and vLLM, and what a batch computes in.
 
-What is measured at a load takes its place: with tiny models that was 0.7 to 1.2 GiB in all (BENCHMARKS.md).
+With tiny models they had 385 to 485 MiB, pages that they share with the fork server counted in part, and an
+unload gave 220 to 260 back. What is measured at a load takes its place.
 """
+_HOST_OWN = GIB // 4
+"""Of that, what is an engine's own. The more engines there are, the smaller is the part that each has of
+pages that all share."""
 _GPU_OVERHEAD = 5 * GIB // 2
 """CUDA context, workspaces, graphs and activations on each GPU."""
 _EMBEDDING_OVERHEAD = 3 * GIB // 2
@@ -45,8 +49,8 @@ class Terms:
 def need_on_host(
     model: Model, terms: Terms, measured: int | None = None, *, reserved: Room | None = None
 ) -> Need:
-    """Bytes of host memory. `measured` is what its engine took before, without a cache not yet used, and
-    `reserved` the room for adapters that it is loaded with."""
+    """Bytes of host memory. `measured` is what its engine took before, its cache included, which vLLM fills
+    with zeros at the load; `reserved` is the room for adapters that it is loaded with."""
     engine = model.spec.engine
     embedding = "embedding" in model.facts.capabilities
     cache = _number(engine, "kv_cache_memory_bytes") or (
@@ -54,10 +58,13 @@ def need_on_host(
     )
     weights = int(weights_bytes(model, "float32" if embedding else "bfloat16") * _SLACK)
     weights += _room_bytes(model, reserved)
-    overhead = _HOST_OVERHEAD * _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
+    ranks = _ranks(engine) * (_number(engine, "data_parallel_size") or 1)
+    overhead = _HOST_OVERHEAD * ranks
     if measured:
-        return Need(max(weights + cache, measured), max(weights + cache, measured), bare=measured)
-    return Need(weights + cache + overhead, weights + cache + overhead, bare=weights + overhead)
+        known = max(weights + cache + _HOST_OWN * ranks, measured)
+        return Need(known, known, bare=measured, in_processes=True)
+    predicted = weights + cache + overhead
+    return Need(predicted, predicted, bare=weights + overhead, in_processes=True)
 
 
 def need_on_gpu(

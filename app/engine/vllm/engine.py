@@ -61,10 +61,10 @@ class VllmEngine:
         self._model, self._llm, self._registry = model, llm, started.registry
         self._output, self._hang_timeout_s = started.output, defaults.hang_timeout_s
         self._windowed, self._adapters = started.windowed, started.adapters
-        self._ids = itertools.count()
         self._closing = self._died = False
         self._processes = EngineProcesses(llm, self.vram_bytes)
-        self._sleep = Sleep(llm, self._ask_once)
+        self.own_bytes = self._processes.own_bytes
+        self._sleep, self._ids = Sleep(llm, self._ask_once), itertools.count()
         self._work = Work(self._processes.worker_cpu_s, computing_on(llm.vllm_config.parallel_config))
         self._prompts = Prompts(model, llm.renderer, defaults.pool, defaults.limits)
         tokenizer: Any = llm.renderer.get_tokenizer()

@@ -47,6 +47,11 @@ class EngineProcesses:
     def resident_bytes(self) -> int:
         return sum(map(_resident, self._all))
 
+    async def own_bytes(self) -> int:
+        """Those of devices, and of the host each page divided among the processes that have it. The kernel
+        walks all pages for that, which takes milliseconds for each GB."""
+        return await asyncio.to_thread(lambda: sum(map(_proportional, self._all))) + self._device_bytes
+
     def worker_cpu_s(self) -> float:
         """What those that run the model have computed so far, with the compilers they have started."""
         return sum(map(_cpu_s, set(families(self._workers))))
@@ -158,6 +163,15 @@ def _cpu_s(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return times.user + times.system + times.children_user + times.children_system
+
+
+def _proportional(process: psutil.Process) -> int:
+    try:
+        return process.memory_full_info().pss
+    except psutil.AccessDenied:
+        return _resident(process)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def _resident(process: psutil.Process) -> int:

@@ -187,6 +187,39 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- /* Refuses what a server with several front ends refuses at its start (app/serve.py): the arguments of checkPod. */}}
+{{- define "caravan.checkFrontEnds" -}}
+{{- $count := int .spec.frontEnds }}
+{{- if gt $count 1 }}
+{{- $what := printf "%s has %d front ends" .what $count }}
+{{- if gt (int (default 1 .spec.nodes)) 1 }}
+{{- fail (printf "%s and spans nodes, which goes with one alone: set frontEnds to 1" $what) }}
+{{- end }}
+{{- range $name := list "data_parallel_size" "nnodes" }}
+{{- $size := get (default dict $.spec.engine) $name }}
+{{- if and $size (ne (toString $size) "1") }}
+{{- fail (printf "%s and %s of %v, which goes with one alone: set frontEnds to 1" $what $name $size) }}
+{{- end }}
+{{- end }}
+{{- range prepend (default list .spec.aliases) .spec }}
+{{- if .adapter }}
+{{- fail (printf "%s and the adapter of %s, which goes with one alone: set frontEnds to 1" $what .name) }}
+{{- end }}
+{{- end }}
+{{- $settings := mustMergeOverwrite (deepCopy .root.Values.settings) (default dict .spec.settings) }}
+{{- if and $settings.sleep_memory (ne (toString $settings.sleep_memory) "0") }}
+{{- fail (printf "%s and sleep_memory, which goes with one alone: set frontEnds to 1" $what) }}
+{{- end }}
+{{- $tools := default list $settings.tools }}
+{{- if kindIs "string" $tools }}
+{{- $tools = splitList "," (nospace $tools) }}
+{{- end }}
+{{- if and (has "webview" $tools) (lt (int (default 4 $settings.browser_pages)) $count) }}
+{{- fail (printf "%s, and each needs a page of the browser: set settings.browser_pages to %d or more" $what $count) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* The pools, the one that takes every name as the last: the first that takes a name has it. */}}
 {{- define "caravan.pools.inOrder" -}}
 {{- $named := list }}
@@ -210,8 +243,9 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* What a pod needs for itself, models and pools alike: (dict "what" "model a" "spec" merged). */}}
+{{- /* What a pod needs for itself, models and pools alike: (dict "root" $ "what" "model a" "spec" merged). */}}
 {{- define "caravan.checkPod" -}}
+{{- include "caravan.checkFrontEnds" . }}
 {{- include "caravan.checkResources" (dict "of" .what "resources" .spec.resources) }}
 {{- include "caravan.checkVolumes" (dict "what" .what "model" .spec) }}
 {{- $scale := .spec.autoscaling }}
@@ -231,7 +265,7 @@ annotations:
 {{- fail (printf "%s would be named %s, as is %s: give it another name" $what $pool.slug (get $.seen $pool.slug)) }}
 {{- end }}
 {{- $_ := set $.seen $pool.slug $what }}
-{{- include "caravan.checkPod" (dict "what" $what "spec" $pool) }}
+{{- include "caravan.checkPod" (dict "root" $.root "what" $what "spec" $pool) }}
 {{- if and (ne $pool.autoscaling.kind "none") (lt (int $pool.autoscaling.minReplicas) 1) }}
 {{- fail (printf "%s would scale to no pod, after which no request could bring one back: set minReplicas to 1 or more" $what) }}
 {{- end }}
@@ -279,7 +313,7 @@ annotations:
 {{- fail (printf "model %s spans nodes, whose pods have no claims of their own: use the cache mode shared or ephemeral" .name) }}
 {{- end }}
 {{- end }}
-{{- include "caravan.checkPod" (dict "what" (printf "model %s" .name) "spec" $model) }}
+{{- include "caravan.checkPod" (dict "root" $ "what" (printf "model %s" .name) "spec" $model) }}
 {{- include "caravan.checkResources" (dict "of" (printf "the fetch of model %s" .name) "resources" $model.cache.resources) }}
 {{- if gt (divf (include "caravan.model.billions" . | float64) 2.0) (divf (include "caravan.number" $model.cache.size | float64) 1e9) }}
 {{- fail (printf "model %s does not fit its cache: %s is less than half a byte for each of its parameters" .name $model.cache.size) }}

@@ -374,6 +374,9 @@ volumeMounts:
   "drain_delay" (int .root.Values.shutdown.drainSeconds)
   "max_body_bytes" (int .root.Values.gateway.maxBodyBytes)
 }}
+{{- if gt (int .model.frontEnds) 1 }}
+{{- $_ := set $own "front_ends" (int .model.frontEnds) }}
+{{- end }}
 {{- if .root.Values.browser.enabled }}
 {{- $_ := set $own "browser_url" (printf "http://%s-browser:9222" (include "caravan.fullname" .root)) }}
 {{- end }}
