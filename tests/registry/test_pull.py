@@ -26,7 +26,7 @@ from app.registry.transport import make_client
 from app.store.manifest import LICENSE
 from app.store.partial import Partial
 from tests.registry.faulty import Answer, Asked, Faulty, Reply, as_json, faulty, ranged
-from tests.registry.models import LAYER, QUICK, Model, digest_of, model_of, place, statuses, told
+from tests.registry.models import LAYER, QUICK, Model, digest_of, model_of, place, told
 
 DATA = random.Random(1).randbytes(1_500_000)
 MODEL = model_of(DATA, b"{}")
@@ -551,9 +551,9 @@ async def test_progress_is_told_at_a_bounded_rate(tmp_path: Path) -> None:
         ("system", "the model cannot be served here: it has no weights"),
     ],
 )
-@pytest.mark.requirement("C4")
+@pytest.mark.row("C4")
 async def test_what_is_served_by_nobody_here_does_not_come(kind: str, reason: str, tmp_path: Path) -> None:
-    """Before a blob of it: weights may have gigabytes."""
+    """Before a blob of it, which may have gigabytes (row C4)."""
     model = model_of(b"one", b"three", b"{}", media_type=f"{LAYER}.{kind}")
     async with faulty(model) as site, place(tmp_path, site.host) as here:
         with pytest.raises(RegistryFailed) as failure:
