@@ -56,6 +56,13 @@ _BY_AREA = ("Qwen", "Glm", "PaddleOCR", "Keye", "Ernie")
 """How processors are called whose `shortest_edge` and `longest_edge` are pixels of a whole picture."""
 
 _OF_WHOLE = re.compile(r"(?:\w+_)?(?:pixels|edge|max_length)")
+_IDS = re.compile(r"\w*_ids?")
+"""Places in a vocabulary (`image_token_id`), but for the extra tokens that T5 counts so."""
+
+_SAMPLES = re.compile(r"\w*samples")
+_MOST_SAMPLES = 1 << 24
+"""Of a sound: ten minutes have 9.6 million at 16 kHz, and Whisper's configuration says 480,000."""
+
 _DIGITS = re.compile(r"[0-9]{1,300}")
 _LENGTHS = re.compile(r"\w*(?:max_len|length|positions|pixels)\w*")
 
@@ -110,7 +117,14 @@ def _check_processor(file: str, settings: Mapping[str, Any]) -> None:
     for key, value in found:
         _check_picture(file, "image_size" if key == "size" else key, _number(value), by_area=by_area)
         if not _OF_WHOLE.fullmatch(key):
-            _check(file, key, _number(value), MOST_COUNT)
+            _check(file, key, _number(value), _most_of(key))
+
+
+def _most_of(key: str) -> int:
+    """Of a setting about which no more is known than its name."""
+    if _IDS.fullmatch(key) and key != "extra_ids":
+        return MOST_TOKENS
+    return _MOST_SAMPLES if _SAMPLES.fullmatch(key) else MOST_COUNT
 
 
 def _check_picture(file: str, key: str, number: float, *, by_area: bool) -> None:
@@ -132,7 +146,7 @@ def _check_settings(file: str, settings: Mapping[str, Any]) -> None:
         if isinstance(value, list):
             _check(file, f"the number of {key}", len(value), MOST_COUNT)
         if not _LENGTHS.fullmatch(key):
-            _check(file, key, _number(value), MOST_COUNT)
+            _check(file, key, _number(value), _most_of(key))
     for number in settings.get("added_tokens_decoder") or ():
         # Each place up to the last is filled.
         _check(file, "added_tokens_decoder", float(number) if _DIGITS.fullmatch(number) else 0, MOST_TOKENS)

@@ -35,11 +35,14 @@ QWEN_PICTURES = {
         {"config.json": {**LLAMA, "image_token_id": 151655, "mm_tokens_per_image": 256}},
         {"preprocessor_config.json": QWEN_PICTURES},
         {"preprocessor_config.json": {"min_pixels": 3136, "max_pixels": 12845056, "size": 224}},
+        {"processor_config.json": {"image_token_id": 151655, "processor_class": "Gemma3Processor"}},
+        {"preprocessor_config.json": {"n_samples": 480_000, "nb_max_frames": 3_000, "sampling_rate": 16_000}},
         {"processor_config.json": {"image_processor": {"size": {"height": 896, "width": 896}}}},
         {
             "tokenizer_config.json": {
                 "model_max_length": 10**30,
                 "extra_ids": 100,
+                "pad_token_id": 151643,
                 "added_tokens_decoder": {"151643": {"content": "<|endoftext|>"}},
                 "additional_special_tokens": ["100000000", "<a>"],
                 "fast_tokenizer_files": ["tokenizer.json"],
