@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.catalogue import foreign
 from app.constrain.compile import written
 from app.core.request import Constraint, Message, PastToolCall, Think
 from app.engine.base import Prompt
@@ -61,6 +62,12 @@ def test_what_the_files_say(site: Open, family: Family) -> None:
     assert ("vision" in facts.capabilities) is family.vision
     assert ("tools" in facts.capabilities) is (family.tool_parser is not None)
     assert (facts.thinking.values if facts.thinking else ()) == family.levels
+
+
+@rows(list(FAMILIES))
+def test_its_files_are_taken_from_anybody(site: Open, family: Family) -> None:
+    """Pulled and uploaded folders are looked at for what could harm the server, and none of it is usual."""
+    foreign.check(site(family).model.facts.path)
 
 
 @rows(PROMPTED)
