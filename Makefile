@@ -153,7 +153,7 @@ bench-gateway: dev tools ## Measure what the chart's Envoy costs and what cache 
 bench-swap: dev ## Measure how models take turns for memory and write BENCHMARKS.md
 	@$(BIN)/python -m bench.swap --cache $(CACHE)
 
-bench-pull: dev tools ## Measure pulling from a local registry beside curl and sha256sum
+bench-pull: dev tools ## Measure pulling from a local registry beside curl and sha256sum, and write BENCHMARKS.md
 	@CACHE=$(CACHE) $(BIN)/python -m bench.pull
 
 bench-derived: dev ## Measure models made FROM a loaded one, and what an unload gives back, and write BENCHMARKS.md

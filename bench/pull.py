@@ -28,9 +28,10 @@ from app.registry.transport import make_client
 from app.store.manifest import CONFIG, MODEL, Layer, Manifest
 from app.store.store import Store
 from harness.oci_registry import running_registry
-from harness.report import machine_lines
+from harness.report import machine_lines, write_section
 from scripts.tools import CACHE, tool
 
+MARK = "<!-- bench:pull -->"
 MIB = 1 << 20
 
 
@@ -92,15 +93,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--markdown", type=Path, default=Path("BENCHMARKS.md"), help="where the table goes")
     parser.add_argument("--scratch", type=Path, help="a folder on the disk that is measured")
     asked = parser.parse_args(arguments)
-    print(machine_lines())
+    described = machine_lines()
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         found = asyncio.run(measure(asked.megabytes, asked.rounds, asked.cache, Path(scratch)))
-    print(f"\n| {asked.megabytes} MiB | curl + sha256sum, s | pull, s | ratio |\n| --- | --- | --- | --- |")
+    ratio = statistics.median(curled / ours for curled, ours in found)
+    lines = [
+        f"| {asked.megabytes} MiB | curl + sha256sum, s | pull, s | ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for at, (curled, ours) in enumerate(found, 1):
-        print(f"| round {at} | {curled:.2f} | {ours:.2f} | {curled / ours:.2f} |")
-    print(f"\nmedian ratio: {statistics.median(curled / ours for curled, ours in found):.2f}")
+        lines.append(f"| round {at} | {curled:.2f} | {ours:.2f} | {curled / ours:.2f} |")
+    told = "\n\n".join([described, "\n".join(lines), f"Median ratio: {ratio:.2f}."])
+    print(told)
+    write_section(asked.markdown, told, MARK)
     return 0
 
 
