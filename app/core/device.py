@@ -18,9 +18,8 @@ class Device:
 class Need:
     """What an engine takes on each of `count` devices: at `least` these bytes, and `most` if they are there.
 
-    Where no device could ever have `least`, `bare` will do: on a CPU a cache takes memory as it fills. `only`
-    are the devices that an operator has named for it; empty: any. Where it can be put to sleep, `host` bytes
-    of the host's memory hold its weights then, and `asleep` bytes stay on each device; 0: it cannot.
+    `only` are the devices that an operator has named for it; empty: any. Where it can be put to sleep, `host`
+    bytes of the host's memory hold its weights then, and `asleep` bytes stay on each device; 0: it cannot.
     `in_processes`: it is the memory of processes, which the kernel tells of each; of a GPU a driver tells no
     more than how much is free.
     """
@@ -29,7 +28,6 @@ class Need:
     most: int
     count: int = 1
     only: tuple[int, ...] = ()
-    bare: int | None = None
     host: int = 0
     asleep: int = 0
     in_processes: bool = False

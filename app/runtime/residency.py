@@ -5,7 +5,7 @@ sequence of one host the same holds as for eight GPUs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
 from typing import TypeAlias
@@ -110,8 +110,6 @@ def decide(
             return Wait(keys)
         short = {each.index: need.least - room(each, residents) for each in usable if each.index in chosen}
         return MakeRoom(keys, _may_sleep(short, going), chosen)
-    if need.bare is not None and need.bare < need.least:
-        return decide(replace(need, least=need.bare, bare=None), devices, residents, max_loaded)
     return Impossible(_why(need, usable, residents))
 
 

@@ -98,10 +98,8 @@ def test_on_the_host_the_cache_counts_and_what_was_measured_does() -> None:
     small = model(100 * MIB)
     weights = int(200 * MIB * 1.05)
     predicted, known = weights + GIB + GIB // 2, weights + GIB + GIB // 4
-    assert need_on_host(small, TERMS) == Need(
-        predicted, predicted, bare=weights + GIB // 2, in_processes=True
-    )
-    assert need_on_host(small, TERMS, 700 * MIB) == Need(known, known, bare=700 * MIB, in_processes=True)
+    assert need_on_host(small, TERMS) == Need(predicted, predicted, in_processes=True)
+    assert need_on_host(small, TERMS, 700 * MIB) == Need(known, known, in_processes=True)
     assert need_on_host(small, TERMS, 3 * GIB).least == 3 * GIB
     given = model(100 * MIB, kv_cache_memory_bytes=64 * MIB, tensor_parallel_size=2)
     assert need_on_host(given, TERMS).least == weights + 64 * MIB + GIB

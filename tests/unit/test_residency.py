@@ -116,16 +116,6 @@ def test_what_others_than_engines_have_is_out_of_reach_and_told() -> None:
     assert found.reason == "it needs 3.0 GiB on the device, and of 8.0 GiB models can have 2.0 GiB"
 
 
-def test_a_cache_that_fills_slowly_does_not_keep_a_model_from_a_small_device() -> None:
-    need = Need(120, 120, bare=70)
-    assert decide(need, [Device(0, 100, 90)], []) == Place(Placement((0,), 90, 100))
-    loaded = [idle("a", 30)]
-    assert decide(need, host(*loaded), loaded) == Place(Placement((0,), 70, 100))
-    loaded = [idle("a", 31)]
-    assert decide(need, host(*loaded), loaded) == MakeRoom(("a",))
-    assert isinstance(decide(Need(120, 120, bare=101), host(), []), Impossible)
-
-
 def test_a_model_goes_to_the_device_with_the_most_room() -> None:
     devices = [Device(0, 100, 50), Device(1, 100, 80), Device(2, 100, 60)]
     assert decide(Need(30, 100), devices, []) == Place(Placement((1,), 80, 100))

@@ -62,9 +62,9 @@ def need_on_host(
     overhead = _HOST_OVERHEAD * ranks
     if measured:
         known = max(weights + cache + _HOST_OWN * ranks, measured)
-        return Need(known, known, bare=measured, in_processes=True)
+        return Need(known, known, in_processes=True)
     predicted = weights + cache + overhead
-    return Need(predicted, predicted, bare=weights + overhead, in_processes=True)
+    return Need(predicted, predicted, in_processes=True)
 
 
 def need_on_gpu(
