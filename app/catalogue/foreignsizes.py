@@ -159,4 +159,5 @@ def _number(value: Any) -> float:
 
 def _check(file: str, key: str, number: float, most: int) -> None:
     if abs(number) > most:
-        raise BadManifest(f"{file}: {key[:_NAME_CHARS]} is {number:.0f}, and at most {most} is taken")
+        shown = f"{number:.0f}" if abs(number) < 10**15 else f"{number:g}"
+        raise BadManifest(f"{file}: {key[:_NAME_CHARS]} is {shown}, and at most {most} is taken")

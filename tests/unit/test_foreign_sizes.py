@@ -60,6 +60,7 @@ def test_what_models_count_is_taken(tmp_path: Path, files: dict[str, Any]) -> No
     [
         ({"config.json": {**LLAMA, "num_hidden_layers": MANY}}, "num_hidden_layers is 100000000000"),
         ({"config.json": {**LLAMA, "num_hidden_layers": str(MANY)}}, "num_hidden_layers"),
+        ({"config.json": {**LLAMA, "num_hidden_layers": 1e300}}, r"num_hidden_layers is 1e\+300, and"),
         ({"config.json": {**LLAMA, "text_config": {"n_layer": MANY}}}, "n_layer"),
         ({"config.json": {**LLAMA, "num_labels": MOST_COUNT + 1}}, "num_labels"),
         ({"config.json": {**LLAMA, "vision_config": {"depths": [2, MANY]}}}, "depths"),
