@@ -23,7 +23,7 @@ OWNED = {
     "registry/downloads.py:_begun": "a thread whose result is given back where nobody waits for it",
     "registry/downloads.py:prove": "awaited there, cancelled by whoever leaves",
     "catalogue/conversions.py:run": "awaited by all who want the file",
-    "engine/confined/processes.py:_end_idle": "ends processes that nobody uses; an engine's end waits for it",
+    "core/processes.py:_end_idle": "ends processes that nobody uses; an engine's end waits for it",
     "registry/downloads.py:_give_back": "nothing is waited for: the lock is let go",
     "registry/downloads.py:fetch": "awaited by all who want the blob, cancelled by the last that leaves",
     "registry/hub.py:pull_folder": "awaited; one that is left ends at its next piece, and nobody is told how",
