@@ -17,7 +17,8 @@ import orjson
 from app.core.errors import RegistryFailed
 
 TOKEN_BYTES = 64 << 10
-_HEADER_CHARS = 8_192
+_HEADER_CHARS = 4_096
+"""What is read of a challenge: however it is encoded, it makes a URL that httpx takes."""
 _FIELD = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"]*)"|([^\s",]+))', re.IGNORECASE)
 
 
