@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 
@@ -103,7 +104,7 @@ class Upload:
 
     async def _read(self, begin: int, end: int, feed: Callable[[bytes], None]) -> AsyncIterator[bytes]:
         """The part's bytes; `completed` follows them and is set right when the part ends or fails."""
-        with self.path.open("rb", buffering=0) as stream:
+        with self._opened() as stream:
             at = begin
             while at < end:
                 piece = await asyncio.to_thread(_piece, stream.fileno(), at, min(READ_BYTES, end - at), feed)
@@ -112,6 +113,12 @@ class Upload:
                 yield piece
                 at += len(piece)
                 self.completed = at
+
+    def _opened(self) -> FileIO:
+        try:
+            return self.path.open("rb", buffering=0)
+        except OSError as error:  # its model has been deleted meanwhile, or replaced
+            raise RegistryFailed(f"the blob {self.layer.digest} cannot be read: {error.strerror}") from error
 
     async def _take_up(self, begin: int) -> None:
         """Finds out how far the registry has come; where it does not say, the part is sent again."""

@@ -296,6 +296,21 @@ async def test_a_blob_that_is_gone(tmp_path: Path) -> None:
             await told(pushing(site, here))
 
 
+async def test_a_blob_that_goes_while_it_is_sent(tmp_path: Path) -> None:
+    """Its model was deleted: the next part is not there to be read."""
+    taker = Taker()
+    async with taking(taker, tmp_path) as (site, here):
+
+        def remove(asked: Asked) -> Reply | None:
+            if asked.method == "PATCH":
+                here.blobs.remove(BLOB)
+            return None
+
+        taker.spoil = remove
+        with pytest.raises(RegistryFailed, match=f"the blob {BLOB} cannot be read: No such file"):
+            await told(pushing(site, here))
+
+
 async def test_policy_stands_before_the_store(tmp_path: Path) -> None:
     async with taking(Taker(), tmp_path, Policy(push=False)) as (site, here):
         with pytest.raises(Forbidden):
