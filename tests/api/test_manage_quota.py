@@ -446,6 +446,39 @@ async def test_changes_of_models_at_once_are_bounded_for_a_key(tmp_path: Path) -
             await site.made(model="o", **{"from": "plain"}, system="x")
 
 
+async def test_changes_of_models_under_way_are_told_of_the_servers_end(tmp_path: Path) -> None:
+    """What has come of a pull stays for the next server."""
+    model = model_of(gguf(), b"{}")
+    begun = asyncio.Event()
+
+    async def never(asked: Asked) -> Reply | None:
+        if "/blobs/" in asked.path:
+            begun.set()
+            await asyncio.Event().wait()
+        return None
+
+    async with faulty(model) as registry:
+        registry.answer = lambda asked: _then(never(asked), registry.honest(asked))
+        async with managed(
+            tmp_path,
+            registry_allow=[registry.host],
+            registry_insecure=True,
+            fetch_allow=[registry.host, "127.0.0.1"],
+        ) as site:
+            asked = {"model": f"{registry.host}/library/m", "insecure": True}
+            pulls = [
+                asyncio.create_task(site.send("/api/pull", **asked, stream=stream))
+                for stream in (True, False)
+            ]
+            await settled(pulls[:1], [begun.wait()])
+            await site.lifecycle.end()
+            async with asyncio.timeout(WAIT_S):
+                lines, document = await asyncio.gather(*pulls)
+    text = '{"error":"the server is shutting down"}'
+    assert lines.text.splitlines()[-1] == text
+    assert (document.status_code, document.text) == (503, text)
+
+
 async def _then(first: Awaitable[Reply | None], otherwise: Reply) -> Reply:
     return await first or otherwise
 
