@@ -216,6 +216,8 @@ def _services(
     limits = settings.limits
     bodies = OpenBodies(_at_least(limits.open_body_bytes, settings.max_body_bytes))
     pipeline = Pipeline(library, manager, pool=pool, cache_per_key=settings.cache_per_key)
+    changes = Places("changes of models", limits.model_changes, limits.model_changes_per_key)
+    lifecycle.ends_with(changes.end)
     return Services(
         library,
         manager,
@@ -240,7 +242,7 @@ def _services(
         _creator(settings, library, manager, transfers, on_gpu=on_gpu),
         transfers,
         Uploads(bodies, limits.uploads, limits.uploads_per_key),
-        Places("changes of models", limits.model_changes, limits.model_changes_per_key),
+        changes,
     )
 
 

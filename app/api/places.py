@@ -1,11 +1,12 @@
 """How much of one kind goes on at once, of all clients together and of one key."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from app.core.errors import BodiesFull, ConcurrencyExceeded
+from app.core.errors import BodiesFull, ConcurrencyExceeded, Draining
 
 _T = TypeVar("_T")
 
@@ -16,6 +17,8 @@ class Places:
     def __init__(self, what: str, most: int = 0, most_per_key: int = 0) -> None:
         self._what, self._most, self._most_per_key = what, most, most_per_key
         self._by_key: Counter[str] = Counter()
+        self._held: set[asyncio.Task[Any]] = set()
+        self._is_ended = False
 
     @contextmanager
     def one(self, key_id: str) -> Generator[None]:
@@ -37,8 +40,33 @@ class Places:
                 del self._by_key[key_id]
 
     async def held(self, key_id: str, lines: AsyncGenerator[_T]) -> AsyncGenerator[_T]:
-        """`lines`, which have a place until they end; raises as `one`, before the first."""
+        """`lines`, which have a place until they end, and which one task reads.
+
+        Raises:
+            BodiesFull, ConcurrencyExceeded: as `one`, before the first.
+            Draining: since `end`.
+        """
+        if self._is_ended:
+            await lines.aclose()
+            raise Draining
+        task = asyncio.current_task()
+        assert task is not None
         async with aclosing(lines):
             with self.one(key_id):
-                async for line in lines:
-                    yield line
+                self._held.add(task)
+                try:
+                    async for line in lines:
+                        yield line
+                except asyncio.CancelledError as error:
+                    if not self._is_ended:
+                        raise
+                    task.uncancel()
+                    raise Draining from error
+                finally:
+                    self._held.discard(task)
+
+    async def end(self) -> None:
+        """End all that `held` gives: whoever reads it is told."""
+        self._is_ended = True
+        for task in self._held:
+            task.cancel()

@@ -163,7 +163,7 @@ class StoredModels:
         try:
             gguf.convert(blob, self._cache, report, digest=digits, stop=self._stop)
         except LoadFailed as error:
-            raise LoadFailed(f"model '{model.name}': {error}") from error
+            raise LoadFailed(f"model '{model.name}': {self._without_paths(error)}") from error
 
     def prune(self) -> None:
         """Remove what nobody needs, of the store and of what was made of it.
@@ -205,7 +205,8 @@ class StoredModels:
 
     def _without_paths(self, error: Exception) -> str:
         """Its text without the folders of this server."""
-        return re.sub(rf"{re.escape(str(self._cache))}/(\S+/)?", "", str(error))
+        folders = "|".join(re.escape(str(folder)) for folder in (self._cache, self.store.root))
+        return re.sub(rf"({folders})/(\S+/)?", "", str(error))
 
     def _state(self, stored: Stored) -> object:
         """What must be the same for a model that was made once to stand."""

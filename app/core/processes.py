@@ -157,6 +157,8 @@ class Processes:
         )
         self._all.add(process)
         try:
+            if self.is_closed:  # since it was asked for: `aclose` has not seen it
+                raise NotStarted
             async with asyncio.timeout(_START_S):
                 await program.greet(process)
         except BaseException as error:

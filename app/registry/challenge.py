@@ -17,7 +17,8 @@ import orjson
 from app.core.errors import RegistryFailed
 
 TOKEN_BYTES = 64 << 10
-_HEADER_CHARS = 8_192
+_HEADER_CHARS = 4_096
+"""What a challenge may have: however it is encoded, it makes a URL that httpx takes."""
 _FIELD = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"]*)"|([^\s",]+))', re.IGNORECASE)
 
 
@@ -57,7 +58,9 @@ def scheme_of(header: str) -> str:
 
 def read_challenge(header: str, registry: httpx.URL) -> Challenge:
     """Raises: RegistryFailed: where the realm is no place to ask, or not on the registry's own host."""
-    found = _FIELD.findall(header[:_HEADER_CHARS])
+    if len(header) > _HEADER_CHARS:
+        raise RegistryFailed(f"the registry's challenge is over {_HEADER_CHARS} characters")
+    found = _FIELD.findall(header)
     fields: Mapping[str, str] = {name.lower(): quoted or bare for name, quoted, bare in found}
     realm = fields.get("realm", "")
     try:

@@ -11,6 +11,7 @@ import httpx
 
 from app.core.brief import brief
 from app.core.errors import RegistryFailed
+from app.egress.target import MAX_URL_CHARS
 from app.registry.policy import Policy
 from app.registry.transport import Charged
 
@@ -142,6 +143,8 @@ class Site:
             Forbidden: for a host that the policy leaves out.
         """
         try:
+            if len(location) > MAX_URL_CHARS:  # before parameters are added to it
+                raise httpx.InvalidURL("too long")
             to = url.join(location)
         except httpx.InvalidURL as error:
             raise RegistryFailed(f"{url.host} redirects to what is no URL") from error
@@ -182,6 +185,14 @@ async def read_all(answer: httpx.Response, limit_bytes: int) -> bytes:
             if len(body) > limit_bytes:
                 raise RegistryFailed(f"the registry's answer is over {limit_bytes} bytes")
     return bytes(body)
+
+
+def check_digest(answer: httpx.Response, digest: str) -> None:
+    """Raises: RegistryFailed: where the registry calls what it sends, or has taken, something else."""
+    named = answer.headers.get("docker-content-digest", "")
+    # Other algorithms may be named there; what is stored goes by this one.
+    if named.startswith("sha256:") and named != digest:
+        raise RegistryFailed(f"digest mismatch: the registry has {named[:80]}, and it is {digest}")
 
 
 def raw_pieces(answer: httpx.Response) -> AsyncGenerator[bytes]:

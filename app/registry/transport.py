@@ -31,7 +31,7 @@ CONNECTIONS = 64
 _IDLE, _IDLE_S = 32, 30.0
 """Connections that are kept for a next request, and for how long."""
 HEAD_S = 60.0
-"""For the head of an answer to a request without a body."""
+"""For the head of an answer, from the request's last byte on; it may come in pieces without an end."""
 _CHARGED = "caravan.charged"
 _RECEIVED_BYTES = 512 << 10
 """What is read of a socket at once; httpcore asks for 64 KiB."""
@@ -118,18 +118,20 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         # Behind a proxy nobody else asks the guard.
         self._guard.target(str(request.url))
         url = request.url
+        # Connections have a limit of their own, and a body that is sent pauses for no more than `stall_s`.
+        limit = asyncio.timeout(None)
         sent = httpcore.Request(
             method=request.method,
             url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
-            content=cast(AsyncIterable[bytes], request.stream),
+            content=_then(cast(AsyncIterable[bytes], request.stream), limit),
             extensions=request.extensions,
         )
         place = self._place_of(request)
         await place.acquire()
         try:
             with _as_httpx(request):
-                async with asyncio.timeout(HEAD_S if request.method in ("GET", "HEAD") else None):
+                async with limit:
                     answer = await self._pool.handle_async_request(sent)
         except TimeoutError as error:
             place.release()
@@ -155,6 +157,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             # Kept by those who have it or wait for it.
             place = self._places[charged] = asyncio.Semaphore(CONNECTIONS)
         return place
+
+
+async def _then(pieces: AsyncIterable[bytes], limit: asyncio.Timeout) -> AsyncIterator[bytes]:
+    """A request's body, after which `limit` runs."""
+    async for piece in pieces:
+        yield piece
+    limit.reschedule(asyncio.get_running_loop().time() + HEAD_S)
 
 
 class _Wide(Network):

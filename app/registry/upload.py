@@ -8,22 +8,26 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
 from app.catalogue.names import parse_name
 from app.core.errors import FetchFailed, InvalidRequest, RegistryFailed
 from app.registry.client import Registry
-from app.registry.site import Refused, reason_of
+from app.registry.site import Refused, check_digest, reason_of
 from app.store.manifest import Layer
 
 READ_BYTES = 1 << 20
 LEAST_BYTES, MOST_BYTES = 100_000_000, 1_000_000_000
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 _OCTETS = "application/octet-stream"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -44,13 +48,15 @@ class Upload:
         if await self._start():
             self.completed = self.layer.size
             return
-        failures = 0
+        failures = furthest = 0
         part_bytes = min(max(self.layer.size // 16, LEAST_BYTES), MOST_BYTES)
         while self.completed < self.layer.size:
             begin = self.completed
             try:
                 await self._part(begin, min(begin + part_bytes, self.layer.size))
-                failures = 0
+                # What is taken, forgotten and taken again is no progress.
+                if self.completed > furthest:
+                    failures, furthest = 0, self.completed
             except (httpx.TransportError, FetchFailed, Refused) as error:
                 if isinstance(error, Refused) and error.status in (401, 403):
                     raise
@@ -66,8 +72,9 @@ class Upload:
         url = httpx.URL(f"{self.registry.url}/blobs/uploads/")
         if origin := _repository(self.layer.origin):
             url = url.copy_merge_params({"mount": self.layer.digest, "from": origin})
-        async with self.registry.site.open("POST", url, follow=False) as answer:
+        async with self._asked("POST", url) as answer:
             if answer.status_code == 201:
+                check_digest(answer, self.layer.digest)
                 return True
             self._location = self._next(url, answer)
         return False
@@ -81,28 +88,23 @@ class Upload:
             "X-Redirect-Uploads": "1",
         }
         url = self._location
-        async with self.registry.site.open(
-            "PATCH", url, headers=headers, content=lambda: self._read(begin, end, md5.update), follow=False
+        async with self._asked(
+            *("PATCH", url, headers, lambda: self._read(begin, end, md5.update)), elsewhere=True
         ) as answer:
             elsewhere = answer.headers.get("location", "") if answer.status_code == 307 else ""
             self._location = self._next(url, answer)
         if elsewhere:
             del headers["Content-Range"], headers["X-Redirect-Uploads"]
             md5 = hashlib.md5(usedforsecurity=False)
-            async with self.registry.site.open(
-                "PUT",
-                self.registry.site.hop(url, elsewhere),
-                headers=headers,
-                content=lambda: self._read(begin, end, md5.update),
-                follow=False,
-            ):
+            to = self.registry.site.hop(url, elsewhere)
+            async with self._asked("PUT", to, headers, lambda: self._read(begin, end, md5.update)):
                 pass
         self.completed = end
         self._hashes.append(md5.digest())
 
     async def _read(self, begin: int, end: int, feed: Callable[[bytes], None]) -> AsyncIterator[bytes]:
         """The part's bytes; `completed` follows them and is set right when the part ends or fails."""
-        with self.path.open("rb", buffering=0) as stream:
+        with self._opened() as stream:
             at = begin
             while at < end:
                 piece = await asyncio.to_thread(_piece, stream.fileno(), at, min(READ_BYTES, end - at), feed)
@@ -111,6 +113,12 @@ class Upload:
                 yield piece
                 at += len(piece)
                 self.completed = at
+
+    def _opened(self) -> FileIO:
+        try:
+            return self.path.open("rb", buffering=0)
+        except OSError as error:  # its model has been deleted meanwhile, or replaced
+            raise RegistryFailed(f"the blob {self.layer.digest} cannot be read: {error.strerror}") from error
 
     async def _take_up(self, begin: int) -> None:
         """Finds out how far the registry has come; where it does not say, the part is sent again."""
@@ -136,8 +144,31 @@ class Upload:
         etag = f"{hashlib.md5(b''.join(self._hashes), usedforsecurity=False).hexdigest()}-{len(self._hashes)}"
         url = self._location.copy_merge_params({"digest": self.layer.digest, "etag": etag})
         headers = {"Content-Type": _OCTETS, "Content-Length": "0"}
-        async with self.registry.site.open("PUT", url, headers=headers, follow=False):
-            return
+        async with self._asked("PUT", url, headers) as answer:
+            check_digest(answer, self.layer.digest)
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Mapping[str, str] = _NOTHING,
+        content: Callable[[], AsyncIterator[bytes]] | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> AsyncGenerator[httpx.Response]:
+        """As `Site.open`; whoever redirects has taken nothing, though a part may be sent `elsewhere`.
+
+        Raises:
+            RegistryFailed: for a redirect that has no meaning here.
+        """
+        async with self.registry.site.open(
+            method, url, headers=headers, content=content, follow=False
+        ) as answer:
+            may = elsewhere and answer.status_code == 307 and answer.headers.get("location")
+            if answer.is_redirect and not may:
+                raise RegistryFailed(f"{url.host} answers {method} of a blob with {answer.status_code}")
+            yield answer
 
     def _next(self, url: httpx.URL, answer: httpx.Response) -> httpx.URL:
         told = answer.headers.get("docker-upload-location") or answer.headers.get("location")

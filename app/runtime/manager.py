@@ -182,7 +182,7 @@ class Manager:
             if model.adapter is not None:
                 self._adapters[model.adapter.digest] += 1
             try:
-                engine = await self._engine_of(entry)
+                engine = await self._engine_of(entry, model)
                 if not engine.takes(model.adapter):
                     continue  # Its load began before there was such an adapter.
                 load_ns = max(1, int((self._clock() - began) * 1e9))
@@ -265,14 +265,21 @@ class Manager:
         self._upkeep.pump()
         return entry
 
-    async def _engine_of(self, entry: Entry) -> Engine:
+    async def _engine_of(self, entry: Entry, model: Model) -> Engine:
         if not entry.settled.is_set():
             self._entries.waiting += 1
             try:
                 await entry.settled.wait()
             finally:
                 self._entries.waiting -= 1
-        return entry.outcome()
+        try:
+            return entry.outcome()
+        except LoadFailed as error:
+            # It was loaded for another model of the same weights, which whoever asks may not know of.
+            own, other = str(model.name), str(entry.model.name)
+            if own == other or other not in str(error):
+                raise
+            raise LoadFailed(str(error).replace(other, own)) from error.__cause__
 
     def _leave(self, entry: Entry) -> None:
         self._entries.leave(entry)

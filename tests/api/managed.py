@@ -15,6 +15,7 @@ from app.catalogue.library import Library
 from app.core.model import Model
 from app.engine.fake.engine import FakeEngine
 from app.main import build_app
+from app.runtime.lifecycle import Lifecycle
 from app.runtime.transfers import Transfers
 from app.settings.server import read_settings
 from app.store.store import Store
@@ -38,6 +39,7 @@ class Site:
     transfers: Transfers
     loads: list[Model] = field(default_factory=list[Model])
     engines: list[FakeEngine] = field(default_factory=list[FakeEngine])
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
 
     async def send(self, path: str, **body: Any) -> httpx.Response:
         return await self.client.post(path, json=body)
@@ -101,4 +103,5 @@ async def managed(
         inner.router.lifespan_context(inner),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
     ):
-        yield Site(client, Store(root), library, inner.state.services.transfers, loads, engines)
+        served = inner.state.services
+        yield Site(client, Store(root), library, served.transfers, loads, engines, served.lifecycle)

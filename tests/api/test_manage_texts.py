@@ -56,6 +56,21 @@ async def test_a_large_model_is_shown_beside_the_event_loop(
     assert threads == [True, False, False]
 
 
+async def test_a_model_that_goes_while_it_is_shown(site: Site) -> None:
+    """The list is read again after the deletion, and a license is read when it is shown."""
+    await site.made(model="m", **{"from": "plain"}, license="MIT")
+    await site.made(model="other", **{"from": "plain"}, license="Apache")
+    apache = site.store.manifests.find(ModelName("other"))
+    assert apache is not None
+    assert site.store.delete(ModelName("m"))
+    answer = await site.send("/api/show", model="m")
+    assert (answer.status_code, answer.json()) == (404, {"error": "model 'm:latest' not found"})
+    await site.made(model="m", **{"from": "plain"}, license="BSD")
+    site.store.manifests.write(ModelName("m"), apache.manifest)
+    site.store.prune(grace_s=0)
+    assert (await site.shown("m"))["license"] == "Apache", "as it is replaced by another process"
+
+
 async def test_a_header_is_read_once_by_create_and_copy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     read_gguf = weightfacts.read_gguf

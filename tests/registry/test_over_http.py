@@ -186,7 +186,7 @@ async def test_what_a_manifest_of_others_may_not_say(tmp_path: Path, serving: Se
     [
         (MESSAGES, b"[" + b"{}," * 10_000 + b"{}]", "messages: at most 10000, this model has 10001"),
         (TEMPLATE, b"x" * (1 << 20), "template: at most "),
-        (ADAPTER, b"GGUF", "its adapter is in GGUF"),
+        (ADAPTER, b"GGUF", "its adapter is in GGUF, and vLLM takes those of PEFT"),
     ],
 )
 async def test_a_model_that_would_not_be_served_is_told_to_whoever_pulls_it(

@@ -312,6 +312,15 @@ class TestTokens:
             assert (await refused(site, tmp_path)).startswith(f"pull model manifest: {text}")
             assert len(site.asked) < 6
 
+    @pytest.mark.parametrize(("words", "text"), [(700, "a URL has at most "), (4000, "over 4096 characters")])
+    async def test_a_challenge_that_no_url_can_hold(self, words: int, text: str, tmp_path: Path) -> None:
+        word = "\U0001f600 ".encode().decode("latin-1")
+        challenge = 'Bearer realm="http://{host}/token",scope="' + words * word + '"'
+        async with faulty(MODEL) as site:
+            site.answer = self.keeper(site, challenge)
+            with pytest.raises((AddressRefused, RegistryFailed), match=text):
+                await pulled(site, tmp_path)
+
     async def test_a_token_that_helps_nothing_is_asked_for_once(self, tmp_path: Path) -> None:
         def answer(asked: Asked) -> Reply:
             if asked.path.startswith("/token"):

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,7 +14,7 @@ import pytest
 
 from app.core.errors import AddressRefused, Forbidden, RegistryFailed
 from app.core.model import ModelName
-from app.registry import upload
+from app.registry import transport, upload
 from app.registry.policy import Policy
 from app.registry.progress import SUCCESS, Progress
 from app.registry.push import push
@@ -181,6 +181,14 @@ async def test_what_was_sent_before_is_not_sent_again(tmp_path: Path) -> None:
         ("POST", Reply(401), "unauthorized: access denied"),
         ("POST", Reply(202), "the registry does not say where the blob is to be sent"),
         ("POST", Reply(413, b"too large"), "413: too large"),
+        ("POST", Reply(308, headers={"Location": "/v2/there"}), "127.0.0.1 answers POST of a blob with 308"),
+        ("PATCH", Reply(302, headers={"Location": "/v2/up"}), "127.0.0.1 answers PATCH of a blob with 302"),
+        (
+            *("PATCH", Reply(307, headers={"Docker-Upload-Location": "/v2/up"})),
+            "127.0.0.1 answers PATCH of a blob with 307",
+        ),
+        ("PUT", Reply(301, headers={"Location": "/v2/up"}), "127.0.0.1 answers PUT of a blob with 301"),
+        ("PATCH", Reply(202, headers={"Location": f"/v2/up?{'x' * 65_400}"}), "127.0.0.1 redirects to what"),
         ("HEAD", Reply(403), "403: "),
     ],
 )
@@ -193,6 +201,54 @@ async def test_what_stays_wrong_is_told(where: str, reply: Reply, text: str, tmp
         with pytest.raises(RegistryFailed) as error:
             await told(pushing(site, here))
     assert str(error.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/uploads/"), ("PUT", "/v2/up"), ("PUT", "/manifests/")],
+    ids=["mounted", "sent", "manifest"],
+)
+async def test_what_the_registry_took_is_what_was_sent(method: str, path: str, tmp_path: Path) -> None:
+    """It says so itself, as far as it names a digest; one that was changed on the way is not a success."""
+    named = {"": "sha256:" + "0" * 64}
+
+    def spoil(asked: Asked) -> Reply | None:
+        is_it = asked.method == method and path in asked.path
+        return Reply(201, headers={"Docker-Content-Digest": named[""]}) if is_it else None
+
+    async with taking(Taker(spoil), tmp_path) as (site, here):
+        with pytest.raises(RegistryFailed, match="digest mismatch: the registry has sha256:000"):
+            await told(pushing(site, here))
+        named[""] = "sha512:" + "0" * 128
+        assert (await told(pushing(site, here)))[-1] == SUCCESS
+
+
+@pytest.mark.parametrize("state", [Reply(404), Reply(204, headers={"Range": "0-0"}, length=None)])
+async def test_a_registry_that_forgets_what_it_took_is_not_tried_for_ever(
+    state: Reply, tmp_path: Path
+) -> None:
+    def spoil(asked: Asked) -> Reply | None:
+        if asked.method == "PATCH" and not asked.headers["content-range"].startswith("0-"):
+            return Reply(500, b"oops")
+        if asked.method == "GET":
+            return replace(state, headers={**state.headers, "Location": "/v2/up?state=0"})
+        return None
+
+    async with taking(Taker(spoil), tmp_path) as (site, here):
+        async with asyncio.timeout(10):
+            with pytest.raises(RegistryFailed, match="max retries exceeded: 500: oops"):
+                await told(pushing(site, here))
+        assert len([asked for asked in site.asked if asked.method == "PATCH"]) <= 12
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
+async def test_a_head_that_never_ends(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HEAD_S", 0.1)
+    drip = Reply(drip=b"HTTP/1.1 202 X\r\nX: ")
+    taker = Taker(lambda asked: drip if asked.method == method else None)
+    async with taking(taker, tmp_path) as (site, here), asyncio.timeout(10):
+        with pytest.raises(RegistryFailed, match="no answer in time"):
+            await told(pushing(site, here))
 
 
 async def test_a_token_is_asked_for_in_the_middle(tmp_path: Path) -> None:
@@ -237,6 +293,21 @@ async def test_a_blob_that_is_gone(tmp_path: Path) -> None:
     async with taking(Taker(), tmp_path) as (site, here):
         here.blobs.remove(BLOB)
         with pytest.raises(RegistryFailed, match="is not here as the manifest says"):
+            await told(pushing(site, here))
+
+
+async def test_a_blob_that_goes_while_it_is_sent(tmp_path: Path) -> None:
+    """Its model was deleted: the next part is not there to be read."""
+    taker = Taker()
+    async with taking(taker, tmp_path) as (site, here):
+
+        def remove(asked: Asked) -> Reply | None:
+            if asked.method == "PATCH":
+                here.blobs.remove(BLOB)
+            return None
+
+        taker.spoil = remove
+        with pytest.raises(RegistryFailed, match=f"the blob {BLOB} cannot be read: No such file"):
             await told(pushing(site, here))
 
 

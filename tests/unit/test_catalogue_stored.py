@@ -353,6 +353,22 @@ async def test_a_conversion_goes_on_when_its_client_leaves(
     assert not list(ready.facts.path.parent.glob("*.part"))
 
 
+async def test_a_model_that_went_before_it_was_converted(place: Place) -> None:
+    """Whoever waits for it is told, and not where this server has its store."""
+    weights = place.layer(media.MODEL, gguf())
+    place.put("m", weights)
+    library = Library([])
+    library.open(place.stored)
+    await library.reload()
+    model = library.find("m")
+    place.store.blobs.remove(weights.digest)
+    name = weights.digest.replace(":", "-")
+    with pytest.raises(
+        LoadFailed, match=f"^model 'm:latest': cannot read {name}: No such file or directory$"
+    ):
+        await library.materialized(model)
+
+
 async def test_a_model_that_went_while_it_was_converted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

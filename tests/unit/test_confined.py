@@ -14,6 +14,7 @@ from app.core.errors import EngineFailed, InvalidRequest, Overloaded
 from app.core.pool import Pool
 from app.engine.confined.jinja import render, takes_parts_of
 from app.engine.confined.processes import HelperLimits, Helpers
+from app.engine.confined.program import is_worn
 from app.engine.vllm.input.panics import tokenised
 from tests.unit.catalogue_folders import QWEN
 
@@ -226,6 +227,27 @@ async def test_texts_become_the_tokens_of_the_tokenizer() -> None:
     reply = await helpers.ask(asked("{{ messages[0].content }} a", encodes=True))
     assert (reply["text"], reply["ids"]) == ("Hi a", [2, 0])
     await helpers.aclose()
+
+
+async def test_a_tokenizer_makes_no_more_tokens_than_a_text_can_have() -> None:
+    """Each is a number of 40 bytes in the server, and there were eight for a byte."""
+    grows = {"type": "Replace", "pattern": {"String": "a"}, "content": "a a a "}
+    limits = HelperLimits(reply_bytes=100)
+    helpers = Helpers("m", Pool(), file_of(tokenizer_of(normalizer=grows)), limits, workers=1)
+
+    def job(text: str) -> dict[str, Any]:
+        return {"do": "encode", "texts": [text], "special": True, "cut_to": None}
+
+    with pytest.raises(InvalidRequest, match=r"more than 4\d{3} tokens"):
+        await helpers.ask(job("a" * 2_000))
+    assert len((await helpers.ask(job("b " * 1_000)))["ids"][0]) == 1_000
+    await helpers.aclose()
+
+
+def test_a_process_is_replaced_before_the_kernel_ends_it_in_a_job_of_somebody() -> None:
+    assert not is_worn(jobs=1_999, processor_s=2_999)
+    assert is_worn(jobs=2_000, processor_s=1)
+    assert is_worn(jobs=2, processor_s=3_001)
 
 
 async def test_texts_are_filled_up_to_no_length() -> None:

@@ -161,3 +161,21 @@ async def test_nothing_is_started_or_kept_after_the_close() -> None:
         assert jobs.processes.count == 0
         with pytest.raises(NotStarted):
             await jobs()
+
+
+async def test_one_that_is_being_started_at_the_close_gets_no_job() -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Program:
+        begun.set()
+        await goes_on.wait()
+        return await program()
+
+    async with working(make=slow) as jobs:
+        job = asyncio.ensure_future(jobs(sleep_s=FOREVER_S))
+        await begun.wait()
+        await jobs.processes.aclose()
+        goes_on.set()
+        with pytest.raises(NotStarted):
+            await job
+        assert jobs.processes.count == 0

@@ -251,7 +251,7 @@ def test_the_host_is_a_device_of_which_some_is_left_to_others(tmp_path: Path) ->
     host = psutil.virtual_memory()
     device = read_host(tmp_path)
     assert device.index == 0
-    assert device.total == host.total - GIB // 2
+    assert device.total == host.total - 3 * GIB // 2
     assert 0 <= device.free <= device.total
 
 
@@ -264,10 +264,20 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, version: int) -> None:
         if version == 2
         else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     )
-    (folder / limit).write_text(f"{GIB}\n")
-    (folder / used).write_text(f"{600 * MIB}\n")
-    (folder / "memory.stat").write_text(f"anon {400 * MIB}\n{cache} {200 * MIB}\n")
-    assert read_host(tmp_path) == Device(0, GIB // 2, GIB // 2 - 400 * MIB)
+    (folder / limit).write_text(f"{4 * GIB}\n")
+    (folder / used).write_text(f"{1600 * MIB}\n")
+    (folder / "memory.stat").write_text(f"anon {1400 * MIB}\n{cache} {200 * MIB}\n")
+    assert read_host(tmp_path) == Device(0, 5 * GIB // 2, 7 * GIB // 2 - 1400 * MIB)
+
+
+def test_what_the_server_is_about_to_take_is_no_engines(tmp_path: Path) -> None:
+    """The first engine is chosen before vLLM is imported: a container with a limit was ended for it."""
+    (tmp_path / "memory.max").write_text(f"{4 * GIB}\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\n")
+    (tmp_path / "memory.current").write_text(f"{170 * MIB}\n")
+    assert read_host(tmp_path) == Device(0, 5 * GIB // 2, 5 * GIB // 2)
+    (tmp_path / "memory.current").write_text(f"{GIB}\n")
+    assert read_host(tmp_path) == Device(0, 5 * GIB // 2, 5 * GIB // 2), "and no less afterwards"
 
 
 @pytest.mark.parametrize("limit", ["max\n", f"{1 << 62}\n", ""])
@@ -275,7 +285,7 @@ def test_a_container_without_a_limit_has_the_host(tmp_path: Path, limit: str) ->
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("1\n")
     (tmp_path / "memory.stat").write_text("inactive_file 1\n")
-    assert read_host(tmp_path).total == psutil.virtual_memory().total - GIB // 2
+    assert read_host(tmp_path).total == psutil.virtual_memory().total - 3 * GIB // 2
 
 
 class Nvml:

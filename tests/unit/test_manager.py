@@ -115,6 +115,18 @@ async def test_loads_are_made_one_at_a_time_in_order() -> None:
 
 
 @virtual
+async def test_a_failed_load_is_told_by_the_name_that_was_asked_for() -> None:
+    """Of another model with the same weights nobody reads, whose key may not name it."""
+    async with managed() as (manager, garage):
+        garage.errors = [ValueError(f"failed to load model {A.name}: no such file")]
+        failures = await asyncio.gather(touch(manager, A), touch(manager, A2), return_exceptions=True)
+        told = [f"failed to load model {name}: no such file" for name in ("a:latest", "a2:latest")]
+        assert [(type(each), str(each)) for each in failures] == [(LoadFailed, text) for text in told]
+        assert isinstance(failures[1], LoadFailed)
+        assert isinstance(failures[1].__cause__, ValueError)
+
+
+@virtual
 async def test_a_failed_load_tells_every_waiter_why_and_the_next_request_tries_again() -> None:
     async with managed() as (manager, garage):
         garage.errors = [ValueError("no such file")]

@@ -17,6 +17,7 @@ from app.api.services import LARGE_BODY, Context, Served, Services, SmallBody
 from app.api.wire import JSON, dumps
 from app.catalogue.names import parse_name
 from app.core.context import Caller
+from app.core.errors import BlobMissing
 from app.core.model import Model
 from app.peers import merge
 from app.peers.peers import ASKED_BY_PEER, Rows
@@ -113,20 +114,29 @@ async def show(
 ) -> Response:
     asked = await served.decoded(codec.to_show, body)
     check_allowed(ctx.caller, asked.model, details=True)
-    model = _seen(served.library.find(asked.model, details=True), ctx.caller)
-    show_it = partial(
-        _shown,
-        model,
-        asked.model,
-        shows_path=ctx.caller.has("admin"),
-        verbose=asked.verbose,
-        system=asked.system,
-        options=asked.options,
-        user_agent=user_agent,
-    )
-    # What the client sends comes back, as a Modelfile too; lists of the vocabulary are long.
-    is_small = len(body) < LARGE_BODY and not asked.verbose and not views.is_large(model)
-    return _json(show_it() if is_small else await served.pool.run(show_it))
+
+    async def shown() -> Response:
+        model = _seen(served.library.find(asked.model, details=True), ctx.caller)
+        show_it = partial(
+            _shown,
+            model,
+            asked.model,
+            shows_path=ctx.caller.has("admin"),
+            verbose=asked.verbose,
+            system=asked.system,
+            options=asked.options,
+            user_agent=user_agent,
+        )
+        # What the client sends comes back, as a Modelfile too; lists of the vocabulary are long.
+        is_small = len(body) < LARGE_BODY and not asked.verbose and not views.is_large(model)
+        return _json(show_it() if is_small else await served.pool.run(show_it))
+
+    try:
+        return await shown()
+    except BlobMissing:
+        # It was deleted or replaced, and its texts with it, since the list was read.
+        await served.library.reload()
+        return await shown()
 
 
 def _shown(model: Model, requested: str, **how: Any) -> bytes:

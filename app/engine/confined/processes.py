@@ -32,7 +32,9 @@ class HelperLimits:
 
     Processor time is `time_s`, and a second more for each `bytes_a_second` that are sent to it; by the clock
     it may take `slowness` times as long, on a busy machine. The answer's text has `reply_bytes`, and
-    `growth` times what was sent. Memory is `memory_bytes`, and `tokenizer_growth` times the tokenizer's file.
+    `growth` times what was sent. Its tokens, each a number of 40 bytes here, are `reply_bytes` and
+    `token_growth` times that: a tokenizer makes one of a byte of text, and few make more. Memory is
+    `memory_bytes`, and `tokenizer_growth` times the tokenizer's file.
     """
 
     time_s: float = 2.0
@@ -42,6 +44,7 @@ class HelperLimits:
     tokenizer_growth: int = 16
     reply_bytes: int = 256 << 10
     growth: int = 8
+    token_growth: int = 2
 
 
 class Helpers:
@@ -84,7 +87,7 @@ class Helpers:
             # A conversation may have megabytes.
             data, time_s, most = await self._pool.run(self._written, job)
             # Each byte and each token takes at most eight characters of JSON.
-            exchange = partial(self._exchange, data=data, most=16 * most)
+            exchange = partial(self._exchange, data=data, most=8 * most)
             longest_s = self._limits.slowness * time_s
             try:
                 reply = await self._processes.run(exchange, longest_s)
@@ -107,12 +110,15 @@ class Helpers:
         await self._processes.aclose()
 
     def _written(self, job: Mapping[str, Any]) -> tuple[bytes, float, int]:
-        """The job as it is sent, the processor time for it, and the bytes that may come back."""
+        """The job as it is sent, the processor time for it, and the bytes and tokens that may come back."""
         limits = self._limits
         size = len(json.dumps(job))
         time_s = limits.time_s + size / limits.bytes_a_second
-        most = limits.reply_bytes + limits.growth * size
-        return json.dumps({**job, "time_s": time_s, "most_bytes": most}).encode(), time_s, most
+        most_bytes, most_tokens = (
+            limits.reply_bytes + growth * size for growth in (limits.growth, limits.token_growth)
+        )
+        more = {"time_s": time_s, "most_bytes": most_bytes, "most_tokens": most_tokens}
+        return json.dumps({**job, **more}).encode(), time_s, most_bytes + most_tokens
 
     async def _program(self) -> Program:
         file = await self._tokenizer() if self._tokenizer else b""

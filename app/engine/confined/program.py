@@ -8,6 +8,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from typing import IO, Any
 
 from app.core.confinement import bind, end_with_parent
@@ -19,6 +20,7 @@ _JOBS = 2_000
 """After which a process ends, and its time with it: what a template keeps in caches goes too."""
 
 _PROCESSOR_S = 6_000
+"""When the kernel ends a process, whatever job it has."""
 
 
 def main(parent: int, memory_bytes: int, start_s: float) -> None:
@@ -46,10 +48,15 @@ def main(parent: int, memory_bytes: int, start_s: float) -> None:
         del data
         _allow(job["time_s"])
         reply = _done(job, tokenizer)
-        reply["is_spent"] = reply.get("is_spent", False) or count == _JOBS
+        reply["is_spent"] = reply.get("is_spent", False) or is_worn(count, time.process_time())
         told = json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace")
         replies.write(HEAD.pack(len(told)) + told)
         replies.flush()
+
+
+def is_worn(jobs: int, processor_s: float) -> bool:
+    """Whether a process is to get no other job, long before the kernel would end it in the middle of one."""
+    return jobs >= _JOBS or processor_s > _PROCESSOR_S / 2
 
 
 def _done(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -85,12 +92,12 @@ def _encoded(tokenizer: Any, texts: list[str], job: dict[str, Any], *, special: 
         tokenizer.enable_truncation(cut, direction=job["side"])
     else:
         tokenizer.no_truncation()
-    left, found = job["most_bytes"], list[list[int]]()
+    left, found = job["most_tokens"], list[list[int]]()
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=special).ids
         left -= len(ids)
         if left < 0:
-            raise Refused(f"its tokenizer makes more than {job['most_bytes']} tokens of the text")
+            raise Refused(f"its tokenizer makes more than {job['most_tokens']} tokens of the text")
         found.append(ids)
     return found
 

@@ -10,6 +10,9 @@ from app.core.device import GIB, Device
 CGROUPS = Path("/sys/fs/cgroup")
 _RESERVE = GIB // 2
 """What is left to all that is no engine."""
+_SERVER = GIB
+"""What the server and the process that engines are forked from have once both have imported vLLM, which the
+first engine is chosen before: until then it is free, and not to be had."""
 
 
 def read_host(root: Path = CGROUPS) -> Device:
@@ -18,7 +21,8 @@ def read_host(root: Path = CGROUPS) -> Device:
     total, free = host.total, host.available
     if (limit := _limit(root)) is not None and limit[0] < total:
         total, free = limit[0], min(free, limit[0] - limit[1])
-    return Device(0, max(0, total - _RESERVE), max(0, free - _RESERVE))
+    total = max(0, total - _RESERVE - _SERVER)
+    return Device(0, total, min(total, max(0, free - _RESERVE)))
 
 
 def _limit(root: Path) -> tuple[int, int] | None:
