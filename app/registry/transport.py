@@ -31,7 +31,7 @@ CONNECTIONS = 64
 _IDLE, _IDLE_S = 32, 30.0
 """Connections that are kept for a next request, and for how long."""
 HEAD_S = 60.0
-"""For the head of an answer, from the request's last byte on; it may come in pieces without an end."""
+"""For a connection, and for the head of an answer, which may come in pieces without an end."""
 _CHARGED = "caravan.charged"
 _RECEIVED_BYTES = 512 << 10
 """What is read of a socket at once; httpcore asks for 64 KiB."""
@@ -117,9 +117,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         # Behind a proxy nobody else asks the guard.
         self._guard.target(str(request.url))
-        url = request.url
-        # Connections have a limit of their own, and a body that is sent pauses for no more than `stall_s`.
-        limit = asyncio.timeout(None)
+        url, limit = request.url, asyncio.timeout(None)
         sent = httpcore.Request(
             method=request.method,
             url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -132,6 +130,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         try:
             with _as_httpx(request):
                 async with limit:
+                    _restart(limit)
                     answer = await self._pool.handle_async_request(sent)
         except TimeoutError as error:
             place.release()
@@ -160,10 +159,17 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 async def _then(pieces: AsyncIterable[bytes], limit: asyncio.Timeout) -> AsyncIterator[bytes]:
-    """A request's body, after which `limit` runs."""
+    """A request's body. `limit` runs before and after it: what is sent may take as long as it goes on."""
+    if not limit.expired():
+        limit.reschedule(None)
     async for piece in pieces:
         yield piece
-    limit.reschedule(asyncio.get_running_loop().time() + HEAD_S)
+    _restart(limit)
+
+
+def _restart(limit: asyncio.Timeout) -> None:
+    if not limit.expired():  # it may have a moment ago, and the task hears of it at its next pause
+        limit.reschedule(asyncio.get_running_loop().time() + HEAD_S)
 
 
 class _Wide(Network):

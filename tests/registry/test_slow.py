@@ -3,11 +3,12 @@
 import asyncio
 import gc
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.core.errors import RegistryFailed
@@ -241,6 +242,34 @@ async def test_a_blob_whose_head_never_ends(tmp_path: Path, monkeypatch: pytest.
     ):
         with pytest.raises(RegistryFailed, match="max retries exceeded: no answer in time"):
             await told(lines_of(here, site))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+async def test_a_connection_that_never_comes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HEAD_S", 0.1)
+
+    async def never(_: str) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return ()
+
+    async with transport.make_client(Guard(), resolve=never) as client, asyncio.timeout(10):
+        with pytest.raises(httpx.ReadTimeout):
+            await client.request(method, "https://registry.example/", content=b"x")
+
+
+async def test_a_body_may_take_longer_than_a_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HEAD_S", 0.2)
+
+    async def slow() -> AsyncGenerator[bytes]:
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            yield b"x"
+
+    async with faulty(MODEL) as site, beside(tmp_path, site) as here:
+        answer = await here.clients.secure.post(
+            f"http://{site.host}/v2/", content=slow(), headers={"content-length": "4"}
+        )
+        assert answer.status_code == 200
 
 
 async def test_what_is_not_the_callers_is_sent_once_more(tmp_path: Path) -> None:
