@@ -1,7 +1,6 @@
 """vLLM as an `Engine`: requests in, deltas out, failures in Caravan's own words."""
 
 import asyncio
-import gc
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from app.core.model import Adapter, Model
 from app.core.request import ChatPrompt, Think
 from app.core.thinking import thinking_kwargs
 from app.engine.base import Admit, Answer, Prompt, Run, Vectors
+from app.engine.vllm import caches
 from app.engine.vllm.config import AS_FITS, EngineDefaults, device_bytes
 from app.engine.vllm.input.prompts import Prompts
 from app.engine.vllm.input.sampling import sampling_params
@@ -366,8 +366,7 @@ class VllmEngine:
             if self._died:
                 await log_last_lines(self._output)
             self._llm.forget_reader()
-            # What the load froze of this engine may go now; the next load freezes what is left.
-            gc.unfreeze()
+            caches.let_go()
 
     def _end_requests(self) -> None:
         """Fail what is under way: vLLM does so when it notices a death, unless it is shut down first."""
