@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.platforms import current_platform
+from vllm.platforms import PlatformEnum, current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
@@ -57,6 +57,13 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None
 
 async def load() -> None:
     with pytest.raises(LoadFailed, match="seen"):
+        await VllmEngine.load(M, EngineDefaults())
+
+
+async def test_a_build_for_gpus_without_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it was `NotImplementedError`, from where vLLM asks its platform for the first time."""
+    monkeypatch.setattr(type(current_platform), "_enum", PlatformEnum.UNSPECIFIED)
+    with pytest.raises(LoadFailed, match="no driver of theirs answers"):
         await VllmEngine.load(M, EngineDefaults())
 
 

@@ -23,6 +23,10 @@ from app.engine.vllm.weights import device_of, gguf_arguments
 
 AS_FITS = -1
 """The length of context for which vLLM finds room on the device, up to the model's own."""
+NO_DEVICE = (
+    "vLLM finds nothing to compute on: this is its build for GPUs, and no driver of theirs answers "
+    "(nvidia-smi); for a CPU install Caravan where there is no nvidia-smi"
+)
 _NO_OTHERS = {"video": 0, "audio": 0}
 """Of the modalities those that no request can have."""
 
@@ -69,8 +73,11 @@ def engine_args(model: Model, defaults: EngineDefaults, adapter_rank: int = 0) -
     With an `adapter_rank` there is room for adapters up to it.
 
     Raises:
-        LoadFailed: for an argument that vLLM does not have, and for a GGUF file that does not fit.
+        LoadFailed: for an argument that vLLM does not have, for a GGUF file that does not fit, and where vLLM
+            has no device.
     """
+    if current_platform.is_unspecified():
+        raise LoadFailed(NO_DEVICE)
     facts = model.facts
     embedding = "embedding" in facts.capabilities
     reasoning = facts.reasoning_parser if "thinking" in facts.capabilities else None
