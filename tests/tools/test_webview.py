@@ -473,8 +473,15 @@ async def test_a_hostile_page_reaches_nothing(monkeypatch: pytest.MonkeyPatch) -
     Without the flags for WebRTC about 80 datagrams come through here, without the proxy most requests.
     """
 
+    ended = asyncio.Event()
+
     async def hold(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(2.5)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), 15)
+        writer.write(page(b"", "image/png"))
+
+    async def end(writer: asyncio.StreamWriter) -> None:
+        ended.set()
         writer.write(page(b"", "image/png"))
 
     heard = _Datagrams()
@@ -482,7 +489,7 @@ async def test_a_hostile_page_reaches_nothing(monkeypatch: pytest.MonkeyPatch) -
         lambda: heard, local_addr=("127.0.0.1", 0)
     )
     udp = transport.get_extra_info("sockname")[1]
-    pages: dict[str, Answer] = {"/hold": hold, "/worker.js": page(b"", "text/javascript")}
+    pages: dict[str, Answer] = {"/hold": hold, "/end": end, "/worker.js": page(b"", "text/javascript")}
     refused = list[str]()
     async with site(pages) as running, site({}) as victim:
         where = f"127.0.0.1:{victim.port}"
