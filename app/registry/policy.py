@@ -17,9 +17,8 @@ class Policy:
 
     `registries` are hosts, with the port where it is not 443. `organisations` are patterns of
     `host/namespace` (`hf.co/Qwen`, `registry.ollama.ai/*`); none is any on these hosts. `model_bytes` is the
-    largest model, `quota_bytes` what the store may take
-    (`store/room.py` holds to it), both 0 for no limit. `push` and
-    `insecure` (http, and TLS whose certificates nobody checks) are allowed or not.
+    largest model, `quota_bytes` what the store may take (`store/room.py` holds to it), both 0 for no limit.
+    `push` and `insecure` (http, and TLS whose certificates nobody checks) are allowed or not.
 
     `redirects` are patterns of hosts to which a registry may send for a blob, by default any: the address
     guard holds for them, they get no credentials, and what they send is held to its digest.

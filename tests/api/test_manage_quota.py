@@ -20,7 +20,7 @@ from app.catalogue.adapteruses import AdapterUses
 from app.core.errors import BodiesFull, ConcurrencyExceeded, LoadFailed
 from tests.api.managed import Site, digest_of, gguf, managed
 from tests.api.test_adapters import base_in
-from tests.registry.faulty import Asked, Reply, faulty
+from tests.registry.faulty import Asked, Faulty, Reply, faulty
 from tests.registry.models import model_of
 from tests.unit.lora_files import lora, lora_config
 
@@ -367,116 +367,108 @@ class TestAdapterCopies:
 
 async def test_changes_of_models_at_once_are_bounded(tmp_path: Path) -> None:
     """Each holds what it was asked for, and a manifest; those that wait for a thread as well."""
-    model = model_of(gguf(), b"{}")
-    gate, begun = asyncio.Event(), asyncio.Event()
-
-    async def held_back(asked: Asked) -> Reply | None:
-        if "/blobs/" in asked.path:
-            begun.set()
-            await gate.wait()
-        return None
-
-    async with faulty(model) as registry:
-        registry.answer = lambda asked: _then(held_back(asked), registry.honest(asked))
-        async with managed(
+    async with (
+        holding() as (registry, gate, begun),
+        managed(
             tmp_path,
             limits={"model_changes": 1},
             registry_allow=[registry.host],
             registry_insecure=True,
             fetch_allow=[registry.host, "127.0.0.1"],
-        ) as site:
-            name = f"{registry.host}/library/m"
-            pull = asyncio.create_task(site.send("/api/pull", model=name, insecure=True, stream=False))
-            await settled([pull], [begun.wait()])
-            for path, body in (
-                ("/api/create", {"model": "n", "from": "plain", "system": "x"}),
-                ("/api/pull", {"model": name}),
-                ("/api/push", {"model": name}),
-            ):
-                answer = await site.send(path, **body, stream=False)
-                assert answer.status_code == 503, path
-                assert "too many changes of models at once" in answer.json()["error"]
-            gate.set()
-            assert (await pull).json() == {"status": "success"}
-            await site.made(model="n", **{"from": "plain"}, system="x")
+        ) as site,
+    ):
+        name = f"{registry.host}/library/m"
+        pull = asyncio.create_task(site.send("/api/pull", model=name, insecure=True, stream=False))
+        await settled([pull], [begun.wait()])
+        for path, body in (
+            ("/api/create", {"model": "n", "from": "plain", "system": "x"}),
+            ("/api/pull", {"model": name}),
+            ("/api/push", {"model": name}),
+        ):
+            answer = await site.send(path, **body, stream=False)
+            assert answer.status_code == 503, path
+            assert "too many changes of models at once" in answer.json()["error"]
+        gate.set()
+        assert (await pull).json() == {"status": "success"}
+        await site.made(model="n", **{"from": "plain"}, system="x")
 
 
 async def test_changes_of_models_at_once_are_bounded_for_a_key(tmp_path: Path) -> None:
     """One key's pulls that wait for a slow registry keep no other key from its own."""
-    model = model_of(gguf(), b"{}")
-    gate, begun = asyncio.Event(), asyncio.Event()
     keys = {name: new_key(name) for name in ("one", "other")}
     records = [{"id": name, "hash": stored, "scopes": ["models:write"]} for name, (_, stored) in keys.items()]
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"keys": records}))
 
-    async def held_back(asked: Asked) -> Reply | None:
-        if "/blobs/" in asked.path:
-            begun.set()
-            await gate.wait()
-        return None
-
-    async with faulty(model) as registry:
-        registry.answer = lambda asked: _then(held_back(asked), registry.honest(asked))
-        async with managed(
+    async with (
+        holding() as (registry, gate, begun),
+        managed(
             tmp_path,
             keys_file=tmp_path / "keys.yaml",
             limits={"model_changes_per_key": 1},
             registry_allow=[registry.host],
             registry_insecure=True,
             fetch_allow=[registry.host, "127.0.0.1"],
-        ) as site:
-            site.client.headers["authorization"] = f"Bearer {keys['one'][0]}"
-            name = f"{registry.host}/library/m"
-            pull = asyncio.create_task(site.send("/api/pull", model=name, insecure=True))
-            await settled([pull], [begun.wait()])
-            for path, body in (
-                ("/api/create", {"model": "n", "from": "plain", "system": "x"}),
-                ("/api/pull", {"model": name, "insecure": True}),
-                ("/api/push", {"model": name, "insecure": True}),
-            ):
-                answer = await site.send(path, **body)
-                assert answer.status_code == 429, path
-                assert "this API key has too many changes of models at once" in answer.json()["error"]
-                assert answer.headers["retry-after"] == "1"
-            site.client.headers["authorization"] = f"Bearer {keys['other'][0]}"
-            await site.made(model="n", **{"from": "plain"}, system="x")
-            gate.set()
-            assert (await pull).text.endswith('{"status":"success"}\n')
-            site.client.headers["authorization"] = f"Bearer {keys['one'][0]}"
-            await site.made(model="o", **{"from": "plain"}, system="x")
+        ) as site,
+    ):
+        site.client.headers["authorization"] = f"Bearer {keys['one'][0]}"
+        name = f"{registry.host}/library/m"
+        pull = asyncio.create_task(site.send("/api/pull", model=name, insecure=True))
+        await settled([pull], [begun.wait()])
+        for path, body in (
+            ("/api/create", {"model": "n", "from": "plain", "system": "x"}),
+            ("/api/pull", {"model": name, "insecure": True}),
+            ("/api/push", {"model": name, "insecure": True}),
+        ):
+            answer = await site.send(path, **body)
+            assert answer.status_code == 429, path
+            assert "this API key has too many changes of models at once" in answer.json()["error"]
+            assert answer.headers["retry-after"] == "1"
+        site.client.headers["authorization"] = f"Bearer {keys['other'][0]}"
+        await site.made(model="n", **{"from": "plain"}, system="x")
+        gate.set()
+        assert (await pull).text.endswith('{"status":"success"}\n')
+        site.client.headers["authorization"] = f"Bearer {keys['one'][0]}"
+        await site.made(model="o", **{"from": "plain"}, system="x")
 
 
 async def test_changes_of_models_under_way_are_told_of_the_servers_end(tmp_path: Path) -> None:
     """What has come of a pull stays for the next server."""
-    model = model_of(gguf(), b"{}")
-    begun = asyncio.Event()
-
-    async def never(asked: Asked) -> Reply | None:
-        if "/blobs/" in asked.path:
-            begun.set()
-            await asyncio.Event().wait()
-        return None
-
-    async with faulty(model) as registry:
-        registry.answer = lambda asked: _then(never(asked), registry.honest(asked))
-        async with managed(
+    async with (
+        holding() as (registry, _, begun),
+        managed(
             tmp_path,
             registry_allow=[registry.host],
             registry_insecure=True,
             fetch_allow=[registry.host, "127.0.0.1"],
-        ) as site:
-            asked = {"model": f"{registry.host}/library/m", "insecure": True}
-            pulls = [
-                asyncio.create_task(site.send("/api/pull", **asked, stream=stream))
-                for stream in (True, False)
-            ]
-            await settled(pulls[:1], [begun.wait()])
-            await site.lifecycle.end()
-            async with asyncio.timeout(WAIT_S):
-                lines, document = await asyncio.gather(*pulls)
+        ) as site,
+    ):
+        asked = {"model": f"{registry.host}/library/m", "insecure": True}
+        pulls = [
+            asyncio.create_task(site.send("/api/pull", **asked, stream=stream)) for stream in (True, False)
+        ]
+        await settled(pulls[:1], [begun.wait()])
+        await site.lifecycle.end()
+        async with asyncio.timeout(WAIT_S):
+            lines, document = await asyncio.gather(*pulls)
     text = '{"error":"the server is shutting down"}'
     assert lines.text.splitlines()[-1] == text
     assert (document.status_code, document.text) == (503, text)
+
+
+@asynccontextmanager
+async def holding() -> AsyncGenerator[tuple[Faulty, asyncio.Event, asyncio.Event]]:
+    """A registry that keeps blobs back until the first event, and tells by the second that it was asked."""
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def held_back(asked: Asked) -> Reply | None:
+        if "/blobs/" in asked.path:
+            begun.set()
+            await gate.wait()
+        return None
+
+    async with faulty(model_of(gguf(), b"{}")) as registry:
+        registry.answer = lambda asked: _then(held_back(asked), registry.honest(asked))
+        yield registry, gate, begun
 
 
 async def _then(first: Awaitable[Reply | None], otherwise: Reply) -> Reply:

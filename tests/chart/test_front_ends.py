@@ -89,7 +89,8 @@ def test_the_chart_takes_what_the_server_does(
     number: int, own: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     shared_out(read_settings(front_ends=number, models=[MODEL | own], **settings))
-    objects(given={"models": [MODEL | own | {"frontEnds": number}], "settings": settings})
+    every = objects(given={"models": [MODEL | own | {"frontEnds": number}], "settings": settings})
+    assert (count(every, "caravan-a") or 1) == number
 
 
 REFUSED_BY_THE_CHART: dict[str, tuple[dict[str, Any], str]] = {
